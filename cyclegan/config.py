@@ -1,0 +1,365 @@
+"""The configuration of one training: frozen, checked where it is born, unknown keys refused.
+
+Keys bear the argument names of the software this grew from (`run_name data_A net_A lr_g ...`). One
+form on disk (YAML), one form on the command line (`--set lambdas.C_A=100`), and every run stores
+its resolved configuration. Paths are relative to the folder the command is started in.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from cyclegan.errors import ConfigError, nearest
+from cyclegan.losses import GROUPS, Term, check_function
+from cyclegan.networks import GENERATORS, Geometry, build_generator
+
+
+def _as_tuple(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Weights = Annotated[tuple[Weight, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Also a folder's name, hence no slashes and no leading dot."""
+
+
+class Section(BaseModel):
+    """Base of all configuration models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Lambdas(Section):
+    """Weights of the loss terms; a list where a network has several. Dimensionless."""
+
+    G_A: Weights = (10.0,)
+    G_B: Weights = (10.0,)
+    D_A: Weights = (1.0,)
+    D_B: Weights = (1.0,)
+    C_A: Weights = (100.0,)
+    C_B: Weights = (100.0,)
+    I_A: Weights = (0.0,)
+    I_B: Weights = (0.0,)
+
+
+class LossFunctions(Section):
+    """Names of the loss functions of each network, as many as it has lambdas."""
+
+    G_A: Names = ("bce",)
+    G_B: Names = ("bce",)
+    D_A: Names = ("bce",)
+    D_B: Names = ("bce",)
+    C_A: Names = ("l1",)
+    C_B: Names = ("l1",)
+    I_A: Names = ("l1",)
+    I_B: Names = ("l1",)
+
+
+class LossNames(Section):
+    """Names of the terms in metrics; empty means group and function, e.g. `G_A_bce`."""
+
+    G_A: Names = ()
+    G_B: Names = ()
+    D_A: Names = ()
+    D_B: Names = ()
+    C_A: Names = ()
+    C_B: Names = ()
+    I_A: Names = ()
+    I_B: Names = ()
+
+
+class HPOptimizer(Section):
+    """The dynamic rollback optimizer: when it looks, how far it falls back, when it gives up."""
+
+    enabled: bool = False
+    snapshot_every: Count = 100
+    """Steps between snapshots of the training."""
+    check_every: Count = 100
+    """Steps between judgements."""
+    warmup: int = Field(default=250, ge=0)
+    """Steps before the first judgement; only non-finite values are faults earlier."""
+    fall_back: Count = 200
+    """Steps to fall back at least (fewer where the training is younger)."""
+    keep: Annotated[int, Field(ge=2)] = 5
+    """Snapshots kept in memory."""
+    max_rollbacks: Count = 8
+    """Rollbacks in one training, after which it stops at its best-known snapshot."""
+    seed: int = Field(default=0, ge=0)
+    """Of the random part of the moves."""
+
+
+class Config(Section):
+    """One training. Defaults are those of the original software where it has one."""
+
+    run_name: RunName = "train"
+    data_A: str
+    """Dataset JSON of the fast-acquisition domain."""
+    data_B: str
+    """Dataset JSON of the slow-acquisition domain."""
+    net_A: str = "UNetSim3d"
+    """Generator A -> B."""
+    net_B: str = "UNetSim3d"
+    """Generator B -> A."""
+    filters: Count = 32
+    """Base number of filters of the generators."""
+    filters_D: Count = 64
+    """Filters of the discriminators' first layer."""
+    layers_D: Annotated[int, Field(ge=1, le=5)] = 3
+    """Layers of the discriminators; each doubles the field of view of a judgement."""
+    norm_D: Literal["batch", "instance", "none"] = "batch"
+    imsize_A: tuple[Count, Count, Count] = (128, 128, 128)
+    """Patch of domain A in voxels (Z, Y, X); domain B's is `super_resolution` times as large."""
+    super_resolution: Literal[1, 2, 4] = 1
+    batch_size: Count = 4
+    steps: Count = 10_000
+    """Training steps."""
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the networks' arithmetic; `auto` times both on this machine once and takes the faster."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; PyTorch's own choice if not given."""
+    memory_budget_gb: float = Field(default=4.0, ge=0.0)
+    """Volumes are held in memory up to this many GB, beyond it patches are read from the file."""
+
+    lossFuncs: LossFunctions = LossFunctions()
+    lossNames: LossNames = LossNames()
+    lambdas: Lambdas = Lambdas()
+    lr_g: Rate = 2e-4
+    """Learning rate of both generators (Adam)."""
+    lr_d: Rate = 1e-4
+    """Learning rate of both discriminators (Adam)."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    grad_clip: float = Field(default=1.0, ge=0.0)
+    """Largest norm of the generators' gradient; 0 leaves it alone."""
+    ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Of the running mean of the generators' weights that scores and enhancement use; 0: none."""
+    kickstart: bool = False
+    """For `kickstart_steps` steps the cycle is at times closed on the input itself (see model)."""
+    kickstart_steps: int = Field(default=150, ge=0)
+    kickstart_probability: float = Field(default=0.7, ge=0.0, le=1.0)
+
+    validate_every: Count = 100
+    """Steps between validations: score and pictures on fixed held-out patches."""
+    validation_patches: Annotated[int, Field(ge=4)] = 8
+    checkpoint_every: Count = 200
+    """Steps between checkpoints."""
+    hp_optimizer: HPOptimizer = HPOptimizer()
+
+    @field_validator("net_A", "net_B")
+    @classmethod
+    def _known_network(cls, name: str) -> str:
+        if name not in GENERATORS:
+            raise ValueError(f"network '{name}' is not known; {nearest(name, GENERATORS)}")
+        return name
+
+    @field_validator("hp_optimizer", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for group in GROUPS:
+            functions = getattr(self.lossFuncs, group)
+            for function in functions:
+                check_function(group, function)
+            weights, names = getattr(self.lambdas, group), getattr(self.lossNames, group)
+            if len(weights) != len(functions):
+                raise ValueError(
+                    f"lambdas.{group} has {len(weights)} values and lossFuncs.{group} has "
+                    f"{len(functions)}; give one lambda a loss function"
+                )
+            if names and len(names) != len(functions):
+                raise ValueError(
+                    f"lossNames.{group} has {len(names)} names and lossFuncs.{group} has "
+                    f"{len(functions)}; give one name a loss function, or none"
+                )
+        names = [term.name for group in GROUPS for term in self.terms(group)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"lossNames: '{name}' names two terms; names must be unique")
+        self._check_geometry()
+        return self
+
+    def _check_geometry(self) -> None:
+        factor_A = generator_geometry(self.net_A).factor
+        factor_B = generator_geometry(self.net_B).factor
+        if factor_A != self.super_resolution or factor_B * self.super_resolution != 1:
+            raise ValueError(
+                f"net_A = {self.net_A} and net_B = {self.net_B} change the resolution by "
+                f"{factor_A} and {factor_B}, super_resolution = {self.super_resolution} wants "
+                f"{self.super_resolution} and 1/{self.super_resolution}"
+            )
+        smallest = 3 * 2**self.layers_D
+        for domain, size in (("A", self.imsize_A), ("B", self.imsize_B)):
+            net = self.net_A if domain == "A" else self.net_B
+            alignment = generator_geometry(net).alignment
+            if any(n % alignment for n in size):
+                raise ValueError(
+                    f"a patch of domain {domain} has {list(size)} voxels, {net} needs multiples "
+                    f"of {alignment}; change imsize_A"
+                )
+            if min(size) < smallest:
+                raise ValueError(
+                    f"a patch of domain {domain} has {list(size)} voxels, discriminators with "
+                    f"layers_D = {self.layers_D} need at least {smallest} along each axis"
+                )
+
+    @property
+    def imsize_B(self) -> tuple[int, int, int]:
+        """Patch of domain B in voxels (Z, Y, X)."""
+        z, y, x = (n * self.super_resolution for n in self.imsize_A)
+        return z, y, x
+
+    def terms(self, group: str) -> tuple[Term, ...]:
+        """The loss terms of one of `GROUPS`."""
+        functions = getattr(self.lossFuncs, group)
+        names = getattr(self.lossNames, group) or tuple(f"{group}_{f}" for f in functions)
+        return tuple(Term(n, f) for n, f in zip(names, functions, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, complete: what a run stores."""
+        result: dict[str, Any] = json.loads(self.model_dump_json())
+        return result
+
+    def to_yaml(self) -> str:
+        """As a YAML document that `load_config` reads back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+@functools.cache
+def generator_geometry(name: str) -> Geometry:
+    """Geometry of the generator `name`; it does not depend on the number of filters."""
+    return build_generator(name, filters=1).geometry
+
+
+def parse_config(values: Mapping[str, Any], *, source: str = "configuration") -> Config:
+    """A `Config` from plain values. Errors: `ConfigError`, one line, naming key, value and cure."""
+    return parse_section(Config, values, source=source)
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> _S:
+    """An instance of any configuration model, its errors turned into one line each."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines))) from error
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Errors: `ConfigError` naming file, line and column."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as text: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a mapping of keys to values is wanted")
+    return values
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """A `Config` from a YAML file and overrides of the form `a.b=c`."""
+    return parse_config(override(load_yaml(path), parse_overrides(overrides)), source=str(path))
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """`["lambdas.C_A=100"]` as `{"lambdas.C_A": 100}`; values are read as YAML."""
+    result: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: the form is key=value, e.g. lambdas.C_A=100")
+        try:
+            result[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+    return result
+
+
+def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `values` with dotted keys replaced; an index picks from a list."""
+    result: dict[str, Any] = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node: Any = result
+        for part in parents:
+            if isinstance(node, dict):
+                child = node.setdefault(part, {})
+                if isinstance(child, bool):  # a section's switch: `hp_optimizer: true`
+                    child = {"enabled": child}
+                elif not isinstance(child, dict | list):
+                    child = [child] if last.isdigit() else {}
+                node[part] = child
+                node = child
+            else:
+                node = _item(node, part, key)
+        if isinstance(node, list):
+            _item(node, last, key)
+            node[int(last)] = value
+        elif last.isdigit():
+            raise ConfigError(f"{key}: no list is given there whose item {last} could change")
+        else:
+            node[last] = value
+    return result
+
+
+def _item(node: list[Any], part: str, key: str) -> Any:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"{key}: '{part}' is not an index of a list of {len(node)}")
+    return node[int(part)]
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model: Any = kind
+        for part in problem["loc"][:-1]:
+            annotation = model.model_fields[str(part)].annotation
+            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+                return f"{location} is not a known key"
+            model = annotation
+        hint = nearest(str(problem["loc"][-1]), model.model_fields)
+        return f"{location} is not a known key; {hint}"
+    if problem["type"] == "missing":
+        return f"{location} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not location:
+        return str(message)
+    return f"{location} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

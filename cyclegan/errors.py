@@ -1,0 +1,55 @@
+"""The errors this project raises on purpose.
+
+```
+CycleGANError          exit code 1   something failed; the message names the thing and the way out
+├── DataError          exit code 1   a file, a dataset or an array is not what it must be
+├── CheckpointError    exit code 1   a checkpoint or a model file can't be used
+├── BusyError          exit code 1   another process holds what is needed
+└── UsageError         exit code 2   what was asked for makes no sense
+    └── ConfigError    exit code 2   a configuration is wrong
+```
+
+The command line prints the message as one line; `--debug` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CycleGANError(Exception):
+    """Base of all errors raised on purpose; the message is one line for the user."""
+
+    exit_code = 1
+
+
+class DataError(CycleGANError):
+    """A file, a dataset in it or an array is missing, damaged or of the wrong kind."""
+
+
+class CheckpointError(CycleGANError):
+    """A checkpoint or model file is missing, damaged or made by something else."""
+
+
+class BusyError(CycleGANError):
+    """Another process holds the study, the run or the file."""
+
+
+class UsageError(CycleGANError):
+    """The request itself is wrong: a bad argument or a bad combination of them."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration is wrong: unknown key, bad value, or values that don't fit together."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that ends an error message: the nearest known name, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "known: " + ", ".join(names)

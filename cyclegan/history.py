@@ -1,0 +1,101 @@
+"""The metrics of every iteration, kept on the device until somebody needs them.
+
+`append` stores a tensor and synchronises nothing; the first read after it transfers all rows that
+wait, at once. Rows of attempts that a rollback discarded stay (they are the record of what was
+spent) but are marked, so that `column` shows the accepted path alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """Metrics of one iteration."""
+
+    iteration: int
+    step: int
+    values: dict[str, float]
+
+
+class MetricHistory:
+    """Rows of metrics by iteration; float64 on the host, float32 while they wait on the device."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self._values: list[list[float]] = []
+        self._iterations: list[int] = []
+        self._steps: list[int] = []
+        self._accepted: list[bool] = []
+        self._waiting: list[Tensor] = []
+
+    def append(self, iteration: int, step: int, metrics: Mapping[str, Tensor]) -> None:
+        """Add the row of an iteration; `metrics` are scalars on the device, the same every time."""
+        if not self.names:
+            self.names = tuple(metrics)
+        row = torch.stack([metrics[name].detach().float() for name in self.names])
+        self._waiting.append(row)
+        self._iterations.append(iteration)
+        self._steps.append(step)
+        self._accepted.append(True)
+
+    def rows(self, after: int = 0) -> list[Row]:
+        """All rows of iterations later than `after`, discarded attempts included."""
+        self._transfer()
+        first = int(np.searchsorted(np.array(self._iterations), after, side="right"))
+        return [
+            Row(self._iterations[i], self._steps[i], dict(zip(self.names, values, strict=True)))
+            for i, values in enumerate(self._values[first:], start=first)
+        ]
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """One metric along the accepted path, in the order of steps."""
+        self._transfer()
+        index = self.names.index(name)
+        pairs = zip(self._values, self._accepted, strict=True)
+        return np.array([values[index] for values, accepted in pairs if accepted])
+
+    def discard_after(self, step: int) -> None:
+        """Mark the accepted rows later than `step` as discarded: a rollback left them behind."""
+        for i in range(len(self._steps) - 1, -1, -1):
+            if self._accepted[i]:
+                if self._steps[i] <= step:
+                    break
+                self._accepted[i] = False
+
+    def __len__(self) -> int:
+        return len(self._iterations)
+
+    def _transfer(self) -> None:
+        if self._waiting:
+            self._values += torch.stack(self._waiting).double().cpu().tolist()
+            self._waiting.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and names."""
+        self._transfer()
+        return {
+            "names": list(self.names),
+            "values": torch.tensor(self._values, dtype=torch.float64),
+            "iterations": torch.tensor(self._iterations, dtype=torch.int64),
+            "steps": torch.tensor(self._steps, dtype=torch.int64),
+            "accepted": torch.tensor(self._accepted, dtype=torch.bool),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace everything by `state`."""
+        names: Sequence[str] = state["names"]
+        self.names = tuple(names)
+        self._values = state["values"].tolist()
+        self._iterations = state["iterations"].tolist()
+        self._steps = state["steps"].tolist()
+        self._accepted = state["accepted"].tolist()
+        self._waiting = []

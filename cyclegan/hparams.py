@@ -1,0 +1,58 @@
+"""The hyperparameters that may change during a training: learning rates and lambdas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cyclegan.config import Config
+from cyclegan.errors import ConfigError, nearest
+from cyclegan.losses import GROUPS
+
+LambdaValues = Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """Immutable values; a change makes a new one. Only `Trainer.set_hparams` puts one in force."""
+
+    lr_g: float
+    lr_d: float
+    lambdas: LambdaValues
+    """Group -> one weight a term."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> HParams:
+        """The values a training starts with."""
+        lambdas = {group: tuple(getattr(config.lambdas, group)) for group in GROUPS}
+        return cls(lr_g=config.lr_g, lr_d=config.lr_d, lambdas=lambdas)
+
+    def flat(self) -> dict[str, float]:
+        """Dotted names as in the configuration: `lr_g`, `lambdas.C_A`, `lambdas.G_A.1`."""
+        values = {"lr_g": self.lr_g, "lr_d": self.lr_d}
+        for group, weights in self.lambdas.items():
+            for i, weight in enumerate(weights):
+                values[f"lambdas.{group}" + (f".{i}" if len(weights) > 1 else "")] = weight
+        return values
+
+    def changed(self, changes: Mapping[str, float]) -> HParams:
+        """A copy with some dotted names changed. Errors: `ConfigError` for an unknown name."""
+        lambdas = {group: list(weights) for group, weights in self.lambdas.items()}
+        rates = {"lr_g": self.lr_g, "lr_d": self.lr_d}
+        known = self.flat()
+        for name, value in changes.items():
+            if name not in known:
+                raise ConfigError(f"hyperparameter '{name}' is not known; {nearest(name, known)}")
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name} = {value} must be finite and not negative")
+            if name in rates:
+                rates[name] = float(value)
+            else:
+                _, group, *index = name.split(".")
+                lambdas[group][int(index[0]) if index else 0] = float(value)
+        return replace(self, lambdas={g: tuple(w) for g, w in lambdas.items()}, **rates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return self.flat()

@@ -1,0 +1,261 @@
+"""The generators: 3D U-Nets that keep, raise or lower the resolution.
+
+One class, `UNet3d`, covers the whole family; a name (`UNetSim3d`, `UNetSim3dSRx2`, ...) stands for
+a set of its parameters. Filters are multiples of a base number `filters` (the original's nf = 32).
+
+```
+level 0   conv 2nf ───────────────────────────── cat ─ conv nf/2 ─ conv 1x1x1
+             │ pool                               ↑
+level 1   conv 4nf ───────────── cat ─ decoder ───┘
+             │ pool               ↑
+level 2      └─────── decoder ────┘                  decoder = conv 3x3x3, ReLU, transposed conv x2
+```
+
+Super resolution adds decoders above level 0 (SRx) or leaves out those below it (SRd): the network
+then ends on a coarser level. Source: Ronneberger 2015 (U-Net), Iglovikov 2018 (TernausNet blocks).
+
+Every network knows its own `geometry`: which input voxels an output voxel depends on. Tiled
+enhancement rests on it, and a test holds it against measured gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What tiled inference must know of a network; all lengths in input voxels along each axis."""
+
+    factor: Fraction
+    """Output voxels per input voxel: 2 for SRx2, 1/4 for SRd4."""
+    alignment: int
+    """Tile origins and sizes must be multiples of it, or pooling falls on other voxels."""
+    halo_left: int
+    """Input voxels a tile needs before its first one; a multiple of the alignment."""
+    halo_right: int
+    """Input voxels a tile needs after its last one; a multiple of the alignment."""
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True))
+
+
+class _Decoder(nn.Sequential):
+    """Doubles the resolution: conv 3x3x3, ReLU, transposed conv of stride 2, ReLU."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv3d(inputs, middle, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose3d(middle, outputs, 3, stride=2, padding=1, output_padding=1),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet3d(nn.Module):
+    """A 3D U-Net from (B, C, Z, Y, X) to (B, C', fZ, fY, fX) with f = `geometry.factor`.
+
+    Args:
+        filters: base number of filters nf; every layer's width is a multiple of it.
+        encoder: for each level the widths of its convolutions, in multiples of nf.
+        pools: for each level the pooling factor behind it.
+        end_level: the level whose resolution the output has; -1 is twice as fine as the input.
+        channels_in, channels_out: image channels.
+
+    Each axis of the input must be a multiple of `geometry.alignment`.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: int = 32,
+        encoder: tuple[tuple[int, ...], ...] = ((2,), (4,)),
+        pools: tuple[int, ...] = (2, 2),
+        end_level: int = 0,
+        channels_in: int = 1,
+        channels_out: int = 1,
+    ) -> None:
+        super().__init__()
+        self.pools = pools
+        self.convolutions = tuple(len(widths) for widths in encoder)
+        self.end_level = end_level
+        width = channels_in
+        self.encoder = nn.ModuleList()
+        skips: list[int] = []
+        for widths in encoder:
+            layers: list[nn.Module] = []
+            for multiple in widths:
+                layers.append(_conv(width, multiple * filters))
+                width = multiple * filters
+            self.encoder.append(nn.Sequential(*layers))
+            skips.append(width)
+        # The bottom's decoder brings the last level back; the others climb to the end level.
+        self.decoders = nn.ModuleList([_Decoder(width, 2 * filters, filters)])
+        for level in range(len(encoder) - 1, end_level, -1):
+            skip = skips[level] if level >= 0 else 0
+            self.decoders.append(_Decoder(filters + skip, filters, filters))
+        skip = skips[end_level] if end_level >= 0 else 0
+        self.head = nn.Sequential(
+            _conv(filters + skip, max(filters // 2, 1)),
+            nn.Conv3d(max(filters // 2, 1), channels_out, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate `x` (B, C, Z, Y, X)."""
+        skips: list[Tensor] = []
+        for block, pool in zip(self.encoder, self.pools, strict=True):
+            x = block(x)
+            skips.append(x)
+            x = nn.functional.max_pool3d(x, pool)
+        level = len(skips)
+        for decoder in self.decoders:
+            x = decoder(x)
+            level -= 1
+            if level >= 0:
+                x = torch.cat([x, skips[level]], dim=1)
+        result: Tensor = self.head(x)
+        return result
+
+    @property
+    def geometry(self) -> Geometry:
+        """Factor, alignment and halo, by walking an interval of output voxels back to the input."""
+        alignment = math.prod(self.pools)
+        factor = (
+            Fraction(2**-self.end_level)
+            if self.end_level <= 0
+            else Fraction(1, math.prod(self.pools[: self.end_level]))
+        )
+        outputs = int(4 * alignment * factor)
+        first, last = self._needed(0, outputs - 1)
+        return Geometry(
+            factor=factor,
+            alignment=alignment,
+            halo_left=math.ceil(-first / alignment) * alignment,
+            halo_right=math.ceil((last - (4 * alignment - 1)) / alignment) * alignment,
+        )
+
+    def _needed(self, first: int, last: int) -> tuple[int, int]:
+        """The interval of input voxels that output voxels `first..last` depend on, one axis."""
+        first, last = first - 1, last + 1  # the head's 3x3x3 convolution
+        starts: dict[int, tuple[int, int]] = {}  # level -> interval wanted of that level's skip
+        level = self.end_level
+        while True:
+            if level >= 0:
+                starts[level] = (first, last)
+            # A transposed conv k3 s2 p1 op1 reads i for output 2i, and i and i + 1 for 2i + 1;
+            # the convolution before it reads one voxel more on either side.
+            first, last = first // 2 - 1, -(-last // 2) + 1
+            level += 1
+            if level == len(self.pools):
+                break
+        for level in range(len(self.pools) - 1, -1, -1):
+            pool = self.pools[level]
+            first, last = first * pool, last * pool + pool - 1
+            if level in starts:
+                first, last = min(first, starts[level][0]), max(last, starts[level][1])
+            first, last = first - self.convolutions[level], last + self.convolutions[level]
+        return first, last
+
+
+_VGG11 = ((2,), (4,), (8, 8), (16, 16), (16, 16))
+_GENERATORS: dict[str, Callable[..., UNet3d]] = {}
+
+
+def _register(name: str, **parameters: object) -> None:
+    _GENERATORS[name] = lambda **given: UNet3d(**{**parameters, **given})
+
+
+_register("UNetSim3d")
+_register("UNetSim3dSRx2", end_level=-1)
+_register("UNetSim3dSRx4", encoder=((2,),), pools=(2,), end_level=-2)
+_register("UNetSim3dSRd2", encoder=((2,), (4,), (8, 8)), pools=(2, 2, 2), end_level=1)
+# Twice as coarse as SRd2 with the same layers: the first pooling takes 4 voxels at once.
+_register("UNetSim3dSRd4", encoder=((2,), (4,), (8, 8)), pools=(4, 2, 2), end_level=1)
+_register("UNet113d", encoder=_VGG11, pools=(2, 2, 2, 2, 2))
+
+GENERATORS = tuple(_GENERATORS)
+"""Names that `net_A` and `net_B` can have."""
+
+
+def build_generator(name: str, *, filters: int = 32, channels: tuple[int, int] = (1, 1)) -> UNet3d:
+    """The generator called `name`, uninitialised weights as PyTorch makes them.
+
+    Errors: `ConfigError` with the nearest known name.
+    """
+    if name not in _GENERATORS:
+        raise ConfigError(f"network '{name}' is not known; {nearest(name, GENERATORS)}")
+    return _GENERATORS[name](filters=filters, channels_in=channels[0], channels_out=channels[1])
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN: judges overlapping patches of an image, (B, C, Z, Y, X) -> logits (B, 1, z, y, x).
+
+    `layers` convolutions 4x4x4 of stride 2, then two of stride 1; widths nf, 2nf, 4nf, ... up to
+    8nf. Source: Isola 2017 (pix2pix), in three dimensions.
+    """
+
+    def __init__(
+        self, *, filters: int = 64, layers: int = 3, norm: str = "batch", channels: int = 1
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [
+            nn.Conv3d(channels, filters, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        width = filters
+        for layer in range(1, layers + 1):
+            wider = filters * min(2**layer, 8)
+            stride = 2 if layer < layers else 1
+            blocks += [
+                nn.Conv3d(width, wider, 4, stride=stride, padding=1, bias=norm == "none"),
+                *_normalisation(norm, wider),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            width = wider
+        blocks.append(nn.Conv3d(width, 1, 4, padding=1))
+        self.layers = nn.Sequential(*blocks)
+        self._mixes_samples = norm == "batch"
+        # Two convolutions of stride 1 take one voxel each and must leave one; three give the
+        # smallest map that a normalisation over it can use.
+        self.smallest_axis = 3 * 2**layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Judge `x` (B, C, Z, Y, X)."""
+        result: Tensor = self.layers(x)
+        return result
+
+    def pair(self, real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge both images (B, C, Z, Y, X); in one pass unless normalisation would mix them."""
+        if self._mixes_samples:
+            return self(real), self(generated)
+        judged_real, judged_generated = self(torch.cat([real, generated])).chunk(2)
+        return judged_real, judged_generated
+
+
+def _normalisation(norm: str, width: int) -> list[nn.Module]:
+    if norm == "batch":
+        return [nn.BatchNorm3d(width)]
+    if norm == "instance":
+        return [nn.InstanceNorm3d(width, affine=True)]
+    return []
+
+
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """Draw convolution weights from N(0, std), biases 0, as CycleGAN does (Zhu 2017)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+            nn.init.normal_(layer.weight, 0.0, std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm3d | nn.InstanceNorm3d) and layer.affine:
+            nn.init.normal_(layer.weight, 1.0, std)
+            nn.init.zeros_(layer.bias)

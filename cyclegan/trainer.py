@@ -1,0 +1,350 @@
+"""The trainer: one loop, its events, and the complete state of a training.
+
+The loop with its events is drawn in `cyclegan/callbacks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cyclegan import state as states
+from cyclegan.callbacks import Callback
+from cyclegan.config import Config
+from cyclegan.data import DatasetSpec, PatchSampler, open_volumes
+from cyclegan.errors import CheckpointError, ConfigError
+from cyclegan.history import MetricHistory
+from cyclegan.hparams import HParams
+from cyclegan.model import CycleGAN
+from cyclegan.precision import choose_device, choose_precision
+from cyclegan.validation import ValidationReport, Validator
+
+Outcome = Literal["completed", "pruned", "stopped", "interrupted"]
+
+# A pruned training is over; an interrupted one goes on later. Asked for both, the first wins.
+_PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a training ended. A stopped or pruned training is an outcome, not an error."""
+
+    outcome: Outcome
+    reason: str
+    """In words; empty if completed."""
+    step: int
+    iteration: int
+    score: float | None
+    """The last validation's, or None if there was none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Training state in host memory: networks, optimizers, hyperparameters, step."""
+
+    step: int
+    iteration: int
+    """When it was taken."""
+    hparams: HParams
+    training: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackEvent:
+    """A rollback that happened."""
+
+    from_step: int
+    to_step: int
+    iteration: int
+    reason: str
+    before: HParams
+    """In force when the fault was found."""
+    after: HParams
+    """In force now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParamChange:
+    """One entry of the log that `set_hparams` keeps."""
+
+    iteration: int
+    step: int
+    reason: str
+    changes: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RollbackRequest:
+    snapshot: Snapshot
+    reason: str
+    changes: Mapping[str, float]
+
+
+class Trainer:
+    """Trains a `CycleGAN` as a `Config` says, with callbacks watching.
+
+    Args:
+        config: what to train. `precision: auto` is resolved here; `trainer.config` is the outcome.
+        callbacks: see `cyclegan.callbacks`; their order changes nothing.
+        folder: where `checkpoint.pt` goes; without it no checkpoint is written.
+
+    Errors: `ConfigError` and `DataError` for what can't work, before anything is computed.
+    """
+
+    def __init__(
+        self, config: Config, callbacks: Iterable[Callback] = (), folder: Path | None = None
+    ) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device = choose_device(config.device)
+        self.folder = folder
+        self.data_A = DatasetSpec.load(Path(config.data_A))
+        self.data_B = DatasetSpec.load(Path(config.data_B))
+        budget = config.memory_budget_gb * 1e9
+        self._sampler_A = PatchSampler(
+            open_volumes(self.data_A.train, budget), config.imsize_A, seed=(config.seed, 0)
+        )
+        self._sampler_B = PatchSampler(
+            open_volumes(self.data_B.train, budget), config.imsize_B, seed=(config.seed, 1)
+        )
+        self.validator = Validator(config, self.data_A, self.data_B, self.device)
+        self.config = choose_precision(config, self.device)
+        self.model = CycleGAN(self.config, self.device)
+        self.history = MetricHistory()
+        self.hparam_log: list[HParamChange] = []
+        self.step = 0
+        """The training step, which a rollback rewinds."""
+        self.iteration = 0
+        """Optimisation steps executed, which nothing rewinds."""
+        self.images: dict[str, Tensor] = {}
+        """The six images of the last step's batch, on the device."""
+        self.last_report: ValidationReport | None = None
+        self._last_score: float | None = None
+        self._stop_requests: list[tuple[Outcome, str]] = []
+        self._rollback_requests: list[_RollbackRequest] = []
+        self._random = torch.Generator().manual_seed(config.seed)
+        self.callbacks: list[Callback] = []
+        for callback in callbacks:
+            self.add_callback(callback)
+
+    # -- what callbacks may use ---------------------------------------------------------------
+
+    @property
+    def hparams(self) -> HParams:
+        """The hyperparameters in force."""
+        return self.model.hparams
+
+    def add_callback(self, callback: Callback) -> None:
+        """Let one more callback watch. Errors: `ConfigError` if its name is taken."""
+        if any(callback.name == other.name for other in self.callbacks):
+            raise ConfigError(f"two callbacks are called '{callback.name}'; rename one of them")
+        self.callbacks.append(callback)
+
+    def set_hparams(self, changes: Mapping[str, float], *, reason: str = "") -> None:
+        """Change lambdas and learning rates, by dotted name; the only way to change them."""
+        self.model.apply_hparams(self.hparams.changed(changes))
+        self.hparam_log.append(
+            HParamChange(
+                iteration=self.iteration, step=self.step, reason=reason, changes=dict(changes)
+            )
+        )
+
+    def request_stop(self, reason: str, *, outcome: Outcome = "stopped") -> None:
+        """Ask to end the training at this step's boundary. Also safe from a signal handler."""
+        self._stop_requests.append((outcome, reason))
+
+    def request_rollback(
+        self, snapshot: Snapshot, *, reason: str, changes: Mapping[str, float] | None = None
+    ) -> None:
+        """Ask to go back to `snapshot` at this step's boundary and change hyperparameters there."""
+        self._rollback_requests.append(
+            _RollbackRequest(snapshot=snapshot, reason=reason, changes=changes or {})
+        )
+
+    def snapshot(self) -> Snapshot:
+        """The training state now, copied to host memory."""
+        return Snapshot(
+            step=self.step,
+            iteration=self.iteration,
+            hparams=self.hparams,
+            training=states.to_host(self.model.training_state()),
+        )
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def fit(self, resume: Path | None = None) -> TrainResult:
+        """Train to `config.steps`, from scratch or from the checkpoint `resume`."""
+        try:
+            if resume is not None:
+                self.load_checkpoint(resume)
+            self._emit("on_train_start")
+            result = self._loop()
+            self.save_checkpoint()
+            self._emit("on_train_end", result)
+        except BaseException as error:
+            self._emit("on_exception", error)
+            raise
+        finally:
+            self._emit_close()
+        return result
+
+    def _loop(self) -> TrainResult:
+        while self.step < self.config.steps:
+            stopped = self._act_on_stop()
+            if stopped:
+                return stopped
+            metrics = self._train_one_step()
+            self._emit("on_step_end", metrics)
+            if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
+                self._validate()
+            if not self._stop_requests:
+                self._act_on_rollback()
+            if self.step % self.config.checkpoint_every == 0 and not self._stop_requests:
+                self.save_checkpoint()
+        return self._act_on_stop() or self._result("completed", "")
+
+    def _train_one_step(self) -> dict[str, Tensor]:
+        batch = self.config.batch_size
+        real_A = self._sampler_A.draw(batch).to(self.device, non_blocking=True)
+        real_B = self._sampler_B.draw(batch).to(self.device, non_blocking=True)
+        metrics, self.images = self.model.training_step(real_A, real_B, self._kickstart())
+        self.step += 1
+        self.iteration += 1
+        self.model.update_mean(self.step)
+        self.history.append(self.iteration, self.step, metrics)
+        return metrics
+
+    def _kickstart(self) -> tuple[bool, bool]:
+        if not self.config.kickstart or self.step >= self.config.kickstart_steps:
+            return False, False
+        a, b = (torch.rand(2, generator=self._random) < self.config.kickstart_probability).tolist()
+        return a, b
+
+    def _validate(self) -> None:
+        report = self.validator(self.model, step=self.step, iteration=self.iteration)
+        self.last_report = report
+        self._last_score = report.score
+        self._emit("on_validation_end", report)
+
+    def _act_on_stop(self) -> TrainResult | None:
+        if not self._stop_requests:
+            return None
+        outcome, reason = min(self._stop_requests, key=lambda r: (_PRECEDENCE.index(r[0]), r[1]))
+        # A training that has all its steps is complete, even if somebody wanted to interrupt it.
+        if outcome == "interrupted" and self.step >= self.config.steps:
+            return self._result("completed", "")
+        return self._result(outcome, reason)
+
+    def _act_on_rollback(self) -> None:
+        if not self._rollback_requests:
+            return
+        # The oldest snapshot wins: it satisfies the others as well.
+        request = min(self._rollback_requests, key=lambda r: (r.snapshot.step, r.reason))
+        self._rollback_requests.clear()
+        before, from_step = self.hparams, self.step
+        self.model.load_training_state(request.snapshot.training)
+        self.step = request.snapshot.step
+        self.history.discard_after(self.step)
+        self.set_hparams(
+            {**request.snapshot.hparams.flat(), **request.changes}, reason=request.reason
+        )
+        event = RollbackEvent(
+            from_step=from_step,
+            to_step=self.step,
+            iteration=self.iteration,
+            reason=request.reason,
+            before=before,
+            after=self.hparams,
+        )
+        self._emit("on_rollback", event)
+
+    def _result(self, outcome: Outcome, reason: str) -> TrainResult:
+        return TrainResult(
+            outcome=outcome,
+            reason=reason,
+            step=self.step,
+            iteration=self.iteration,
+            score=self._last_score,
+        )
+
+    def _emit(self, event: str, *arguments: object) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *arguments)
+
+    def _emit_close(self) -> None:
+        for callback in self.callbacks:
+            callback.close()
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The complete state: resumed from it, a training continues bit for bit."""
+        return {
+            "format": states.CHECKPOINT_FORMAT,
+            "config": self.config.to_dict(),
+            "step": self.step,
+            "iteration": self.iteration,
+            "score": self._last_score,
+            "hparams": self.hparams.flat(),
+            "hparam_log": [
+                {
+                    "iteration": c.iteration,
+                    "step": c.step,
+                    "reason": c.reason,
+                    "changes": dict(c.changes),
+                }
+                for c in self.hparam_log
+            ],
+            "training": self.model.training_state(),
+            "history": self.history.state_dict(),
+            "random": {
+                "global": states.random_state(self.device),
+                "kickstart": self._random.get_state(),
+            },
+            "sampler_A": self._sampler_A.state_dict(),
+            "sampler_B": self._sampler_B.state_dict(),
+            "callbacks": {c.name: c.state_dict() for c in self.callbacks},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a complete state.
+
+        Errors: `CheckpointError` if it belongs to networks of another shape.
+        """
+        self.model.apply_hparams(self.hparams.changed(state["hparams"]))
+        try:
+            self.model.load_training_state(state["training"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                "the checkpoint's networks differ from the configuration's (net_A, net_B, filters, "
+                "filters_D, layers_D, norm_D); continue with the configuration it was made with"
+            ) from error
+        self.step, self.iteration = int(state["step"]), int(state["iteration"])
+        self._last_score = state["score"]
+        self.hparam_log = [HParamChange(**change) for change in state["hparam_log"]]
+        self.history.load_state_dict(state["history"])
+        states.load_random_state(state["random"]["global"], self.device)
+        self._random.set_state(state["random"]["kickstart"])
+        self._sampler_A.load_state_dict(state["sampler_A"])
+        self._sampler_B.load_state_dict(state["sampler_B"])
+        for callback in self.callbacks:
+            if callback.name in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][callback.name])
+
+    def save_checkpoint(self) -> Path | None:
+        """Write the complete state to `folder`; the path, or None without a folder."""
+        if self.folder is None:
+            return None
+        path = self.folder / CHECKPOINT_NAME
+        states.save(self.state_dict(), path)
+        return path
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Read a checkpoint and take it over."""
+        self.load_state_dict(states.load(path, formats=(states.CHECKPOINT_FORMAT,)))

@@ -1,0 +1,83 @@
+"""Validation: the score and the six images on fixed held-out patches, with the mean generators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cyclegan.config import Config
+from cyclegan.data import DatasetSpec, PatchSampler, open_volumes
+from cyclegan.model import IMAGES, CycleGAN
+from cyclegan.score import Score
+
+# Not the training's seed: trials of a study differ in nothing but what is searched, and their
+# pictures show the same patches.
+_PATCH_SEED = 2_024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationReport:
+    """What a validation found."""
+
+    step: int
+    iteration: int
+    score: float
+    """Reference-free, higher is better; finite in every case."""
+    gate: str | None
+    """Why the result is unusable (not finite, collapsed, inverted), or None."""
+    metrics: Mapping[str, float]
+    """The score and its parts by their names in charts, e.g. `score/spectrum_distance_db`."""
+    images: Mapping[str, Tensor]
+    """`real_A fake_B rec_A real_B fake_A rec_B` of two patches, (2, C, Z, Y, X), on the host."""
+
+
+class Validator:
+    """Draws the patches once, judges generators on them as often as asked."""
+
+    def __init__(
+        self, config: Config, data_A: DatasetSpec, data_B: DatasetSpec, device: torch.device
+    ) -> None:
+        budget = config.memory_budget_gb * 1e9
+        patches: list[Tensor] = []
+        for domain, spec, size in (
+            (0, data_A, config.imsize_A),
+            (1, data_B, config.imsize_B),
+        ):
+            volumes = open_volumes(spec.validate, budget)
+            sampler = PatchSampler(volumes, size, seed=(_PATCH_SEED, domain), flips=False)
+            patches.append(sampler.draw(config.validation_patches).to(device))
+        self.patches_A, self.patches_B = patches
+        self.score = Score(self.patches_A, self.patches_B, super_resolution=config.super_resolution)
+
+    def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:
+        """Judge the model's mean generators; training state and random numbers stay untouched."""
+        with torch.no_grad(), model.autocast():
+            scored = self.score(_in_float(model.mean_G_A), _in_float(model.mean_G_B))
+            images = _cycle(model, self.patches_A[:2], self.patches_B[:2])
+        metrics = {"score": scored.value}
+        metrics |= {f"score/{name}": value for name, value in scored.parts.items()}
+        return ValidationReport(
+            step=step,
+            iteration=iteration,
+            score=scored.value,
+            gate=scored.gate,
+            metrics=metrics,
+            images={name: image.float().cpu() for name, image in images.items()},
+        )
+
+
+def _in_float(generator: torch.nn.Module):  # type: ignore[no-untyped-def]
+    def apply(patches: Tensor) -> Tensor:
+        result: Tensor = generator(patches).float()
+        return result
+
+    return apply
+
+
+def _cycle(model: CycleGAN, real_A: Tensor, real_B: Tensor) -> dict[str, Tensor]:
+    fake_B, fake_A = model.mean_G_A(real_A), model.mean_G_B(real_B)
+    images = (real_A, fake_B, model.mean_G_B(fake_B), real_B, fake_A, model.mean_G_A(fake_A))
+    return dict(zip(IMAGES, images, strict=True))

@@ -1,0 +1,1 @@
+"""Everything that chooses hyperparameters or launches trainings, and the command line."""

@@ -1,0 +1,240 @@
+"""The command line `cyclegan`. Each command says what it takes and hands over to its module.
+
+Heavy imports (PyTorch, MLflow, Optuna) are inside the commands, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cyclegan.errors import UsageError
+from search.commandline import INTERRUPTED, Session, command
+from search.commandline import run as run_app
+
+app = typer.Typer(
+    name="cyclegan",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the hyperparameters of a 3D CycleGAN that enhances microCT volumes, track every run "
+    "in MLflow, and turn the best trial into a training and an enhanced volume.",
+    epilog="Example: cyclegan study run studies/demo.yaml",
+)
+study_app = typer.Typer(no_args_is_help=True, help="Search hyperparameters with Optuna.")
+app.add_typer(study_app, name="study", epilog="Example: cyclegan study run studies/demo.yaml")
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of one run here.")
+]
+
+
+@command(app, "simulate", example="cyclegan simulate data/demo --seed 1")
+def simulate(
+    session: Session,
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder to write into.")],
+    phantom: Annotated[
+        bool,
+        typer.Option("--phantom", help="A simulated fibre composite with its noise-free truth."),
+    ] = False,
+    scale: Annotated[
+        int, typer.Option(min=1, max=4, help="Resolution of B over A: 1, 2 or 4.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Scan a volume numerically, fast (A) and slow (B): HDF5 files and dataset JSONs.
+
+    The volume is a real microCT scan of a fibre composite, or with --phantom a simulated one.
+    """
+    from search.simulation import run_simulation
+
+    run_simulation(session, out_dir, phantom=phantom, scale=scale, seed=seed, overwrite=overwrite)
+
+
+@command(app, "train", example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10")
+def train(
+    session: Session,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration (YAML).")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. lambdas.C_A=100."),
+    ] = None,
+    hp_optimizer: Annotated[
+        bool, typer.Option("--hp-optimizer", help="Switch the dynamic rollback optimizer on.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training of this run_name.")
+    ] = False,
+) -> None:
+    """Train one CycleGAN, tracked in MLflow."""
+    from search.training import train_one
+
+    overrides = [*(set_ or []), *(["hp_optimizer.enabled=true"] if hp_optimizer else [])]
+    finished = train_one(session, config, overrides, resume=resume)
+    session.exit_code = INTERRUPTED if finished.result.outcome == "interrupted" else 0
+
+
+@command(study_app, "run", example="cyclegan study run studies/demo.yaml")
+def study_run(
+    session: Session,
+    study: StudyArgument,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials, instead of the file's.")
+    ] = None,
+) -> None:
+    """Run a study, or go on with one that was interrupted."""
+    from search.study import definition_of, run_study
+    from search.tables import study_data, study_table
+
+    definition = definition_of(study)
+    if trials:
+        definition = definition.model_copy(update={"trials": trials})
+    opened = run_study(definition, store=session.store, console=session.console)
+    session.result(study_data(opened), study_table(opened))
+    unfinished = any(t.state == "running" for t in opened.trials())
+    session.exit_code = INTERRUPTED if unfinished else 0
+
+
+@command(study_app, "list", example="cyclegan study list")
+def study_list(session: Session) -> None:
+    """List the studies that were run here."""
+    from search.study import known_studies, open_study
+    from search.tables import one_line, study_data
+
+    studies = [open_study(name) for name in known_studies()]
+    text = "\n".join(one_line(opened) for opened in studies) or "no study was run here yet"
+    session.result([study_data(opened) for opened in studies], text)
+
+
+@command(study_app, "show", example="cyclegan study show demo")
+def study_show(session: Session, study: StudyArgument) -> None:
+    """Show a study's trials: state, score, values, and why one was pruned."""
+    from search.study import open_study
+    from search.tables import study_data, study_table
+
+    opened = open_study(study)
+    session.result(study_data(opened), study_table(opened))
+
+
+@command(study_app, "best", example="cyclegan study best demo")
+def study_best(session: Session, study: StudyArgument) -> None:
+    """Show the best trial and its values."""
+    from search.study import open_study
+    from search.tables import best_text
+
+    opened = open_study(study)
+    session.result(vars(opened.best()), best_text(opened))
+
+
+@command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer")
+def promote(
+    session: Session,
+    study: StudyArgument,
+    trial: Annotated[int | None, typer.Option(help="This trial, instead of the best.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the training.")] = None,
+    start: Annotated[
+        bool | None,
+        typer.Option(
+            "--continue/--from-scratch", help="Go on from the trial's checkpoint, or start afresh."
+        ),
+    ] = None,
+    hp_optimizer: Annotated[
+        bool | None,
+        typer.Option("--hp-optimizer/--no-hp-optimizer", help="Dynamic rollback optimizer."),
+    ] = None,
+) -> None:
+    """Turn a study's best trial into the real training; the study's file gives the defaults."""
+    from search.promote import promote as promote_trial
+    from search.study import open_study
+    from search.training import finished_data, finished_text
+
+    opened = open_study(study)
+    promoted = promote_trial(
+        opened,
+        store=session.store,
+        console=session.console,
+        trial=trial,
+        steps=steps,
+        start=None if start is None else ("continue" if start else "scratch"),
+        hp_optimizer=hp_optimizer,
+    )
+    data = {"trial": promoted.trial} | finished_data(promoted.run_name, promoted.finished)
+    text = f"trial {promoted.trial} of {opened.definition.name} promoted\n" + finished_text(data)
+    session.result(data, text)
+    outcome = promoted.finished.result.outcome
+    session.exit_code = INTERRUPTED if outcome == "interrupted" else 0
+
+
+@command(
+    app,
+    "enhance",
+    example="cyclegan enhance data/demo/fast_validate.h5 --model demo-promoted-003 "
+    "--output enhanced.h5 --reference data/demo/slow_validate.h5",
+)
+def enhance(
+    session: Session,
+    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="HDF5 file, standardised.")],
+    model: Annotated[
+        str, typer.Option(help="An MLflow run (name or id), or a generator or checkpoint file.")
+    ],
+    output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset in VOLUME.")] = "data",
+    tile: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Core of a tile in voxels.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="HDF5 file of the same object, to measure against.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Apply a trained generator to a whole volume; with --reference say how good it is."""
+    from search.enhancing import Request, run_enhancement
+
+    request = Request(
+        volume=volume,
+        dataset=dataset,
+        model=model,
+        output=output,
+        tile=_tile(tile),
+        reference=reference,
+        device=device,
+        overwrite=overwrite,
+    )
+    run_enhancement(session, request)
+
+
+@command(app, "ui", example="cyclegan ui --port 5001")
+def ui(
+    session: Session,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve the MLflow user interface until Ctrl-C."""
+    from tracking.ui import serve
+
+    serve(session.store, port=port, host=host)
+
+
+def _tile(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+        raise UsageError(f"--tile {text}: three numbers are wanted, e.g. --tile 64,96,96")
+    z, y, x = (int(p) for p in parts)
+    return z, y, x
+
+
+def main() -> Any:
+    """Entry point of the command `cyclegan`."""
+    sys.exit(run_app(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""What all commands share: the common options, results as text or JSON, errors as one line.
+
+A command is a function whose first argument is a `Session`; `command` adds the common options.
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import sys
+import traceback
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.exceptions
+
+from cyclegan.errors import CycleGANError
+from search.console import Console
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from tracking import Store
+
+INTERRUPTED = 130
+
+
+@dataclass
+class Session:
+    """One call of the command line: where messages go, how results look, which store is used."""
+
+    console: Console
+    as_json: bool = False
+    tracking_uri: str | None = None
+    exit_code: int = 0
+    _store: Store | None = field(default=None, repr=False)
+
+    @property
+    def store(self) -> Store:
+        """The MLflow store, opened when it is first wanted."""
+        if self._store is None:
+            from tracking import Store
+
+            self._store = Store.open(self.tracking_uri)
+        return self._store
+
+    def result(self, data: Any, text: str = "") -> None:
+        """Write the result to standard output: `data` as one JSON document, or `text`."""
+        print(json.dumps(data, indent=1, default=str) if self.as_json else text, flush=True)  # noqa: T201
+
+    def say(self, text: str) -> None:
+        """A message on standard error."""
+        self.console.say(text)
+
+
+_COMMON: dict[str, Any] = {
+    "tracking_uri": Annotated[
+        str | None,
+        typer.Option(
+            help="MLflow store: a URI. Default: MLFLOW_TRACKING_URI, else mlruns/ here.",
+            rich_help_panel="Everywhere",
+        ),
+    ],
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", help="Only errors and results.", rich_help_panel="Everywhere")
+    ],
+    "debug": Annotated[
+        bool,
+        typer.Option("--debug", help="Show the traceback of errors.", rich_help_panel="Everywhere"),
+    ],
+    "as_json": Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="One JSON document on standard output, nothing else there.",
+            rich_help_panel="Everywhere",
+        ),
+    ],
+}
+_COMMON_DEFAULTS: dict[str, Any] = {
+    "tracking_uri": None,
+    "quiet": False,
+    "debug": False,
+    "as_json": False,
+}
+
+
+Command = Callable[..., None]
+
+
+def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Command], Command]:
+    """Register a function as the command `name` of `app`, with common options and an example."""
+
+    def register(function: Command) -> Command:
+        def call(**given: Any) -> None:
+            common = {key: given.pop(key) for key in _COMMON}
+            console = Console(quiet=common["quiet"])
+            console.log_to_here()
+            session = Session(console, common["as_json"], common["tracking_uri"])
+            function(session, **given)
+            if session.exit_code:
+                raise typer.Exit(session.exit_code)
+
+        _, *own = inspect.signature(function).parameters.values()
+        hints = typing.get_type_hints(function, include_extras=True)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters = [p.replace(annotation=hints[p.name], kind=kind) for p in own]
+        parameters += [
+            inspect.Parameter(key, kind, default=_COMMON_DEFAULTS[key], annotation=annotation)
+            for key, annotation in _COMMON.items()
+        ]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        call.__doc__ = function.__doc__
+        app.command(name, epilog=f"Example: {example}")(call)
+        return function
+
+    return register
+
+
+def run(app: typer.Typer) -> int:
+    """Run the command line; the exit code. No traceback but with `--debug`."""
+    debug = "--debug" in sys.argv
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = typer.main.get_command(app).main(prog_name="cyclegan", standalone_mode=False)
+    except CycleGANError as error:
+        message, code = str(error), error.exit_code
+    except typer.exceptions.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
+            console.say(str(error))
+            return 2
+        message, code = _usage(error), 2
+    except (KeyboardInterrupt, typer.Abort):
+        message, code = "interrupted", INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (the last resort before a traceback)
+        message, code = f"{type(error).__name__}: {error}; --debug shows where", 1
+    else:
+        return code if isinstance(code, int) else 0
+    if debug:
+        traceback.print_exc()
+    console.error(" ".join(message.split()))
+    return code
+
+
+def _usage(error: Exception) -> str:
+    formatted = getattr(error, "format_message", None)
+    message = formatted() if formatted else str(error)
+    context = getattr(error, "ctx", None)
+    where = f"; see {context.command_path} --help" if context else ""
+    return f"{message.rstrip('.')}{where}"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,123 @@
+"""What a person sees while something runs: messages and progress, on standard error.
+
+On a terminal a progress bar with rate and time left; in a log plain lines, a few a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Protocol, TextIO
+
+_LINE_SECONDS = 10.0
+
+
+class Update(Protocol):
+    """Tells a progress display how far the work is."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """`done` of the total, and what to show beside it."""
+
+
+class Console:
+    """Messages to standard error; silent but for errors when `quiet`."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self.stream = stream or sys.stderr
+
+    def say(self, text: str = "") -> None:
+        """One line, unless quiet."""
+        if not self.quiet:
+            print(text, file=self.stream, flush=True)
+
+    def error(self, text: str) -> None:
+        """One line, always."""
+        print(f"error: {text}", file=self.stream, flush=True)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, *, unit: str, start: int = 0) -> Iterator[Update]:
+        """Show the progress of `total` units of work, of which `start` were done before."""
+        if self.quiet:
+            yield lambda done, note="": None
+        elif self.stream.isatty():
+            with _bar(label, total, unit, start, self.stream) as update:
+                yield update
+        else:
+            yield _Lines(self, label, total, unit, start)
+
+    def log_to_here(self) -> None:
+        """Send this project's log messages to this console."""
+        handler = logging.StreamHandler(self.stream)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        level = logging.WARNING if self.quiet else logging.INFO
+        for name in ("cyclegan", "tracking", "search"):
+            logger = logging.getLogger(name)
+            logger.handlers = [handler]
+            logger.setLevel(level)
+            logger.propagate = False
+
+
+class _Lines:
+    """Progress for a log: the first line, then one every ten seconds, and the last."""
+
+    def __init__(self, console: Console, label: str, total: int, unit: str, start: int) -> None:
+        self.console, self.label, self.total, self.unit = console, label, total, unit
+        self.start, self.began, self.shown = start, time.monotonic(), 0.0
+
+    def __call__(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if done < self.total and now - self.shown < _LINE_SECONDS:
+            return
+        self.shown = now
+        rate = (done - self.start) / max(now - self.began, 1e-9)
+        left = (self.total - done) / rate if rate > 0 else 0.0
+        self.console.say(
+            f"{self.label}: {done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, "
+            f"{duration(left)} left" + (f", {note}" if note else "")
+        )
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int, unit: str, start: int, stream: TextIO) -> Iterator[Update]:
+    from rich.console import Console as RichConsole
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=RichConsole(file=stream),
+        transient=False,
+    )
+    with bar:
+        task = bar.add_task(label, total=total, completed=start, rate="", note="")
+        began = time.monotonic()
+
+        def update(done: int, note: str = "") -> None:
+            rate = (done - start) / max(time.monotonic() - began, 1e-9)
+            bar.update(task, completed=done, rate=f"{rate:.3g} {unit}/s", note=note)
+
+        yield update
+
+
+def duration(seconds: float) -> str:
+    """`3 min 20 s`, `45 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,204 @@
+"""The one place that puts trainer and callbacks together, and keeps a training's folder.
+
+A training lives in a folder: `config.yaml` (resolved), `run.json` (its MLflow run), `checkpoint.pt`
+and, at its end, `generator.pt`. Started again with the same folder it continues from its checkpoint
+in the same MLflow run; if it is complete already, nothing happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cyclegan.callbacks import Callback
+from cyclegan.config import Config, parse_config
+from cyclegan.data import read_json
+from cyclegan.errors import ConfigError
+from cyclegan.files import write_text
+from cyclegan.generator import save_generators
+from cyclegan.trainer import CHECKPOINT_NAME, Trainer, TrainResult
+from search.console import Console, Update
+from search.locks import exclusive
+from search.rollback import RollbackOptimizer
+from tracking import TrackingCallback
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from tracking import Store
+
+GENERATOR_NAME = "generator.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One tracked training: what to train, where it lives, and how it appears in MLflow."""
+
+    config: Config
+    folder: Path
+    experiment: str
+    kind: str
+    """`train`, `trial` or `promoted`: the run's tag `kind`."""
+    tags: Mapping[str, str]
+    parent: str | None = None
+    """MLflow id of the parent run."""
+    start: Path | None = None
+    """Checkpoint of another training to continue from, where this one has none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A training that has ended, for now or for good."""
+
+    result: TrainResult
+    run_id: str
+    folder: Path
+    reused: bool = False
+    """It was complete before; nothing was computed."""
+    rollbacks: int = 0
+
+
+class _Progress(Callback):
+    """Shows steps, rate, time left and the last score."""
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        report = trainer.last_report
+        note = f"score {report.score:.2f}" if report else ""
+        self.update(trainer.step, note)
+
+
+def run_training(
+    job: Job, *, store: Store, console: Console, callbacks: Sequence[Callback] = ()
+) -> Finished:
+    """Run or continue `job`. Ctrl-C and SIGTERM end it with a checkpoint, outcome `interrupted`.
+
+    Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
+    training of another configuration.
+    """
+    with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
+        done = _already_complete(job)
+        if done:
+            return done
+        return _run(job, store, console, callbacks)
+
+
+def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]) -> Finished:
+    config, checkpoint = _config_to_use(job)
+    trainer = Trainer(config, folder=job.folder)  # refuses bad input before a run exists
+    run_id = _run_of(job.folder)
+    if run_id and checkpoint == job.folder / CHECKPOINT_NAME:
+        run = store.open_run(run_id)
+    else:
+        run = store.create_run(
+            store.experiment(job.experiment),
+            config.run_name,
+            kind=job.kind,
+            params={},  # the tracking callback logs the resolved configuration
+            tags=dict(job.tags),
+            parent=job.parent,
+        )
+    _remember(job.folder, run_id=run.id)
+    write_text(job.folder / "config.yaml", trainer.config.to_yaml())
+    trainer.add_callback(TrackingCallback(run))
+    optimizer = None
+    if config.hp_optimizer.enabled:
+        optimizer = RollbackOptimizer(config.hp_optimizer)
+        trainer.add_callback(optimizer)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if checkpoint:
+        trainer.load_checkpoint(checkpoint)
+        if trainer.step:
+            console.say(f"{config.run_name}: continuing at step {trainer.step}")
+    with (
+        console.progress(config.run_name, config.steps, unit="steps", start=trainer.step) as update,
+        stop_on_signal(trainer),
+    ):
+        trainer.add_callback(_Progress(update))
+        result = trainer.fit()
+    if result.outcome != "interrupted":
+        save_generators(trainer.model, job.folder / GENERATOR_NAME, step=trainer.step)
+        run.log_file(job.folder / GENERATOR_NAME, "checkpoints")
+    rollbacks = optimizer.rollbacks if optimizer else 0
+    _remember(job.folder, run_id=run.id, result=asdict(result), rollbacks=rollbacks)
+    return Finished(result=result, run_id=run.id, folder=job.folder, rollbacks=rollbacks)
+
+
+def _config_to_use(job: Job) -> tuple[Config, Path | None]:
+    """The configuration, with the precision the training began with, and where to continue."""
+    checkpoint = job.folder / CHECKPOINT_NAME
+    stored = job.folder / "config.yaml"
+    if not checkpoint.is_file():
+        return job.config, job.start
+    from cyclegan.config import load_config
+
+    before = load_config(stored)
+    wanted = job.config.to_dict() | {"precision": before.precision}
+    free = {"steps", "run_name", "threads", "device", "checkpoint_every", "memory_budget_gb"}
+    for key, value in before.to_dict().items():
+        if key not in free and wanted[key] != value:
+            raise ConfigError(
+                f"{job.folder}: the training there has {key} = {value}, asked for is "
+                f"{wanted[key]}; choose another run_name, or remove that folder"
+            )
+    return parse_config(wanted), checkpoint
+
+
+def _already_complete(job: Job) -> Finished | None:
+    record = _record(job.folder)
+    result = record.get("result")
+    if not result or result["outcome"] == "interrupted":
+        return None
+    if result["outcome"] == "completed" and result["step"] < job.config.steps:
+        return None  # more steps are asked for now
+    _config_to_use(job)  # complete, but only if it is the same training
+    return Finished(
+        result=TrainResult(**result),
+        run_id=record["run_id"],
+        folder=job.folder,
+        reused=True,
+        rollbacks=record.get("rollbacks", 0),
+    )
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _run_of(folder: Path) -> str | None:
+    return _record(folder).get("run_id")
+
+
+def _remember(folder: Path, **record: Any) -> None:
+    write_text(folder / "run.json", json.dumps(record, indent=1))
+
+
+@contextlib.contextmanager
+def stop_on_signal(trainer: Trainer) -> Iterator[None]:
+    """While inside, Ctrl-C and SIGTERM stop the training after its step; Ctrl-C twice, at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        trainer.request_stop(signal.Signals(number).name, outcome="interrupted")
+
+    previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,63 @@
+"""The command `cyclegan train`, and how a finished training is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclegan.config import load_config
+from cyclegan.errors import DataError
+from cyclegan.trainer import CHECKPOINT_NAME
+from search.commandline import Session
+from search.launch import Finished, Job, run_training
+from tracking import project_root
+
+
+def train_one(session: Session, path: Path, overrides: Sequence[str], *, resume: bool) -> Finished:
+    """Train what the YAML file and the overrides say, in `results/<run_name>/`.
+
+    Errors: `DataError` if that folder holds a training and `resume` is off, or holds none and it is
+    on.
+    """
+    config = load_config(path, overrides)
+    folder = project_root() / "results" / config.run_name
+    there = (folder / CHECKPOINT_NAME).is_file()
+    if there and not resume:
+        raise DataError(
+            f"{folder} holds a training already; continue it with --resume, or choose another name "
+            "with --set run_name=..."
+        )
+    if resume and not there:
+        raise DataError(f"{folder} holds no checkpoint to resume; leave --resume out to start")
+    job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
+    finished = run_training(job, store=session.store, console=session.console)
+    data = finished_data(config.run_name, finished)
+    session.result(data, finished_text(data))
+    return finished
+
+
+def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:
+    """A finished training as plain values."""
+    return {
+        "run_name": run_name,
+        "run_id": finished.run_id,
+        "folder": str(finished.folder),
+        "reused": finished.reused,
+        "rollbacks": finished.rollbacks,
+        **vars(finished.result),
+    }
+
+
+def finished_text(data: dict[str, Any]) -> str:
+    """The same for people."""
+    reason = f": {data['reason']}" if data["reason"] else ""
+    score = "none" if data["score"] is None else f"{data['score']:.2f}"
+    return (
+        f"run        {data['run_name']} ({data['run_id']})\n"
+        f"outcome    {data['outcome']}{reason}\n"
+        f"steps      {data['step']} ({data['iteration']} iterations, "
+        f"{data['rollbacks']} rollbacks)\n"
+        f"score      {score}\n"
+        f"folder     {data['folder']}"
+    )

@@ -1,0 +1,99 @@
+"""What the tests share: small volumes of two domains, and configurations that train in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+# One thread a process: two that share a core are slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from cyclegan import Config, parse_config
+
+torch.set_num_threads(1)
+
+SHAPE = (32, 40, 40)
+
+
+def blobs(seed: int, noise: float, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """Two-phase material with smooth walls, noisy, standardised: (Z, Y, X) float32."""
+    random = np.random.default_rng(seed)
+    field = gaussian_filter(random.normal(size=shape), 2)
+    volume = np.tanh(2 * field / field.std()) + noise * random.normal(size=shape)
+    return ((volume - volume.mean()) / volume.std()).astype(np.float32)
+
+
+def write_volume(path: Path, volume: np.ndarray, name: str = "data") -> Path:
+    with h5py.File(path, "w") as handle:
+        handle[name] = volume
+    return path
+
+
+def write_dataset(folder: Path, name: str, noise: float, seed: int) -> Path:
+    for part, offset in (("train", 0), ("validate", 1)):
+        write_volume(folder / f"{name}_{part}.h5", blobs(seed + offset, noise))
+    content = {
+        part: [{"path": f"{name}_{part}.h5", "dset": "data"}] for part in ("train", "validate")
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Dataset JSONs of a noisy domain A and a clean domain B."""
+    folder = tmp_path_factory.mktemp("data")
+    return write_dataset(folder, "fast", 0.8, 1), write_dataset(folder, "slow", 0.05, 11)
+
+
+@pytest.fixture(scope="session")
+def tiny(datasets: tuple[Path, Path]) -> dict[str, Any]:
+    """Values of a configuration that trains a step in a few hundredths of a second."""
+    adversarial = dict.fromkeys(("G_A", "G_B", "D_A", "D_B"), "lsgan")
+    lambdas = {"G_A": 1, "G_B": 1, "D_A": 1, "D_B": 1, "C_A": 0.5, "C_B": 5, "I_A": 3, "I_B": 3}
+    return {
+        "run_name": "tiny",
+        "data_A": str(datasets[0]),
+        "data_B": str(datasets[1]),
+        "filters": 2,
+        "filters_D": 4,
+        "layers_D": 1,
+        "norm_D": "instance",
+        "imsize_A": [8, 8, 8],
+        "batch_size": 1,
+        "steps": 12,
+        "lossFuncs": adversarial,
+        "lambdas": lambdas,
+        "lr_g": 1e-3,
+        "lr_d": 2e-4,
+        "validate_every": 4,
+        "validation_patches": 4,
+        "checkpoint_every": 4,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def config(tiny: dict[str, Any]) -> Config:
+    return parse_config(tiny)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder as working directory, with its own store."""
+    for name in ("studies", "mlruns"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
