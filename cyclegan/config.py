@@ -122,6 +122,8 @@ class Config(Section):
     """Generator B -> A."""
     filters: Count = 32
     """Base number of filters of the generators."""
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    """Of the generators; `leaky_relu` for narrow ones, whose ReLUs easily die (see networks)."""
     filters_D: Count = 64
     """Filters of the discriminators' first layer."""
     layers_D: Annotated[int, Field(ge=1, le=5)] = 3

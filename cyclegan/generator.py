@@ -49,7 +49,7 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
     state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
     config = parse_config(state["config"], source=str(path))
     name = config.net_A if direction == "A" else config.net_B
-    network = build_generator(name, filters=config.filters)
+    network = build_generator(name, filters=config.filters, activation=config.activation)
     try:
         network.load_state_dict(_weights(state, f"mean_G_{direction}"))
     except (RuntimeError, KeyError) as error:

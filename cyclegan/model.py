@@ -132,6 +132,7 @@ class CycleGAN(nn.Module):
             judge = self.D_A if name == "D_A" else self.D_B
             terms, lambdas = self.terms[name], self.hparams.lambdas[name]
             judged_real, judged_fake = judge.pair(images[real], images[fake].detach())
+            judged_real, judged_fake = judged_real.float(), judged_fake.float()
             loss_real, parts_real = adversarial_loss(terms, lambdas, judged_real, 1.0)
             loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, 0.0)
             total += [loss_real, loss_fake]
@@ -146,7 +147,7 @@ class CycleGAN(nn.Module):
         parts: dict[str, Tensor] = {}
         for name, judge, fake in (("G_A", self.D_A, "fake_B"), ("G_B", self.D_B, "fake_A")):
             loss, values = adversarial_loss(
-                self.terms[name], self.hparams.lambdas[name], judge(images[fake]), 1.0
+                self.terms[name], self.hparams.lambdas[name], judge(images[fake]).float(), 1.0
             )
             total.append(loss)
             parts |= values
@@ -194,7 +195,7 @@ class CycleGAN(nn.Module):
 
 
 def _generator(name: str, config: Config) -> UNet3d:
-    network = build_generator(name, filters=config.filters)
+    network = build_generator(name, filters=config.filters, activation=config.activation)
     initialise(network)
     return network
 

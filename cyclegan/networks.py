@@ -45,19 +45,26 @@ class Geometry:
     """Input voxels a tile needs after its last one; a multiple of the alignment."""
 
 
-def _conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True))
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
+}
+"""Names that `activation` can have."""
+
+
+def _conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), ACTIVATIONS[activation]())
 
 
 class _Decoder(nn.Sequential):
-    """Doubles the resolution: conv 3x3x3, ReLU, transposed conv of stride 2, ReLU."""
+    """Doubles the resolution: conv 3x3x3 and a transposed conv of stride 2, each activated."""
 
-    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+    def __init__(self, inputs: int, middle: int, outputs: int, activation: str) -> None:
         super().__init__(
             nn.Conv3d(inputs, middle, 3, padding=1),
-            nn.ReLU(inplace=True),
+            ACTIVATIONS[activation](),
             nn.ConvTranspose3d(middle, outputs, 3, stride=2, padding=1, output_padding=1),
-            nn.ReLU(inplace=True),
+            ACTIVATIONS[activation](),
         )
 
 
@@ -70,6 +77,8 @@ class UNet3d(nn.Module):
         pools: for each level the pooling factor behind it.
         end_level: the level whose resolution the output has; -1 is twice as fine as the input.
         channels_in, channels_out: image channels.
+        activation: `relu` as in the original, or `leaky_relu`. A narrow network (nf = 8: four
+            filters in its head) easily starts with a head of dead ReLUs and then never learns.
 
     Each axis of the input must be a multiple of `geometry.alignment`.
     """
@@ -83,6 +92,7 @@ class UNet3d(nn.Module):
         end_level: int = 0,
         channels_in: int = 1,
         channels_out: int = 1,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         self.pools = pools
@@ -94,18 +104,18 @@ class UNet3d(nn.Module):
         for widths in encoder:
             layers: list[nn.Module] = []
             for multiple in widths:
-                layers.append(_conv(width, multiple * filters))
+                layers.append(_conv(width, multiple * filters, activation))
                 width = multiple * filters
             self.encoder.append(nn.Sequential(*layers))
             skips.append(width)
         # The bottom's decoder brings the last level back; the others climb to the end level.
-        self.decoders = nn.ModuleList([_Decoder(width, 2 * filters, filters)])
+        self.decoders = nn.ModuleList([_Decoder(width, 2 * filters, filters, activation)])
         for level in range(len(encoder) - 1, end_level, -1):
             skip = skips[level] if level >= 0 else 0
-            self.decoders.append(_Decoder(filters + skip, filters, filters))
+            self.decoders.append(_Decoder(filters + skip, filters, filters, activation))
         skip = skips[end_level] if end_level >= 0 else 0
         self.head = nn.Sequential(
-            _conv(filters + skip, max(filters // 2, 1)),
+            _conv(filters + skip, max(filters // 2, 1), activation),
             nn.Conv3d(max(filters // 2, 1), channels_out, 1),
         )
 
@@ -186,14 +196,14 @@ GENERATORS = tuple(_GENERATORS)
 """Names that `net_A` and `net_B` can have."""
 
 
-def build_generator(name: str, *, filters: int = 32, channels: tuple[int, int] = (1, 1)) -> UNet3d:
+def build_generator(name: str, *, filters: int = 32, activation: str = "relu") -> UNet3d:
     """The generator called `name`, uninitialised weights as PyTorch makes them.
 
     Errors: `ConfigError` with the nearest known name.
     """
     if name not in _GENERATORS:
         raise ConfigError(f"network '{name}' is not known; {nearest(name, GENERATORS)}")
-    return _GENERATORS[name](filters=filters, channels_in=channels[0], channels_out=channels[1])
+    return _GENERATORS[name](filters=filters, activation=activation)
 
 
 class PatchDiscriminator(nn.Module):

@@ -40,10 +40,18 @@ def choose_precision(config: Config, device: torch.device) -> Config:
 
     A GPU that computes bf16 natively gets it. A CPU is timed: with bf16 units a step takes a third
     of the time, without them it takes longer.
+
+    Errors: `ConfigError` for bf16 on a CPU with patches too small for it.
     """
+    problem = _too_small_for_bf16(config) if device.type == "cpu" else None
+    if config.precision == "bf16" and problem:
+        raise ConfigError(f"precision = bf16: {problem}; make imsize_A larger or take fp32")
     if config.precision != "auto":
         return config
-    if device.type == "cuda":
+    if problem:
+        logger.info("precision: fp32 (%s)", problem)
+        precision = "fp32"
+    elif device.type == "cuda":
         precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     else:
         seconds = {p: _seconds_per_step(config, p) for p in ("fp32", "bf16")}
@@ -57,15 +65,36 @@ def choose_precision(config: Config, device: torch.device) -> Config:
     return parse_config(config.to_dict() | {"precision": precision})
 
 
+def _too_small_for_bf16(config: Config) -> str | None:
+    """Why bf16 would give wrong gradients on a CPU, or None.
+
+    PyTorch 2.13's weight gradient of a bf16 `conv3d` on the CPU uses memory it never wrote when the
+    image is smaller than the kernel (found by comparing with fp32 over many shapes; results differ
+    from call to call and can be infinite).
+    """
+    for domain, size, net in (
+        ("A", config.imsize_A, config.net_A),
+        ("B", config.imsize_B, config.net_B),
+    ):
+        bottom = min(size) // generator_geometry(net).alignment
+        judged = min(size) // 2**config.layers_D - 1  # what the last 4x4x4 convolution sees
+        if bottom < 3 or judged < 4:
+            return (
+                f"with patches of {list(size)} voxels in domain {domain} some layers see images "
+                "smaller than their kernels, for which PyTorch's bf16 gradients on a CPU are wrong"
+            )
+    return None
+
+
 def _seconds_per_step(config: Config, precision: str) -> float:
     from cyclegan.model import CycleGAN
 
     smallest = max(
-        3 * 2**config.layers_D,
-        generator_geometry(config.net_A).alignment,
-        generator_geometry(config.net_B).alignment,
+        5 * 2**config.layers_D,
+        3 * generator_geometry(config.net_A).alignment,
+        3 * generator_geometry(config.net_B).alignment,
     )
-    smallest = -(-smallest // 16) * 16
+    smallest = min(-(-smallest // 16) * 16, *config.imsize_A)
     changes = {"precision": precision, "imsize_A": [smallest] * 3, "batch_size": 1}
     small = parse_config(config.to_dict() | changes)
     with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cyclegan.pictures import comparison
 from numpy.typing import NDArray
 
 from cyclegan.data import Size, VolumeEntry, open_dataset
@@ -15,6 +14,7 @@ from cyclegan.enhance import Enhanced, choose_tile, enhance_file, tiles
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.generator import TrainedGenerator, load_generator
+from cyclegan.pictures import comparison
 from cyclegan.precision import choose_device
 from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
 from search.commandline import Session
@@ -48,7 +48,7 @@ class _Model:
     file: Path
     run_id: str | None
     run_name: str | None
-    experiment_id: str | None
+    experiment: str | None
 
 
 def run_enhancement(session: Session, request: Request) -> None:
@@ -89,7 +89,7 @@ def _find_model(session: Session, name: str) -> _Model:
             file=Path(name),
             run_id=None,
             run_name=None,
-            experiment_id=None,
+            experiment=None,
         )
     info = session.store.find_run(name)
     file = session.store.run(info.id).artifact_path("checkpoints/generator.pt")
@@ -98,7 +98,7 @@ def _find_model(session: Session, name: str) -> _Model:
         file=file,
         run_id=info.id,
         run_name=info.name,
-        experiment_id=info.experiment_id,
+        experiment=info.experiment,
     )
 
 
@@ -172,7 +172,7 @@ def _track(
 ) -> Run:
     store = session.store
     run = store.create_run(
-        model.experiment_id or store.experiment("enhance"),
+        model.experiment or "enhance",
         f"enhance-{request.volume.stem}",
         kind="enhance",
         params={

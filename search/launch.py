@@ -101,7 +101,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         run = store.open_run(run_id)
     else:
         run = store.create_run(
-            store.experiment(job.experiment),
+            job.experiment,
             config.run_name,
             kind=job.kind,
             params={},  # the tracking callback logs the resolved configuration

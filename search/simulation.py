@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cyclegan.simulate import simulate
-
 from cyclegan.errors import UsageError
+from cyclegan.simulate import simulate
 from search.commandline import Session
 
 
@@ -30,5 +29,6 @@ def run_simulation(
     )
     if made.reused:
         session.say(f"simulate: {out_dir} holds this simulation already, nothing to do")
-    data = {"folder": str(out_dir), "reused": made.reused, "files": [str(p) for p in made.files]}
-    session.result(data, "\n".join(data["files"]))
+    files = [str(path) for path in made.files]
+    data = {"folder": str(out_dir), "reused": made.reused, "files": files}
+    session.result(data, "\n".join(files))

@@ -197,7 +197,7 @@ class _StudyRun:
         name = self.definition.name
         experiment = self.store.experiment(name, note=f"Trials of the study `{name}`.")
         run = self.store.create_run(
-            experiment,
+            name,
             name,
             kind="study",
             params={"trials": self.definition.trials, "steps": self.definition.steps},

@@ -119,7 +119,7 @@ def test_hparams_names_and_bounds() -> None:
     assert changed.lambdas["G_A"] == (1.0, 4.0)
     assert changed.lr_d == 1e-5
     assert hparams.lambdas["G_A"] == (1.0, 2.0)
-    with pytest.raises(ConfigError, match="did you mean 'lambdas.C_A'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'lambdas\.C_A'"):
         hparams.changed({"lambda.C_A": 1})
     for bad in (float("nan"), float("inf"), -1.0):
         with pytest.raises(ConfigError, match="lr_g"):

@@ -46,5 +46,5 @@ def test_truth_table_counts_at_the_function_s_threshold(function: str, offset: f
 def test_functions_belong_to_groups() -> None:
     check_function("D_A", "lsgan")
     check_function("I_B", "l1")
-    with pytest.raises(ConfigError, match="lossFuncs.D_A: loss function 'l1'"):
+    with pytest.raises(ConfigError, match=r"lossFuncs\.D_A: loss function 'l1'"):
         check_function("D_A", "l1")

@@ -1,0 +1,105 @@
+"""Files: what stands under the final name is whole, and holds no code."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclegan import state
+from cyclegan.errors import CheckpointError, CycleGANError, DataError
+from cyclegan.files import refuse_overwrite, replacing, write_text
+from cyclegan.history import MetricHistory
+
+
+def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="half"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("half way")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError("Can't write data (file write failed: errno = 28)"), "the disk is full"),
+        (RuntimeError("file write failed, errno = 28, error message = 'No space'"), "disk is full"),
+        (PermissionError(errno.EACCES, "denied"), "no permission"),
+    ],
+)
+def test_errors_of_the_disk_are_one_clear_line(
+    tmp_path: Path, error: Exception, words: str
+) -> None:
+    with pytest.raises(CycleGANError, match=words) as caught, replacing(tmp_path / "a") as part:
+        part.write_text("x")
+        raise error
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), replacing(tmp_path / "a"):
+        raise RuntimeError("shapes do not match")
+
+
+def test_refuse_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    refuse_overwrite(path, overwrite=False)
+    path.write_text("x")
+    refuse_overwrite(path, overwrite=True)
+    with pytest.raises(DataError, match="--overwrite"):
+        refuse_overwrite(path, overwrite=False)
+
+
+def test_saved_state_comes_back_and_other_formats_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.pt"
+    content = {"format": "x", "tensor": torch.arange(3), "nested": {"list": [1, "a", None]}}
+    state.save(content, path)
+    back = state.load(path, formats=("x", "y"))
+    assert back["nested"] == content["nested"]
+    assert torch.equal(back["tensor"], content["tensor"])
+    with pytest.raises(CheckpointError, match="wanted z"):
+        state.load(path, formats=("z",))
+
+
+def test_host_copy_is_independent() -> None:
+    original = {"a": [torch.zeros(2)], "b": 1}
+    copy = state.to_host(original)
+    original["a"][0] += 1
+    assert copy["a"][0].tolist() == [0, 0]
+
+
+def history_of(steps: list[int]) -> MetricHistory:
+    history = MetricHistory()
+    for iteration, step in enumerate(steps, start=1):
+        history.append(iteration, step, {"loss": torch.tensor(float(iteration))})
+    return history
+
+
+def test_history_by_iteration_and_along_the_accepted_path() -> None:
+    history = history_of([1, 2, 3, 4])
+    history.discard_after(2)
+    history.append(5, 3, {"loss": torch.tensor(5.0)})
+    assert [row.iteration for row in history.rows()] == [1, 2, 3, 4, 5]
+    assert [row.iteration for row in history.rows(after=3)] == [4, 5]
+    assert history.column("loss").tolist() == [1, 2, 5]
+    history.discard_after(1)
+    assert history.column("loss").tolist() == [1]
+
+
+def test_history_survives_its_state() -> None:
+    history = history_of([1, 2, 3])
+    history.discard_after(2)
+    other = MetricHistory()
+    other.load_state_dict(history.state_dict())
+    assert other.rows() == history.rows()
+    assert other.column("loss").tolist() == [1, 2]
+    empty = MetricHistory()
+    empty.load_state_dict(MetricHistory().state_dict())
+    assert empty.rows() == []
