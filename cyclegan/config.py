@@ -157,6 +157,8 @@ class Config(Section):
     """Largest norm of the generators' gradient; 0 leaves it alone."""
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Of the running mean of the generators' weights that scores and enhancement use; 0: none."""
+    init_std: float = Field(default=0.02, gt=0.0, lt=1.0)
+    """Standard deviation of the generators' first weights; narrow ones want more than 0.02."""
     kickstart: bool = False
     """For `kickstart_steps` steps the cycle is at times closed on the input itself (see model)."""
     kickstart_steps: int = Field(default=150, ge=0)

@@ -196,7 +196,7 @@ class CycleGAN(nn.Module):
 
 def _generator(name: str, config: Config) -> UNet3d:
     network = build_generator(name, filters=config.filters, activation=config.activation)
-    initialise(network)
+    initialise(network, config.init_std)
     return network
 
 

@@ -148,7 +148,14 @@ class Trainer:
 
     def set_hparams(self, changes: Mapping[str, float], *, reason: str = "") -> None:
         """Change lambdas and learning rates, by dotted name; the only way to change them."""
-        self.model.apply_hparams(self.hparams.changed(changes))
+        changed = self.hparams.changed(changes)
+        for group, weights in changed.lambdas.items():
+            if group not in self.model.terms and any(weights):
+                raise ConfigError(
+                    f"lambdas.{group} was 0 at the start, which leaves its terms out of the whole "
+                    "training; start with a small value to raise it later"
+                )
+        self.model.apply_hparams(changed)
         self.hparam_log.append(
             HParamChange(
                 iteration=self.iteration, step=self.step, reason=reason, changes=dict(changes)

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import signal
 import sys
@@ -125,28 +126,33 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Command],
 
 def run(app: typer.Typer) -> int:
     """Run the command line; the exit code. No traceback but with `--debug`."""
-    debug = "--debug" in sys.argv
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = typer.main.get_command(app).main(prog_name="cyclegan", standalone_mode=False)
-    except CycleGANError as error:
-        message, code = str(error), error.exit_code
-    except typer.exceptions.TyperException as error:
+        return code if isinstance(code, int) else 0
+    except SystemExit:  # shell completion ends so
+        raise
+    except BaseException as error:  # noqa: BLE001  (whatever it is, the user gets one line)
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
             console.say(str(error))
             return 2
-        message, code = _usage(error), 2
-    except (KeyboardInterrupt, typer.Abort):
-        message, code = "interrupted", INTERRUPTED
-    except Exception as error:  # noqa: BLE001  (the last resort before a traceback)
-        message, code = f"{type(error).__name__}: {error}; --debug shows where", 1
-    else:
-        return code if isinstance(code, int) else 0
-    if debug:
-        traceback.print_exc()
-    console.error(" ".join(message.split()))
-    return code
+        if "--debug" in sys.argv:
+            traceback.print_exception(error)
+        message, code = _explained(error)
+        console.error(" ".join(message.split()))
+        return code
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """The line for the user, and the exit code."""
+    if isinstance(error, CycleGANError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, typer.exceptions.TyperException):
+        return _usage(error), 2
+    return f"{type(error).__name__}: {error}; --debug shows where", 1
 
 
 def _usage(error: Exception) -> str:
@@ -154,7 +160,16 @@ def _usage(error: Exception) -> str:
     message = formatted() if formatted else str(error)
     context = getattr(error, "ctx", None)
     where = f"; see {context.command_path} --help" if context else ""
-    return f"{message.rstrip('.')}{where}"
+    return f"{message.rstrip('.')}{_given_value(error)}{where}"
+
+
+def _given_value(error: Exception) -> str:
+    """What stood behind the option that is wrong; the parser's messages leave it out."""
+    names = getattr(getattr(error, "param", None), "opts", ())
+    for name, value in itertools.pairwise(sys.argv):
+        if name in names and value not in str(error):
+            return f", not {value}"
+    return ""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -66,6 +66,7 @@ def tiny(datasets: tuple[Path, Path]) -> dict[str, Any]:
         "data_A": str(datasets[0]),
         "data_B": str(datasets[1]),
         "filters": 2,
+        "activation": "leaky_relu",
         "filters_D": 4,
         "layers_D": 1,
         "norm_D": "instance",

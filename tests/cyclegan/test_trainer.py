@@ -275,6 +275,13 @@ def test_changed_hparams_survive_a_resume(config: Config, tmp_path: Path) -> Non
     assert again.hparam_log == whole.hparam_log
 
 
+def test_a_term_that_was_left_out_cannot_be_raised_in_silence(config: Config) -> None:
+    lambdas = config.to_dict()["lambdas"] | {"I_A": 0.0}
+    trainer = Trainer(parse_config(config.to_dict() | {"lambdas": lambdas}))
+    with pytest.raises(ConfigError, match=r"lambdas\.I_A was 0 at the start"):
+        trainer.set_hparams({"lambdas.I_A": 1.0})
+
+
 def test_two_callbacks_of_one_name_are_refused(config: Config) -> None:
     with pytest.raises(ConfigError, match="'recorder'"):
         Trainer(config, [Recorder(), Recorder()])

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cyclegan.errors import CycleGANError, DataError, UsageError
+from tracking import Store, project_root, views
+from tracking.database import locate
+from tracking.errors import hide_password
+
+
+def python(code: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    variables.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# -- where the store is -----------------------------------------------------------------------
+
+
+def test_the_project_is_the_nearest_folder_with_both_rooms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("studies", "mlruns", "inner/studies", "inner/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "inner" / "deep")
+    assert project_root() == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == tmp_path
+    monkeypatch.chdir("/")
+    assert project_root() == Path("/")
+
+
+def test_argument_beats_environment_beats_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "mlruns").mkdir()
+    monkeypatch.chdir(tmp_path / "studies")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
+    assert locate("sqlite:///own.db").uri == f"sqlite:///{tmp_path}/studies/own.db"
+    assert locate().uri == "http://server:5000"
+    assert locate().artifacts is None
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert locate().uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert locate().artifacts == (tmp_path / "mlruns" / "artifacts").as_uri()
+
+
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "/data/mlruns", "file:///data", "sqlite://", "ftp://x/y"]
+)
+def test_what_is_no_address_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="tracking URI"):
+        locate(uri)
+
+
+def test_passwords_are_not_shown() -> None:
+    shown = hide_password("postgresql://me:secret@host:5432/runs")
+    assert "secret" not in shown
+    assert "me" in shown
+    assert "host:5432/runs" in shown
+
+
+def test_a_server_that_is_down_is_told_quickly() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    begin = time.monotonic()
+    for scheme in ("http", "postgresql"):
+        with pytest.raises(CycleGANError, match=f"nothing answers on 127.0.0.1:{port}") as caught:
+            Store.open(f"{scheme}://me:secret@127.0.0.1:{port}/runs")
+        assert "secret" not in str(caught.value)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("content", [b"this is not a database at all, but a long text" * 30, b""])
+def test_a_damaged_database_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mlflow.db").write_bytes(content)
+    with pytest.raises(CycleGANError, match=r"mlflow\.db: .*database") as caught:
+        Store.open(f"sqlite:///{tmp_path}/mlflow.db")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "mlflow.db").read_bytes() == content
+
+
+def test_a_database_of_another_version_is_told(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with pytest.raises(CycleGANError, match="out-of-date") as caught:
+        Store.open(f"sqlite:///{database}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_several_processes_make_one_fresh_store_quietly(tmp_path: Path) -> None:
+    root = tmp_path / "a project with spaces"
+    (root / "studies").mkdir(parents=True)
+    (root / "mlruns").mkdir()
+    code = (
+        "from tracking import Store\n"
+        "store = Store.open()\n"
+        "run = store.create_run('study', 'x', kind='trial', params={'a': 1}, tags={})\n"
+        "run.log_text('text', 'a.txt')\n"
+        "print(run.experiment_id)"
+    )
+    processes = [python(code, root / "studies") for _ in range(3)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert len({out for out, _ in outputs}) == 1  # the same experiment
+    assert {error for _, error in outputs} == {""}
+    store = Store.open(f"sqlite:///{root}/mlruns/mlflow.db")
+    assert len(store.search("study")) == 3
+    assert not list((root / "mlruns").glob("*.part"))
+    assert len(list((root / "mlruns" / "artifacts").glob("*/artifacts/a.txt"))) == 3
+    assert not (root / "studies" / "mlruns").exists()
+
+
+def test_importing_is_quick(tmp_path: Path) -> None:
+    code = (
+        "import sys, tracking; print(sorted({'mlflow', 'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    out, error = python(code, tmp_path).communicate(timeout=60)
+    assert (out.strip(), error) == ("[]", "")
+
+
+# -- experiments and runs ---------------------------------------------------------------------
+
+
+def test_an_experiment_is_made_once_and_keeps_its_note(store: Store, client: MlflowClient) -> None:
+    first = store.experiment("fibres", "what it is **about**")
+    assert store.experiment("fibres") == first
+    tags = client.get_experiment(first).tags
+    assert tags["mlflow.note.content"] == "what it is **about**"
+    client.delete_experiment(first)
+    with pytest.raises(CycleGANError, match=r"'fibres' was deleted; .*restore"):
+        store.experiment("fibres")
+
+
+def test_a_trial_is_a_child_with_its_parameters(store: Store, client: MlflowClient) -> None:
+    study = store.create_run("fibres", "study", kind="study", params={}, tags={})
+    trial = store.create_run(
+        "fibres",
+        "trial-7",
+        kind="trial",
+        params={"lr_g": 1e-4},
+        tags={"number": "7"},
+        parent=study.id,
+    )
+    found = client.get_run(trial.id)
+    assert found.data.params == {"lr_g": "0.0001"}
+    assert found.data.tags["mlflow.parentRunId"] == study.id
+    assert (found.data.tags["kind"], found.data.tags["number"]) == ("trial", "7")
+    assert [run.name for run in store.search("fibres", "tags.kind = 'trial'")] == ["trial-7"]
+    assert {run.name for run in store.search()} == {"study", "trial-7"}
+    assert store.run_url(trial.id) is None
+
+
+def test_find_run_prefers_finished_then_newest(store: Store) -> None:
+    def made(experiment: str, status: str | None) -> str:
+        run = store.create_run(experiment, "fibres-2x", kind="train", params={}, tags={})
+        if status:
+            run.finish(status)  # type: ignore[arg-type]
+        time.sleep(0.002)  # start times are in ms
+        return run.id
+
+    ids = [made("a", "FINISHED"), made("a", "FINISHED"), made("a", "FAILED"), made("b", None)]
+    assert store.find_run("fibres-2x").id == ids[1]
+    assert store.find_run("fibres-2x", "b").id == ids[3]
+    info = store.find_run(ids[2])
+    assert (info.name, info.status, info.experiment) == ("fibres-2x", "FAILED", "a")
+
+
+def test_find_run_tells_what_there_is(store: Store, client: MlflowClient) -> None:
+    with pytest.raises(DataError, match=r"no run is called 'x' in .*; it has no runs"):
+        store.find_run("x")
+    for name in ("fibres-1x", "bone", "it's"):
+        run = store.create_run("study", name, kind="train", params={}, tags={})
+    assert store.find_run("it's").name == "it's"
+    with pytest.raises(DataError, match=r"no run is called 'fibre-1x' .*did you mean 'fibres-1x'"):
+        store.find_run("fibre-1x")
+    with pytest.raises(DataError, match=r"no experiment is called 'stody' .*did you mean 'study'"):
+        store.find_run("bone", "stody")
+    with pytest.raises(DataError, match=f"no run has the id '{'0' * 32}'"):
+        store.find_run("0" * 32)
+    for i in range(12):
+        run = store.create_run("study", f"many-{i}", kind="train", params={}, tags={})
+    with pytest.raises(DataError, match="the newest: many-11, many-10, ") as caught:
+        store.find_run("zzz")
+    assert "bone" not in str(caught.value)
+    client.delete_run(run.id)
+    with pytest.raises(DataError, match="was deleted"):
+        store.open_run(run.id)
+
+
+def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) -> None:
+    experiment = store.experiment("study")
+    store.trials_view(experiment, ["lr_g", "lambdas.C_A"])
+    tags = client.get_experiment(experiment).tags
+    name, state = views.decode(tags["mlflow.sharedViewState.trials"])
+    assert name == "Trials"
+    assert state["searchFilter"] == "tags.kind = 'trial'"
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`score`", False)
+    assert state["selectedColumns"] == [
+        "metrics.`score`",
+        "params.`lr_g`",
+        "params.`lambdas.C_A`",
+        "tags.`outcome`",
+        "metrics.`iteration`",
+    ]
+    # What MLflow 3.17's own interface writes and expects; a missing key breaks the page.
+    assert set(state) == {
+        *("searchFilter", "orderByKey", "orderByAsc", "startTime", "lifecycleFilter"),
+        *("datasetsFilter", "modelVersionFilter", "selectedColumns", "columnOrder"),
+        *("columnWidths", "runsHiddenMode", "viewMaximized", "runListHidden"),
+        *("isAccordionReordered", "useGroupedValuesInCharts", "hideEmptyCharts", "groupBy"),
+        *("groupsExpanded", "globalLineChartConfig"),
+    }
+    # The filter is in the store's own language: the table would be empty, not wrong.
+    store.create_run("study", "trial", kind="trial", params={}, tags={})
+    store.create_run("study", "parent", kind="study", params={}, tags={})
+    assert [run.name for run in store.search("study", state["searchFilter"])] == ["trial"]
+
+
+def test_a_view_can_sort_upwards() -> None:
+    text = views.encode("Fast", [], "metrics.`speed` ASC", "", now_ms=1)
+    _, state = views.decode(text)
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`speed`", True)

@@ -1,0 +1,35 @@
+"""Tracking: every run, metric, picture and volume in an MLflow store.
+
+The one room that imports mlflow.
+
+```
+store = Store.open()                                   # tracking/store.py: the project's own store
+run = store.create_run("my study", "trial 3", kind="trial", params={...}, tags={...})
+trainer = Trainer(config, [TrackingCallback(run)])     # tracking/callback.py: logs all of it
+serve(store)                                           # tracking/ui.py: look at it in a browser
+```
+Importing this is quick: mlflow and torch are loaded when they are first needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tracking.database import project_root
+from tracking.info import ExperimentInfo, RunInfo
+from tracking.run import Run
+from tracking.store import Store
+from tracking.ui import serve
+
+if TYPE_CHECKING:
+    from tracking.callback import TrackingCallback
+
+__all__ = ["ExperimentInfo", "Run", "RunInfo", "Store", "TrackingCallback", "project_root", "serve"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TrackingCallback":
+        from tracking.callback import TrackingCallback
+
+        return TrackingCallback
+    raise AttributeError(f"module 'tracking' has no attribute '{name}'")

@@ -1,0 +1,240 @@
+"""The callback that sends everything of a training to its run.
+
+What becomes a point in a chart lies on the iteration axis. An iteration is written once all about
+it is known, which is when the next one has begun: its losses, the validation, a rollback and
+changed hyperparameters then go in one transaction. So the last iteration found in the store tells
+exactly where a training that was killed and resumed from an older checkpoint has to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cyclegan.callbacks import Callback
+from cyclegan.errors import CycleGANError
+from cyclegan.pictures import six_images
+from tracking import sink as entries
+from tracking.params import compared
+from tracking.points import Sample, interpolate, row_values
+from tracking.provenance import provenance
+from tracking.run import Run, Status
+from tracking.volumes import write_cycle
+
+if TYPE_CHECKING:
+    from cyclegan.history import Row
+    from cyclegan.trainer import RollbackEvent, Trainer, TrainResult
+    from cyclegan.validation import ValidationReport
+
+log = logging.getLogger(__name__)
+
+PICTURES = "cycle"
+"""Series of the six-image pictures in the image panel."""
+
+Attachments = Callable[["Trainer", "TrainResult"], Mapping[Path, str]]
+
+
+class TrackingCallback(Callback):
+    """Logs a training to `run`.
+
+    Args:
+        run: a new one, or the one of the training that is resumed.
+        every: iterations between writings; validations and rollbacks are written at once.
+        images: log the six images of each validation as a picture.
+        volumes: attach the six images of the last validation as an HDF5 file at the end.
+        attach: files to attach at the end, path -> artifact folder, e.g. the generator's model.
+        clock: seconds since 1970.
+
+    Only `on_train_start` raises (`CycleGANError`, if the store can't be read): later the training
+    is worth more than its record.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        every: int = 50,
+        images: bool = True,
+        volumes: bool = True,
+        attach: Attachments | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.run = run
+        self.every = every
+        self.images = images
+        self.volumes = volumes
+        self._attach = attach
+        self._clock = clock
+        self._sink = entries.Sink(run)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
+        self._rollbacks: list[dict[str, Any]] = []
+        self._pictures: set[int] = set()
+        self._due = False
+        self._gate: str | None = None
+        self._in_force: dict[str, float] = {}
+        self._nonfinite = 0
+        self._stored = 0  # the last iteration in the store when this process began
+        self._seen = 0  # the last iteration handed to the sink by this process
+        self._begin = 0  # the iteration this process began at
+        self._time = 0.0  # when `_seen` was reached
+
+    # -- events -------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Log configuration and origin; find out what the store has already."""
+        self._stored = self.run.last_iteration()
+        self._pictures = self.run.image_steps(PICTURES)
+        self._begin, self._time = trainer.iteration, self._clock()
+        self._in_force = trainer.hparams.flat()
+        config = trainer.config
+        self._sink.put(entries.Params(compared(config.to_dict())))
+        self._sink.put(entries.Text(config.to_yaml(), "config.yaml"))
+        tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
+        self._sink.put(entries.Tags(tags))
+        self._sink.flush()
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        """Write the iterations before this one, if it is time."""
+        complete = trainer.iteration - 1
+        if complete > self._seen and (self._due or complete % self.every == 0):
+            self._collect(trainer, complete)
+            self._sink.flush()
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        """Take the score and its parts, the gate, and the picture."""
+        self._due = True
+        self._extra[report.iteration].update(report.metrics)
+        gate = report.gate or "passed"
+        if gate != self._gate:
+            self._gate = gate
+            self._sink.put(entries.Tags({"gate": gate}))
+        if self.images and report.iteration not in self._pictures:
+            self._pictures.add(report.iteration)
+            picture = six_images(report.images)
+            self._sink.put(entries.Picture(picture, PICTURES, report.iteration))
+
+    def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
+        """Take the event."""
+        self._due = True
+        self._rollbacks.append(
+            {
+                "iteration": event.iteration,
+                "from_step": event.from_step,
+                "to_step": event.to_step,
+                "reason": event.reason,
+                "before": event.before.flat(),
+                "after": event.after.flat(),
+            }
+        )
+        self._extra[event.iteration]["rollbacks"] = len(self._rollbacks)
+        self._sink.put(entries.Text(json.dumps(self._rollbacks, indent=1), "rollbacks.json"))
+
+    def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
+        """Write what is left, the volumes and attachments, and the status."""
+        try:
+            if self.volumes and trainer.last_report is not None:
+                self._put_volumes(trainer.last_report)
+            for path, folder in (self._attach(trainer, result) if self._attach else {}).items():
+                self._sink.put(entries.Attachment(path, folder))
+        except CycleGANError as error:  # a full disk is no reason to call the training failed
+            log.warning("run %s: a file is not attached: %s", self.run.name, error)
+        status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
+        self._finish(trainer, status, result.outcome, result.reason)
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """Write what is left, and the failure."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self._finish(trainer, "KILLED", "interrupted", type(error).__name__)
+        else:
+            message = f"{type(error).__name__}: {error}"
+            self._finish(trainer, "FAILED", "failed", message)
+
+    def close(self) -> None:
+        """Remove temporary files."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rollbacks so far: their record is written anew as a whole."""
+        return {"rollbacks": list(self._rollbacks)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the rollbacks."""
+        self._rollbacks = list(state["rollbacks"])
+
+    # -- from the trainer to the sink ---------------------------------------------------------
+
+    def _collect(self, trainer: Trainer, upto: int) -> None:
+        """Hand all of the iterations after `_seen`, `upto` included, to the sink."""
+        now = self._clock()
+        rows = [row for row in trainer.history.rows(after=self._seen) if row.iteration <= upto]
+        self._add_speed(upto, now)
+        self._add_nonfinite(rows)
+        self._add_hparams(trainer, upto)
+        values: dict[int, dict[str, float]] = {row.iteration: row_values(row) for row in rows}
+        for iteration in [i for i in self._extra if i <= upto]:
+            values.setdefault(iteration, {}).update(self._extra.pop(iteration))
+        # Written by an earlier process: a point logged twice would stay twice.
+        first = max(self._stored, self._seen)
+        iterations = sorted(i for i in values if i > first)
+        start = max(self._seen, self._begin)
+        times = interpolate(iterations, (start, self._time), (upto, now))
+        if iterations:
+            samples = [Sample(i, values[i], at) for i, at in zip(iterations, times, strict=True)]
+            self._sink.put(entries.Samples(tuple(samples)))
+        self._seen, self._time, self._due = upto, now, False
+
+    def _add_speed(self, upto: int, now: float) -> None:
+        """Iterations a second of wall time since the last writing, validation included."""
+        done, elapsed = upto - max(self._seen, self._begin), now - self._time
+        if done > 0 and elapsed > 0:
+            self._extra[upto]["speed/steps_per_s"] = done / elapsed
+
+    def _add_nonfinite(self, rows: list[Row]) -> None:
+        """The number of values so far that were NaN or infinite and are therefore not charted."""
+        for row in rows:
+            count = sum(not math.isfinite(value) for value in row.values.values())
+            if count:
+                self._nonfinite += count
+                self._extra[row.iteration]["nonfinite"] = self._nonfinite
+
+    def _add_hparams(self, trainer: Trainer, upto: int) -> None:
+        """Hyperparameters at `upto`, and before and after each change: charts then show steps."""
+        for change in trainer.hparam_log:
+            if not self._seen < change.iteration <= upto:
+                continue
+            for name, value in change.changes.items():
+                before = self._in_force[name]
+                if value != before and change.iteration > self._begin:
+                    self._extra[change.iteration - 1].setdefault(f"hparam/{name}", before)
+                self._extra[change.iteration][f"hparam/{name}"] = value
+                self._in_force[name] = value
+        self._extra[upto].update({f"hparam/{n}": value for n, value in self._in_force.items()})
+
+    def _put_volumes(self, report: ValidationReport) -> None:
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="cyclegan-")
+        path = Path(self._folder.name) / f"cycle_{report.iteration}.h5"
+        about = {"step": report.step, "iteration": report.iteration, "score": report.score}
+        write_cycle(path, report.images, {**about, "run": self.run.name, "run_id": self.run.id})
+        self._sink.put(entries.Attachment(path, "volumes"))
+
+    def _finish(self, trainer: Trainer, status: Status, outcome: str, reason: str) -> None:
+        try:
+            if len(trainer.history):
+                self._collect(trainer, trainer.iteration)
+        except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
+            log.warning("run %s: the last metrics are lost: %s", self.run.name, error)
+        self._sink.put(entries.Tags({"outcome": outcome}))
+        self._sink.put(entries.End(status, " ".join(reason.split())))
+        self._sink.close()

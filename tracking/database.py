@@ -1,0 +1,171 @@
+"""Where the runs are: which store is meant, and making a fresh embedded one.
+
+The embedded store is one SQLite file with a folder `artifacts` beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cyclegan.errors import CycleGANError, UsageError
+from tracking.environment import prepare
+from tracking.errors import first_line, hide_password, translated
+
+DATABASE_NAME = "mlflow.db"
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
+_PATIENCE = 10.0
+"""Seconds to wait for a server to accept a connection."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A store's address."""
+
+    uri: str
+    """As MLflow wants it; paths in it are absolute."""
+    artifacts: str | None
+    """URI of the folder that new experiments keep their files in; None: the server chooses."""
+    database: Path | None
+    """The SQLite file, if that is what it is."""
+
+    @property
+    def is_server(self) -> bool:
+        """Whether an MLflow server is asked, rather than a database."""
+        return self.uri.startswith("http")
+
+    def __str__(self) -> str:
+        return str(self.database) if self.database else hide_password(self.uri)
+
+
+def project_root() -> Path:
+    """The nearest folder, from the working directory up, with `studies` and `mlruns` in it.
+
+    The working directory itself if there is none.
+    """
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "studies").is_dir() and (folder / "mlruns").is_dir():
+            return folder
+    return here
+
+
+def locate(tracking_uri: str | None = None) -> Location:
+    """The store meant: the argument, else `MLFLOW_TRACKING_URI`, else the project's embedded one.
+
+    Errors: `UsageError` for something that is no address of a store.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    folder = project_root() / "mlruns"
+    if not uri:
+        return _embedded(folder / DATABASE_NAME)
+    scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
+    if scheme not in _SCHEMES:
+        raise UsageError(
+            f"tracking URI '{hide_password(uri)}' is none of a store; give "
+            "sqlite:///path/mlflow.db, postgresql://user@host/database or http://host:port"
+        )
+    if scheme == "sqlite":
+        path = uri.partition("://")[2].removeprefix("/").partition("?")[0]
+        if not path or path == ":memory:":
+            raise UsageError(f"tracking URI '{uri}' names no file; give sqlite:///path/mlflow.db")
+        return _embedded(Path.cwd() / path)
+    if scheme in ("http", "https"):
+        return Location(uri.rstrip("/"), None, None)
+    return Location(uri, (folder / "artifacts").as_uri(), None)
+
+
+def _embedded(database: Path) -> Location:
+    artifacts = database.parent / "artifacts"
+    return Location(f"sqlite:///{database}", artifacts.as_uri(), database)
+
+
+def ensure(location: Location) -> None:
+    """Make sure the store can be used: create a fresh embedded one, try to reach any other.
+
+    Errors: `CycleGANError` in one line if it can't be reached or its file is damaged.
+    """
+    prepare()
+    if location.database is None:
+        _reach(location)
+        return
+    if not location.database.exists():
+        with _locked(location.database):
+            if not location.database.exists():
+                _create(location, location.database)
+    _check_file(location.database)
+
+
+def _create(location: Location, database: Path) -> None:
+    """Make the tables in a file beside `database` and rename it, so that it is never half made."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    temporary = database.with_name(f".{database.name}.{os.getpid()}.part")
+    try:
+        with translated(f"{database}: a new tracking database can't be made"):
+            uri = f"sqlite:///{temporary}"
+            store = SqlAlchemyStore(uri, location.artifacts)  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+            temporary.replace(database)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(database: Path) -> Iterator[None]:
+    """Exclusive among processes; the lock goes with the process that holds it."""
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        handle = database.with_name(f".{database.name}.lock").open("w")
+    except OSError as error:
+        raise CycleGANError(
+            f"{database}: a new tracking database can't be made: {error.strerror}; choose another "
+            "place with --tracking-uri"
+        ) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _check_file(database: Path) -> None:
+    # MLflow's own connection retries a file it can't open for more than a minute.
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.OperationalError as error:
+        raise CycleGANError(
+            f"{database}: the tracking database can't be opened: {error}; check its permissions"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise CycleGANError(
+            f"{database}: the tracking database is damaged: {error}; move the file away or name "
+            "another store with --tracking-uri"
+        ) from error
+    if "experiments" not in tables or "alembic_version" not in tables:
+        raise CycleGANError(
+            f"{database}: this is no tracking database of MLflow; name another with --tracking-uri"
+        )
+
+
+def _reach(location: Location) -> None:
+    parts = urlsplit(location.uri)
+    scheme = parts.scheme.partition("+")[0]
+    host = parts.hostname
+    if host is None:  # a database on this machine's socket
+        return
+    port = parts.port or _PORTS[scheme]
+    try:
+        socket.create_connection((host, port), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise CycleGANError(
+            f"{location}: nothing answers on {host}:{port} ({first_line(error)}); is the tracking "
+            "server running, and is the address right?"
+        ) from error

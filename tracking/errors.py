@@ -1,0 +1,33 @@
+"""MLflow's many exceptions as the project's own, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from cyclegan.errors import CycleGANError
+
+
+def hide_password(uri: str) -> str:
+    """`uri` as it may stand in a message or a log."""
+    return re.sub(r"://([^/:@]*):[^@/]*@", r"://\1:***@", uri)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; database libraries add the whole statement below."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return hide_password(lines[0][:300]) if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn failures of the store inside the block into `CycleGANError`: `doing` + what happened."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, RequestException, OSError) as error:
+        raise CycleGANError(f"{doing}: {first_line(error)}") from error

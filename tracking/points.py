@@ -1,0 +1,101 @@
+"""From the trainer's metrics to points in charts: pure functions, no store.
+
+Every chart's x axis is the iteration, which no rollback rewinds: a step logged twice would draw a
+saw-tooth. The training step is a curve of its own, `step`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cyclegan.history import Row
+
+DISCRIMINATORS = ("D_A", "D_B")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of one iteration, ready for the store."""
+
+    iteration: int
+    values: Mapping[str, float]
+    time_ms: int
+    """Wall time, in ms since 1970. A sample written twice with the same time counts once."""
+
+
+def row_values(row: Row) -> dict[str, float]:
+    """A row as it is charted: `step`, its losses, and rates in place of truth tables' counts."""
+    values = {name: value for name, value in row.values.items() if not name.startswith("truth/")}
+    for name in DISCRIMINATORS:
+        counts = {
+            cell: row.values[f"truth/{name}_{cell}"]
+            for cell in ("TP", "FN", "FP", "TN")
+            if f"truth/{name}_{cell}" in row.values
+        }
+        if len(counts) == 4:
+            values |= {f"{name}/{key}": value for key, value in rates(**counts).items()}
+    return {"step": float(row.step), **values}
+
+
+def rates(*, TP: float, FN: float, FP: float, TN: float) -> dict[str, float]:
+    """What a discriminator's counts say, of patches real and generated.
+
+    `accuracy`: share judged right, 0.5 if it guesses. `false_positive_rate`: share of the
+    generated ones it took for real, which is the generator's success.
+    """
+    judged, generated = TP + FN + FP + TN, FP + TN
+    return {
+        "accuracy": (TP + TN) / judged if judged else math.nan,
+        "false_positive_rate": FP / generated if generated else math.nan,
+    }
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without NaN and infinity: MLflow stores infinity as 1.8e308, and the chart is a flat line."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def metric_name(name: str) -> str:
+    """`name` with what MLflow allows in names; loss terms may be called anything."""
+    parts = [re.sub(r"[^\w.\- ]", "_", part).strip() for part in name.split("/")]
+    return "/".join(part for part in parts if part.strip(".")) or "_"
+
+
+def merge(samples: Iterable[Sample]) -> list[Sample]:
+    """One sample an iteration, in order; a later one's value beats an earlier one's."""
+    merged: dict[int, Sample] = {}
+    for sample in samples:
+        known = merged.get(sample.iteration)
+        if known is None:
+            merged[sample.iteration] = sample
+        else:
+            values = {**known.values, **sample.values}
+            merged[sample.iteration] = Sample(sample.iteration, values, known.time_ms)
+    return [merged[iteration] for iteration in sorted(merged)]
+
+
+def batches(samples: Sequence[Sample], limit: int) -> list[list[Sample]]:
+    """Groups with at most `limit` values each; a sample is never split."""
+    result: list[list[Sample]] = []
+    size = limit
+    for sample in samples:
+        if size + len(sample.values) > limit:
+            result.append([])
+            size = 0
+        result[-1].append(sample)
+        size += len(sample.values)
+    return result
+
+
+def interpolate(
+    iterations: Sequence[int], first: tuple[int, float], last: tuple[int, float]
+) -> list[int]:
+    """Wall times in ms of `iterations`, from (iteration, seconds) at the ends of the span."""
+    (begin, time_begin), (end, time_end) = first, last
+    rate = (time_end - time_begin) / max(end - begin, 1)
+    return [round(1000 * (time_begin + (i - begin) * rate)) for i in iterations]

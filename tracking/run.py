@@ -1,0 +1,179 @@
+"""One run in the store: what can be written to it and read from it.
+
+Every method raises `CycleGANError` in one line if the store fails. A buffered writer that outlives
+such failures is in `tracking/sink.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import DataError, nearest
+from tracking import params as parameters
+from tracking.errors import translated
+from tracking.points import Sample, batches, finite, merge, metric_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+# MLflow's limits of one request.
+_METRICS, _PARAMS, _TAGS, _TAG_LENGTH = 1000, 100, 100, 8000
+_MARKER = "iteration"
+
+
+class Run:
+    """A run that exists in the store. Made by `Store.create_run` and `Store.open_run`."""
+
+    def __init__(self, client: MlflowClient, run_id: str, name: str, experiment_id: str) -> None:
+        self.id = run_id
+        self.name = name
+        self.experiment_id = experiment_id
+        self._client = client
+        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def log_rows(self, rows: Sequence[Sample]) -> None:
+        """Add metrics by iteration, in requests within MLflow's limits.
+
+        An iteration is written as a whole or not at all, and a metric `iteration` with the last one
+        goes along in the same transaction: what `last_iteration` tells is complete. Samples of the
+        same iteration are joined; NaN and infinity are left out.
+        """
+        from mlflow.entities import Metric
+
+        clean = [Sample(s.iteration, finite(s.values), s.time_ms) for s in merge(rows)]
+        for batch in batches(clean, _METRICS - 1):
+            points = [
+                Metric(metric_name(name), float(value), sample.time_ms, sample.iteration)
+                for sample in batch
+                for name, value in sample.values.items()
+            ]
+            last = batch[-1]
+            points.append(Metric(_MARKER, float(last.iteration), last.time_ms, last.iteration))
+            with self._writing("metrics"):
+                self._client.log_batch(self.id, metrics=points)
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Add finite `values` at one place on the axis, without touching `last_iteration`."""
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        points = [Metric(metric_name(n), float(v), now, step) for n, v in finite(values).items()]
+        for start in range(0, len(points), _METRICS):
+            with self._writing("metrics"):
+                self._client.log_batch(self.id, metrics=points[start : start + _METRICS])
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Add parameters that are not there yet; nested mappings become dotted names.
+
+        MLflow's parameters can't change. Where a resumed training brings another value, the first
+        one stays and a tag `changed.<name>` tells both.
+        """
+        from mlflow.entities import Param
+
+        known = self._read().data.params
+        flat = {metric_name(name): text for name, text in parameters.flatten(values).items()}
+        new = [Param(name, text) for name, text in flat.items() if name not in known]
+        for start in range(0, len(new), _PARAMS):
+            with self._writing("parameters"):
+                self._client.log_batch(self.id, params=new[start : start + _PARAMS])
+        self.set_tags(
+            {
+                f"changed.{name}": f"{known[name]} -> {text}"
+                for name, text in flat.items()
+                if name in known and not parameters.same(known[name], text)
+            }
+        )
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Set or replace tags; longer texts than MLflow takes are cut."""
+        from mlflow.entities import RunTag
+
+        items = [RunTag(name, str(value)[:_TAG_LENGTH]) for name, value in tags.items()]
+        for start in range(0, len(items), _TAGS):
+            with self._writing("tags"):
+                self._client.log_batch(self.id, tags=items[start : start + _TAGS])
+
+    def log_image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
+        """Add a picture, grey (Y, X) or RGB (Y, X, 3), to the series `key` of the image panel."""
+        if image.dtype != np.uint8:
+            raise TypeError(f"a picture is uint8, not {image.dtype}: MLflow would rescale it")
+        with self._writing("a picture"):
+            self._client.log_image(self.id, image, key=key, step=step, synchronous=True)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Write `text` as the artifact `name`, replacing an earlier one."""
+        with self._writing(name):
+            self._client.log_text(self.id, text, name)
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """Copy a file among the artifacts, into `folder`."""
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        with self._writing(path.name):
+            self._client.log_artifact(self.id, str(path), folder or None)
+
+    def finish(self, status: Status, reason: str = "") -> None:
+        """Close the run; `reason` says in words why it ended as it did."""
+        self.set_tags({"reason": reason})
+        with self._writing("the status"):
+            self._client.set_terminated(self.id, status)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def last_iteration(self) -> int:
+        """The last iteration that `log_rows` wrote completely; 0 if there is none."""
+        return round(self._read().data.metrics.get(_MARKER, 0))
+
+    def image_steps(self, key: str) -> set[int]:
+        """Where the series `key` has a picture already."""
+        prefix = key.replace("/", "~") + "+step+"
+        with translated(f"run {self.name}: its pictures can't be listed"):
+            files = [item.path for item in self._client.list_artifacts(self.id, "images")]
+        names = [path.rpartition("/")[2] for path in files]
+        # The small copy is written last; where it is, both are.
+        whole = [n for n in names if n.startswith(prefix) and n.endswith("+compressed.webp")]
+        return {int(name.removeprefix(prefix).partition("+")[0]) for name in whole}
+
+    def artifact_path(self, name: str) -> Path:
+        """A local path of the artifact file or folder `name`, to be read only.
+
+        One that lies on a server is fetched; the copy lives as long as this object.
+
+        Errors: `DataError` if there is none, with the nearest one.
+        """
+        with translated(f"run {self.name}: artifact '{name}' can't be read"):
+            parent = name.rpartition("/")[0]
+            there = [item.path for item in self._client.list_artifacts(self.id, parent or None)]
+            if name not in there:
+                hint = nearest(name, there) if there else "it has none"
+                raise DataError(f"run {self.name} ({self.id}) has no artifact '{name}'; {hint}")
+            folder = None if self._is_local() else self._download_folder()
+            return Path(self._client.download_artifacts(self.id, name, folder))
+
+    def _download_folder(self) -> str:
+        if self._downloads is None:
+            self._downloads = tempfile.TemporaryDirectory(prefix="cyclegan-artifacts-")
+        return self._downloads.name
+
+    def _is_local(self) -> bool:
+        return str(self._read().info.artifact_uri).startswith(("file:", "/"))
+
+    def _read(self) -> MlflowRun:
+        with translated(f"run {self.name} ({self.id}) can't be read from the store"):
+            return self._client.get_run(self.id)
+
+    def _writing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return translated(f"run {self.name} ({self.id}): {what} can't be written to the store")

@@ -1,0 +1,263 @@
+"""The store of all runs: find or make it, and find or make what is in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cyclegan.errors import CycleGANError, DataError, nearest
+from tracking import views
+from tracking.database import Location, ensure, locate, project_root
+from tracking.errors import translated
+from tracking.info import ExperimentInfo, RunInfo, hint
+from tracking.run import Run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+    from mlflow.entities import Run as MlflowRun
+
+__all__ = ["Store", "project_root"]
+
+_RUN_ID_LENGTH = 32
+_NOTE, _PARENT = "mlflow.note.content", "mlflow.parentRunId"
+
+
+class Store:
+    """The open store. Every method raises `CycleGANError` in one line if the store fails."""
+
+    def __init__(self, location: Location, client: MlflowClient) -> None:
+        self.location = location
+        self._client = client
+
+    @property
+    def uri(self) -> str:
+        """The store's address as MLflow takes it; it may hold a password."""
+        return self.location.uri
+
+    @classmethod
+    def open(cls, tracking_uri: str | None = None) -> Store:
+        """Open the store `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
+
+        The project's own is `mlruns/mlflow.db` below `project_root()` with the files in
+        `mlruns/artifacts`; it is made if it isn't there.
+
+        Errors: `UsageError` for an address of no known kind, `CycleGANError` if the store can't be
+        reached or its file is damaged.
+        """
+        location = locate(tracking_uri)
+        ensure(location)
+        from mlflow import MlflowClient
+
+        with translated(f"{location}: the tracking store can't be used"):
+            client = MlflowClient(location.uri, location.uri)
+            client.search_experiments(max_results=1)
+        return cls(location, client)
+
+    # -- experiments --------------------------------------------------------------------------
+
+    def experiment(self, name: str, note: str = "") -> str:
+        """The id of the experiment `name`, which is made if needed; `note` is shown above it."""
+        from mlflow.exceptions import MlflowException
+
+        with translated(f"{self.location}: experiment '{name}' can't be opened"):
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                try:
+                    return self._create_experiment(name, note)
+                except MlflowException:  # another process made it just now
+                    found = self._client.get_experiment_by_name(name)
+                    if found is None:
+                        raise
+            if found.lifecycle_stage == "deleted":
+                raise CycleGANError(
+                    f"experiment '{name}' was deleted; choose another name or bring it back: "
+                    f"mlflow experiments restore --experiment-id {found.experiment_id}"
+                )
+            if note and found.tags.get(_NOTE) != note:
+                self._client.set_experiment_tag(found.experiment_id, _NOTE, note)
+            return str(found.experiment_id)
+
+    def _create_experiment(self, name: str, note: str) -> str:
+        tags = {_NOTE: note} if note else {}
+        return str(self._client.create_experiment(name, self.location.artifacts, tags))
+
+    def experiments(self) -> list[ExperimentInfo]:
+        """All experiments that hold runs of ours, the newest first."""
+        with translated(f"{self.location}: the experiments can't be listed"):
+            found: list[Experiment] = list(self._client.search_experiments())
+        return [
+            ExperimentInfo(id=e.experiment_id, name=e.name, tags=dict(e.tags))
+            for e in found
+            if e.experiment_id != "0"  # MLflow's own "Default", which nothing is put in
+        ]
+
+    def preset_view(
+        self,
+        experiment_id: str,
+        key: str,
+        name: str,
+        columns: Sequence[str],
+        order_by: str,
+        filter: str = "",
+    ) -> None:
+        """Ship a saved view of the runs table with an experiment; see `tracking.views`.
+
+        Args:
+            key: what links call it, e.g. `trials`.
+            name: what the interface calls it.
+            columns: such as `views.column("metrics", "score")`.
+            order_by: one of the columns, highest first unless it ends with ` ASC`.
+            filter: MLflow's search syntax, e.g. `tags.kind = 'trial'`.
+        """
+        value = views.encode(name, columns, order_by, filter, now_ms=round(1000 * time.time()))
+        with translated(f"{self.location}: the view '{name}' can't be saved"):
+            self._client.set_experiment_tag(experiment_id, views.tag_name(key), value)
+
+    def trials_view(self, experiment_id: str, params: Iterable[str]) -> None:
+        """Ship the view `trials` with a study: score, `params`, outcome; the best trial first."""
+        columns = [
+            views.column("metrics", "score"),
+            *(views.column("params", name) for name in params),
+            views.column("tags", "outcome"),
+            views.column("metrics", "iteration"),
+        ]
+        self.preset_view(
+            experiment_id, views.TRIALS, "Trials", columns, columns[0], views.TRIAL_FILTER
+        )
+
+    # -- runs ---------------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        experiment: str,
+        name: str,
+        *,
+        kind: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> Run:
+        """A new run, RUNNING.
+
+        Args:
+            experiment: its name; made if needed.
+            kind: `study`, `trial`, `train` or `enhance`; the tag `kind`.
+            parent: id of the run below which the interface shows it.
+        """
+        experiment_id = self.experiment(experiment)
+        own = {"kind": kind, "mlflow.source.name": f"cyclegan {kind}"}
+        own |= {"mlflow.source.type": "LOCAL"} | ({_PARENT: parent} if parent else {})
+        with translated(f"{self.location}: run '{name}' can't be made"):
+            made = self._client.create_run(experiment_id, run_name=name, tags=own | dict(tags))
+        run = self._wrap(made)
+        run.log_params(params)
+        return run
+
+    def open_run(self, run_id: str) -> Run:
+        """An existing run to be continued; it is RUNNING again. Errors: `DataError` if unknown."""
+        found = self._get(run_id)
+        with translated(f"{self.location}: run {run_id} can't be continued"):
+            self._client.update_run(run_id, status="RUNNING")
+        return self._wrap(found)
+
+    def run(self, run_id: str) -> Run:
+        """An existing run as it is, to read from or add to. Errors: `DataError` if unknown."""
+        return self._wrap(self._get(run_id))
+
+    def find_run(self, name_or_id: str, experiment: str | None = None) -> RunInfo:
+        """The run with this id, or the newest finished one with this name, or the newest.
+
+        Errors: `DataError` with the nearest names if there is none.
+        """
+        if len(name_or_id) == _RUN_ID_LENGTH and name_or_id.isalnum():
+            return self._info(self._get(name_or_id), self._experiment_names())
+        quote = '"' if "'" in name_or_id else "'"
+        matching = self.search(experiment, f"attributes.run_name = {quote}{name_or_id}{quote}")
+        if not matching:
+            runs = self.search(experiment)
+            where = f"in experiment '{experiment}'" if experiment else f"in {self.location}"
+            raise DataError(f"no run is called '{name_or_id}' {where}; {hint(name_or_id, runs)}")
+        return max(matching, key=lambda run: (run.status == "FINISHED", run.start_ms))
+
+    def search(
+        self,
+        experiment: str | None = None,
+        filter: str = "",
+        limit: int = 50_000,
+    ) -> list[RunInfo]:
+        """Runs of one experiment or of all, the newest first; `filter` in MLflow's search syntax.
+
+        Errors: `DataError` if there is no such experiment.
+        """
+        names = self._experiment_names()
+        wanted = [key for key, name in names.items() if experiment in (None, name)]
+        if experiment is not None and not wanted:
+            raise DataError(
+                f"no experiment is called '{experiment}' in {self.location}; "
+                f"{nearest(experiment, names.values()) if names else 'it has none'}"
+            )
+        found: list[MlflowRun] = []
+        token: str | None = None
+        with translated(f"{self.location}: the runs can't be searched"):
+            while wanted and len(found) < limit:
+                page = self._client.search_runs(
+                    wanted,
+                    filter,
+                    max_results=min(1000, limit - len(found)),
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+                found += page
+                token = page.token
+                if not token:
+                    break
+        return [self._info(run, names) for run in found]
+
+    def run_url(self, run_id: str) -> str | None:
+        """Where a browser shows the run; None if no server is known."""
+        if not self.location.is_server:
+            return None
+        return views.run_link(self.uri, self._get(run_id).info.experiment_id, run_id)
+
+    def _get(self, run_id: str) -> MlflowRun:
+        from mlflow.exceptions import MlflowException
+
+        unknown = f"no run has the id '{run_id}' in {self.location}"
+        try:
+            with translated(unknown):
+                found = self._client.get_run(run_id)
+        except CycleGANError as error:
+            cause = error.__cause__
+            codes = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+            if isinstance(cause, MlflowException) and cause.error_code in codes:
+                raise DataError(unknown) from cause
+            raise
+        if found.info.lifecycle_stage == "deleted":
+            raise DataError(
+                f"run {run_id} was deleted; bring it back: mlflow runs restore {run_id}"
+            )
+        return found
+
+    def _wrap(self, run: MlflowRun) -> Run:
+        info = run.info
+        return Run(self._client, info.run_id, info.run_name or info.run_id, info.experiment_id)
+
+    def _experiment_names(self) -> dict[str, str]:
+        return {experiment.id: experiment.name for experiment in self.experiments()}
+
+    def _info(self, run: MlflowRun, experiments: Mapping[str, str]) -> RunInfo:
+        info = run.info
+        return RunInfo(
+            id=info.run_id,
+            name=info.run_name or info.run_id,
+            experiment_id=info.experiment_id,
+            experiment=experiments.get(info.experiment_id, info.experiment_id),
+            status=info.status,
+            start_ms=info.start_time,
+            end_ms=info.end_time,
+            params=run.data.params,
+            tags=run.data.tags,
+            metrics=run.data.metrics,
+        )

@@ -1,0 +1,201 @@
+"""MLflow's user interface: start its server on the store, and stop it without leaving anything."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO
+
+from cyclegan.errors import CycleGANError, UsageError
+from tracking import views
+from tracking.environment import child_environment
+from tracking.store import Store
+
+START_TIMEOUT = 120.0
+"""Seconds until a server that doesn't answer is given up; it takes 6-9 on two cores."""
+_STOP_TIMEOUT = 10.0
+_POLL = 0.2
+_LINKS = 10
+
+
+def serve(
+    store: Store, port: int = 5000, host: str = "127.0.0.1", say: Callable[[str], None] = print
+) -> None:
+    """Serve the user interface until Ctrl-C or SIGTERM; `say` gets each line for the user.
+
+    A store that is a server already is only named. The interface has no passwords: on any `host`
+    but this machine's own, everybody who reaches the port can read and change the runs. MLflow
+    answers only requests for localhost and private addresses; `MLFLOW_SERVER_ALLOWED_HOSTS` in the
+    environment names others.
+
+    Errors: `CycleGANError` if the port is taken or the server doesn't start.
+    """
+    if store.location.is_server:
+        _say_links(store, str(store.location), say)
+        return
+    with _signals_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
+        say(f"starting the MLflow user interface on {store.location} ...")
+        with running_server(store, port, host) as server:
+            _say_links(store, server.address, say)
+            say("stop it with Ctrl-C")
+            code = server.process.wait()
+            raise CycleGANError(
+                f"the MLflow server ended by itself ({code}): {server.last_words()}"
+            )
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    address: str
+    """Such as `http://127.0.0.1:5000`."""
+    process: subprocess.Popen[bytes]
+    _log: IO[bytes]
+
+    def last_words(self) -> str:
+        """The last line it wrote."""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator[Server]:
+    """A server on `store` that answers; it and its children are gone afterwards.
+
+    Errors: `CycleGANError` if the port is taken or the server doesn't start.
+    """
+    _check_port(host, port)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
+    address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            _command(store, host, port),
+            env=_environment(store),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a process group, so that its children can be stopped with it
+        )
+        server = Server(address, process, log)
+        try:
+            _wait(server)
+            yield server
+        finally:
+            _stop(process)
+
+
+def _command(store: Store, host: str, port: int) -> list[str]:
+    options = ["--host", host, "--port", str(port), "--workers", "1"]
+    if store.location.artifacts:
+        # Where clients of this server put the files of experiments that they make.
+        options += ["--artifacts-destination", store.location.artifacts]
+    return [sys.executable, "-m", "mlflow", "server", *options]
+
+
+def _environment(store: Store) -> dict[str, str]:
+    # The address goes by the environment: in the command line everybody could read its password.
+    return child_environment() | {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,
+        # Runs jobs of language models; without it the server takes a fifth of time and memory.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _check_port(host: str, port: int) -> None:
+    if not 0 < port < 65536:
+        raise UsageError(f"port {port} must lie between 1 and 65535; choose another with --port")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CycleGANError(
+                f"port {port} on {host} is taken by another program; choose another with --port"
+            ) from error
+        raise CycleGANError(
+            f"port {port} on {host} can't be used: {error.strerror}; choose another with --port"
+        ) from error
+
+
+def _wait(server: Server) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while not _answers(server.address):
+        if server.process.poll() is not None:
+            raise CycleGANError(f"the MLflow server did not start: {server.last_words()}")
+        if time.monotonic() > deadline:
+            raise CycleGANError(
+                f"the MLflow server did not answer within {START_TIMEOUT:.0f} s: "
+                f"{server.last_words()}"
+            )
+        time.sleep(_POLL)
+
+
+def _answers(address: str) -> bool:
+    # Without the proxies that the environment may name: the server is ours.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{address}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server's process group: asked first, then killed."""
+    try:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_TIMEOUT)
+    finally:  # children that outlive it, and an impatient second Ctrl-C
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _say_links(store: Store, address: str, say: Callable[[str], None]) -> None:
+    say(f"MLflow user interface: {address}")
+    for experiment in store.experiments()[:_LINKS]:
+        key = views.TRIALS if views.tag_name(views.TRIALS) in experiment.tags else None
+        say(f"  {experiment.name}: {views.experiment_link(address, experiment.id, key)}")
