@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from cyclegan.data import Size, VolumeEntry, open_dataset
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import refuse_overwrite, replacing
+from cyclegan.hdf5 import writing_hdf5
 from cyclegan.networks import Geometry, UNet3d
 
 DEFAULT_TILE = 96
@@ -160,7 +161,11 @@ def enhance_file(
             )
         return part
 
-    with dataset.file, replacing(output) as temporary, h5py.File(temporary, "w") as handle:
+    with (
+        dataset.file,
+        replacing(output) as temporary,
+        writing_hdf5(temporary) as (handle, check),
+    ):
         chunks = tuple(min(n, 64) for n in out)
         result = handle.create_dataset(
             "data", out, dtype=np.float32, chunks=chunks, compression="gzip", compression_opts=1
@@ -168,6 +173,7 @@ def enhance_file(
         done = _enhanced_tiles(network, read, shape, chosen, torch.device(device))
         for count, (window, core) in enumerate(done, start=1):
             result[window] = core
+            check()
             if on_progress:
                 on_progress(count, total)
         _describe(handle, dataset, geometry.factor, attributes or {})

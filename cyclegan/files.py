@@ -48,7 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
             raise CycleGANError(_FULL.format(path=path)) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that could not be made has nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

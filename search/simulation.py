@@ -29,6 +29,6 @@ def run_simulation(
     )
     if made.reused:
         session.say(f"simulate: {out_dir} holds this simulation already, nothing to do")
-    files = sorted(str(p) for p in out_dir.iterdir() if p.suffix in (".h5", ".json"))
+    files = [str(path) for path in made.files]
     data = {"folder": str(out_dir), "reused": made.reused, "files": files}
     session.result(data, "\n".join(files))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 from torch import Tensor
 
 from cyclegan.files import replacing
+from cyclegan.hdf5 import writing_hdf5
 from cyclegan.model import IMAGES
 
 _AXES = ("patch", "channel", "z", "y", "x")
@@ -24,7 +24,7 @@ def write_cycle(path: Path, images: Mapping[str, Tensor], attributes: Mapping[st
     copy), `fake_B` the one shown first: viewers such as `silx view` then name the axes.
     Format: NeXus, https://manual.nexusformat.org/classes/base_classes/NXdata.html.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, writing_hdf5(temporary) as (file, _):
         file.attrs.update({"NX_class": "NXroot", "default": "entry", **attributes})
         entry = file.create_group("entry")
         entry.attrs.update({"NX_class": "NXentry", "default": _SHOWN})

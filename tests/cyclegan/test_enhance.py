@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -129,6 +131,34 @@ def test_a_failure_half_way_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
         )
     assert out.read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.h5", "out.h5"]
+
+
+def test_a_write_that_fails_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    """HDF5 by itself dies of it; a limit on file sizes stands for the full disk."""
+    with h5py.File(tmp_path / "in.h5", "w") as handle:
+        handle["data"] = volume((16, 64, 64))
+    program = """
+import resource, sys
+from pathlib import Path
+from cyclegan.data import VolumeEntry
+from cyclegan.enhance import enhance_file
+from cyclegan.errors import CycleGANError
+from cyclegan.networks import build_generator
+folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    entry = VolumeEntry(path=folder / "in.h5", dset="data")
+    enhance_file(build_generator("UNetSim3d", filters=1), entry, folder / "out.h5", tile=(16,) * 3)
+except CycleGANError as error:
+    print(error)
+    sys.exit(7)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+    assert "out.h5: writing failed" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["in.h5"]
 
 
 def test_generator_file_and_checkpoint_give_the_same_generator(config, tmp_path: Path) -> None:

@@ -1,0 +1,250 @@
+"""Both domains of a training, simulated: fast scans (A), slow scans (B), and aligned validation.
+
+The real volume is cut along Z into three parts without a common slice: the first is scanned fast
+for A, the second slowly for B, the third both ways for validation (fibres along Z do run through
+all three). Of phantoms, three different ones are made, and the validation's noise-free truth is
+written too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyclegan.errors import DataError, UsageError
+from cyclegan.files import replacing
+from cyclegan.simulate.output import Description, arguments_of, write_volume
+from cyclegan.simulate.phantom import FIBRE_DIAMETER, VOXEL_SIZE_UM, fibre_composite
+from cyclegan.simulate.projector import Float32
+from cyclegan.simulate.real import SOURCE, real_attenuation
+from cyclegan.simulate.scanner import FAST, SLOW, ScanSettings, scan
+
+Progress = Callable[[str, int, int], None]
+
+RECIPE = 1
+"""Raise it when the same arguments give other volumes than before."""
+
+REAL_PARTS = {"fast_train": (0, 56), "slow_train": (59, 115), "validate": (118, 150)}
+"""[start, end) along Z of the real volume; the gaps of 3 slices keep noise that neighbouring
+slices have in common from being in two parts."""
+
+_PHANTOM_DEPTH = {"fast_train": 160, "slow_train": 160, "validate": 64}
+_PHANTOM_SIZE = {1: 176, 2: 176, 4: 272}
+_PHANTOM_FINER = {1: 1, 2: 1, 4: 2}
+"""At 4x the phantom's voxels are half as long, so that binned ones still resolve a fibre."""
+
+RECORD = "simulation.json"
+_VOLUMES = ("fast_train.h5", "slow_train.h5", "fast_validate.h5", "slow_validate.h5")
+_TRUTH = "validate_truth.h5"
+_DOMAINS = ("fast", "slow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedDomains:
+    """Where the simulated files are."""
+
+    folder: Path
+    phantom: bool
+    scale: int
+    seed: int
+    reused: bool
+    """True if the same simulation was there already and nothing was done."""
+
+    @property
+    def fast(self) -> Path:
+        """Dataset JSON of domain A."""
+        return self.folder / "fast.json"
+
+    @property
+    def slow(self) -> Path:
+        """Dataset JSON of domain B."""
+        return self.folder / "slow.json"
+
+    @property
+    def truth(self) -> Path | None:
+        """The validation volume before any scan; None for the real volume."""
+        return self.folder / _TRUTH if self.phantom else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, the dataset JSONs first, the record of the simulation last."""
+        names = ("fast.json", "slow.json", *_volume_names(self.phantom), RECORD)
+        return tuple(self.folder / name for name in names)
+
+
+def simulate(
+    out_dir: Path,
+    *,
+    phantom: bool = False,
+    scale: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> SimulatedDomains:
+    """Simulate both domains into `out_dir`: volumes in HDF5 and the dataset JSONs.
+
+    `fast.json` (A) and `slow.json` (B) are what `data_A` and `data_B` of a training want. `scale`
+    (1, 2 or 4) is how many times coarser A is than B, along Z, Y and X; 4 needs the phantom. In
+    the real volume fibres are 5 voxels wide, so 2x leaves single ones hardly visible in A.
+    `on_progress(label, done, total)` is called before every stage and at the end.
+    The same arguments give the same bytes. If they are there already, nothing is done; a set that
+    isn't whole is made anew; `overwrite` makes it anew in any case. Files appear under their names
+    when all are written, `simulation.json` last.
+    Errors: `UsageError` for a scale or seed that can't be, `DataError` if other files are in the
+    way or the real volume is missing, `CycleGANError` for a disk that is full or not writable.
+    """
+    if scale not in FAST:
+        raise UsageError(f"scale = {scale} can't be simulated; use 1, 2 or 4")
+    if scale == 4 and not phantom:
+        raise UsageError(
+            "scale = 4 can't be simulated from the real volume, whose fibres are 5 voxels wide "
+            "and would vanish; use the phantom"
+        )
+    if seed < 0:
+        raise UsageError(f"seed = {seed} can't be used; it must be 0 or more")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise DataError(f"{out_dir} is no folder; name another one")
+    arguments = {"recipe": RECIPE, "phantom": phantom, "scale": scale, "seed": seed}
+    made = SimulatedDomains(folder=out_dir, phantom=phantom, scale=scale, seed=seed, reused=False)
+    if not overwrite:
+        if _is_complete(made, arguments):
+            return SimulatedDomains(**{**vars(made), "reused": True})
+        _refuse_foreign(made, arguments)
+    _write_set(made, arguments, on_progress or (lambda label, done, total: None))
+    return made
+
+
+def _write_set(made: SimulatedDomains, arguments: dict[str, Any], report: Progress) -> None:
+    record = made.folder / RECORD
+    sizes: dict[str, int] = {}
+    # The stack renames all files when all are written, the one it took first, the record, last.
+    with contextlib.ExitStack() as stack:
+        temporary_record = stack.enter_context(replacing(record))
+        for name, volume, about in _acquire(made, arguments, report):
+            temporary = stack.enter_context(replacing(made.folder / name))
+            write_volume(temporary, volume, about)
+            sizes[name] = temporary.stat().st_size
+        for domain in _DOMAINS:
+            temporary = stack.enter_context(replacing(made.folder / f"{domain}.json"))
+            temporary.write_text(_dataset_json(domain), encoding="utf-8")
+        content = {"arguments": arguments, "sizes_bytes": sizes}
+        temporary_record.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        # From here to the end of the renames, the old record would speak of a mixed set.
+        record.unlink(missing_ok=True)
+        truth = made.folder / _TRUTH
+        if not made.phantom and arguments_of(truth) is not None:
+            truth.unlink()
+
+
+def _acquire(
+    made: SimulatedDomains, arguments: dict[str, Any], report: Progress
+) -> Iterator[tuple[str, Float32, Description]]:
+    """File name, volume and description of every file, one after the other."""
+    seeds = iter(np.random.SeedSequence(made.seed).spawn(7))
+    voxel_size = VOXEL_SIZE_UM / _PHANTOM_FINER[made.scale] if made.phantom else None
+    jobs = {"fast_train": ["fast"], "slow_train": ["slow"], "validate": ["fast", "slow"]}
+    total, done = 7, 0
+    for part, speeds in jobs.items():
+        report(
+            f"{part}: {'making a phantom' if made.phantom else 'reading the volume'}", done, total
+        )
+        sample, source = _sample(made, part, next(seeds))
+        done += 1
+        for speed in speeds:
+            report(f"{part}: {speed} scan", done, total)
+            settings = FAST[made.scale] if speed == "fast" else SLOW
+            volume = scan(sample, settings, next(seeds))
+            yield (
+                f"{speed}_{part.removeprefix(f'{speed}_')}.h5",
+                volume,
+                _describe(f"{speed} scan", source, settings, voxel_size, arguments),
+            )
+            done += 1
+    if made.phantom:
+        truth = sample[:, SLOW.crop : -SLOW.crop, SLOW.crop : -SLOW.crop]
+        yield _TRUTH, truth, _describe("truth", source, None, voxel_size, arguments)
+    report("done", total, total)
+
+
+def _sample(made: SimulatedDomains, part: str, seed: np.random.SeedSequence) -> tuple[Float32, str]:
+    """Attenuation map of a part, and what to say about where it comes from."""
+    if not made.phantom:
+        start, end = REAL_PARTS[part]
+        text = f"{SOURCE}; slices {start} to {end - 1}, scanned again numerically"
+        return real_attenuation()[start:end], text
+    size, finer = _PHANTOM_SIZE[made.scale], _PHANTOM_FINER[made.scale]
+    shape = (_PHANTOM_DEPTH[part], size, size)
+    sample = fibre_composite(shape, seed, fibre_diameter=FIBRE_DIAMETER * finer)
+    return sample, f"simulated fibre composite for {part}, scanned numerically"
+
+
+def _describe(
+    title: str,
+    source: str,
+    settings: ScanSettings | None,
+    voxel_size_um: float | None,
+    arguments: dict[str, Any],
+) -> Description:
+    binning = settings.binning if settings else 1
+    return Description(
+        title=title,
+        source=source,
+        settings=settings,
+        voxel_size_um=None if voxel_size_um is None else voxel_size_um * binning,
+        binning=binning,
+        arguments=arguments,
+    )
+
+
+def _dataset_json(domain: str) -> str:
+    parts = {
+        part: [{"path": f"{domain}_{part}.h5", "dset": "data"}] for part in ("train", "validate")
+    }
+    return json.dumps(parts, indent=2) + "\n"
+
+
+def _volume_names(phantom: bool) -> tuple[str, ...]:
+    return (*_VOLUMES, _TRUTH) if phantom else _VOLUMES
+
+
+def _is_complete(made: SimulatedDomains, arguments: dict[str, Any]) -> bool:
+    """Whether `simulation.json` speaks of these arguments and all its files are there, whole."""
+    try:
+        record = json.loads((made.folder / RECORD).read_text(encoding="utf-8"))
+        sizes: dict[str, int] = record["sizes_bytes"]
+        return (
+            record["arguments"] == arguments
+            and set(sizes) == set(_volume_names(made.phantom))
+            and all((made.folder / name).stat().st_size == size for name, size in sizes.items())
+            and all(_is_ours(made.folder / f"{domain}.json", domain) for domain in _DOMAINS)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_ours(path: Path, domain: str) -> bool:
+    return path.read_bytes() == _dataset_json(domain).encode()
+
+
+def _refuse_foreign(made: SimulatedDomains, arguments: dict[str, Any]) -> None:
+    """Raise `DataError` if a file in the way was not made with these arguments."""
+    for name in _volume_names(phantom=True):
+        path = made.folder / name
+        if path.exists() and arguments_of(path) != arguments:
+            raise DataError(
+                f"{path} is in the way and was not made with these arguments; "
+                "name another folder or add --overwrite"
+            )
+    for domain in _DOMAINS:
+        path = made.folder / f"{domain}.json"
+        if path.exists() and not _is_ours(path, domain):
+            raise DataError(
+                f"{path} is in the way and says something else; "
+                "name another folder or add --overwrite"
+            )

@@ -1,0 +1,149 @@
+"""A fibre composite of which everything is known: round fibres in resin, breaks and voids.
+
+Made after the glass and carbon fibre composites of synchrotron microCT: 7 um fibres at 0.8 um
+voxels, all along Z, the rotation axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import DataError, UsageError
+from cyclegan.simulate.packing import Array, pack_fibres
+from cyclegan.simulate.voids import place_voids
+
+ATTENUATION = 0.008
+"""Attenuation of a fibre per voxel."""
+
+RESIN = 0.67
+"""Attenuation of the resin, relative to a fibre's."""
+
+FIBRE_DIAMETER = 8.75
+"""Mean width of a fibre in voxels."""
+
+VOXEL_SIZE_UM = 0.8
+"""The length that a voxel stands for: fibres are 7 um wide."""
+
+_FINER = 2
+"""Pixels drawn per voxel in-plane, along Y and along X."""
+
+
+def fibre_composite(
+    shape: tuple[int, int, int],
+    seed: int | np.random.Generator | np.random.SeedSequence,
+    *,
+    fibre_diameter: float = FIBRE_DIAMETER,
+    diameter_sd: float = 0.04,
+    packing: float = 0.55,
+    pockets: float = 0.35,
+    gap: float = 0.3,
+    tilt_sd_degrees: float = 0.5,
+    waviness: float = 1.5,
+    broken: float = 0.12,
+    voids: float = 0.006,
+) -> NDArray[np.float32]:
+    """Attenuation per voxel, (Z, Y, X), of a unidirectional fibre composite.
+
+    `fibre_diameter` in voxels, its standard deviation `diameter_sd` relative to it; `packing`:
+    fibres' share of the volume; `pockets`: how strongly their density varies; `gap`: voxels kept
+    between two fibres; `tilt_sd_degrees` of single fibres and `waviness` in voxels of all
+    together; `broken`: share of fibres with an open break of 1.5 to 5 voxels along Z; `voids`:
+    share of the volume. Breaks and voids hold air. Fibres, resin and air are about
+    `ATTENUATION`, `RESIN` times that, and 0; partly filled voxels lie between.
+    Errors: `DataError` if the shape can't hold a fibre, `UsageError` for a share not in 0..0.7.
+    """
+    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 2 * fibre_diameter:
+        raise DataError(
+            f"a phantom of shape {shape} has no room for fibres of {fibre_diameter} voxels; "
+            "it must be (Z, Y, X) with Y and X of at least two diameters"
+        )
+    for name, share in (("packing", packing), ("voids", voids), ("broken", broken)):
+        if not 0 <= share <= 0.7:
+            raise UsageError(f"{name} = {share} can't be made; it must be from 0 to 0.7")
+    rng = np.random.default_rng(seed)
+    fibres = pack_fibres(
+        shape,
+        rng,
+        diameter=fibre_diameter,
+        diameter_sd=diameter_sd * fibre_diameter,
+        packing=packing,
+        pockets=pockets,
+        gap=gap,
+        tilt_sd_degrees=tilt_sd_degrees,
+        waviness=waviness,
+    )
+    whole = _unbroken(shape[0], len(fibres.radii), broken, rng)
+    air = place_voids(fibres, fibre_diameter, voids, rng)
+    brightness = 1 + 0.02 * rng.standard_normal(len(fibres.radii))
+    resin = RESIN * (1 + 0.01 * _texture(shape, rng))
+    canvas = _Canvas(shape[1:])
+    volume = np.empty(shape, np.float32)
+    for z in range(shape[0]):
+        covered, lit = canvas.discs(fibres.centres[z], fibres.radii, whole[z] * brightness)
+        (void,) = canvas.discs(*air.cut(z + 0.5))
+        # Voids give way to fibres: they are in the resin only.
+        left = np.clip(1 - covered - void, 0, None)
+        volume[z] = ATTENUATION * (canvas.coarse(lit) + canvas.coarse(left) * resin[z])
+    return volume
+
+
+def _unbroken(depth: int, fibres: int, share: float, rng: np.random.Generator) -> Array:
+    """How much of every fibre is there in every slice: (Z, fibres), 0 in a break, 1 elsewhere."""
+    whole = np.ones((depth, fibres))
+    for fibre in rng.permutation(fibres)[: round(share * fibres)]:
+        start = rng.uniform(0, depth)
+        end = start + rng.uniform(1.5, 5)
+        slices = np.arange(depth)
+        whole[:, fibre] -= np.clip(np.minimum(slices + 1, end) - np.maximum(slices, start), 0, 1)
+    return whole
+
+
+def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Smooth noise, (Z, Y, X), of mean 0 and standard deviation 1."""
+    from scipy.ndimage import gaussian_filter
+
+    noise: NDArray[np.float32] = gaussian_filter(
+        rng.standard_normal(shape, dtype=np.float32), 1.0, mode="wrap"
+    )
+    noise -= noise.mean()
+    noise /= noise.std()
+    return noise
+
+
+class _Canvas:
+    """A slice drawn `_FINER` times finer than its voxels, periodic, with soft edges."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._fine = np.array(shape) * _FINER
+
+    def discs(self, centres: Array, radii: Array, *values: Array) -> list[Array]:
+        """Draw discs at `centres` (n, 2) in voxels: their coverage (Y, X), then it times values.
+
+        Where soft edges add up to more than 1, the images are scaled back to it.
+        """
+        if not len(radii):
+            return [np.zeros(self._fine)] * (1 + len(values))
+        centre, radius = centres * _FINER - 0.5, radii * _FINER
+        reach = np.arange(-math.ceil(radius.max()) - 1, math.ceil(radius.max()) + 3)
+        first = np.floor(centre).astype(int)
+        y, x = (first[:, axis, None] + reach for axis in range(2))
+        distance = np.hypot((y - centre[:, :1])[:, :, None], (x - centre[:, 1:])[:, None, :])
+        # An edge one fine pixel wide: the area that a straight edge would cover.
+        coverage = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)
+        place = (y % self._fine[0])[:, :, None] * self._fine[1] + (x % self._fine[1])[:, None, :]
+        weights = [coverage, *(coverage * value[:, None, None] for value in values)]
+        images = [
+            np.bincount(place.ravel(), weight.ravel(), self._fine.prod()).reshape(self._fine)
+            for weight in weights
+        ]
+        excess = np.maximum(images[0], 1)
+        return [image / excess for image in images]
+
+    def coarse(self, image: Array) -> Array:
+        """Mean over the fine pixels of every voxel: (Y, X)."""
+        y, x = self._fine // _FINER
+        mean: Array = image.reshape(y, _FINER, x, _FINER).mean(axis=(1, 3))
+        return mean

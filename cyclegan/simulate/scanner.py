@@ -1,0 +1,172 @@
+"""A numerical parallel-beam scanner: from an attenuation map to a noisy reconstruction.
+
+The physics in its order: photons through the sample, detector pixels binned, counting noise
+(Poisson), the scintillator's blur (point spread function), read noise, division by a noisy flat
+field (the same for all angles, hence rings), minus logarithm, filtered back-projection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cyclegan.errors import ConfigError, DataError, UsageError
+from cyclegan.simulate.projector import (
+    BLOCK,
+    Float32,
+    Float64,
+    back_project,
+    detector_pixels,
+    project,
+    ramp_filter,
+)
+
+Half = Literal["all", "even", "odd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSettings:
+    """How a sample is scanned. Errors: `ConfigError` names the field that makes no sense."""
+
+    angles: int
+    """Projections, evenly over 180 degrees."""
+    photons: float
+    """Photons per unbinned detector pixel and projection, without a sample."""
+    binning: int = 1
+    """Pixels summed along each axis; shrinks the reconstruction in Z, Y and X."""
+    flats: int = 20
+    """Flat-field exposures averaged; the fewer, the stronger the rings."""
+    psf_pixels: float = 0.6
+    """Standard deviation of the Gaussian point spread function, in binned pixels."""
+    read_noise: float = 5.0
+    """Standard deviation of the electronics' noise, in photons, per binned pixel."""
+    crop: int = 8
+    """Voxels (unbinned) cut from each in-plane side, where the sample meets the air."""
+
+    def __post_init__(self) -> None:
+        lowest = {"angles": 2, "binning": 1, "flats": 2, "psf_pixels": 0, "read_noise": 0}
+        for name, least in {**lowest, "crop": 0}.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise ConfigError(f"{name} = {value} makes no scan; it must be at least {least}")
+        if not (math.isfinite(self.photons) and self.photons > 0):
+            raise ConfigError(f"photons = {self.photons} makes no scan; it must be more than 0")
+        if self.crop % self.binning:
+            raise ConfigError(
+                f"crop = {self.crop} is no multiple of binning = {self.binning}; "
+                "fast and slow scans would not be aligned"
+            )
+
+
+SLOW = ScanSettings(angles=400, photons=10_000, flats=40, read_noise=3.0)
+"""The slow acquisition, domain B."""
+
+FAST: Mapping[int, ScanSettings] = MappingProxyType(
+    {
+        1: ScanSettings(angles=90, photons=1_200),
+        2: ScanSettings(angles=90, photons=150, binning=2),
+        4: ScanSettings(angles=90, photons=80, binning=4),
+    }
+)
+"""The fast acquisition, domain A, by the super-resolution factor that undoes its binning."""
+
+
+def scan(
+    attenuation: ArrayLike,
+    settings: ScanSettings,
+    seed: int | np.random.Generator | np.random.SeedSequence,
+    *,
+    half: Half = "all",
+) -> Float32:
+    """Scan a sample numerically and reconstruct it.
+
+    `attenuation`: (Z, Y, X), per voxel, Y = X, Z the rotation axis; outside of it there is air.
+    Returns (Z / b, (Y - 2 crop) / b, (X - 2 crop) / b), attenuation per unbinned voxel, with b
+    the binning. `half` reconstructs from every other angle and its own half of the flats: two
+    independent halves of the same scan, for Fourier shell correlation.
+    Errors: `DataError` for a map that can't be scanned, `UsageError` for an unknown half.
+    """
+    volume = np.asarray(attenuation, dtype=np.float32)
+    _check(volume, settings)
+    if half not in ("all", "even", "odd"):
+        raise UsageError(f"half = {half!r} is unknown; use all, even or odd")
+    rng = np.random.default_rng(seed)
+    depth, size = volume.shape[0] // settings.binning, volume.shape[1] // settings.binning
+    pixels = detector_pixels(volume.shape[1], settings.binning)
+    flat = _flat_field(depth, pixels // settings.binning, settings, rng, half)
+    columns = np.ascontiguousarray(volume.reshape(len(volume), -1).T)
+    angles: Float64 = np.linspace(0, math.pi, settings.angles, endpoint=False)
+    # The blocks have an even length, so the parity within a block is that of the whole scan.
+    chosen = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[half]
+    image: Float32 = np.zeros((size * size, depth), np.float32)
+    for start in range(0, len(angles), BLOCK):
+        block = angles[start : start + BLOCK]
+        counts = _expose(project(columns, block, pixels), settings, rng)[chosen]
+        if len(counts):
+            # A pixel that counted nothing has no logarithm: one photon is the darkest there is.
+            sinogram: Float32 = -np.log(np.maximum(counts, 1) / flat)
+            filtered = ramp_filter(sinogram, settings.binning)
+            image += back_project(filtered, block[chosen], size)
+    image *= math.pi / len(angles[chosen])
+    crop = settings.crop // settings.binning
+    return np.ascontiguousarray(
+        image.T.reshape(depth, size, size)[:, crop : size - crop, crop : size - crop]
+    )
+
+
+def _check(volume: Float32, settings: ScanSettings) -> None:
+    shape = volume.shape
+    if volume.ndim != 3 or shape[1] != shape[2]:
+        raise DataError(f"a map of shape {shape} can't be scanned; it must be (Z, Y, X) with Y = X")
+    if not shape[0] or any(length % settings.binning for length in shape):
+        raise DataError(
+            f"a map of shape {shape} can't be binned by {settings.binning}; "
+            "crop it to a multiple of the binning"
+        )
+    if shape[1] <= 2 * settings.crop:
+        raise DataError(f"slices of {shape[1]} voxels vanish with a crop of {settings.crop} a side")
+    if not np.isfinite(volume).all():
+        raise DataError("the map holds NaN or infinite values; replace them before scanning")
+
+
+def _expose(lines: Float32, settings: ScanSettings, rng: np.random.Generator) -> Float32:
+    """Detector counts (angles, pixels / b, Z / b) of line integrals (angles, pixels, Z)."""
+    angles, pixels, depth = lines.shape
+    b = settings.binning
+    expected = settings.photons * np.exp(-lines.astype(np.float64))
+    binned = expected.reshape(angles, pixels // b, b, depth // b, b).sum(axis=(2, 4))
+    return _detect(binned, 1, settings, rng)
+
+
+def _flat_field(
+    depth: int, pixels: int, settings: ScanSettings, rng: np.random.Generator, half: Half
+) -> Float32:
+    """Mean counts (pixels, Z) without a sample, from all flats or from one half of them."""
+    exposures = settings.flats / 2
+    expected = np.full((2, pixels, depth), settings.photons * settings.binning**2)
+    halves = _detect(expected, exposures, settings, rng)
+    # Both halves are always drawn, so that the noise that follows is that of the same scan.
+    chosen: Float32 = {"all": halves.mean(axis=0), "even": halves[0], "odd": halves[1]}[half]
+    return np.maximum(chosen, 1)
+
+
+def _detect(
+    expected: NDArray[np.float64],
+    exposures: float,
+    settings: ScanSettings,
+    rng: np.random.Generator,
+) -> Float32:
+    """Mean of `exposures` noisy exposures of `expected` counts (frames, pixels, Z)."""
+    from scipy.ndimage import gaussian_filter
+
+    photons = rng.poisson(expected * exposures) / exposures
+    sigma = (0, settings.psf_pixels, settings.psf_pixels)
+    counts: Float32 = gaussian_filter(photons.astype(np.float32), sigma, mode="nearest")
+    noise = rng.standard_normal(counts.shape, dtype=np.float32)
+    return counts + noise * np.float32(settings.read_noise / math.sqrt(exposures))
