@@ -25,15 +25,18 @@ class TrainedGenerator:
     """Of the training it comes from."""
     step: int
     """Training steps it has seen."""
+    score: float | None
+    """Of the validation at that step, if there was one."""
 
 
-def save_generators(model: CycleGAN, path: Path, *, step: int) -> None:
+def save_generators(model: CycleGAN, path: Path, *, step: int, score: float | None = None) -> None:
     """Write the mean generators of `model`, both directions, to `path`."""
     states.save(
         {
             "format": states.GENERATOR_FORMAT,
             "config": model.config.to_dict(),
             "step": step,
+            "score": score,
             "mean_G_A": states.to_host(model.mean_G_A.state_dict()),
             "mean_G_B": states.to_host(model.mean_G_B.state_dict()),
         },
@@ -55,7 +58,10 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: holds no weights of {name}: {error}") from error
     return TrainedGenerator(
-        network=network.requires_grad_(False).eval(), config=config, step=int(state["step"])
+        network=network.requires_grad_(False).eval(),
+        config=config,
+        step=int(state["step"]),
+        score=state["score"],
     )
 
 

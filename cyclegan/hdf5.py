@@ -1,9 +1,9 @@
 """Writing HDF5 so that a full disk is an error and not a crash.
 
 The HDF5 library, once a write has failed, fails again while it closes the file and can take the
-whole process down with it (seen on a full tmpfs: segmentation fault at exit). Here it writes through a
-Python file that remembers the first error, lets HDF5 believe that all is well until it has closed
-the file, and raises then.
+whole process down with it (seen on a full tmpfs: segmentation fault at exit). Here it writes
+through a Python file that remembers the first error, lets HDF5 believe that all is well until it
+has closed the file, and raises then.
 """
 
 from __future__ import annotations

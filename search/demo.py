@@ -115,7 +115,9 @@ def _summary(
         *(f"  pruned      trial {t['number']}: {t['reason']}" for t in pruned),
         "",
         f"Promoted to {promoted['run_name']}: {promoted['outcome']}, {promoted['step']} steps, "
-        f"{promoted['rollbacks']} rollbacks, score {promoted['score']:.2f}",
+        f"{promoted['rollbacks']} rollbacks",
+        f"  kept        the generator of step {promoted['best_step']}, score "
+        f"{promoted['best_score']:.2f} ({promoted['score']:.2f} at the end)",
         "",
         table(["against the slow scan", "PSNR / dB", "SSIM", "sign"], rows),
         "",

@@ -1,8 +1,8 @@
 """The one place that puts trainer and callbacks together, and keeps a training's folder.
 
 A training lives in a folder: `config.yaml` (resolved), `run.json` (its MLflow run), `checkpoint.pt`
-and, at its end, `generator.pt`. Started again with the same folder it continues from its checkpoint
-in the same MLflow run; if it is complete already, nothing happens.
+and `generator.pt` (the best so far). Started again with the same folder it continues from its
+checkpoint in the same MLflow run; if it is complete already, nothing happens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cyclegan.config import Config, parse_config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
-from cyclegan.generator import save_generators
 from cyclegan.trainer import CHECKPOINT_NAME, Trainer, TrainResult
 from search.console import Console, Update
+from search.keep_best import KeepBest
 from search.locks import exclusive
 from search.rollback import RollbackOptimizer
 from tracking import TrackingCallback
@@ -64,6 +64,10 @@ class Finished:
     reused: bool = False
     """It was complete before; nothing was computed."""
     rollbacks: int = 0
+    best_step: int = 0
+    """The step of the generators that were kept, in `generator.pt`."""
+    best_score: float | None = None
+    """Their score; None if no validation was usable."""
 
 
 class _Progress(Callback):
@@ -111,6 +115,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     _remember(job.folder, run_id=run.id)
     write_text(job.folder / "config.yaml", trainer.config.to_yaml())
     trainer.add_callback(TrackingCallback(run))
+    keeper = KeepBest(job.folder / GENERATOR_NAME)
+    trainer.add_callback(keeper)
     optimizer = None
     if config.hp_optimizer.enabled:
         optimizer = RollbackOptimizer(config.hp_optimizer)
@@ -128,11 +134,14 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         trainer.add_callback(_Progress(update))
         result = trainer.fit()
     if result.outcome != "interrupted":
-        save_generators(trainer.model, job.folder / GENERATOR_NAME, step=trainer.step)
-        run.log_file(job.folder / GENERATOR_NAME, "checkpoints")
-    rollbacks = optimizer.rollbacks if optimizer else 0
-    _remember(job.folder, run_id=run.id, result=asdict(result), rollbacks=rollbacks)
-    return Finished(result=result, run_id=run.id, folder=job.folder, rollbacks=rollbacks)
+        run.log_file(keeper.path, "checkpoints")
+    record: dict[str, Any] = {
+        "rollbacks": optimizer.rollbacks if optimizer else 0,
+        "best_step": keeper.step,
+        "best_score": keeper.score,
+    }
+    _remember(job.folder, run_id=run.id, result=asdict(result), **record)
+    return Finished(result=result, run_id=run.id, folder=job.folder, **record)
 
 
 def _config_to_use(job: Job) -> tuple[Config, Path | None]:
@@ -168,7 +177,7 @@ def _already_complete(job: Job) -> Finished | None:
         run_id=record["run_id"],
         folder=job.folder,
         reused=True,
-        rollbacks=record.get("rollbacks", 0),
+        **{key: record[key] for key in ("rollbacks", "best_step", "best_score")},
     )
 
 

@@ -45,6 +45,8 @@ def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:
         "folder": str(finished.folder),
         "reused": finished.reused,
         "rollbacks": finished.rollbacks,
+        "best_step": finished.best_step,
+        "best_score": finished.best_score,
         **vars(finished.result),
     }
 
@@ -52,12 +54,13 @@ def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:
 def finished_text(data: dict[str, Any]) -> str:
     """The same for people."""
     reason = f": {data['reason']}" if data["reason"] else ""
+    best = "none usable" if data["best_score"] is None else f"{data['best_score']:.2f}"
     score = "none" if data["score"] is None else f"{data['score']:.2f}"
     return (
         f"run        {data['run_name']} ({data['run_id']})\n"
         f"outcome    {data['outcome']}{reason}\n"
         f"steps      {data['step']} ({data['iteration']} iterations, "
         f"{data['rollbacks']} rollbacks)\n"
-        f"score      {score}\n"
+        f"score      {best} at step {data['best_step']} (kept), {score} at the end\n"
         f"folder     {data['folder']}"
     )

@@ -1,0 +1,47 @@
+"""Keeping the generators of the best validation, not merely those of the last step.
+
+An adversarial training does not get better all the time: its score rises, falls and rises again.
+What enhances volumes is what scored best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclegan.callbacks import Callback
+from cyclegan.generator import save_generators
+from cyclegan.trainer import Trainer, TrainResult
+from cyclegan.validation import ValidationReport
+
+
+class KeepBest(Callback):
+    """Writes the mean generators to `path` whenever a validation beats all before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.score: float | None = None
+        """Of what is in the file; None before the first usable validation."""
+        self.step = 0
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        """Keep these if they are usable and better."""
+        if report.gate is None and (self.score is None or report.score > self.score):
+            self.score, self.step = report.score, report.step
+            save_generators(trainer.model, self.path, step=report.step, score=report.score)
+
+    def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
+        """Keep the last ones if nothing was usable: a user may still want to look at them."""
+        if self.score is None and result.outcome != "interrupted":
+            self.step = trainer.step
+            save_generators(trainer.model, self.path, step=trainer.step, score=result.score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Score and step of what is in the file."""
+        return {"score": self.score, "step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on comparing with what was kept, if it is still there."""
+        if self.path.is_file():
+            self.score, self.step = state["score"], state["step"]

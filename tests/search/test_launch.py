@@ -1,0 +1,127 @@
+"""A tracked training in its folder: kept generators, statuses, one process at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cyclegan import Callback, Config, Trainer, load_generator
+from cyclegan.errors import BusyError, ConfigError
+from cyclegan.validation import ValidationReport
+from search.console import Console
+from search.keep_best import KeepBest
+from search.launch import Finished, Job, run_training
+from search.locks import exclusive
+from tracking import Store
+
+
+def job(config: Config, **changes: Any) -> Job:
+    values = {"experiment": "e", "kind": "train", "tags": {}, "folder": Path("results/t")}
+    return Job(config=config, **(values | changes))
+
+
+def launch(config: Config, *callbacks: Callback, **changes: Any) -> Finished:
+    return run_training(
+        job(config, **changes), store=Store.open(), console=Console(quiet=True), callbacks=callbacks
+    )
+
+
+class Scores(Callback):
+    """Replaces what the validations found: a score that rises and falls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, scores: list[float | None]) -> None:
+        self.weights: dict[int, torch.Tensor] = {}
+        original = Trainer._emit
+
+        def emit(trainer: Trainer, event: str, *arguments: Any) -> None:
+            if event == "on_validation_end":
+                (report,) = arguments
+                score = scores[report.step // 4 - 1]
+                values = vars(report) | {"score": score or -100.0, "gate": None if score else "no"}
+                arguments = (ValidationReport(**values),)
+                self.weights[report.step] = next(trainer.model.mean_G_A.parameters()).clone()
+            original(trainer, event, *arguments)
+
+        monkeypatch.setattr(Trainer, "_emit", emit)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "best"),
+    [([1.0, 3.0, 2.0], 8, 3.0), ([None, 1.0, None], 8, 1.0), ([None, None, None], 12, None)],
+)
+def test_the_generators_of_the_best_validation_are_kept(
+    config: Config,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float | None],
+    kept: int,
+    best: float | None,
+) -> None:
+    watch = Scores(monkeypatch, scores)
+    finished = launch(config)
+    assert (finished.best_step, finished.best_score) == (kept, best)
+    generator = load_generator(finished.folder / "generator.pt")
+    assert generator.step == kept
+    assert torch.equal(next(generator.network.parameters()), watch.weights[kept])
+
+
+def test_keep_best_forgets_a_file_that_is_gone(tmp_path: Path) -> None:
+    keeper = KeepBest(tmp_path / "g.pt")
+    keeper.load_state_dict({"score": 5.0, "step": 3})
+    assert keeper.score is None
+    (tmp_path / "g.pt").write_bytes(b"")
+    keeper.load_state_dict({"score": 5.0, "step": 3})
+    assert keeper.score == 5.0
+
+
+def status(run_id: str) -> tuple[str, str]:
+    from mlflow import MlflowClient
+
+    found = MlflowClient(Store.open().uri).get_run(run_id)
+    return found.info.status, found.data.tags.get("reason", "")
+
+
+def test_a_failure_is_failed_with_its_message_in_mlflow(config: Config, project: Path) -> None:
+    class Fails(Callback):
+        def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+            raise RuntimeError("the amplifier exploded")
+
+    with pytest.raises(RuntimeError, match="amplifier"):
+        launch(config, Fails())
+    (run,) = Store.open().search("e")
+    state, reason = status(run.id)
+    assert state == "FAILED"
+    assert "the amplifier exploded" in reason
+
+
+def test_a_stopped_training_is_killed_with_its_reason_and_final(
+    config: Config, project: Path
+) -> None:
+    class Stops(Callback):
+        def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+            trainer.request_stop("hopeless", outcome="pruned")
+
+    finished = launch(config, Stops())
+    assert status(finished.run_id) == ("KILLED", "hopeless")
+    again = launch(config)
+    assert again.reused
+    assert again.result == finished.result
+
+
+def test_the_same_folder_with_another_configuration_is_refused(
+    config: Config, project: Path
+) -> None:
+    launch(config)
+    with pytest.raises(ConfigError, match="lr_g"):
+        launch(config.model_copy(update={"lr_g": 0.01}))
+
+
+def test_a_folder_in_use_is_refused_and_named(config: Config, project: Path) -> None:
+    with (
+        exclusive(Path("results/t/.lock"), "x"),
+        pytest.raises(BusyError, match=r"training folder results/t is in use by process \d+"),
+    ):
+        launch(config)
