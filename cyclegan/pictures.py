@@ -9,10 +9,13 @@ too bright is seen too bright. Voxels that are not finite are red.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cyclegan.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,3 +226,11 @@ def _stacked(pictures: Sequence[Picture]) -> Picture:
 
 def _framed(picture: Picture) -> Picture:
     return np.pad(picture, ((_GAP, _GAP), (_GAP, _GAP), (0, 0)), constant_values=255)
+
+
+def write_png(picture: Picture, path: Path) -> None:
+    """Write a picture, grey (Y, X) or RGB (Y, X, 3), as PNG, atomically."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")

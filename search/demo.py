@@ -124,6 +124,7 @@ def _summary(
         "Written",
         f"  {DATA}/            both domains (HDF5, dataset JSON)",
         f"  {enhanced['output']}    the enhanced volume, for `silx view`",
+        f"  {enhanced['picture']}   slices of input, filter, enhanced, slow scan",
         f"  results/{study['study']}/         checkpoints of all trainings",
         "  mlruns/               every run, metric, picture and volume",
         "",

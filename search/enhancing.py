@@ -14,7 +14,7 @@ from cyclegan.enhance import Enhanced, choose_tile, enhance_file, tiles
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.generator import TrainedGenerator, load_generator
-from cyclegan.pictures import comparison
+from cyclegan.pictures import comparison, write_png
 from cyclegan.precision import choose_device
 from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
 from search.commandline import Session
@@ -41,6 +41,11 @@ class Request:
     device: str
     overwrite: bool
 
+    @property
+    def picture(self) -> Path:
+        """Where slices of input and output are shown side by side."""
+        return self.output.with_suffix(".png")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
@@ -53,14 +58,18 @@ class _Model:
 
 def run_enhancement(session: Session, request: Request) -> None:
     """Enhance as asked, print the result, and record it as an MLflow run of kind `enhance`."""
-    refuse_overwrite(request.output, request.overwrite)
+    for path in (request.output, request.picture):
+        refuse_overwrite(path, request.overwrite)
     _check_inputs(request)
     model = _find_model(session, request.model)
     done = _enhance(session, request, model)
-    rows, picture = _judge(request, model.generator)
+    rows, picture = _judge(request)
+    if picture is not None:
+        write_png(picture, request.picture)
     run = _track(session, request, model, done, rows, picture)
     data = {
         "output": str(done.path),
+        "picture": None if picture is None else str(request.picture),
         "shape": list(done.shape),
         "tile": list(done.tile),
         "seconds": done.seconds,
@@ -124,9 +133,7 @@ def _enhance(session: Session, request: Request, model: _Model) -> Enhanced:
         )
 
 
-def _judge(
-    request: Request, generator: TrainedGenerator
-) -> tuple[list[QualityRow], NDArray[np.uint8] | None]:
+def _judge(request: Request) -> tuple[list[QualityRow], NDArray[np.uint8] | None]:
     """Quality rows if there is a reference, and a picture; neither for volumes beyond memory."""
     enhanced = _read(request.output, "data")
     source = _read(request.volume, request.dataset)
@@ -192,6 +199,7 @@ def _track(
     run.log_metrics(metrics, step=0)
     if picture is not None:
         run.log_image(picture, key="comparison", step=0)
+        run.log_file(request.picture)
     run.finish("FINISHED", "")
     return run
 
@@ -201,6 +209,8 @@ def _text(data: dict[str, Any], rows: list[QualityRow]) -> str:
         f"written    {data['output']}, {' x '.join(map(str, data['shape']))} voxels, "
         f"{data['seconds']:.1f} s ({data['voxels_per_second']:.3g} voxels/s)"
     ]
+    if data["picture"]:
+        lines.append(f"           {data['picture']}, slices side by side")
     if rows:
         lines += ["", quality_table(rows)]
     return "\n".join(lines)

@@ -195,6 +195,7 @@ def test_enhance_with_a_generator_file(call: Any, tiny: dict[str, Any], datasets
     assert [row["name"] for row in data["quality"]] == ["input", "best Gaussian", "enhanced"]
     with h5py.File("out/e.h5") as handle:
         assert list(handle["data"].shape) == data["shape"] == [32, 40, 40]
+    assert Path(data["picture"]).read_bytes().startswith(b"\x89PNG")
     code, _, err = call(*line)
     assert (code, "--overwrite" in err) == (1, True)
     code, _, err = call(*line[:4], "--output", str(source / "fast_validate.h5"), "--overwrite")

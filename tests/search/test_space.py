@@ -9,6 +9,7 @@ import optuna
 import pytest
 import yaml
 
+from cyclegan import load_config
 from cyclegan.errors import ConfigError
 from search.definition import StudyDefinition, load_definition, parse_definition
 from search.pruning import explain
@@ -119,6 +120,10 @@ def test_shipped_studies_are_valid() -> None:
     assert files
     for path in files:
         assert isinstance(load_definition(path), StudyDefinition)
+    trainings = [p for p in folder.glob("*.yaml") if p not in files]
+    assert trainings
+    for path in trainings:
+        assert load_config(path).data_A
 
 
 def test_why_a_trial_was_pruned() -> None:
