@@ -92,6 +92,7 @@ class HPOptimizer(Section):
     """The dynamic rollback optimizer: when it looks, how far it falls back, when it gives up."""
 
     enabled: bool = False
+    """Whether it watches at all."""
     snapshot_every: Count = 100
     """Steps between snapshots of the training."""
     check_every: Count = 100
@@ -112,6 +113,7 @@ class Config(Section):
     """One training. Defaults are those of the original software where it has one."""
 
     run_name: RunName = "train"
+    """Name of the MLflow run and of the folder below `results/`."""
     data_A: str
     """Dataset JSON of the fast-acquisition domain."""
     data_B: str
@@ -129,13 +131,17 @@ class Config(Section):
     layers_D: Annotated[int, Field(ge=1, le=5)] = 3
     """Layers of the discriminators; each doubles the field of view of a judgement."""
     norm_D: Literal["batch", "instance", "none"] = "batch"
+    """Normalisation in the discriminators; with batches of one or two `none` or `instance`."""
     imsize_A: tuple[Count, Count, Count] = (128, 128, 128)
     """Patch of domain A in voxels (Z, Y, X); domain B's is `super_resolution` times as large."""
     super_resolution: Literal[1, 2, 4] = 1
+    """Resolution of domain B over domain A; the networks must fit it."""
     batch_size: Count = 4
+    """Patches of each domain a step."""
     steps: Count = 10_000
     """Training steps."""
     seed: int = Field(default=0, ge=0)
+    """Of first weights, patches and kickstart; the same seed gives the same training."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -153,6 +159,7 @@ class Config(Section):
     lr_d: Rate = 1e-4
     """Learning rate of both discriminators (Adam)."""
     betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates of the mean gradient and of its square."""
     grad_clip: float = Field(default=1.0, ge=0.0)
     """Largest norm of the generators' gradient; 0 leaves it alone."""
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
@@ -162,14 +169,23 @@ class Config(Section):
     kickstart: bool = False
     """For `kickstart_steps` steps the cycle is at times closed on the input itself (see model)."""
     kickstart_steps: int = Field(default=150, ge=0)
+    """First steps that kickstart acts in."""
     kickstart_probability: float = Field(default=0.7, ge=0.0, le=1.0)
+    """How often it acts, for each of the two cycles by itself."""
 
     validate_every: Count = 100
     """Steps between validations: score and pictures on fixed held-out patches."""
     validation_patches: Annotated[int, Field(ge=4)] = 8
+    """Held-out patches of each domain, the same for every training."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     hp_optimizer: HPOptimizer = HPOptimizer()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain_all(type(self), error)) from error
 
     @field_validator("net_A", "net_B")
     @classmethod
@@ -261,7 +277,11 @@ def generator_geometry(name: str) -> Geometry:
 
 def parse_config(values: Mapping[str, Any], *, source: str = "configuration") -> Config:
     """A `Config` from plain values. Errors: `ConfigError`, one line, naming key, value and cure."""
-    return parse_section(Config, values, source=source)
+    _check_mapping(values, source)
+    try:
+        return Config(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 _S = TypeVar("_S", bound=Section)
@@ -269,13 +289,11 @@ _S = TypeVar("_S", bound=Section)
 
 def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> _S:
     """An instance of any configuration model, its errors turned into one line each."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
+    _check_mapping(values, source)
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines))) from error
+        raise ConfigError(f"{source}: {_explain_all(kind, error)}") from error
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -298,9 +316,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
     """A `Config` from a YAML file and overrides of the form `a.b=c`."""
-    return parse_config(override(load_yaml(path), parse_overrides(overrides)), source=str(path))
+    values = override(load_yaml(Path(path)), parse_overrides(overrides))
+    return parse_config(values, source=str(path))
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -348,6 +367,16 @@ def _item(node: list[Any], part: str, key: str) -> Any:
     if not part.isdigit() or int(part) >= len(node):
         raise ConfigError(f"{key}: '{part}' is not an index of a list of {len(node)}")
     return node[int(part)]
+
+
+def _check_mapping(values: Any, source: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
+
+
+def _explain_all(kind: type[BaseModel], error: ValidationError) -> str:
+    lines = [_explain(kind, problem) for problem in error.errors()]
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:

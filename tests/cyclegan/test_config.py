@@ -57,6 +57,13 @@ def test_wrong_values_are_refused_by_name(changes: dict[str, Any], words: list[s
         assert word in message
 
 
+def test_keyword_arguments_are_checked_like_files() -> None:
+    config = Config(data_A="a.json", data_B="b.json", lambdas={"C_A": 50})
+    assert config == parse_config({**MINIMAL, "lambdas": {"C_A": 50}})
+    with pytest.raises(ConfigError, match="did you mean 'lr_g'"):
+        Config(data_A="a.json", data_B="b.json", lr_gg=1)
+
+
 def test_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match="data_B is missing"):
         parse_config({"data_A": "a.json"})

@@ -1,0 +1,97 @@
+"""Write docs/config.md from the configuration's own docstrings:
+
+python docs/make_config.py
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+from pathlib import Path
+from typing import Any
+
+from cyclegan import config
+from cyclegan.config import Config, HPOptimizer, Lambdas, LossFunctions
+from cyclegan.losses import GROUPS, functions_for
+
+GROUPED = ("lambdas", "lossFuncs", "lossNames", "hp_optimizer")
+MEANINGS = {
+    "G_A": "generator A -> B fools D_A",
+    "G_B": "generator B -> A fools D_B",
+    "D_A": "judges images of domain B",
+    "D_B": "judges images of domain A",
+    "C_A": "cycle A -> B -> A",
+    "C_B": "cycle B -> A -> B",
+    "I_A": "G_A leaves real B (on A's grid) as it is",
+    "I_B": "G_B leaves real A (on B's grid) as it is",
+}
+
+
+def field_docs(name: str) -> dict[str, str]:
+    """The string below each field of the configuration class `name`."""
+    tree = ast.parse(inspect.getsource(config))
+    (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    docs = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            value = below.value if isinstance(below, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                docs[field.target.id] = " ".join(value.value.split())
+    return docs
+
+
+def shown(default: Any) -> str:
+    """A default as YAML would have it."""
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
+    return str(list(default) if isinstance(default, tuple) else default)
+
+
+def rows(kind: Any, prefix: str = "") -> list[str]:
+    """Table rows of the plain fields of a configuration class."""
+    docs = field_docs(kind.__name__)
+    return [
+        f"| `{prefix}{name}` | "
+        + ("required" if field.is_required() else f"`{shown(field.default)}`")
+        + f" | {docs[name]} |"
+        for name, field in kind.model_fields.items()
+        if name not in GROUPED
+    ]
+
+
+def page() -> str:
+    """The whole page."""
+    groups = [
+        f"| `{g}` | {MEANINGS[g]} | {getattr(Lambdas(), g)[0]:g} | "
+        f"`{getattr(LossFunctions(), g)[0]}` | {', '.join(f'`{f}`' for f in functions_for(g))} |"
+        for g in GROUPS
+    ]
+    lines = [
+        "# The configuration of a training",
+        "",
+        "One YAML file; `--set a.b=c` on the command line changes any key. Unknown keys are",
+        "refused with the nearest known name. Paths are relative to the folder the command is",
+        "started in.",
+        "Made by `docs/make_config.py` from the docstrings in `cyclegan/config.py`.",
+        "",
+        *("| key | default | |", "|---|---|---|", *rows(Config)),
+        "",
+        "`lambdas`, `lossFuncs` and `lossNames` have an entry a group, each a value or a list:",
+        "",
+        "| group | what | default lambda | default function | functions |",
+        "|---|---|---|---|---|",
+        *groups,
+        "",
+        "A group whose lambdas are all 0 at the start (`I_A` and `I_B` by default) is left out of",
+        "the whole training.",
+        "",
+        "`hp_optimizer` (also just `true` or `false`) is the dynamic rollback optimizer:",
+        "",
+        *("| key | default | |", "|---|---|---|", *rows(HPOptimizer, "hp_optimizer.")),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("config.md").write_text(page(), encoding="utf-8")
