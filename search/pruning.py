@@ -11,6 +11,8 @@ from cyclegan.callbacks import Callback
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 
+_VERDICT = "verdicts"
+
 
 class PruningCallback(Callback):
     """Reports every validation on the iteration axis; asks the trainer to stop a hopeless trial.
@@ -30,8 +32,23 @@ class PruningCallback(Callback):
             self.trial.report(report.score, report.iteration)
         if report.gate and report.iteration >= self.prune_after:
             trainer.request_stop(f"gate at step {report.step}: {report.gate}", outcome="pruned")
-        elif trainer.step < trainer.config.steps and bool(self.trial.should_prune()):
-            trainer.request_stop(self._why(report), outcome="pruned")
+        elif trainer.step < trainer.config.steps:
+            reason = self._verdict(report, frozen.user_attrs.get(_VERDICT, {}))
+            if reason:
+                trainer.request_stop(reason, outcome="pruned")
+
+    def _verdict(self, report: ValidationReport, before: dict[str, str]) -> str:
+        """Why the trial is hopeless, or nothing.
+
+        A verdict is kept: Optuna's pruners remember that they judged a rung, so a trial that is
+        killed right after it would not be judged there again and would go on.
+        """
+        key = str(report.iteration)
+        if key not in before:
+            reason = self._why(report) if bool(self.trial.should_prune()) else ""
+            before = {**before, key: reason}
+            self.trial.set_user_attr(_VERDICT, before)
+        return before[key]
 
     def _why(self, report: ValidationReport) -> str:
         trials = self.trial.study.get_trials(deepcopy=False)

@@ -14,50 +14,50 @@ from cyclegan.errors import ConfigError
 Scalar = bool | int | float | str
 
 
-class FloatRange(Section):
-    """A real number in [low, high], on a logarithmic scale if `log`, or in steps of `step`."""
+class _Range(Section):
+    """What both kinds of range have in common."""
 
-    type: Literal["float"] = "float"
     low: float
     high: float
     log: bool = False
+
+    def examples(self) -> tuple[Scalar, ...]:
+        """Its two ends."""
+        return self.low, self.high
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs low > 0, not {self.low}")
+        if self.log and getattr(self, "step", None) not in (None, 1):
+            raise ValueError("log and step exclude each other")
+        return self
+
+
+class FloatRange(_Range):
+    """A real number in [low, high], on a logarithmic scale if `log`, or in steps of `step`."""
+
+    type: Literal["float"] = "float"
     step: float | None = Field(default=None, gt=0)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """A value from the trial's sampler."""
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
-    def examples(self) -> tuple[Scalar, ...]:
-        """Its two ends."""
-        return self.low, self.high
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        _check_range(self)
-        return self
-
-
-class IntRange(Section):
+class IntRange(_Range):
     """A whole number in [low, high]."""
 
     type: Literal["int"]
     low: int
     high: int
-    log: bool = False
     step: int = Field(default=1, ge=1)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """A value from the trial's sampler."""
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
-
-    def examples(self) -> tuple[Scalar, ...]:
-        """Its two ends."""
-        return self.low, self.high
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        _check_range(self)
-        return self
 
 
 class Choices(Section):
@@ -78,15 +78,6 @@ class Choices(Section):
 
 Dimension = FloatRange | IntRange | Choices
 Space = Mapping[str, Dimension]
-
-
-def _check_range(dimension: FloatRange | IntRange) -> None:
-    if dimension.low > dimension.high:
-        raise ValueError(f"low = {dimension.low} is above high = {dimension.high}")
-    if dimension.log and dimension.low <= 0:
-        raise ValueError(f"log needs low > 0, not {dimension.low}")
-    if dimension.log and dimension.step not in (None, 1):
-        raise ValueError("log and step exclude each other")
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space, ties: Mapping[str, str]) -> dict[str, Any]:
