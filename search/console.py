@@ -10,7 +10,10 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
 
 _LINE_SECONDS = 10.0
 
@@ -28,15 +31,23 @@ class Console:
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet = quiet
         self.stream = stream or sys.stderr
+        self._bar: RichConsole | None = None
 
     def say(self, text: str = "") -> None:
         """One line, unless quiet."""
         if not self.quiet:
+            self.write(text)
+
+    def write(self, text: str) -> None:
+        """One line, always; above a progress bar if there is one."""
+        if self._bar is not None:
+            self._bar.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
             print(text, file=self.stream, flush=True)
 
     def error(self, text: str) -> None:
         """One line, always."""
-        print(f"error: {text}", file=self.stream, flush=True)
+        self.write(f"error: {text}")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, *, unit: str, start: int = 0) -> Iterator[Update]:
@@ -44,21 +55,37 @@ class Console:
         if self.quiet:
             yield lambda done, note="": None
         elif self.stream.isatty():
-            with _bar(label, total, unit, start, self.stream) as update:
-                yield update
+            from rich.console import Console as RichConsole
+
+            self._bar = RichConsole(file=self.stream)
+            try:
+                with _bar(label, total, unit, start, self._bar) as update:
+                    yield update
+            finally:
+                self._bar = None
         else:
             yield _Lines(self, label, total, unit, start)
 
     def log_to_here(self) -> None:
         """Send this project's log messages to this console."""
-        handler = logging.StreamHandler(self.stream)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler = _ToConsole(self)
         level = logging.WARNING if self.quiet else logging.INFO
         for name in ("cyclegan", "tracking", "search"):
             logger = logging.getLogger(name)
             logger.handlers = [handler]
             logger.setLevel(level)
             logger.propagate = False
+
+
+class _ToConsole(logging.Handler):
+    """Log messages as lines of a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.write(self.format(record))
 
 
 class _Lines:
@@ -82,8 +109,7 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def _bar(label: str, total: int, unit: str, start: int, stream: TextIO) -> Iterator[Update]:
-    from rich.console import Console as RichConsole
+def _bar(label: str, total: int, unit: str, start: int, console: RichConsole) -> Iterator[Update]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -99,7 +125,7 @@ def _bar(label: str, total: int, unit: str, start: int, stream: TextIO) -> Itera
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=RichConsole(file=stream),
+        console=console,
         transient=False,
     )
     with bar:
