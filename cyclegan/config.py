@@ -27,7 +27,7 @@ from pydantic import (
 
 from cyclegan.errors import ConfigError, nearest
 from cyclegan.losses import GROUPS, Term, check_function
-from cyclegan.networks import GENERATORS, Geometry, build_generator
+from cyclegan.networks import GENERATORS, Geometry, build_generator, smallest_judged_axis
 
 
 def _as_tuple(value: Any) -> Any:
@@ -232,7 +232,7 @@ class Config(Section):
                 f"{factor_A} and {factor_B}, super_resolution = {self.super_resolution} wants "
                 f"{self.super_resolution} and 1/{self.super_resolution}"
             )
-        smallest = 3 * 2**self.layers_D
+        smallest = smallest_judged_axis(self.layers_D)
         for domain, size in (("A", self.imsize_A), ("B", self.imsize_B)):
             net = self.net_A if domain == "A" else self.net_B
             alignment = generator_geometry(net).alignment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cyclegan.config import Config
 from cyclegan.errors import ConfigError, nearest
@@ -52,7 +51,3 @@ class HParams:
                 _, group, *index = name.split(".")
                 lambdas[group][int(index[0]) if index else 0] = float(value)
         return replace(self, lambdas={g: tuple(w) for g, w in lambdas.items()}, **rates)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return self.flat()

@@ -206,6 +206,14 @@ def build_generator(name: str, *, filters: int = 32, activation: str = "relu") -
     return _GENERATORS[name](filters=filters, activation=activation)
 
 
+def smallest_judged_axis(layers: int) -> int:
+    """Voxels along its shortest axis that an image needs for a discriminator of so many layers.
+
+    After the halvings the two convolutions of stride 1 take one voxel each and must leave one.
+    """
+    return int(3 * 2**layers)
+
+
 class PatchDiscriminator(nn.Module):
     """PatchGAN: judges overlapping patches of an image, (B, C, Z, Y, X) -> logits (B, 1, z, y, x).
 
@@ -234,9 +242,6 @@ class PatchDiscriminator(nn.Module):
         blocks.append(nn.Conv3d(width, 1, 4, padding=1))
         self.layers = nn.Sequential(*blocks)
         self._mixes_samples = norm == "batch"
-        # Two convolutions of stride 1 take one voxel each and must leave one; three give the
-        # smallest map that a normalisation over it can use.
-        self.smallest_axis = 3 * 2**layers
 
     def forward(self, x: Tensor) -> Tensor:
         """Judge `x` (B, C, Z, Y, X)."""

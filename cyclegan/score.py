@@ -78,9 +78,9 @@ class ScoreReport:
     gate: str | None = None
 
     def metrics(self) -> dict[str, float]:
-        """All numbers under the names they are logged by: `score/value`, `score/<part>`."""
-        numbers = {"value": self.value, "gated": float(self.gate is not None), **self.parts}
-        return {f"score/{name}": number for name, number in numbers.items()}
+        """All numbers under the names they are logged by: `score`, `score/<part>`."""
+        parts = {"gated": float(self.gate is not None), **self.parts}
+        return {"score": self.value} | {f"score/{name}": part for name, part in parts.items()}
 
 
 class Score:

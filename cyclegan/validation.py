@@ -57,14 +57,12 @@ class Validator:
         with torch.no_grad(), model.autocast():
             scored = self.score(_in_float(model.mean_G_A), _in_float(model.mean_G_B))
             images = _cycle(model, self.patches_A[:2], self.patches_B[:2])
-        metrics = {"score": scored.value}
-        metrics |= {f"score/{name}": value for name, value in scored.parts.items()}
         return ValidationReport(
             step=step,
             iteration=iteration,
             score=scored.value,
             gate=scored.gate,
-            metrics=metrics,
+            metrics=scored.metrics(),
             images={name: image.float().cpu() for name, image in images.items()},
         )
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from cyclegan.errors import ConfigError
-from cyclegan.networks import GENERATORS, PatchDiscriminator, build_generator, initialise
+from cyclegan.networks import (
+    GENERATORS,
+    PatchDiscriminator,
+    build_generator,
+    initialise,
+    smallest_judged_axis,
+)
 
 SHALLOW = [name for name in GENERATORS if name != "UNet113d"]
 
@@ -88,7 +94,7 @@ def test_unknown_network_names_the_nearest() -> None:
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_discriminator_smallest_axis_is_enough_and_one_less_is_not(layers: int) -> None:
     judge = PatchDiscriminator(filters=2, layers=layers, norm="none")
-    size = judge.smallest_axis
+    size = smallest_judged_axis(layers)
     assert judge(torch.zeros(1, 1, size, size, size)).shape[2:] == (1, 1, 1)
     with pytest.raises(RuntimeError):
         judge(torch.zeros(1, 1, size - 1, size - 1, size - 1))
