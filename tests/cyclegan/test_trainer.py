@@ -384,6 +384,30 @@ def test_loss_by_hand(config: Config) -> None:
     assert row["loss/G_total"] == pytest.approx(total, rel=1e-5)
 
 
+def test_a_network_can_have_several_named_terms(config: Config) -> None:
+    values = config.to_dict()
+    values["lossFuncs"] |= {"G_A": ["lsgan", "bce"], "C_B": ["l1", "mse"]}
+    values["lossNames"] |= {"G_A": ["fool", "fool_logits"]}
+    values["lambdas"] |= {"G_A": [1.0, 0.5], "C_B": [5.0, 2.0]}
+    trainer = Trainer(
+        parse_config(values), [At(4, lambda t: t.set_hparams({"lambdas.G_A.1": 3.0}))]
+    )
+    trainer.fit()
+    first, last = losses(trainer)[0], losses(trainer)[-1]
+    for row, weight in ((first, 0.5), (last, 3.0)):
+        total = (
+            row["loss/fool"]
+            + weight * row["loss/fool_logits"]
+            + row["loss/G_B_lsgan"]
+            + 0.5 * row["loss/C_A_l1"]
+            + 5 * row["loss/C_B_l1"]
+            + 2 * row["loss/C_B_mse"]
+            + 3 * row["loss/I_A_l1"]
+            + 3 * row["loss/I_B_l1"]
+        )
+        assert row["loss/G_total"] == pytest.approx(total, rel=1e-5)
+
+
 def test_truth_tables_count_every_patch(config: Config) -> None:
     row = losses(fitted(config))[0]
     for name in ("D_A", "D_B"):
