@@ -8,6 +8,7 @@ are relative to the JSON file. `ROI0/1/2` are optional [start, end) in voxels al
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,11 @@ from torch import Tensor
 
 from cyclegan.errors import DataError, nearest
 
+logger = logging.getLogger(__name__)
+
 Size = tuple[int, int, int]
+# Generous: a slice of a standardised volume may well differ from the volume.
+_FAR_MEAN, _SMALL_STD, _LARGE_STD = 2.0, 0.1, 5.0
 _ENTRY_KEYS = {"path", "dset", "ROI0", "ROI1", "ROI2"}
 
 
@@ -162,10 +167,15 @@ class Volume:
         self.start, self.shape = self._limits(dataset)
         self._array: NDArray[np.float32] | None = None
         self._dataset = dataset
+        self._warn_if_not_standardised()
         if in_memory:
-            self._array = self._read((0, 0, 0), self.shape)
-            _check_finite(self._array, entry)
-            dataset.file.close()
+            self.load()
+
+    def load(self) -> None:
+        """Read the region into memory and close the file."""
+        self._array = self._read((0, 0, 0), self.shape)
+        _check_finite(self._array, self.entry)
+        self._dataset.file.close()
 
     @property
     def name(self) -> str:
@@ -188,6 +198,19 @@ class Volume:
             return np.asarray(self._dataset[window], dtype=np.float32)
         except OSError as error:
             raise DataError(f"{self.name}: reading failed, the file is damaged: {error}") from error
+
+    def _warn_if_not_standardised(self) -> None:
+        z, y, x = self.shape
+        middle = self._read((z // 2, 0, 0), (1, y, x))
+        mean, std = float(middle.mean()), float(middle.std())
+        if abs(mean) > _FAR_MEAN or not _SMALL_STD < std < _LARGE_STD:
+            logger.warning(
+                "%s does not look standardised: its middle slice has mean %.3g and standard "
+                "deviation %.3g, wanted are about 0 and 1; see 'change the datasets' in the README",
+                self.name,
+                mean,
+                std,
+            )
 
     def _limits(self, dataset: h5py.Dataset) -> tuple[Size, Size]:
         start, shape = [], []
@@ -216,7 +239,8 @@ def open_volumes(entries: Sequence[VolumeEntry], budget_bytes: float) -> list[Vo
     volumes = [Volume(entry, in_memory=False) for entry in entries]
     needed = sum(4 * float(np.prod(v.shape)) for v in volumes)
     if needed <= budget_bytes:
-        return [Volume(entry) for entry in entries]
+        for volume in volumes:
+            volume.load()
     return volumes
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan.data import Size, VolumeEntry, open_dataset
+from cyclegan.data import Size, Volume, VolumeEntry, open_dataset
 from cyclegan.enhance import Enhanced, choose_tile, enhance_file, tiles
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
@@ -23,7 +23,7 @@ from search.tables import table
 if TYPE_CHECKING:
     from tracking import Run
 
-Volume = NDArray[np.float32]
+Image = NDArray[np.float32]
 _PICTURE_VOXELS = 200_000_000
 """Volumes larger than this are not read whole for a picture or a measurement."""
 
@@ -83,8 +83,7 @@ def run_enhancement(session: Session, request: Request) -> None:
 
 def _check_inputs(request: Request) -> None:
     for path in filter(None, (request.volume, request.reference)):
-        dataset = open_dataset(path, request.dataset)
-        dataset.file.close()
+        Volume(VolumeEntry(path=path, dset=request.dataset), in_memory=False)
     if request.output.resolve() in {
         p.resolve() for p in (request.volume, request.reference) if p is not None
     }:
@@ -160,12 +159,12 @@ def _judge(request: Request) -> tuple[list[QualityRow], NDArray[np.uint8] | None
     return rows, comparison(columns)
 
 
-def _read(path: Path, name: str) -> Volume | None:
+def _read(path: Path, name: str) -> Image | None:
     dataset = open_dataset(path, name)
     with dataset.file:
         if dataset.size > _PICTURE_VOXELS:
             return None
-        volume: Volume = np.asarray(dataset, dtype=np.float32)
+        volume: Image = np.asarray(dataset, dtype=np.float32)
         return volume
 
 

@@ -91,6 +91,8 @@ def run_training(
     training of another configuration.
     """
     with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
+        for litter in job.folder.glob(".*.part"):  # half-written files of a killed process
+            litter.unlink()
         done = _already_complete(job)
         if done:
             return done

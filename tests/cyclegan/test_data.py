@@ -106,6 +106,17 @@ def test_region_of_interest_is_half_open_for_any_dtype(
     np.testing.assert_array_equal(volume.read((0, 0, 0), (3, 5, 2)), array[1:4, :, 2:4])
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset", "warned"), [(1.0, 0.0, False), (1.0, 1000.0, True), (300.0, 0.0, True)]
+)
+def test_a_volume_that_is_not_standardised_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scale: float, offset: float, warned: bool
+) -> None:
+    array = scale * np.random.default_rng(0).normal(size=(6, 6, 6)) + offset
+    Volume(entry(volume_file(tmp_path, array)))
+    assert ("does not look standardised" in caplog.text) == warned
+
+
 def test_region_beyond_the_volume(tmp_path: Path) -> None:
     path = volume_file(tmp_path, np.zeros((4, 4, 4)))
     with pytest.raises(DataError, match=r"ROI1 = \[0, 9\] ends beyond the 4 voxels"):

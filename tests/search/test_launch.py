@@ -119,6 +119,14 @@ def test_the_same_folder_with_another_configuration_is_refused(
         launch(config.model_copy(update={"lr_g": 0.01}))
 
 
+def test_litter_of_a_killed_process_is_removed(config: Config, project: Path) -> None:
+    folder = Path("results/t")
+    folder.mkdir(parents=True)
+    (folder / ".checkpoint.pt.99.abcdef01.part").write_bytes(b"half")
+    launch(config)
+    assert not list(folder.glob(".*.part"))
+
+
 def test_a_folder_in_use_is_refused_and_named(config: Config, project: Path) -> None:
     with (
         exclusive(Path("results/t/.lock"), "x"),
