@@ -80,11 +80,16 @@ class OpenStudy:
 
         Errors: `DataError` if there is none yet.
         """
-        done = [t for t in self.trials() if t.state == "complete" and t.score is not None]
+        trials, name = self.trials(), self.definition.name
+        done = [t for t in trials if t.state == "complete" and t.score is not None]
+        if not done and len(trials) >= self.definition.trials:
+            raise DataError(
+                f"study {name}: all {len(trials)} trials were pruned or failed (cyclegan study "
+                f"show {name}); run more of them with --trials, or promote one with --trial"
+            )
         if not done:
             raise DataError(
-                f"study {self.definition.name} has no complete trial yet; "
-                f"go on with: cyclegan study run {self.definition.name}"
+                f"study {name} has no complete trial yet; go on with: cyclegan study run {name}"
             )
         return max(done, key=lambda t: t.score if t.score is not None else float("-inf"))
 
