@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cyclegan import state as states
 from cyclegan.callbacks import Callback
-from cyclegan.config import Config
+from cyclegan.config import Config, parse_config
 from cyclegan.data import DatasetSpec, PatchSampler, open_volumes
 from cyclegan.errors import CheckpointError, ConfigError
 from cyclegan.history import MetricHistory
@@ -352,6 +352,8 @@ class Trainer:
         states.save(self.state_dict(), path)
         return path
 
-    def load_checkpoint(self, path: Path) -> None:
-        """Read a checkpoint and take it over."""
-        self.load_state_dict(states.load(path, formats=(states.CHECKPOINT_FORMAT,)))
+    def load_checkpoint(self, path: Path) -> Config:
+        """Read a checkpoint and take it over; the configuration it was made with."""
+        state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
+        self.load_state_dict(state)
+        return parse_config(state["config"], source=str(path))

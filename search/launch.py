@@ -23,6 +23,7 @@ from cyclegan.config import Config, parse_config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
+from cyclegan.hparams import HParams
 from cyclegan.trainer import CHECKPOINT_NAME, Trainer, TrainResult
 from search.console import Console, Update
 from search.keep_best import KeepBest
@@ -126,7 +127,9 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     for callback in callbacks:
         trainer.add_callback(callback)
     if checkpoint:
-        trainer.load_checkpoint(checkpoint)
+        before = trainer.load_checkpoint(checkpoint)
+        if checkpoint == job.start:
+            _apply_asked_changes(trainer, before)
         if trainer.step:
             console.say(f"{config.run_name}: continuing at step {trainer.step}")
     with (
@@ -144,6 +147,17 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     }
     _remember(job.folder, run_id=run.id, result=asdict(result), **record)
     return Finished(result=result, run_id=run.id, folder=job.folder, **record)
+
+
+def _apply_asked_changes(trainer: Trainer, before: Config) -> None:
+    """Put hyperparameters in force that differ from those of the training continued from.
+
+    Its checkpoint brings the values it ended with; only what was asked to be different is changed.
+    """
+    old, new = HParams.from_config(before).flat(), HParams.from_config(trainer.config).flat()
+    changes = {name: value for name, value in new.items() if old.get(name) != value}
+    if changes:
+        trainer.set_hparams(changes, reason="changed when continued from another training")
 
 
 def _config_to_use(job: Job) -> tuple[Config, Path | None]:

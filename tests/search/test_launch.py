@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cyclegan import Callback, Config, Trainer, load_generator
+from cyclegan import Callback, Config, Trainer, load_generator, parse_config
 from cyclegan.errors import BusyError, ConfigError
 from cyclegan.validation import ValidationReport
 from search.console import Console
@@ -117,6 +117,34 @@ def test_the_same_folder_with_another_configuration_is_refused(
     launch(config)
     with pytest.raises(ConfigError, match="lr_g"):
         launch(config.model_copy(update={"lr_g": 0.01}))
+
+
+def test_continuing_another_training_keeps_its_values_but_for_what_is_asked(
+    config: Config, project: Path
+) -> None:
+    class Changes(Callback):
+        def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+            if trainer.step == 5:
+                trainer.set_hparams({"lambdas.C_A": 7.0, "lr_d": 3e-4})
+
+    seen: dict[str, float] = {}
+
+    class Looks(Callback):
+        def on_train_end(self, trainer: Trainer, result: Any) -> None:
+            seen.update(trainer.hparams.flat())
+            seen["adam"] = trainer.model.optimizer_G.param_groups[0]["lr"]
+
+    first = launch(config, Changes())
+    more = parse_config(config.to_dict() | {"steps": 16, "lr_g": 5e-4})
+    start = first.folder / "checkpoint.pt"
+    second = launch(more, Looks(), folder=Path("results/more"), start=start)
+    assert second.result.step == 16
+    assert seen["lr_g"] == seen["adam"] == 5e-4
+    assert (seen["lambdas.C_A"], seen["lr_d"]) == (7.0, 3e-4)
+    # Continued once more from its own checkpoint, nothing is changed a second time.
+    longer = parse_config(more.to_dict() | {"steps": 20})
+    launch(longer, Looks(), folder=Path("results/more"), start=start)
+    assert seen["lr_g"] == 5e-4
 
 
 def test_litter_of_a_killed_process_is_removed(config: Config, project: Path) -> None:
