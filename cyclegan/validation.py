@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclegan.config import Config
 from cyclegan.data import DatasetSpec, PatchSampler, open_volumes
 from cyclegan.model import IMAGES, CycleGAN
-from cyclegan.score import Score
+from cyclegan.score import Generator, Score
 
 # Not the training's seed: trials of a study differ in nothing but what is searched, and their
 # pictures show the same patches.
@@ -54,28 +54,28 @@ class Validator:
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:
         """Judge the model's mean generators; training state and random numbers stay untouched."""
-        with torch.no_grad(), model.autocast():
-            scored = self.score(_in_float(model.mean_G_A), _in_float(model.mean_G_B))
-            images = _cycle(model, self.patches_A[:2], self.patches_B[:2])
+        G_A, G_B = _applied(model, model.mean_G_A), _applied(model, model.mean_G_B)
+        scored = self.score(G_A, G_B)
+        real_A, real_B = self.patches_A[:2], self.patches_B[:2]
+        with torch.no_grad():
+            fake_B, fake_A = G_A(real_A), G_B(real_B)
+            cycle = (real_A, fake_B, G_B(fake_B), real_B, fake_A, G_A(fake_A))
         return ValidationReport(
             step=step,
             iteration=iteration,
             score=scored.value,
             gate=scored.gate,
             metrics=scored.metrics(),
-            images={name: image.float().cpu() for name, image in images.items()},
+            images={name: image.cpu() for name, image in zip(IMAGES, cycle, strict=True)},
         )
 
 
-def _in_float(generator: torch.nn.Module):  # type: ignore[no-untyped-def]
+def _applied(model: CycleGAN, generator: nn.Module) -> Generator:
+    """The generator in the training's precision; what is measured on its output is not."""
+
     def apply(patches: Tensor) -> Tensor:
-        result: Tensor = generator(patches).float()
+        with model.autocast():
+            result: Tensor = generator(patches).float()
         return result
 
     return apply
-
-
-def _cycle(model: CycleGAN, real_A: Tensor, real_B: Tensor) -> dict[str, Tensor]:
-    fake_B, fake_A = model.mean_G_A(real_A), model.mean_G_B(real_B)
-    images = (real_A, fake_B, model.mean_G_B(fake_B), real_B, fake_A, model.mean_G_A(fake_A))
-    return dict(zip(IMAGES, images, strict=True))

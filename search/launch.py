@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from cyclegan.config import Config, parse_config
+from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
-from cyclegan.errors import ConfigError
+from cyclegan.errors import ConfigError, DataError
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
 from cyclegan.trainer import CHECKPOINT_NAME, Trainer, TrainResult
@@ -34,7 +34,7 @@ from tracking import TrackingCallback
 if TYPE_CHECKING:
     from types import FrameType
 
-    from tracking import Store
+    from tracking import Run, Store
 
 GENERATOR_NAME = "generator.pt"
 
@@ -101,20 +101,19 @@ def run_training(
 
 
 def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]) -> Finished:
-    config, checkpoint = _config_to_use(job)
+    plan = _plan(job)
+    config, checkpoint = plan.config, plan.checkpoint
     trainer = Trainer(config, folder=job.folder)  # refuses bad input before a run exists
-    run_id = _run_of(job.folder)
-    if run_id and checkpoint == job.folder / CHECKPOINT_NAME:
-        run = store.open_run(run_id)
-    else:
-        run = store.create_run(
-            job.experiment,
-            config.run_name,
-            kind=job.kind,
-            params={},  # the tracking callback logs the resolved configuration
-            tags=dict(job.tags),
-            parent=job.parent,
-        )
+    if plan.abandoned:
+        _close_abandoned(store, plan.abandoned)
+    run = reopened(store, plan.run_id, console) or store.create_run(
+        job.experiment,
+        config.run_name,
+        kind=job.kind,
+        params={},  # the tracking callback logs the resolved configuration
+        tags=dict(job.tags),
+        parent=job.parent,
+    )
     _remember(job.folder, run_id=run.id)
     write_text(job.folder / "config.yaml", trainer.config.to_yaml())
     trainer.add_callback(TrackingCallback(run))
@@ -160,24 +159,59 @@ def _apply_asked_changes(trainer: Trainer, before: Config) -> None:
         trainer.set_hparams(changes, reason="changed when continued from another training")
 
 
-def _config_to_use(job: Job) -> tuple[Config, Path | None]:
-    """The configuration, with the precision the training began with, and where to continue."""
-    checkpoint = job.folder / CHECKPOINT_NAME
-    stored = job.folder / "config.yaml"
-    if not checkpoint.is_file():
-        return job.config, job.start
-    from cyclegan.config import load_config
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How a job goes on from what its folder holds."""
 
+    config: Config
+    checkpoint: Path | None
+    """Where to continue: its own checkpoint, or that of another training, or nowhere."""
+    run_id: str | None = None
+    """The MLflow run it had."""
+    abandoned: str | None = None
+    """A run of another training that died here before its first checkpoint."""
+
+
+_FREE = {"steps", "run_name", "threads", "device", "checkpoint_every", "memory_budget_gb"}
+"""Keys that may differ when a training is continued."""
+
+
+def _plan(job: Job) -> _Plan:
+    own, stored = job.folder / CHECKPOINT_NAME, job.folder / "config.yaml"
+    run_id = _record(job.folder).get("run_id")
+    if not stored.is_file():
+        return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
     before = load_config(stored)
+    # The precision a training began with is its own: `auto` could choose differently today.
     wanted = job.config.to_dict() | {"precision": before.precision}
-    free = {"steps", "run_name", "threads", "device", "checkpoint_every", "memory_budget_gb"}
-    for key, value in before.to_dict().items():
-        if key not in free and wanted[key] != value:
-            raise ConfigError(
-                f"{job.folder}: the training there has {key} = {value}, asked for is "
-                f"{wanted[key]}; choose another run_name, or remove that folder"
-            )
-    return parse_config(wanted), checkpoint
+    different = {k: v for k, v in before.to_dict().items() if k not in _FREE and wanted[k] != v}
+    if not different:
+        checkpoint = own if own.is_file() else job.start
+        return _Plan(config=parse_config(wanted), checkpoint=checkpoint, run_id=run_id)
+    if own.is_file():
+        key, value = next(iter(different.items()))
+        raise ConfigError(
+            f"{job.folder}: the training there has {key} = {value}, asked for is {wanted[key]}; "
+            "choose another run_name, or remove that folder"
+        )
+    return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
+
+
+def reopened(store: Store, run_id: str | None, console: Console) -> Run | None:
+    """The run to go on with, or None if there was none or this store does not have it."""
+    if run_id is None:
+        return None
+    try:
+        return store.open_run(run_id)
+    except DataError as error:
+        console.say(f"{error}; going on in a new run")
+        return None
+
+
+def _close_abandoned(store: Store, run_id: str) -> None:
+    """End a run that nobody will continue."""
+    with contextlib.suppress(DataError):  # of another store: not ours to close
+        store.run(run_id).finish("KILLED", "died before its first checkpoint")
 
 
 def _already_complete(job: Job) -> Finished | None:
@@ -187,7 +221,7 @@ def _already_complete(job: Job) -> Finished | None:
         return None
     if result["outcome"] == "completed" and result["step"] < job.config.steps:
         return None  # more steps are asked for now
-    _config_to_use(job)  # complete, but only if it is the same training
+    _plan(job)  # complete, but only if it is the same training
     return Finished(
         result=TrainResult(**result),
         run_id=record["run_id"],
@@ -200,10 +234,6 @@ def _already_complete(job: Job) -> Finished | None:
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     return dict(read_json(path)) if path.is_file() else {}
-
-
-def _run_of(folder: Path) -> str | None:
-    return _record(folder).get("run_id")
 
 
 def _remember(folder: Path, **record: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +73,6 @@ def promote(
         start=checkpoint,
     )
     finished = run_training(job, store=store, console=console)
-    if source.run_id:
+    with contextlib.suppress(DataError):  # the trial's run may lie in another store, or nowhere
         store.run(source.run_id).set_tags({"promoted_to": finished.run_id})
     return Promoted(trial=chosen, run_name=config.run_name, finished=finished)

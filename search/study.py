@@ -23,7 +23,7 @@ from cyclegan.files import write_text
 from cyclegan.precision import choose_device, choose_precision
 from search.console import Console
 from search.definition import StudyDefinition, load_definition, parse_definition
-from search.launch import Finished, Job, run_training
+from search.launch import Finished, Job, reopened, run_training
 from search.locks import exclusive
 from search.pruning import PruningCallback
 from search.space import suggest
@@ -196,9 +196,9 @@ class _StudyRun:
         return str(stored)
 
     def _parent_run(self) -> Run:
-        run_id = self.study.user_attrs.get("mlflow_run_id")
-        if run_id:
-            return self.store.open_run(run_id)
+        stored = reopened(self.store, self.study.user_attrs.get("mlflow_run_id"), self.console)
+        if stored:
+            return stored
         name = self.definition.name
         experiment = self.store.experiment(name, note=f"Trials of the study `{name}`.")
         run = self.store.create_run(

@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 PICTURES = "cycle"
 """Series of the six-image pictures in the image panel."""
 
-Attachments = Callable[["Trainer", "TrainResult"], Mapping[Path, str]]
-
 
 class TrackingCallback(Callback):
     """Logs a training to `run`.
@@ -51,7 +49,6 @@ class TrackingCallback(Callback):
         every: iterations between writings; validations and rollbacks are written at once.
         images: log the six images of each validation as a picture.
         volumes: attach the six images of the last validation as an HDF5 file at the end.
-        attach: files to attach at the end, path -> artifact folder, e.g. the generator's model.
         clock: seconds since 1970.
 
     Only `on_train_start` raises (`CycleGANError`, if the store can't be read): later the training
@@ -65,14 +62,12 @@ class TrackingCallback(Callback):
         every: int = 50,
         images: bool = True,
         volumes: bool = True,
-        attach: Attachments | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.run = run
         self.every = every
         self.images = images
         self.volumes = volumes
-        self._attach = attach
         self._clock = clock
         self._sink = entries.Sink(run)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -140,12 +135,10 @@ class TrackingCallback(Callback):
         self._sink.put(entries.Text(json.dumps(self._rollbacks, indent=1), "rollbacks.json"))
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
-        """Write what is left, the volumes and attachments, and the status."""
+        """Write what is left, the volumes, and the status."""
         try:
             if self.volumes and trainer.last_report is not None:
                 self._put_volumes(trainer.last_report)
-            for path, folder in (self._attach(trainer, result) if self._attach else {}).items():
-                self._sink.put(entries.Attachment(path, folder))
         except CycleGANError as error:  # a full disk is no reason to call the training failed
             log.warning("run %s: a file is not attached: %s", self.run.name, error)
         status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"

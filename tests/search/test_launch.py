@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,60 @@ def test_continuing_another_training_keeps_its_values_but_for_what_is_asked(
     longer = parse_config(more.to_dict() | {"steps": 20})
     launch(longer, Looks(), folder=Path("results/more"), start=start)
     assert seen["lr_g"] == 5e-4
+
+
+class Dies(Callback):
+    """The process is gone in the middle of a training: nothing is written any more."""
+
+    def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+        if trainer.step == 3:
+            os._exit(9)
+
+
+def run_and_die(config: Config, **changes: Any) -> None:
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            launch(config, Dies(), **changes)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def runs_of_e() -> list[tuple[str, str, str]]:
+    return [(run.id, run.name, run.status) for run in Store.open().search("e")]
+
+
+def test_a_training_that_died_before_its_first_checkpoint_keeps_its_run(
+    config: Config, project: Path
+) -> None:
+    run_and_die(config)
+    assert not Path("results/t/checkpoint.pt").exists()
+    ((run_id, _, status_before),) = runs_of_e()
+    assert status_before == "RUNNING"
+    finished = launch(config)
+    assert runs_of_e() == [(run_id, "tiny", "FINISHED")]
+    assert finished.run_id == run_id
+
+
+def test_what_it_left_is_closed_if_another_configuration_takes_its_folder(
+    config: Config, project: Path
+) -> None:
+    run_and_die(config)
+    finished = launch(parse_config(config.to_dict() | {"lr_g": 2e-3}))
+    statuses = {run_id: state for run_id, _, state in runs_of_e()}
+    assert statuses.pop(finished.run_id) == "FINISHED"
+    assert list(statuses.values()) == ["KILLED"]
+
+
+def test_a_training_whose_run_is_gone_from_the_store_gets_a_new_one(
+    config: Config, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = launch(config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other' / 'mlflow.db'}")
+    more = launch(parse_config(config.to_dict() | {"steps": 16}))
+    assert more.result.step == 16
+    assert more.run_id != first.run_id
+    assert [state for _, _, state in runs_of_e()] == ["FINISHED"]
 
 
 def test_litter_of_a_killed_process_is_removed(config: Config, project: Path) -> None:
