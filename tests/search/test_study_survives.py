@@ -98,8 +98,13 @@ def uninterrupted(
 
 
 @pytest.mark.parametrize(
-    ("number", "checkpoint"),
-    [(signal.SIGKILL, "trial-000"), (signal.SIGKILL, "trial-002"), (signal.SIGTERM, "trial-001")],
+    ("number", "file"),
+    [
+        (signal.SIGKILL, "trial-000/checkpoint.pt"),
+        (signal.SIGKILL, "trial-001/config.yaml"),  # before the first checkpoint
+        (signal.SIGKILL, "trial-002/checkpoint.pt"),
+        (signal.SIGTERM, "trial-001/checkpoint.pt"),
+    ],
 )
 def test_a_killed_study_ends_like_an_uninterrupted_one(
     tmp_path: Path,
@@ -107,10 +112,10 @@ def test_a_killed_study_ends_like_an_uninterrupted_one(
     template: Path,
     uninterrupted: dict[str, Any],
     number: signal.Signals,
-    checkpoint: str,
+    file: str,
 ) -> None:
     folder = make_project(tmp_path / "p", tiny, template)
-    path = folder / "results" / "small" / checkpoint / "checkpoint.pt"
+    path = folder / "results" / "small" / file
     line = [*CALL, "study", "run", "studies/small.yaml", "--quiet"]
     with subprocess.Popen(
         line, cwd=folder, env=environment(), stdout=subprocess.DEVNULL
