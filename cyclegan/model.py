@@ -18,7 +18,14 @@ from torch.nn import functional
 
 from cyclegan.config import Config
 from cyclegan.hparams import HParams
-from cyclegan.losses import TRUTH, adversarial_loss, image_loss, truth_table
+from cyclegan.losses import (
+    TRUTH,
+    adversarial_loss,
+    by_channels,
+    image_loss,
+    resolve_terms,
+    truth_table,
+)
 from cyclegan.networks import PatchDiscriminator, UNet3d, build_generator, initialise
 
 IMAGES = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
@@ -58,7 +65,7 @@ class CycleGAN(nn.Module):
             self.discriminators, lr=config.lr_d, betas=config.betas, fused=True
         )
         self.terms = {
-            group: config.terms(group)
+            group: resolve_terms(group, config.terms(group), device)
             for group in HParams.from_config(config).lambdas
             if any(getattr(config.lambdas, group)) or group[0] != "I"
         }
@@ -131,14 +138,15 @@ class CycleGAN(nn.Module):
         for name, real, fake in (("D_A", "real_B", "fake_B"), ("D_B", "real_A", "fake_A")):
             judge = self.D_A if name == "D_A" else self.D_B
             terms, lambdas = self.terms[name], self.hparams.lambdas[name]
-            judged_real, judged_fake = judge.pair(images[real], images[fake].detach())
-            judged_real, judged_fake = judged_real.float(), judged_fake.float()
-            loss_real, parts_real = adversarial_loss(terms, lambdas, judged_real, 1.0)
-            loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, 0.0)
+            pairs = by_channels(terms, judge.pair, images[real], images[fake].detach())
+            judged_real = {channels: pair[0] for channels, pair in pairs.items()}
+            judged_fake = {channels: pair[1] for channels, pair in pairs.items()}
+            loss_real, parts_real = adversarial_loss(terms, lambdas, judged_real, "real")
+            loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, "generated")
             total += [loss_real, loss_fake]
             for term in terms:
                 metrics[f"loss/{term.name}"] = parts_real[term.name] + parts_fake[term.name]
-            table = truth_table(terms, judged_real, judged_fake)
+            table = truth_table(terms, *pairs[terms[0].channels])
             metrics |= {f"truth/{name}_{cell}": table[cell] for cell in TRUTH}
         return torch.stack(total).sum()
 
@@ -146,9 +154,9 @@ class CycleGAN(nn.Module):
         total: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for name, judge, fake in (("G_A", self.D_A, "fake_B"), ("G_B", self.D_B, "fake_A")):
-            loss, values = adversarial_loss(
-                self.terms[name], self.hparams.lambdas[name], judge(images[fake]).float(), 1.0
-            )
+            terms, lambdas = self.terms[name], self.hparams.lambdas[name]
+            judged = by_channels(terms, judge, images[fake])
+            loss, values = adversarial_loss(terms, lambdas, judged, "generator")
             total.append(loss)
             parts |= values
         pairs = {
