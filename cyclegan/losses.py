@@ -63,6 +63,8 @@ class Term:
     """What metrics call it, e.g. `G_A_bce`; unique over all groups."""
     function: str
     """A key of `ADVERSARIAL` or `IMAGE`."""
+    channels: tuple[int, ...] | None = None
+    """Image channels it looks at; None: all."""
 
 
 def functions_for(group: str) -> tuple[str, ...]:
