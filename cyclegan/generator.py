@@ -10,8 +10,8 @@ from typing import Any, Literal
 from cyclegan import state as states
 from cyclegan.config import Config, parse_config
 from cyclegan.errors import CheckpointError
-from cyclegan.model import CycleGAN
-from cyclegan.networks import UNet3d, build_generator
+from cyclegan.model import CycleGAN, new_generator
+from cyclegan.networks import UNet3d
 
 Direction = Literal["A", "B"]
 
@@ -51,18 +51,40 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
     """
     state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
     config = parse_config(state["config"], source=str(path))
-    name = config.net_A if direction == "A" else config.net_B
-    network = build_generator(name, filters=config.filters, activation=config.activation)
+    network = new_generator(config, direction)
     try:
         network.load_state_dict(_weights(state, f"mean_G_{direction}"))
     except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path}: holds no weights of {name}: {error}") from error
+        name = config.net_A if direction == "A" else config.net_B
+        summary = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: holds no weights of {name}: {summary}") from error
     return TrainedGenerator(
         network=network.requires_grad_(False).eval(),
         config=config,
         step=int(state["step"]),
         score=state["score"],
     )
+
+
+def load_pretrained(model: CycleGAN, path: Path) -> None:
+    """Start the networks of `model` from a generator file or, discriminators too, a checkpoint.
+
+    The running means start from the same weights. Optimizers and counters start afresh.
+
+    Errors: `CheckpointError` if the file is neither, or its networks have other shapes.
+    """
+    state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
+    pairs = {"G_A": "mean_G_A", "G_B": "mean_G_B", "mean_G_A": "mean_G_A", "mean_G_B": "mean_G_B"}
+    if state["format"] == states.CHECKPOINT_FORMAT:
+        pairs |= {"G_A": "G_A", "G_B": "G_B", "D_A": "D_A", "D_B": "D_B"}
+    for name, source in pairs.items():
+        try:
+            getattr(model, name).load_state_dict(_weights(state, source))
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"pretrained = {path}: its {source} differs from this configuration's (networks, "
+                "filters, depth, channels, discriminators must be the same)"
+            ) from error
 
 
 def _weights(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

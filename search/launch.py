@@ -1,8 +1,8 @@
 """The one place that puts trainer and callbacks together, and keeps a training's folder.
 
-A training lives in a folder: `config.yaml` (resolved), `run.json` (its MLflow run), `checkpoint.pt`
-and `generator.pt` (the best so far). Started again with the same folder it continues from its
-checkpoint in the same MLflow run; if it is complete already, nothing happens.
+A training lives in a folder: `config.yaml` (resolved), `run.json` (its MLflow run), checkpoints
+(see `cyclegan.checkpoints`) and `generator.pt` (the best so far). Started again with the same
+folder it continues from its checkpoint in the same MLflow run; if it is complete, nothing happens.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
+from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, DataError
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
-from cyclegan.trainer import CHECKPOINT_NAME, Trainer, TrainResult
+from cyclegan.trainer import Trainer, TrainResult
 from search.console import Console, Update
 from search.keep_best import KeepBest
 from search.locks import exclusive
@@ -172,12 +173,15 @@ class _Plan:
     """A run of another training that died here before its first checkpoint."""
 
 
-_FREE = {"steps", "run_name", "threads", "device", "checkpoint_every", "memory_budget_gb"}
+_FREE = {
+    *("steps", "run_name", "threads", "device", "memory_budget_gb"),
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best_checkpoint"),
+}
 """Keys that may differ when a training is continued."""
 
 
 def _plan(job: Job) -> _Plan:
-    own, stored = job.folder / CHECKPOINT_NAME, job.folder / "config.yaml"
+    own, stored = newest_checkpoint(job.folder), job.folder / "config.yaml"
     run_id = _record(job.folder).get("run_id")
     if not stored.is_file():
         return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
@@ -186,9 +190,9 @@ def _plan(job: Job) -> _Plan:
     wanted = job.config.to_dict() | {"precision": before.precision}
     different = {k: v for k, v in before.to_dict().items() if k not in _FREE and wanted[k] != v}
     if not different:
-        checkpoint = own if own.is_file() else job.start
+        checkpoint = own or job.start
         return _Plan(config=parse_config(wanted), checkpoint=checkpoint, run_id=run_id)
-    if own.is_file():
+    if own:
         key, value = next(iter(different.items()))
         raise ConfigError(
             f"{job.folder}: the training there has {key} = {value}, asked for is {wanted[key]}; "

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.data import Size, VolumeEntry
 from cyclegan.enhance import choose_tile, enhance_array, enhance_file
 from cyclegan.errors import CheckpointError, DataError, UsageError
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.networks import GENERATORS, UNet3d, build_generator, initialise
-from cyclegan.trainer import CHECKPOINT_NAME, Trainer
+from cyclegan.trainer import Trainer
 
 SHALLOW = [name for name in GENERATORS if name != "UNet113d"]
 

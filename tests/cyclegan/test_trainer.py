@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cyclegan import Callback, Config, Trainer, parse_config
+from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.errors import CheckpointError, ConfigError
-from cyclegan.trainer import CHECKPOINT_NAME, RollbackEvent, Snapshot, TrainResult
+from cyclegan.trainer import RollbackEvent, Snapshot, TrainResult
 
 
 class Recorder(Callback):
