@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from cyclegan.errors import ConfigError, nearest
-from cyclegan.losses import GROUPS, Term, check_function
+from cyclegan.losses import GROUPS, Term, check_function, default_name
 from cyclegan.networks import (
     GENERATORS,
     Geometry,
@@ -365,7 +365,7 @@ class Config(Section):
     def terms(self, group: str) -> tuple[Term, ...]:
         """The loss terms of one of `GROUPS`."""
         functions = getattr(self.lossFuncs, group)
-        names = getattr(self.lossNames, group) or tuple(f"{group}_{f}" for f in functions)
+        names = getattr(self.lossNames, group) or tuple(default_name(group, f) for f in functions)
         channels = getattr(self.lossChannels, group) or (None,) * len(functions)
         return tuple(Term(*term) for term in zip(names, functions, channels, strict=True))
 

@@ -129,6 +129,7 @@ class Trainer:
         self._last_score: float | None = None
         self._best_score: float | None = None
         self._best_is_new = False
+        self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
         self._cadence = Cadence(config.checkpoint_every, config.checkpoint_minutes)
         self._stop_requests: list[tuple[Outcome, str]] = []
@@ -198,10 +199,22 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------
 
     def fit(self, resume: Path | None = None) -> TrainResult:
-        """Train to `config.steps`, from scratch or from the checkpoint `resume`."""
+        """Train to `config.steps`, from scratch or from the checkpoint `resume`.
+
+        PyTorch's global random numbers, which a user's own loss may draw, come from the seed or the
+        checkpoint meanwhile; afterwards the caller's go on where they were.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self._fit(resume)
+
+    def _fit(self, resume: Path | None) -> TrainResult:
         try:
             if resume is not None:
                 self.load_checkpoint(resume)
+            if self._restored_random is None:
+                torch.manual_seed(self.config.seed)
+            else:
+                states.load_random_state(self._restored_random, self.device)
             self._emit("on_train_start")
             result = self._loop()
             self.save_checkpoint()
@@ -362,7 +375,7 @@ class Trainer:
         self._last_score, self._best_score = state["score"], state["best_score"]
         self.hparam_log = [HParamChange(**change) for change in state["hparam_log"]]
         self.history.load_state_dict(state["history"])
-        states.load_random_state(state["random"]["global"], self.device)
+        self._restored_random = state["random"]["global"]
         self.model.random.set_state(state["random"]["own"])
         self._sampler_A.load_state_dict(state["sampler_A"])
         self._sampler_B.load_state_dict(state["sampler_B"])

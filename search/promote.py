@@ -10,7 +10,7 @@ from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import override, parse_config
 from cyclegan.errors import DataError
 from search.console import Console
-from search.launch import Finished, Job, run_training
+from search.launch import SAVE_FOLDER, Finished, Job, run_training
 from search.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def promote(
     )
     checkpoint = None
     if (start or settings.start) == "continue":
-        checkpoint = newest_checkpoint(opened.trial_folder(chosen))
+        checkpoint = newest_checkpoint(opened.trial_folder(chosen) / SAVE_FOLDER)
         if checkpoint is None:
             raise DataError(
                 f"{opened.trial_folder(chosen)} holds no checkpoint; promote with --from-scratch"
