@@ -71,8 +71,9 @@ def _shells(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, 
     """Which modes of `rfftn` each of S shells holds, as an index (S, L) into the flat spectrum.
 
     Also the weights (S, L), how many modes of the full spectrum each stands for, and the number of
-    modes (S,). Shells are padded to the longest with modes of weight 0. Summing gathered rows, each
-    mode gathered once, repeats bit for bit on a GPU, where adding into bins doesn't.
+    modes (S,), at least 1. Shells are padded to the longest with modes of weight 0. Summing
+    gathered rows, each mode gathered once, repeats bit for bit on a GPU, where adding into bins
+    doesn't.
     """
     k_z, k_y, k_x = frequency_grid(shape)
     size = max(min(shape), 2)
@@ -88,5 +89,5 @@ def _shells(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, 
         return (
             torch.from_numpy(index).to(device),
             torch.from_numpy(weights.astype(np.float32)).to(device),
-            torch.from_numpy(weights.sum(axis=1).astype(np.float32)).to(device),
+            torch.from_numpy(weights.sum(axis=1).clip(min=1).astype(np.float32)).to(device),
         )
