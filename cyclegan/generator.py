@@ -27,9 +27,18 @@ class TrainedGenerator:
     """Training steps it has seen."""
     score: float | None
     """Of the validation at that step, if there was one."""
+    grey_scales: Mapping[str, Mapping[str, float]]
+    """`mean` and `std` in the files' units of the domains (`A`, `B`) standardised on load."""
 
 
-def save_generators(model: CycleGAN, path: Path, *, step: int, score: float | None = None) -> None:
+def save_generators(
+    model: CycleGAN,
+    path: Path,
+    *,
+    step: int,
+    score: float | None = None,
+    grey_scales: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
     """Write the mean generators of `model`, both directions, to `path`."""
     states.save(
         {
@@ -37,6 +46,7 @@ def save_generators(model: CycleGAN, path: Path, *, step: int, score: float | No
             "config": model.config.to_dict(),
             "step": step,
             "score": score,
+            "grey_scales": grey_scales or {},
             "mean_G_A": states.to_host(model.mean_G_A.state_dict()),
             "mean_G_B": states.to_host(model.mean_G_B.state_dict()),
         },
@@ -63,6 +73,7 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
         config=config,
         step=int(state["step"]),
         score=state["score"],
+        grey_scales=state["grey_scales"],
     )
 
 

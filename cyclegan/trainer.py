@@ -17,13 +17,13 @@ from cyclegan import state as states
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
-from cyclegan.data import DatasetSpec, MemoryBudget, PatchSampler, open_volumes
 from cyclegan.errors import CheckpointError, ConfigError
 from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
 from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_device, choose_precision
+from cyclegan.training_data import TrainingData
 from cyclegan.validation import ValidationReport, Validator
 
 Outcome = Literal["completed", "pruned", "stopped", "interrupted"]
@@ -105,16 +105,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device)
         self.folder = folder
-        self.data_A = DatasetSpec.load(Path(config.data_A))
-        self.data_B = DatasetSpec.load(Path(config.data_B))
-        budget = MemoryBudget(config.memory_budget_gb * 1e9)
-        self._sampler_A = PatchSampler(
-            open_volumes(self.data_A.train, budget=budget), config.imsize_A, seed=(config.seed, 0)
-        )
-        self._sampler_B = PatchSampler(
-            open_volumes(self.data_B.train, budget=budget), config.imsize_B, seed=(config.seed, 1)
-        )
-        self.validator = Validator(config, self.data_A, self.data_B, self.device, budget)
+        self.data = TrainingData(config, self.device)
+        self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)
         self.model = CycleGAN(self.config, self.device)
         self.history = MetricHistory()
@@ -223,7 +215,7 @@ class Trainer:
             self._emit("on_exception", error)
             raise
         finally:
-            self._emit_close()
+            self._close()
         return result
 
     def _loop(self) -> TrainResult:
@@ -249,10 +241,8 @@ class Trainer:
         self._best_is_new = False
 
     def _train_one_step(self) -> dict[str, Tensor]:
-        batch = self.config.batch_size
         self.model.schedule(self.config.lr_schedule.factor(self.step, self.config.steps))
-        real_A = self._sampler_A.draw(batch).to(self.device, non_blocking=True)
-        real_B = self._sampler_B.draw(batch).to(self.device, non_blocking=True)
+        real_A, real_B = (b.to(self.device, non_blocking=True) for b in self.data.next())
         metrics, self.images = self.model.training_step(real_A, real_B, self._kickstart())
         self.step += 1
         self.iteration += 1
@@ -321,7 +311,8 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, event)(self, *arguments)
 
-    def _emit_close(self) -> None:
+    def _close(self) -> None:
+        self.data.close()
         for callback in self.callbacks:
             callback.close()
 
@@ -352,8 +343,8 @@ class Trainer:
                 "global": states.random_state(self.device),
                 "own": self.model.random.get_state(),
             },
-            "sampler_A": self._sampler_A.state_dict(),
-            "sampler_B": self._sampler_B.state_dict(),
+            "samplers": self.data.state_dict(),
+            "grey_scales": self.data.grey_scales(),
             "callbacks": {c.name: c.state_dict() for c in self.callbacks},
         }
 
@@ -377,8 +368,7 @@ class Trainer:
         self.history.load_state_dict(state["history"])
         self._restored_random = state["random"]["global"]
         self.model.random.set_state(state["random"]["own"])
-        self._sampler_A.load_state_dict(state["sampler_A"])
-        self._sampler_B.load_state_dict(state["sampler_B"])
+        self.data.load_state_dict(state["samplers"])
         for callback in self.callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])

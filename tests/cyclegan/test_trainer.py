@@ -136,7 +136,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert losses(second) == losses(whole)
     assert same_networks(second, whole)
     a, b = whole.state_dict(), second.state_dict()
-    assert a["sampler_A"] == b["sampler_A"]
+    assert a["samplers"] == b["samplers"]
     assert a["hparams"] == b["hparams"]
 
 
