@@ -156,7 +156,8 @@ class CycleGAN(nn.Module):
             loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, "generated")
             total += [loss_real, loss_fake]
             for term in terms:
-                metrics[f"loss/{term.name}"] = parts_real[term.name] + parts_fake[term.name]
+                both = parts_real[term.name] + parts_fake[term.name]
+                metrics[f"loss/{term.name}"] = both.detach()
             table = truth_table(terms, *pairs[terms[0].channels])
             metrics |= {f"truth/{name}_{cell}": table[cell] for cell in TRUTH}
         return torch.stack(total).sum()

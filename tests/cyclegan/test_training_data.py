@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +116,41 @@ def test_domains_with_several_channels_train(
     assert result.score is not None
     assert trainer.images["fake_B"].shape[1] == channels_B
     assert trainer.images["fake_A"].shape[1] == channels_A
+
+
+_TRAIN = """
+import json, resource, sys
+from cyclegan import Trainer, load_config
+result = Trainer(load_config(sys.argv[1])).fit()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"outcome": result.outcome, "peak": peak}))
+"""
+
+
+def test_a_sparse_volume_of_4096_cubed_trains_in_the_memory_of_a_small_one(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    def trained(side: int) -> float:
+        random = np.random.default_rng(0)
+        with h5py.File(tmp_path / f"{side}.h5", "w") as handle:
+            chunks = {"chunks": (32, 32, 32), "compression": "gzip"}
+            data = handle.create_dataset("data", (side,) * 3, "f4", **chunks)
+            for z, y, x in random.integers(0, side // 32, (8, 3)) * 32:
+                data[z : z + 32, y : y + 32, x : x + 32] = random.integers(0, 99, (32, 32, 32))
+            # Validation patches come from here: all zeros would be refused as constant.
+            data[:32, :32, :32] = random.integers(0, 99, (32, 32, 32))
+        roi = {f"ROI{axis}": [0, 32] for axis in range(3)}
+        entry = {"path": f"{side}.h5", "dset": "data"}
+        spec = {"train": [entry], "validate": [entry | roi]}
+        (tmp_path / f"{side}.json").write_text(json.dumps(spec))
+        path = str(tmp_path / f"{side}.json")
+        values = tiny | {"data_A": path, "data_B": path, "steps": 6, "memory_budget_gb": 0.05}
+        (tmp_path / f"{side}.yaml").write_text(parse_config(values).to_yaml())
+        line = [sys.executable, "-c", _TRAIN, str(tmp_path / f"{side}.yaml")]
+        done = subprocess.run(line, check=True, capture_output=True, text=True)
+        found = json.loads(done.stdout)
+        assert found["outcome"] == "completed"
+        return float(found["peak"])
+
+    small, large = trained(64), trained(4096)
+    assert large < small + 50
