@@ -65,6 +65,8 @@ def test_help_of_the_whole_names_every_command_and_is_quick() -> None:
 def test_shell_completion_is_there() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "search.cli", "--show-completion", "bash"],
+        # Else the shell is the one the tests were started from, if they were.
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
         capture_output=True,
         text=True,
         check=False,
