@@ -345,6 +345,7 @@ class Trainer:
             },
             "samplers": self.data.state_dict(),
             "grey_scales": self.data.grey_scales(),
+            "statistics": self.data.statistics(),
             "callbacks": {c.name: c.state_dict() for c in self.callbacks},
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,13 @@ class TrainingData:
         """The grey scale of each domain that was standardised on load, over all its volumes."""
         scales = {domain: _grey_scale(volumes) for domain, volumes in self._volumes.items()}
         return {d: {"mean": s.mean, "std": s.std} for d, s in scales.items() if s}
+
+    def statistics(self) -> dict[str, list[dict[str, Any]]]:
+        """What was measured of each volume that is trained on, by domain."""
+        return {
+            domain: [{"volume": v.name, **asdict(v.statistics)} for v in volumes]
+            for domain, volumes in self._volumes.items()
+        }
 
     def close(self) -> None:
         """End the threads that draw ahead; the next batch starts them again."""
