@@ -133,7 +133,9 @@ def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
 
 def _member(path: Path, group: Any, name: str | None) -> Any:
     members = {key: item for key, item in group.members(max_depth=None) if hasattr(item, "chunks")}
-    listed = ", ".join(sorted(members)[:12]) or "none"
+    listed = ", ".join(sorted(members)[:12])
+    if not members:
+        raise DataError(f"{path}: not a readable Zarr array: a group without arrays")
     if name is None and len(members) == 1:
         return next(iter(members.values()))
     if name is None:

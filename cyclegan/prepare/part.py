@@ -33,7 +33,6 @@ from cyclegan.prepare.region import Size
 FINGERPRINT = "prepared_from"
 """Attribute of the dataset: the fingerprint of the inputs and settings it was made from."""
 _RESERVE = 1 << 24
-_BUSY = "{output} is being written by another process; wait for it"
 
 
 def part_path(output: Path) -> Path:
@@ -82,30 +81,35 @@ class Record:
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Hold `output`'s part for this process; the lock ends with the process, however it ends.
+    """Keep `output` and its part for this process; the lock ends with the process, however it ends.
 
-    Errors: `BusyError` if another process holds it.
+    Errors: `BusyError` if another process has it.
     """
-    path = part_path(output)
+    # A file of its own: HDF5 locks the files it opens, and would be shut out.
+    path = output.with_name(f".{output.name}.lock")
     with disk_errors(output):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        _lock(descriptor, path, output)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(_BUSY.format(output=output)) from None
-        if not path.exists() or path.stat().st_ino != os.fstat(descriptor).st_ino:
-            raise BusyError(_BUSY.format(output=output))  # it was finished at this very moment
-        _sweep(output)
-        yield
+            _sweep(output)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
-        # Only the holder may remove it: to another process it is somebody else's work.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.stat().st_size == 0:
-                path.unlink()
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.fstat(descriptor).st_ino
+        free = path.exists() and path.stat().st_ino == held  # else it was removed a moment ago
+    except BlockingIOError:
+        free = False
+    if not free:
+        raise BusyError(f"{output} is being written by another process; wait for it")
 
 
 def _sweep(output: Path) -> None:
@@ -163,7 +167,7 @@ class Part:
     def create(self) -> None:
         """Make the file without its voxels. Errors: `CycleGANError` if the disk is too small."""
         with disk_errors(self._output):
-            os.truncate(self.path, 0)  # what an outdated part takes is free again
+            self.path.unlink(missing_ok=True)  # what an outdated part takes is free again
             self._check_space()
             with writing_hdf5(self.path) as (handle, check):
                 self._layout.declare(handle, "none")

@@ -182,7 +182,11 @@ class _Work:
                 if i == len(self.blocks) or time.monotonic() - saved > _RECORD_SECONDS:
                     self._record.update(measured=i, statistics=self.statistics.state())
                     saved = time.monotonic()
-        self._check_statistics()
+        try:
+            self._check_statistics()
+        except DataError:
+            self._record.clear()  # the same input would fail again: there is nothing to go on with
+            raise
 
     def _check_statistics(self) -> None:
         name, std = self._source.name, self.statistics.std

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import lzma
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,14 @@ from cyclegan.errors import DataError
 from cyclegan.prepare.arrays import RawSource
 from cyclegan.prepare.region import Size
 from cyclegan.prepare.source import Source, Window, check_real
-from cyclegan.prepare.tiff_metadata import planes_of, voxel_size
+from cyclegan.prepare.tiff_metadata import axes_of, planes_of, voxel_size
 
 _BROKEN = (
     tifffile.TiffFileError,
-    OSError,
-    ValueError,
-    struct.error,
-    IndexError,
-    KeyError,
-    TypeError,
+    *(OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, EOFError),
+    *(struct.error, zlib.error, lzma.LZMAError),
 )
+"""What tifffile and the decompressors raise for damaged files."""
 _SHOWN = 4
 
 
@@ -62,13 +61,13 @@ class _TiffStack(Source):
         first, last = files[0], files[-1]
         self.files = tuple(files)
         self.name = f"{first.parent} ({len(files)} files, {first.name} to {last.name})"
-        with _opened(first) as opened:
+        with _open(first) as opened:
             height, width = opened.pages.first.shape
             self.dtype = _dtype(opened)
             self.voxel_size_um = voxel_size(opened)
         self.shape, self.grain = (len(files), height, width), (1, height)
         for path in files[1:]:
-            with _opened(path) as opened:
+            with _open(path) as opened:
                 if len(opened.pages) > 1:
                     raise DataError(
                         f"{path}: it has {len(opened.pages)} pages, {first.name} has one; a stack "
@@ -83,7 +82,7 @@ class _TiffStack(Source):
         block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
         for i, number in enumerate(range(z.start, z.stop)):
             path = self.files[number]
-            with _opened(path) as opened, _explained(path, "page 1"):
+            with _open(path) as opened, _explained(path, "page 1"):
                 block[i] = _pixels(opened.pages.first)[y, x]
         return block
 
@@ -96,7 +95,7 @@ def is_tiff(path: Path) -> bool:
 
 def single_page(path: Path) -> bool:
     """Whether a TIFF file is one image. Errors: `DataError` if it can't be read."""
-    with _opened(path) as opened:
+    with _open(path) as opened:
         return planes_of(path, opened) == 1
 
 
@@ -110,24 +109,29 @@ def open_tiff(files: Sequence[Path]) -> Source:
         return _TiffStack(files)
     path = files[0]
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(_opened(path))
-        planes, first = planes_of(path, opened), opened.pages.first
-        source: Source
-        if planes != len(opened.pages):
-            shape: Size = (planes, first.shape[0], first.shape[1])
-            offset = first.dataoffsets[0]
-            source = RawSource(path, shape=shape, dtype=_dtype(opened), offset=offset)
-        else:
-            for number in range(1, planes):
-                with _explained(path, f"page {number + 1}"):
-                    page = opened.pages.get(number)
-                where = f"{path}, page {number + 1}"
-                _check_alike(where, page, first.shape, first.dtype, "page 1")
-                _check_complete(where, page, opened.filehandle.size)
-            source = _TiffPages(path, opened, planes)
-            stack.pop_all()
+        opened = stack.enter_context(_open(path))
+        source = _one_file(path, opened)
         source.voxel_size_um = voxel_size(opened)
+        if axes_of(opened).get("channels", 1) > 1:
+            source.notes = (f"{path}: its pages are called channels; they are taken as Z planes",)
+        if isinstance(source, _TiffPages):
+            stack.pop_all()  # it stays open
     return source
+
+
+def _one_file(path: Path, opened: tifffile.TiffFile) -> Source:
+    planes, first = planes_of(path, opened), opened.pages.first
+    if planes != len(opened.pages):
+        shape: Size = (planes, first.shape[0], first.shape[1])
+        offset = first.dataoffsets[0]
+        return RawSource(path, shape=shape, dtype=_dtype(opened), offset=offset)
+    for number in range(1, planes):
+        where = f"{path}, page {number + 1}"
+        with _explained(path, f"page {number + 1}"):
+            page = opened.pages.get(number)
+        _check_alike(where, page, first.shape, first.dtype, "page 1")
+        _check_complete(where, page, opened.filehandle.size)
+    return _TiffPages(path, opened, planes)
 
 
 def tiffs_in(folder: Path) -> list[Path]:
@@ -158,20 +162,19 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
 # -- files and pages --------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
+def _open(path: Path) -> tifffile.TiffFile:
     """A TIFF file whose chain of pages is whole, with a first page that can be a plane."""
     log = _Complaints()
-    with _explained(path, "the file"):
+    with _explained(path, "the file"), contextlib.ExitStack() as stack:
         with _listening(log):
-            opened = tifffile.TiffFile(path)
+            opened = stack.enter_context(tifffile.TiffFile(path))
             pages = len(opened.pages)
-        with opened:
-            if log.lines or not pages:
-                raise DataError(f"{path}: truncated or damaged: its list of pages breaks off")
-            _check_plane(path, opened.pages.first)
-            _check_complete(str(path), opened.pages.first, opened.filehandle.size)
-            yield opened
+        if log.lines or not pages:
+            raise DataError(f"{path}: truncated or damaged: its list of pages breaks off")
+        _check_plane(path, opened.pages.first)
+        _check_complete(str(path), opened.pages.first, opened.filehandle.size)
+        stack.pop_all()  # it stays open
+    return opened
 
 
 class _Complaints(logging.Handler):

@@ -11,14 +11,16 @@ import tifffile
 from cyclegan.errors import DataError
 from cyclegan.prepare.units import VoxelSize, as_voxel_size, micrometres
 
-_DPI = {1, 50, 72, 75, 90, 96, 100, 120, 150, 200, 300, 400, 600, 1200, 2400}
+_DPI = {50, 72, 75, 90, 96, 100, 120, 150, 200, 300, 400, 600, 1200, 2400}
 """Resolutions of screens and printers, which programs write when they know none."""
+_COARSEST_DPI = 25.4
+"""Voxels of over a millimetre are no microCT: the unit is missing."""
 
 
 def planes_of(path: Path, opened: tifffile.TiffFile) -> int:
     """Z planes in the file; ImageJ writes one page and its planes behind it beyond 4 GB.
 
-    Errors: `DataError` if it has channels, or frames of several planes.
+    Errors: `DataError` if it has several channels or frames of several planes.
     """
     _check_axes(path, opened)
     pages = len(opened.pages)
@@ -30,16 +32,21 @@ def planes_of(path: Path, opened: tifffile.TiffFile) -> int:
     return max(1, stated)
 
 
-def _check_axes(path: Path, opened: tifffile.TiffFile) -> None:
-    sizes: dict[str, int] = {}
+def axes_of(opened: tifffile.TiffFile) -> dict[str, int]:
+    """Lengths of the axes other than rows and columns, as ImageJ and OME state them."""
     if opened.is_imagej:
         known = opened.imagej_metadata or {}
-        sizes = {key: int(known.get(key, 1)) for key in ("channels", "frames", "slices")}
-    elif opened.is_ome:
+        return {key: int(known.get(key, 1)) for key in ("channels", "frames", "slices")}
+    if opened.is_ome:
         pixels = _ome_pixels(opened)
         names = {"SizeC": "channels", "SizeT": "frames", "SizeZ": "slices"}
-        sizes = {name: int(pixels.get(key, 1)) for key, name in names.items()}
-    if sizes.get("channels", 1) > 1 or (sizes.get("frames", 1) > 1 and sizes.get("slices", 1) > 1):
+        return {name: int(pixels.get(key, 1)) for key, name in names.items()}
+    return {}
+
+
+def _check_axes(path: Path, opened: tifffile.TiffFile) -> None:
+    sizes = axes_of(opened)
+    if sum(n > 1 for n in sizes.values()) > 1:
         text = ", ".join(f"{n} {name}" for name, n in sizes.items())
         raise DataError(f"{path}: one grey volume is wanted, this has {text}; save one by itself")
 
@@ -67,7 +74,10 @@ def voxel_size(opened: tifffile.TiffFile) -> VoxelSize | None:
         return as_voxel_size(sizes, unit) if unit else None
     tag = opened.pages.first.tags.get("ResolutionUnit")
     per_tag = {2: 25400.0, 3: 10000.0}.get(int(tag.value) if tag else 2)
-    if per_tag is None or round(per_x * 25400 / per_tag, 2) in _DPI:
+    if per_tag is None:
+        return None
+    dpi = per_x * 25400 / per_tag
+    if dpi < _COARSEST_DPI or round(dpi, 2) in _DPI:
         return None
     return as_voxel_size([1 / per_y, 1 / per_y, 1 / per_x], per_tag)
 
