@@ -14,7 +14,6 @@ import errno
 import fcntl
 import glob
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +139,21 @@ def disk_errors(output: Path) -> Iterator[None]:
         raise CycleGANError(f"{output}: writing failed: {error.strerror or error}") from error
 
 
+def check_space(output: Path, nbytes: int) -> None:
+    """Raise `CycleGANError` if `nbytes` don't fit on the disk; a part there counts as free."""
+    part = part_path(output)
+    with disk_errors(output):
+        folder = os.statvfs(output.parent)
+        taken = part.stat().st_blocks * 512 if part.exists() else 0
+    free = folder.f_bavail * folder.f_frsize + taken
+    needed = nbytes + min(_RESERVE, nbytes)
+    if needed > free:
+        raise CycleGANError(
+            f"{output}: {needed / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free on that "
+            "disk; free some space, crop with --roi, or use --dtype float16"
+        )
+
+
 class Part:
     """A file with a place for every voxel, written in any order."""
 
@@ -151,24 +165,13 @@ class Part:
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
 
     @property
-    def nbytes(self) -> int:
-        """Size of the voxels, padded to whole chunks."""
-        return math.prod(self._grid) * self._chunk_bytes
-
-    @property
     def _grid(self) -> Size:
         z, y, x = (-(-n // c) for n, c in zip(self._layout.shape, self._layout.chunks, strict=True))
         return z, y, x
 
-    @property
-    def _chunk_bytes(self) -> int:
-        return math.prod(self._layout.chunks) * self._layout.dtype.itemsize
-
     def create(self) -> None:
-        """Make the file without its voxels. Errors: `CycleGANError` if the disk is too small."""
+        """Make the file without its voxels. Errors: `CycleGANError` for a full disk."""
         with disk_errors(self._output):
-            self.path.unlink(missing_ok=True)  # what an outdated part takes is free again
-            self._check_space()
             with writing_hdf5(self.path) as (handle, check):
                 self._layout.declare(handle, "none")
                 check()
@@ -228,15 +231,6 @@ class Part:
         self._places = _chunk_places(self.path, self._grid)
         self._descriptor = os.open(self.path, os.O_RDWR)
 
-    def _check_space(self) -> None:
-        folder = os.statvfs(self.path.parent)
-        free = folder.f_bavail * folder.f_frsize
-        if self.nbytes + min(_RESERVE, self.nbytes) > free:
-            raise CycleGANError(
-                f"{self._output}: {_gigabytes(self.nbytes)} are needed, {_gigabytes(free)} are "
-                "free on that disk; free some space, crop with --roi, or use --dtype float16"
-            )
-
     def close(self) -> None:
         """Close the file."""
         if self._descriptor >= 0:
@@ -271,7 +265,3 @@ def _chunk_places(path: Path, grid: Size) -> NDArray[np.int64]:
     if not places.all():
         raise DataError(f"{path}: HDF5 did not give every chunk a place; please report this")
     return places
-
-
-def _gigabytes(nbytes: float) -> str:
-    return f"{nbytes / 1e9:.3g} GB"

@@ -23,7 +23,15 @@ from cyclegan.files import refuse_overwrite, replacing
 from cyclegan.hdf5 import writing_hdf5
 from cyclegan.prepare.layout import DATASET, Layout
 from cyclegan.prepare.look import write_look
-from cyclegan.prepare.part import FINGERPRINT, Part, Record, disk_errors, exclusive, part_path
+from cyclegan.prepare.part import (
+    FINGERPRINT,
+    Part,
+    Record,
+    check_space,
+    disk_errors,
+    exclusive,
+    part_path,
+)
 from cyclegan.prepare.region import (
     Block,
     Region,
@@ -148,6 +156,10 @@ class _Work:
             logger.info(
                 "%s: its part is of other inputs or settings; starting afresh", self._output
             )
+        size = size_of(self.region)
+        if not self._record.made(self._output):
+            padded = (-(-n // c) * c for n, c in zip(size, chunk_shape(size), strict=True))
+            check_space(self._output, math.prod(padded) * np.dtype(self._settings.dtype).itemsize)
         self._measure()
         self._transform = self._fresh_transform()
         if "written" in self._record.content:
