@@ -67,7 +67,7 @@ def main() -> None:
         for number, volume in enumerate((fast, slow))
     )
     score = Score(patches_A, patches_B)
-    source, reference = (v.read((0, 0, 0), v.shape) for v in (fast, slow))
+    source, reference = (v.read((0, 0, 0), v.shape)[0] for v in (fast, slow))
     rows = []
     for name, function in filters().items():
         report = score(as_generator(function, 1 / score.degradation.gain))

@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclegan import state as states
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config, parse_config
-from cyclegan.data import DatasetSpec, PatchSampler, open_volumes
+from cyclegan.data import DatasetSpec, MemoryBudget, PatchSampler, open_volumes
 from cyclegan.errors import CheckpointError, ConfigError
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
@@ -106,14 +106,14 @@ class Trainer:
         self.folder = folder
         self.data_A = DatasetSpec.load(Path(config.data_A))
         self.data_B = DatasetSpec.load(Path(config.data_B))
-        budget = config.memory_budget_gb * 1e9
+        budget = MemoryBudget(config.memory_budget_gb * 1e9)
         self._sampler_A = PatchSampler(
-            open_volumes(self.data_A.train, budget), config.imsize_A, seed=(config.seed, 0)
+            open_volumes(self.data_A.train, budget=budget), config.imsize_A, seed=(config.seed, 0)
         )
         self._sampler_B = PatchSampler(
-            open_volumes(self.data_B.train, budget), config.imsize_B, seed=(config.seed, 1)
+            open_volumes(self.data_B.train, budget=budget), config.imsize_B, seed=(config.seed, 1)
         )
-        self.validator = Validator(config, self.data_A, self.data_B, self.device)
+        self.validator = Validator(config, self.data_A, self.data_B, self.device, budget)
         self.config = choose_precision(config, self.device)
         self.model = CycleGAN(self.config, self.device)
         self.history = MetricHistory()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan.config import Config
-from cyclegan.data import DatasetSpec, PatchSampler, open_volumes
+from cyclegan.data import DatasetSpec, MemoryBudget, PatchSampler, open_volumes
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
 
@@ -38,15 +38,19 @@ class Validator:
     """Draws the patches once, judges generators on them as often as asked."""
 
     def __init__(
-        self, config: Config, data_A: DatasetSpec, data_B: DatasetSpec, device: torch.device
+        self,
+        config: Config,
+        data_A: DatasetSpec,
+        data_B: DatasetSpec,
+        device: torch.device,
+        budget: MemoryBudget,
     ) -> None:
-        budget = config.memory_budget_gb * 1e9
         patches: list[Tensor] = []
         for domain, spec, size in (
             (0, data_A, config.imsize_A),
             (1, data_B, config.imsize_B),
         ):
-            volumes = open_volumes(spec.validate, budget)
+            volumes = open_volumes(spec.validate, budget=budget)
             sampler = PatchSampler(volumes, size, seed=(_PATCH_SEED, domain), flips=False)
             patches.append(sampler.draw(config.validation_patches).to(device))
         self.patches_A, self.patches_B = patches

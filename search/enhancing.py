@@ -83,7 +83,7 @@ def run_enhancement(session: Session, request: Request) -> None:
 
 def _check_inputs(request: Request) -> None:
     for path in filter(None, (request.volume, request.reference)):
-        Volume(VolumeEntry(path=path, dset=request.dataset), in_memory=False)
+        Volume(VolumeEntry(path=path, dset=request.dataset), standardise="never")
     if request.output.resolve() in {
         p.resolve() for p in (request.volume, request.reference) if p is not None
     }:

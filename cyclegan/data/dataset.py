@@ -1,0 +1,165 @@
+"""Datasets as JSON files that point into HDF5 volumes.
+
+A dataset JSON has `train` and `validate`, each a list of volumes:
+`{"path": "fast.h5", "dset": "data", "ROI0": [0, 60], "ROI1": [0, 200], "ROI2": [0, 200]}`. Paths
+are relative to the JSON file. `ROI0/1/2` are optional [start, end) in voxels along Z, Y and X:
+voxel `start` belongs to the region, voxel `end` does not. `"ROI": [[z, y, x], [z, y, x]]` says the
+same by two corners.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclegan.errors import DataError, nearest
+
+logger = logging.getLogger(__name__)
+
+Limits = tuple[int, int] | None
+"""[start, end) in voxels along one axis; None is the whole axis."""
+
+_PARTS = ("train", "validate")
+_AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
+_ENTRY_KEYS = {"path", "dset", "ROI", *_AXIS_KEYS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeEntry:
+    """One volume of a dataset: a file, the name of the dataset in it, and a region of interest."""
+
+    path: Path
+    dset: str
+    roi: tuple[Limits, ...] = (None, None, None)
+    """[start, end) in voxels along Z, Y, X; None is the whole axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What a dataset JSON says."""
+
+    source: Path
+    train: tuple[VolumeEntry, ...]
+    validate: tuple[VolumeEntry, ...]
+    """The training volumes if the JSON names none."""
+
+    @classmethod
+    def load(cls, path: Path) -> DatasetSpec:
+        """Read a dataset JSON; warns where volumes are validated on that are trained on, too.
+
+        Errors: `DataError` naming the file, the place and the cure.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict) or "train" not in content:
+            raise DataError(f"{path}: an object with the lists 'train' and 'validate' is wanted")
+        for key in content:
+            if key not in _PARTS:
+                raise DataError(f"{path}: unknown key '{key}'; {nearest(key, _PARTS)}")
+        train = _entries(path, content, "train")
+        if not content.get("validate"):
+            logger.warning(
+                "%s: 'validate' is missing, so the training volumes are validated on and the score "
+                "can't show overfitting; name a volume (or a part of one, by ROI0) that is not "
+                "trained on",
+                path,
+            )
+            return cls(source=path, train=train, validate=train)
+        spec = cls(source=path, train=train, validate=_entries(path, content, "validate"))
+        _warn_of_overlap(spec)
+        return spec
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Errors: `DataError` naming file, line and column."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
+        ) from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: can't be read as JSON text: {error}") from error
+
+
+def _entries(path: Path, content: dict[str, Any], part: str) -> tuple[VolumeEntry, ...]:
+    items = content[part]
+    if not isinstance(items, list) or not items:
+        raise DataError(f"{path}: '{part}' must be a list of at least one volume")
+    return tuple(_entry(path, f"{path}: {part}[{i}]", item) for i, item in enumerate(items))
+
+
+def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
+    if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+        raise DataError(f'{where}: an object like {{"path": "a.h5", "dset": "data"}} is wanted')
+    for key in item:
+        if key not in _ENTRY_KEYS:
+            raise DataError(f"{where}: unknown key '{key}'; {nearest(key, _ENTRY_KEYS)}")
+    dset = item.get("dset", "data")
+    if not isinstance(dset, str) or not dset:
+        raise DataError(f"{where}: dset = {dset!r} must be the name of a dataset")
+    return VolumeEntry(path=source.parent / item["path"], dset=dset, roi=_region(where, item))
+
+
+def _region(where: str, item: dict[str, Any]) -> tuple[Limits, ...]:
+    corners = item.get("ROI")
+    if corners is None:
+        return tuple(_limits(f"{where}: {key}", item.get(key)) for key in _AXIS_KEYS)
+    given = [key for key in _AXIS_KEYS if key in item]
+    if given:
+        raise DataError(f"{where}: both ROI and {given[0]} are given; keep one of the two forms")
+    if not (_is_list(corners, 2) and all(_is_list(corner, 3) for corner in corners)):
+        raise DataError(
+            f"{where}: ROI = {corners} must be two corners [[z, y, x], [z, y, x]], start and end"
+        )
+    first, end = corners
+    return tuple(
+        _limits(f"{where}: axis {axis} of ROI", [first[axis], end[axis]]) for axis in range(3)
+    )
+
+
+def _limits(what: str, value: Any) -> Limits:
+    if value is None:
+        return None
+    if (
+        _is_list(value, 2)
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+        and 0 <= value[0] < value[1]
+    ):
+        return value[0], value[1]
+    raise DataError(f"{what} = {value} must be [start, end] with start < end, whole voxels from 0")
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
+
+
+def _warn_of_overlap(spec: DatasetSpec) -> None:
+    pairs = [(t, v) for t in spec.train for v in spec.validate if _overlap(t, v)]
+    if pairs:
+        training, judged = pairs[0]
+        more = f" and in {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+        logger.warning(
+            "%s: train and validate overlap in %s:%s%s, so the score is too good where they do; "
+            "part them by ROI0, e.g. [0, 100] and [100, 120]",
+            spec.source,
+            judged.path,
+            judged.dset,
+            f" (trained on as {training.path})" * (training.path != judged.path) + more,
+        )
+
+
+def _overlap(one: VolumeEntry, other: VolumeEntry) -> bool:
+    return (
+        os.path.realpath(one.path) == os.path.realpath(other.path)
+        and one.dset.strip("/") == other.dset.strip("/")
+        and all(
+            a is None or b is None or (a[0] < b[1] and b[0] < a[1])
+            for a, b in zip(one.roi, other.roi, strict=True)
+        )
+    )

@@ -1,0 +1,221 @@
+"""Finding and opening datasets in HDF5 and NeXus files, with errors that help."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  (registers the compression filters that beamlines write with)
+
+from cyclegan.data.nexus import default_datasets
+from cyclegan.data.virtual import missing_sources
+from cyclegan.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 12
+
+
+def open_dataset(path: Path, dset: str) -> h5py.Dataset:
+    """A real-valued dataset, (Z, Y, X) or (C, Z, Y, X); its file is open until it is closed.
+
+    `dset` may lead through soft and external links. A group, or the name `data` where there is
+    none at the root, stands for what NeXus calls the default image there.
+
+    Errors: `DataError` for a missing or damaged file, a wrong name (with the names found), a link
+    that leads nowhere, a compression filter that is not installed, missing sources of a virtual
+    dataset.
+    """
+    handle = open_file(path)
+    try:
+        dataset = find_dataset(handle, path, dset)
+        check_sources(dataset, path, tuple((0, n) for n in dataset.shape))
+    except DataError:
+        handle.close()
+        raise
+    return dataset
+
+
+def open_file(path: Path) -> h5py.File:
+    """A file for reading. Errors: `DataError` if there is none or it is no HDF5 file."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(
+            f"{path}: not a readable HDF5 file (truncated, still being written, or another "
+            f"format): {_one_line(error)}"
+        ) from error
+
+
+def find_dataset(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset:
+    """`open_dataset` in a file that is open; sources of a virtual dataset are not looked at."""
+    item = _follow(handle, path, dset)
+    if isinstance(item, h5py.Group) or (item is None and dset.strip("/") == "data"):
+        item = _default(handle if item is None else item, path, dset) or item
+    if not isinstance(item, h5py.Dataset):
+        raise DataError(f"{path}: no dataset '{dset}'; {_names_found(handle, dset)}")
+    _check_kind(item, path, dset)
+    _check_filters(item, path, dset)
+    return item
+
+
+def check_sources(dataset: h5py.Dataset, path: Path, region: tuple[tuple[int, int], ...]) -> None:
+    """Raise `DataError` if `region` of a virtual dataset needs a file that is not there."""
+    missing = missing_sources(dataset, region)
+    if missing:
+        raise DataError(
+            f"{path}:{dataset.name}: {len(missing)} sources of this virtual dataset are missing, "
+            f"the first is {missing[0]}; HDF5 would read fill values there: put the files back, "
+            "or take a ROI without them"
+        )
+
+
+def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Group | None:
+    """What is called `dset`, link by link so that a dangling one can be named; None if nothing."""
+    item: Any = handle
+    for part in filter(None, dset.split("/")):
+        if not isinstance(item, h5py.Group):
+            return None
+        link = item.get(part, getlink=True)
+        try:
+            found = item.get(part)
+            error: Exception | None = None
+        except (OSError, RuntimeError, ValueError) as caught:
+            found, error = None, caught
+        if found is None and isinstance(link, h5py.ExternalLink):
+            raise DataError(
+                f"{path}: '{dset}' is an external link to '{link.path}' in '{link.filename}', "
+                "which is not there or can't be read; put that file back or name another dataset"
+            ) from error
+        if found is None and isinstance(link, h5py.SoftLink):
+            raise DataError(
+                f"{path}: '{dset}' is a soft link to '{link.path}', which leads nowhere; "
+                f"{_names_found(handle, dset)}"
+            ) from error
+        if found is None:
+            return None
+        item = found
+    return item
+
+
+def _default(group: h5py.Group, path: Path, dset: str) -> h5py.Dataset | None:
+    candidates = [c for c in default_datasets(group) if c.ndim >= 3]
+    names = sorted({c.name for c in candidates})
+    if len(names) > 1:
+        raise DataError(f"{path}: '{dset}' could be any of {', '.join(names)}; name one as dset")
+    if not candidates:
+        return None
+    logger.info("%s: '%s' is read from the NeXus default %s", path, dset, names[0])
+    return candidates[0]
+
+
+def _check_kind(dataset: h5py.Dataset, path: Path, dset: str) -> None:
+    try:
+        dtype = dataset.dtype
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}:{dset}: a type of voxels that NumPy does not know") from error
+    if dataset.shape is None or dataset.ndim not in (3, 4) or dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}:{dset}: a real 3D array is wanted, (Z, Y, X) or (C, Z, Y, X), this is {dtype} "
+            f"{dataset.shape}" + ("; save a mask as uint8" if dtype.kind == "b" else "")
+        )
+    if 0 in dataset.shape:
+        raise DataError(f"{path}:{dset}: the dataset is empty, its shape is {dataset.shape}")
+
+
+def _check_filters(dataset: h5py.Dataset, path: Path, dset: str) -> None:
+    plist = dataset.id.get_create_plist()
+    for index in range(plist.get_nfilters()):
+        code, _, _, name = plist.get_filter(index)
+        if not h5py.h5z.filter_avail(code):
+            shown = name.decode(errors="replace") or "unnamed"
+            raise DataError(
+                f"{path}:{dset}: compressed with the HDF5 filter {code} ({shown}), which is not "
+                "installed here; install its plugin and set HDF5_PLUGIN_PATH, or repack the file"
+            )
+
+
+def _names_found(handle: h5py.File, wanted: str) -> str:
+    names: list[str] = []
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim >= 3:
+            names.append(name)
+
+    handle.visititems(visit)
+    wanted = wanted.strip("/")
+    # A wrong group is as likely as a wrong name, so both are compared.
+    names.sort(key=lambda name: -_similarity(name, wanted))
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"datasets found: {', '.join(names[:_LISTED]) or 'none'}{more}"
+
+
+def _similarity(name: str, wanted: str) -> float:
+    pairs = ((name, wanted), (name.rsplit("/", 1)[-1], wanted.rsplit("/", 1)[-1]))
+    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class SharedFile:
+    """The one open handle a process has for a file, shared by all volumes in it.
+
+    A forked child opens its own: the parent's belongs to caches and threads the child hasn't got.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = open_file(path)
+        self._pid = os.getpid()
+
+    @classmethod
+    def of(cls, path: Path) -> SharedFile:
+        """The handle of `path`; one that was replaced on the disk is another file."""
+        key = file_key(path)
+        with _opening:
+            shared = _shared.get(key)
+            if shared is None:
+                shared = _shared[key] = cls(path)
+            return shared
+
+    @property
+    def handle(self) -> h5py.File:
+        """The open file, this process's own."""
+        if self._pid != os.getpid():
+            self._handle.close()
+            self._handle, self._pid = open_file(self.path), os.getpid()
+        return self._handle
+
+
+_shared: weakref.WeakValueDictionary[tuple[object, ...], SharedFile] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def file_key(path: Path) -> tuple[object, ...]:
+    """What tells a file's content: where it really is, its size and when it was written last."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: no such file") from error
+    return os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def open_with_cache(file: h5py.File, name: str, nbytes: int, chunks: int) -> h5py.Dataset:
+    """A dataset with a chunk cache of `nbytes` for `chunks` chunks.
+
+    HDF5 sizes a dataset's cache when it is opened first: no other object may have it open.
+    """
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    # Ten or more slots a chunk keep collisions rare (H5Pset_chunk_cache); 0.75 is the default.
+    access.set_chunk_cache(max(521, 10 * chunks + 1), nbytes, 0.75)
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))

@@ -1,0 +1,232 @@
+"""A region of interest of one HDF5 dataset as the file has it: read, measured, loaded."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.data.blocks import BlockGrid, Size, Window, spread
+from cyclegan.data.dataset import VolumeEntry
+from cyclegan.data.hdf5_source import (
+    SharedFile,
+    check_sources,
+    file_key,
+    find_dataset,
+    open_with_cache,
+)
+from cyclegan.data.nexus import voxel_size_um
+from cyclegan.data.statistics import Moments, Statistics, constant, merged, moments
+from cyclegan.data.virtual import source_files
+from cyclegan.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MEASURED_VOXELS = 1 << 30
+"""A region with more voxels than this in its file is measured on a sample of about as many."""
+CHUNK_CACHE_BYTES = 16 << 20
+"""At most this much of a volume's decompressed chunks is kept between two patches."""
+WASTEFUL = 20.0
+"""Voxels decompressed for each voxel of a patch from which on the user is told."""
+
+
+class Region:
+    """Opens the dataset and checks that the region is there; (C, Z, Y, X) in the file's numbers."""
+
+    def __init__(self, entry: VolumeEntry, channels: int) -> None:
+        self.entry = entry
+        self.name = f"{entry.path}:{entry.dset}"
+        self._file: SharedFile | None = SharedFile.of(entry.path)
+        dataset = find_dataset(self._file.handle, entry.path, entry.dset)
+        self._dataset: h5py.Dataset | None = dataset
+        self._pid = os.getpid()
+        self._patch: Size | None = None
+        self._check_channels(dataset, channels)
+        self.channels = channels
+        self.start, self.shape = self._limits(dataset.shape[-3:])
+        check_sources(dataset, entry.path, self._box(dataset))
+        self.dtype = _native(dataset.dtype)
+        self.voxel_size_um = voxel_size_um(dataset)
+        self.key = self._key(dataset)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the region in memory."""
+        return math.prod(self.shape) * self.channels * self.dtype.itemsize
+
+    def read(self, origin: Size, size: Size) -> NDArray[Any]:
+        """A window (C, z, y, x) at `origin` relative to the region, a fresh array."""
+        z, y, x = (
+            slice(s + o, s + o + n) for s, o, n in zip(self.start, origin, size, strict=True)
+        )
+        return self._read(self._open_dataset(), (z, y, x))
+
+    def measure(self) -> Statistics:
+        """Statistics of the region, or of a sample if it is very large."""
+        return self._scan(None)
+
+    def load(self, array: NDArray[Any], *, measure: bool) -> Statistics | None:
+        """Read the region into `array` (C, Z, Y, X), measuring on the way if asked."""
+        if measure:
+            return self._scan(array)
+        dataset = self._open_dataset()
+        grid = BlockGrid(dataset, self.start, self.shape)
+        self._fill(array, dataset)
+        for index in grid.written():
+            window = grid.window(int(index))
+            self._put(array, window, self._read(dataset, window))
+        return None
+
+    def expect(self, size: Size) -> None:
+        """Prepare for patches of `size`: a chunk cache that fits, a warning where none can help."""
+        dataset = self._open_dataset()
+        self._patch, self._dataset = size, None  # opened again with the cache it needs
+        if dataset.chunks is None:
+            return
+        chunks = dataset.chunks[-3:]
+        compressed = dataset.id.get_create_plist().get_nfilters() > 0
+        # A patch of n voxels at a random origin touches 1 + (n - 1) / c chunks of c on average.
+        waste = math.prod((n - 1 + c) / n for n, c in zip(size, chunks, strict=True))
+        if compressed and waste > WASTEFUL:
+            logger.warning(
+                "%s is compressed in chunks of %s voxels: a patch of %s decompresses about %.0f "
+                "times what it needs; `cyclegan prepare` writes a file with smaller chunks, a "
+                "larger memory_budget_gb holds it in memory",
+                self.name,
+                list(chunks),
+                list(size),
+                waste,
+            )
+
+    def close(self) -> None:
+        """Let go of the file, which is closed when no volume reads from it any more."""
+        self._dataset = self._file = None
+
+    def _open_dataset(self) -> h5py.Dataset:
+        if self._file is None:
+            raise DataError(f"{self.name}: this volume was closed")
+        if self._dataset is None or self._pid != os.getpid():
+            self._dataset, self._pid = None, os.getpid()
+            dataset = find_dataset(self._file.handle, self.entry.path, self.entry.dset)
+            if self._patch is not None and dataset.chunks:
+                nbytes, count = self._cache_size(dataset, self._patch)
+                file, name = dataset.file, dataset.name
+                del dataset
+                dataset = open_with_cache(file, name, nbytes, count)
+            self._dataset = dataset
+        return self._dataset
+
+    def _cache_size(self, dataset: h5py.Dataset, patch: Size) -> tuple[int, int]:
+        """Bytes of a cache for the chunks that one patch touches, and how many these are."""
+        chunks = dataset.chunks[-3:]
+        count = math.prod((n + c - 2) // c + 1 for n, c in zip(patch, chunks, strict=True))
+        if dataset.ndim == 4:
+            count *= math.ceil(dataset.shape[0] / dataset.chunks[0])
+        needed = count * math.prod(dataset.chunks) * dataset.dtype.itemsize
+        return min(CHUNK_CACHE_BYTES, needed), count
+
+    def _read(self, dataset: h5py.Dataset, window: Window) -> NDArray[Any]:
+        try:
+            part = dataset[(Ellipsis, *window)]
+        except OSError as error:
+            text = " ".join(str(error).split())
+            raise DataError(f"{self.name}: reading failed, the file is damaged: {text}") from error
+        return np.asarray(part, dtype=self.dtype).reshape(self.channels, *part.shape[-3:])
+
+    def _scan(self, array: NDArray[Any] | None) -> Statistics:
+        """One pass over what was written: measure it (or a sample of it), copy it to `array`."""
+        dataset = self._open_dataset()
+        grid = BlockGrid(dataset, self.start, self.shape)
+        written = grid.written()
+        voxels = sum(grid.voxels(int(i)) for i in written)
+        count = max(1, round(len(written) * MEASURED_VOXELS / max(voxels, 1)))
+        chosen = spread(written, count)
+        sample = set(chosen.tolist())
+        if array is not None:
+            self._fill(array, dataset)
+        parts = []
+        for index in (written if array is not None else chosen).tolist():
+            window = grid.window(index)
+            part = self._read(dataset, window)
+            if index in sample:
+                parts.append(moments(part))
+            if array is not None:
+                self._put(array, window, part)
+        return self._statistics(dataset, merged(parts), voxels)
+
+    def _statistics(self, dataset: h5py.Dataset, sample: Moments, voxels: int) -> Statistics:
+        measured, written = sample.count + sample.non_finite, voxels * self.channels
+        if measured < written:
+            logger.info(
+                "%s: mean and standard deviation are those of %.3g of its %.3g voxels, taken in "
+                "blocks from all over the region",
+                self.name,
+                measured,
+                written,
+            )
+        total = math.prod(self.shape) * self.channels
+        fill = constant(float(dataset.fillvalue), total - written)
+        found = (sample.scaled(written / measured) if measured else sample) + fill
+        return Statistics(found.count, found.non_finite, found.mean, found.std)
+
+    def _fill(self, array: NDArray[Any], dataset: h5py.Dataset) -> None:
+        if dataset.fillvalue != 0:  # fresh zeros cost no memory until they are written
+            array[...] = dataset.fillvalue
+
+    def _put(self, array: NDArray[Any], window: Window, part: NDArray[Any]) -> None:
+        place = tuple(
+            slice(w.start - s, w.stop - s) for w, s in zip(window, self.start, strict=True)
+        )
+        array[(slice(None), *place)] = part
+
+    def _check_channels(self, dataset: h5py.Dataset, channels: int) -> None:
+        have = dataset.shape[0] if dataset.ndim == 4 else 1
+        if have != channels:
+            raise DataError(
+                f"{self.name}: {have} channels in a dataset of shape {dataset.shape}, {channels} "
+                "wanted; a dataset is (Z, Y, X) or (channels, Z, Y, X)"
+            )
+
+    def _limits(self, lengths: tuple[int, ...]) -> tuple[Size, Size]:
+        start, shape = [], []
+        for axis, (limits, length) in enumerate(zip(self.entry.roi, lengths, strict=True)):
+            first, end = limits or (0, length)
+            if end > length:
+                raise DataError(
+                    f"{self.name}: ROI{axis} = {[first, end]} ends beyond the {length} voxels there"
+                )
+            if not 0 <= first < end:
+                raise DataError(
+                    f"{self.name}: ROI{axis} = {[first, end]} is empty; start < end is wanted"
+                )
+            start.append(first)
+            shape.append(end - first)
+        return (start[0], start[1], start[2]), (shape[0], shape[1], shape[2])
+
+    def _box(self, dataset: h5py.Dataset) -> tuple[tuple[int, int], ...]:
+        box = [(s, s + n) for s, n in zip(self.start, self.shape, strict=True)]
+        return tuple([(0, dataset.shape[0])] * (dataset.ndim - 3) + box)
+
+    def _key(self, dataset: h5py.Dataset) -> Hashable:
+        """What tells these voxels from others: files, object, region."""
+        files = [Path(dataset.file.filename), *source_files(dataset)]
+        address = h5py.h5o.get_info(dataset.id).addr
+        return (
+            tuple(file_key(path) for path in files),
+            address,
+            self.start,
+            self.shape,
+            self.channels,
+        )
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The file's kind of number in this machine's byte order, double precision at most."""
+    return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")

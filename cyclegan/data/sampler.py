@@ -1,0 +1,123 @@
+"""Patches drawn from volumes: every origin of every volume, in every orientation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclegan.data.blocks import Size
+from cyclegan.data.volume import Volume
+from cyclegan.errors import DataError
+
+Orientation = tuple[tuple[int, int, int], tuple[int, ...]]
+"""Axes (Z, Y, X) in their new order, and which of the new axes are flipped."""
+
+
+def orientations(size: Size, *, flips: bool) -> list[Orientation]:
+    """The orientations that keep a patch's shape, the identity first.
+
+    All 48 (with flips) or 24 (rotations only) of a cube; 16 or 4 of a patch with two equal sides,
+    which turns in their plane: for Y and X, that is about Z; with no two equal, the 8 flips or 1.
+    """
+    found = []
+    for order in itertools.permutations(range(3)):
+        if any(size[axis] != n for axis, n in zip(order, size, strict=True)):
+            continue
+        for signs in itertools.product((1, -1), repeat=3):
+            if flips or _is_rotation(order, signs, size):
+                z, y, x = order
+                found.append(((z, y, x), tuple(a for a, s in enumerate(signs) if s < 0)))
+    return found
+
+
+def _is_rotation(order: tuple[int, ...], signs: tuple[int, ...], size: Size) -> bool:
+    """Whether it is made of 90-degree turns in planes with equal sides."""
+    matrix = np.zeros((3, 3))
+    matrix[range(3), order] = signs
+    alone = [axis for axis in range(3) if size.count(size[axis]) == 1]
+    return bool(np.linalg.det(matrix) > 0) and all(signs[axis] > 0 for axis in alone)
+
+
+class PatchSampler:
+    """Draws patches (B, C, Z, Y, X): every origin of every volume is equally likely.
+
+    Args:
+        volumes: where from; one is chosen in proportion to the number of origins it has.
+        size: of a patch, (Z, Y, X) in voxels.
+        seed: of the generator.
+        flips: along each axis, with probability 1/2.
+        rotations: by 90 degrees in every plane whose two sides are equal, each orientation equally
+            likely. For isotropic data: a scan's Z differs from X and Y where its resolution or
+            its artefacts do, and then only a patch with Y = X != Z keeps it.
+
+    The generator's state is the sampler's state: restored, it goes on with the next patch, none
+    seen twice and none left out. Errors: `DataError` if a patch does not fit into a volume.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        size: Size,
+        *,
+        seed: Sequence[int],
+        flips: bool = True,
+        rotations: bool = False,
+    ) -> None:
+        self.volumes = list(volumes)
+        self.size = size
+        self.flips = flips
+        self.rotations = rotations
+        for volume in self.volumes:
+            if any(n > have for n, have in zip(size, volume.shape, strict=True)):
+                raise DataError(
+                    f"{volume.name}: a patch of {list(size)} voxels does not fit into the "
+                    f"{list(volume.shape)} there; make imsize_A smaller or the region larger"
+                )
+            volume.expect_patches(size)
+        self._origins = [
+            np.array(v.shape, dtype=np.int64) - np.array(size, dtype=np.int64) + 1
+            for v in self.volumes
+        ]
+        counts = np.array([origins.prod() for origins in self._origins], dtype=np.float64)
+        self._shares = counts / counts.sum()
+        self._orientations = orientations(size, flips=flips)
+        self._random = np.random.default_rng(list(seed))
+
+    def draw(self, batch_size: int) -> Tensor:
+        """A batch (B, C, Z, Y, X), float32, on the CPU, in memory of its own."""
+        channels = self.volumes[0].channels
+        batch = np.empty((batch_size, channels, *self.size), dtype=np.float32)
+        for place in batch:
+            place[...] = self._patch()
+        return torch.from_numpy(batch)
+
+    def _patch(self) -> NDArray[np.float32]:
+        index = int(self._random.choice(len(self.volumes), p=self._shares))
+        z, y, x = (int(n) for n in self._random.integers(0, self._origins[index]))
+        order, flipped = self._orientation()
+        patch = self.volumes[index].read((z, y, x), self.size)
+        patch = patch.transpose(0, *(axis + 1 for axis in order))
+        return np.flip(patch, tuple(axis + 1 for axis in flipped))
+
+    def _orientation(self) -> Orientation:
+        if self.rotations:
+            return self._orientations[int(self._random.integers(0, len(self._orientations)))]
+        if self.flips:
+            bits = self._random.integers(0, 2, size=3)
+            return (0, 1, 2), tuple(int(axis) for axis in np.flatnonzero(bits))
+        return (0, 1, 2), ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state as JSON: its integers are wider than a tensor's."""
+        return {"generator": json.dumps(self._random.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._random.bit_generator.state = json.loads(state["generator"])

@@ -1,0 +1,76 @@
+"""The source files of a virtual dataset. HDF5 reads a missing one as fill values, silently."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+Box = tuple[tuple[int, int], ...]
+"""[start, end) along every axis of the dataset."""
+
+
+def source_files(dataset: h5py.Dataset) -> list[Path]:
+    """The files a virtual dataset is put together from, none for others."""
+    if not dataset.is_virtual:
+        return []
+    names = sorted({source.file_name for source in dataset.virtual_sources()})
+    return [path for name in names for path in _found(dataset, name)]
+
+
+def missing_sources(dataset: h5py.Dataset, region: Box) -> list[str]:
+    """What `region` of a virtual dataset needs and is not there, as `file` or `file:dataset`."""
+    needed: dict[str, set[str]] = {}
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if _intersects(source.vspace, region):
+            needed.setdefault(source.file_name, set()).add(source.dset_name)
+    return [text for name in sorted(needed) for text in _missing(dataset, name, needed[name])]
+
+
+def _missing(dataset: h5py.Dataset, name: str, wanted: set[str]) -> Iterator[str]:
+    found = _found(dataset, name)
+    if not found:
+        yield name
+        return
+    for path in found:
+        try:
+            with h5py.File(path, "r") as handle:
+                # printf-style names stand for as many datasets as there are.
+                yield from (f"{path}:{d}" for d in wanted if "%b" not in d and d not in handle)
+        except OSError:
+            yield f"{path} (not a readable HDF5 file)"
+
+
+def _found(dataset: h5py.Dataset, name: str) -> list[Path]:
+    """The file as HDF5 finds it: prefix, the virtual file's folder (of a link and of its target).
+
+    See H5Pset_virtual_prefix in the HDF5 reference.
+    """
+    own = Path(dataset.file.filename)
+    if name == ".":
+        return [own]
+    prefix = os.environ.get("HDF5_VDS_PREFIX", "").replace("${ORIGIN}", str(own.parent))
+    folders = [Path(prefix)] if prefix else []
+    folders += [own.parent, Path(), Path(os.path.realpath(own)).parent]
+    for folder in folders:
+        path = folder / name  # an absolute name stays as it is
+        if "%b" in name:
+            several = sorted(path.parent.glob(path.name.replace("%b", "*")))
+            if several:
+                return several
+        elif path.is_file():
+            return [path]
+    return []
+
+
+def _intersects(space: h5py.h5s.SpaceID, region: Box) -> bool:
+    try:
+        low, high = space.get_select_bounds()
+    except (RuntimeError, ValueError):  # an unlimited selection has no bounds
+        return True
+    return all(
+        first < end and start <= last
+        for first, last, (start, end) in zip(low, high, region, strict=True)
+    )
