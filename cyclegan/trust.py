@@ -29,8 +29,9 @@ from torch.nn import functional
 
 from cyclegan.enhance_network import Generator
 from cyclegan.errors import UsageError
+from cyclegan.grid import Size, Window
 from cyclegan.networks import Geometry, UNet3d
-from cyclegan.tiling import Read, Size, Window
+from cyclegan.tiling import Read
 from cyclegan.trust_calibration import (
     BLOCKS,
     BLURS,

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from cyclegan.grid import Grid, Size, Window
 from cyclegan.quality import AffineFit, affine_fit
-from cyclegan.tiling import Grid, Read, Size, TileOperator, Window, read_padded
+from cyclegan.tiling import Read, TileOperator, read_padded
 
 logger = logging.getLogger(__name__)
 
@@ -106,15 +107,13 @@ def sample_windows(
     Cores of at most 48 voxels a side, read with their halo as tiles are.
     """
     side = max(BLOCK // operator.alignment, 1) * operator.alignment
-    tiles = list(Grid.of(operator, shape, (side, side, side)))
+    grid = Grid.of(operator, shape, (side, side, side))
     # In the middle of equal shares of the tiles, so that corners are not preferred.
-    chosen = sorted({(2 * i + 1) * len(tiles) // (2 * count) for i in range(count)})
+    chosen = {(2 * i + 1) * len(grid) // (2 * count) for i in range(count)}
     return [
-        (
-            torch.from_numpy(read_padded(read, tiles[i], shape))[None],
-            tiles[i].inner(Fraction(1), shape),
-        )
-        for i in chosen
+        (torch.from_numpy(read_padded(read, tile, shape))[None], grid.inner(tile, Fraction(1)))
+        for tile in grid
+        if tile.index in chosen
     ]
 
 
