@@ -7,6 +7,10 @@ Finished tiles survive a kill (`cyclegan/enhance_store.py`).
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
 import logging
 import math
 import time
@@ -36,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """(voxels of `data` that are done, of all)."""
+_JOB = "job"
+"""Attribute: what made the output, so that it is known again."""
 _SLAB_SHARE, _SLAB_BYTES = 0.1, 512_000_000
 """Of the memory, at most, for input that is read ahead."""
 
@@ -112,6 +118,7 @@ def enhance_file(
     compression: Compression = "gzip",
     scale: tuple[float, float] = (0.0, 1.0),
     overwrite: bool = False,
+    keep: bool = False,
     attributes: Mapping[str, Any] | None = None,
     identity: str | None = None,
     on_progress: Progress | None = None,
@@ -131,15 +138,17 @@ def enhance_file(
         device: for a network, and for finding out about the memory.
         compression: of the output.
         scale: (offset, factor): `data` is written as offset + factor x image.
+        keep: an output that this very call has made before is left as it is.
         identity: what tells this operator's weights and settings from others; a network or a
             `Generator` knows its own. Without one nothing is resumed.
-        on_progress: called after each tile.
+        on_progress: called with what an earlier call had finished, and after each tile.
 
     Errors: `DataError` for the input, or an output that exists; `BusyError` if somebody else makes
     it; one line for a full disk. Finished tiles stay in `OUTPUT.part` after a kill, Ctrl-C or a
     full disk, and the same call goes on from there.
     """
-    refuse_overwrite(output, overwrite)
+    if not keep:
+        refuse_overwrite(output, overwrite)
     began = time.perf_counter()
     operator = as_operator(network, device=device)
     volumes = _volumes(source, operator.channels_in)
@@ -154,8 +163,20 @@ def enhance_file(
     )
     plan = Plan.of(operator, grid, len(volumes) if series else None)
     layouts = plan.layouts(compression)
-    about = {"tile": list(grid.core), **getattr(operator, "attributes", {}), **(attributes or {})}
     job = _job(operator, identity, volumes, grid, compression, scale)
+    digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
+    done = Enhanced(
+        path=output,
+        shape=layouts["data"].shape,
+        tile=grid.core,
+        tiles=len(grid) * len(volumes),
+        resumed=len(grid) * len(volumes),
+        seconds=0.0,
+    )
+    if keep and _made_by(output) == digest:
+        return done
+    refuse_overwrite(output, overwrite)
+    about = _about(operator, volumes[0], grid, scale) | dict(attributes or {}) | {_JOB: digest}
     slab = min(_SLAB_SHARE * budget, _SLAB_BYTES)
     work = _Work(operator, volumes, plan, slab, scale, on_progress)
 
@@ -169,14 +190,7 @@ def enhance_file(
             logger.info("%s: %d of %d tiles were finished before", output, resumed, work.tiles)
         work.run(store)
         store.write(temporary, described)
-    return Enhanced(
-        path=output,
-        shape=layouts["data"].shape,
-        tile=grid.core,
-        tiles=work.tiles,
-        resumed=resumed,
-        seconds=time.perf_counter() - began,
-    )
+    return dataclasses.replace(done, resumed=resumed, seconds=time.perf_counter() - began)
 
 
 class _Work:
@@ -198,18 +212,27 @@ class _Work:
     def run(self, store: PartStore) -> None:
         """Compute what the store has not."""
         grid, finished = self.plan.grid, store.finished
-        factor = self.plan.outputs["data"]
-        total = len(self.volumes) * math.prod(grid.output_shape(factor))
-        done = 0
+        voxels = {tile.index: self._voxels(tile) for tile in grid}
+        total = len(self.volumes) * sum(voxels.values())
+        done = sum(voxels[number % len(grid)] for number in finished)
+        self._tell(done, total)
         for frame, volume in enumerate(self.volumes):
             read = SlabReader(volume.read, grid, volume.channels, self.slab_bytes)
             for tile in grid:
                 number = frame * len(grid) + tile.index
                 if number not in finished:
                     store.add(number, self._cores(read, tile, frame))
-                done += math.prod(s.stop - s.start for s in grid.outer(tile, factor))
-                if self.on_progress:
-                    self.on_progress(done, total)
+                    done += voxels[tile.index]
+                    self._tell(done, total)
+        store.sync()
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.on_progress:
+            self.on_progress(done, total)
+
+    def _voxels(self, tile: Tile) -> int:
+        window = self.plan.grid.outer(tile, self.plan.outputs["data"])
+        return math.prod(s.stop - s.start for s in window)
 
     def _cores(self, read: Read, tile: Tile, frame: int) -> dict[str, Core]:
         cores = {}
@@ -260,6 +283,40 @@ def _job(
         "scale": scale,
         "torch": torch.__version__,
     }
+
+
+def _about(
+    operator: TileOperator, volume: Volume, grid: Grid, scale: tuple[float, float]
+) -> dict[str, Any]:
+    """Attributes of `data`: what was done to which grey values."""
+    return {
+        "tile": list(grid.core),
+        "roi": [list(limits) for limits in grid.region],
+        "source": f"{volume.entry.path}:{volume.entry.dset}",
+        "input_mean": volume.statistics.mean,
+        "input_std": volume.statistics.std,
+        "input_standardised_on_load": (volume.mean, volume.std) != (0.0, 1.0),
+        "offset": scale[0],
+        "factor": scale[1],
+        "software": f"cyclegan3d {_version()}, torch {torch.__version__}",
+        **getattr(operator, "attributes", {}),
+    }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("cyclegan3d")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _made_by(output: Path) -> str | None:
+    """The job that made an output, or None if it is none of ours."""
+    try:
+        with h5py.File(output, "r") as file:
+            return str(file["data"].attrs[_JOB])
+    except (OSError, KeyError):
+        return None
 
 
 def _described(volume: Volume) -> dict[str, Any]:

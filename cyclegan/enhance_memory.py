@@ -188,7 +188,7 @@ def _beside(name: str, arguments: Any, result: Any) -> int:
         return copies
     inputs, outputs = (result, image) if transposed else (image, result)
     columns = inputs.shape[1] * math.prod(weight.shape[2:]) * math.prod(outputs.shape[2:])
-    return max(copies, columns * int(image.element_size()))
+    return max(copies, int(columns * image.element_size()))
 
 
 def _blocked(image: Tensor) -> int:

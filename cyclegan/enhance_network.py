@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
-_FREEZE = {"freezing": True}
 _PROBE = 32
 
 
@@ -61,9 +60,8 @@ class Generator:
         self._compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:
             # Freezing lets constant weights be laid out once; windows have one shape anyway.
-            self._compiled = torch.compile(
-                ready, dynamic=False, options={} if self.device.type == "cuda" else _FREEZE
-            )
+            options: Any = {"freezing": True} if self.device.type == "cpu" else {}
+            self._compiled = torch.compile(ready, dynamic=False, options=options)
 
     @property
     def alignment(self) -> int:

@@ -82,7 +82,7 @@ def open_frames(
     """The frames of a series (T, Z, Y, X) as volumes with the statistics of the whole series.
 
     Frames stay comparable: grey values that differ between them differ in the result. HDF5 reads
-    the frames through virtual datasets in a file that is written into `folder`.
+    the frames through virtual datasets in a file that is written into `folder` and must stay there.
 
     Errors: `DataError` if the dataset has no four axes, or for anything `Volume` refuses.
     """
@@ -97,7 +97,14 @@ def open_frames(
         _write_views(series, path, frames)
         entries = [VolumeEntry(path=frames, dset=f"frame_{t:05d}") for t in range(len(series))]
     pooled = _pooled([StoredRegion(entry, 1).measure() for entry in entries])
-    return [Volume(entry, standardise=standardise, statistics=pooled) for entry in entries]
+    volumes = []
+    for t, entry in enumerate(entries):
+        volume = Volume(entry, standardise=standardise, statistics=pooled)
+        # Messages and records name what the user knows, not the file of views.
+        volume.name = f"{path}:{dataset}[{t}]"
+        volume.entry = VolumeEntry(path=path, dset=f"{dataset}[{t}]")
+        volumes.append(volume)
+    return volumes
 
 
 def _write_views(series: h5py.Dataset, path: Path, frames: Path) -> None:
