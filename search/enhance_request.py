@@ -66,6 +66,11 @@ class Target:
         """Where the report is."""
         return self.output.with_suffix(".html")
 
+    @property
+    def report_picture(self) -> Path:
+        """Where the report's slices are by themselves."""
+        return self.output.with_suffix(".report.png")
+
 
 def targets(request: Request) -> list[Target]:
     """Every volume with its output: the names are kept in a folder.
@@ -93,7 +98,8 @@ def targets(request: Request) -> list[Target]:
         if target.output.resolve() in inputs:
             raise DataError(f"{target.output} is an input too; name another output")
     if not request.several:
-        for path in (found[0].output, found[0].picture):
+        one = found[0]
+        for path in (one.output, one.picture, one.report, one.report_picture):
             refuse_overwrite(path, request.overwrite)
     return found
 

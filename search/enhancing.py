@@ -9,24 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cyclegan import state as states
-from cyclegan.data import Statistics, Volume, VolumeEntry
+from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.enhance import Enhanced, enhance_file
 from cyclegan.enhance_network import Generator, choose_precision
 from cyclegan.enhance_source import open_frames
-from cyclegan.errors import DataError, UsageError
-from cyclegan.files import refuse_overwrite
+from cyclegan.errors import UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
 from cyclegan.grid import Grid
 from cyclegan.precision import choose_device
 from cyclegan.tiling import TileOperator
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
-from search.enhance_judging import Judged, judge, quality_table
+from search.enhance_judging import Judged, judge, open_reference, quality_table
 from search.enhance_request import Request, Target, check_roi, targets
 
 if TYPE_CHECKING:
@@ -53,13 +50,13 @@ def run_enhancement(session: Session, request: Request) -> None:
     """Enhance as asked, print the result, and record it as an MLflow run of kind `enhance`."""
     wanted = targets(request)
     for path in filter(None, (*request.volumes, request.reference)):
-        _open(request, path).close() if not request.series else None
+        open_dataset(path, request.dataset).file.close()
     model = _find_model(session, request.model)
     device = choose_device(request.device)
     results = []
     for target in wanted:
-        with contextlib.ExitStack() as stack:
-            results.append(_enhance_one(session, request, target, model, device, stack))
+        with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
+            results.append(_enhance_one(session, request, target, model, device, Path(scratch)))
     if request.several:
         data: Any = {"output": str(request.output), "volumes": results}
     else:
@@ -73,24 +70,22 @@ def _enhance_one(
     target: Target,
     model: _Model,
     device: torch.device,
-    stack: contextlib.ExitStack,
+    scratch: Path,
 ) -> dict[str, Any]:
-    volumes = _volumes(request, target, stack)
-    check_roi(request.roi, volumes[0].shape, volumes[0].name)
-    operator = _operator(session, request, model, device, volumes[0])
+    volumes = _volumes(request, target, scratch)
+    first = volumes[0]
+    check_roi(request.roi, first.shape, first.name)
+    operator = _operator(session, request, model, device, first)
+    grid = Grid.of(operator, first.shape, region=request.roi)
+    reference = None
+    if request.reference is not None:
+        factor = operator.outputs["data"]
+        reference = open_reference(request.reference, request.dataset, first, grid, factor)
     done = _enhance(session, request, target, model, operator, device, volumes)
-    grid = Grid.of(operator, volumes[0].shape, done.tile, request.roi)
-    judged = judge(
-        volumes[0],
-        grid,
-        done,
-        target,
-        dataset=request.dataset,
-        reference=request.reference,
-        series=request.series,
-        say=session.say,
-        metadata={"model": model.name, "step": model.generator.step, "tile": list(done.tile)},
-    )
+    judged = Judged()
+    if not request.series:
+        about = {"model": model.name, "step": model.generator.step, "tile": list(done.tile)}
+        judged = judge(first, grid, target, reference, say=session.say, metadata=about)
     run = _track(session, request, target, model, done, judged)
     return {
         "output": str(done.path),
@@ -109,15 +104,10 @@ def _enhance_one(
     }
 
 
-def _volumes(request: Request, target: Target, stack: contextlib.ExitStack) -> Sequence[Volume]:
-    if not request.series:
-        return [_open(request, target.volume)]
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cyclegan-"))
-    return open_frames(target.volume, request.dataset, Path(folder))
-
-
-def _open(request: Request, path: Path) -> Volume:
-    return Volume(VolumeEntry(path=path, dset=request.dataset))
+def _volumes(request: Request, target: Target, scratch: Path) -> Sequence[Volume]:
+    if request.series:
+        return open_frames(target.volume, request.dataset, scratch)
+    return [Volume(VolumeEntry(path=target.volume, dset=request.dataset))]
 
 
 def _find_model(session: Session, name: str) -> _Model:
