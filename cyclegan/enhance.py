@@ -1,19 +1,21 @@
-"""Applying a generator to a whole volume, tile by tile, with the result of one single pass.
+"""Applying a generator, or any tile operator, to volumes on the disk: exact, streaming, resumable.
 
-A tile is read with the halo its network needs, at an origin its network's pooling is aligned to,
-translated, and cut to its core. At the volume's faces a tile ends where the volume ends, so that
-the network pads there as it does in one pass over everything. Volumes whose size is no multiple of
-the alignment are continued at the far faces by their last voxel, and cut again.
+The result does not depend on the tile size (see `cyclegan/grid.py`). Memory follows the tile, not
+the volume: a slab of input of bounded size, one window with its activations, one compressed core.
+Finished tiles survive a kill (`cyclegan/enhance_store.py`).
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclegan.data import Size, VolumeEntry, open_dataset
-from cyclegan.errors import DataError, UsageError
-from cyclegan.files import refuse_overwrite, replacing
-from cyclegan.hdf5 import writing_hdf5
-from cyclegan.networks import Geometry, UNet3d
+from cyclegan.data import Size, Volume, VolumeEntry
+from cyclegan.enhance_memory import budget_bytes, choose_grid
+from cyclegan.enhance_network import Generator, Precision
+from cyclegan.enhance_output import Plan, describe
+from cyclegan.enhance_source import SlabReader
+from cyclegan.enhance_store import Compression, Core, PartStore, resumable
+from cyclegan.errors import DataError
+from cyclegan.files import refuse_overwrite
+from cyclegan.grid import Grid, Region, Tile
+from cyclegan.networks import UNet3d
+from cyclegan.tiling import Read, TileOperator, apply_tiled, run_tile
 
-DEFAULT_TILE = 96
-Read = Callable[[tuple[slice, slice, slice]], NDArray[np.float32]]
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[int, int], None]
+"""(voxels of `data` that are done, of all)."""
+_JOB = "job"
+"""Attribute: what made the output, so that it is known again."""
+_SLAB_SHARE, _SLAB_BYTES = 0.1, 512_000_000
+"""Of the memory, at most, for input that is read ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,185 +51,282 @@ class Enhanced:
     """What an enhancement did."""
 
     path: Path
-    shape: Size
-    """Of the output, (Z, Y, X) in voxels."""
+    shape: tuple[int, ...]
+    """Of `data`: (Z, Y, X), with frames or channels in front if there are any."""
     tile: Size
     """Core of a tile in input voxels."""
+    tiles: int
+    """In all frames."""
+    resumed: int
+    """Tiles that an earlier call had finished."""
     seconds: float
+    """Of this call."""
 
     @property
     def voxels_per_second(self) -> float:
-        """Output voxels written per second."""
-        return math.prod(self.shape) / max(self.seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class _Span:
-    """One tile along one axis, in input voxels: what is read, and which part of it is the core."""
-
-    start: int
-    end: int
-    core_start: int
-    core_end: int
-
-
-def output_shape(shape: Size, factor: Fraction) -> Size:
-    """Shape of the enhanced volume: factor x input, rounded up."""
-    z, y, x = (math.ceil(n * factor) for n in shape)
-    return z, y, x
-
-
-def tiles(shape: Size, tile: Size, geometry: Geometry) -> Iterator[tuple[_Span, _Span, _Span]]:
-    """The tiles that cover `shape`, slabs along Z first."""
-    axes = [list(_spans(n, t, geometry)) for n, t in zip(shape, tile, strict=True)]
-    z, y, x = axes
-    yield from itertools.product(z, y, x)
-
-
-def _spans(length: int, core: int, geometry: Geometry) -> Iterator[_Span]:
-    padded = math.ceil(length / geometry.alignment) * geometry.alignment
-    for start in range(0, length, core):
-        end = min(start + core, padded)
-        yield _Span(
-            start=max(start - geometry.halo_left, 0),
-            end=min(end + geometry.halo_right, padded),
-            core_start=start,
-            core_end=end,
-        )
-
-
-def choose_tile(shape: Size, geometry: Geometry, wanted: Size | None = None) -> Size:
-    """The core of a tile: `wanted`, else up to 96 voxels, and never larger than the volume.
-
-    Errors: `UsageError` if `wanted` is no multiple of the alignment.
-    """
-    alignment = geometry.alignment
-    if wanted and any(n < 1 or n % alignment for n in wanted):
-        raise UsageError(
-            f"--tile {','.join(map(str, wanted))}: this network needs multiples of {alignment}"
-        )
-    default = max(DEFAULT_TILE // alignment, 1) * alignment
-    padded = (math.ceil(n / alignment) * alignment for n in shape)
-    z, y, x = (min(w, p) for w, p in zip(wanted or (default,) * 3, padded, strict=True))
-    return z, y, x
+        """Output voxels made per second, without those of an earlier call."""
+        share = 1 - self.resumed / self.tiles
+        return share * math.prod(self.shape) / max(self.seconds, 1e-9)
 
 
 def enhance_array(
-    network: UNet3d,
+    network: UNet3d | TileOperator,
     volume: NDArray[Any],
     *,
     tile: Size | None = None,
     device: torch.device | str = "cpu",
-) -> NDArray[np.float32]:
-    """The enhanced volume, factor x (Z, Y, X), of a standardised array (Z, Y, X)."""
-    geometry = network.geometry
-    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
-    result = np.empty(output_shape(shape, geometry.factor), dtype=np.float32)
+    precision: Precision = "fp32",
+) -> NDArray[np.floating[Any]]:
+    """The enhanced volume of a standardised array.
 
-    def read(window: tuple[slice, slice, slice]) -> NDArray[np.float32]:
-        return np.asarray(volume[window], dtype=np.float32)
-
-    for window, core in _enhanced_tiles(network, read, shape, tile, torch.device(device)):
-        result[window] = core
+    (Z, Y, X), or (C, Z, Y, X), -> factor x (Z, Y, X), with channels in front if the network makes
+    several; float32, or float64 for a network in float64. Without `tile` in as large tiles as the
+    memory allows. Of an operator with several outputs `data`; `apply_tiled` gives all.
+    """
+    operator = as_operator(network, device=device, precision=precision)
+    dtype = operator.image_dtype if isinstance(operator, Generator) else torch.float32
+    array = np.asarray(volume, dtype=np.float64 if dtype == torch.float64 else np.float32)
+    shape: Size = (array.shape[-3], array.shape[-2], array.shape[-1])
+    budget = budget_bytes(torch.device(device), None)
+    core = choose_grid(operator, shape, wanted=tile, budget=budget).core
+    image = apply_tiled(operator, array, core)["data"]
+    result: NDArray[np.floating[Any]] = image[0] if operator.channels_out == 1 else image
     return result
 
 
+def as_operator(
+    network: UNet3d | TileOperator,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+) -> TileOperator:
+    """A network as an operator on `device`; an operator as it is."""
+    if isinstance(network, torch.nn.Module):
+        return Generator(network, device=device, precision=precision)
+    return network
+
+
 def enhance_file(
-    network: UNet3d,
-    source: VolumeEntry,
+    network: UNet3d | TileOperator,
+    source: VolumeEntry | Volume | Sequence[Volume],
     output: Path,
     *,
     tile: Size | None = None,
+    region: Region | None = None,
+    memory_gb: float | None = None,
     device: torch.device | str = "cpu",
+    compression: Compression = "gzip",
+    scale: tuple[float, float] = (0.0, 1.0),
     overwrite: bool = False,
+    keep: bool = False,
     attributes: Mapping[str, Any] | None = None,
+    identity: str | None = None,
     on_progress: Progress | None = None,
 ) -> Enhanced:
-    """Enhance a dataset (Z, Y, X) of an HDF5 file into the dataset `data` of another one.
+    """Enhance a volume, or the frames of a time series, into an HDF5 file.
 
-    Reads and writes a tile at a time. The output is float32, gzip, chunked, with the attributes
-    that make silx show it at once; `voxel_size_um`, if the input has it, is divided by the factor.
+    The file is described in `cyclegan/enhance_output.py`. The source is read as `Volume` reads it:
+    standardised, non-finite voxels replaced.
 
-    Errors: `DataError` for the input, or an output that exists; one line for a full disk.
+    Args:
+        network: a network, or an operator; of the latter every output becomes a dataset.
+        source: one volume (Z, Y, X), or volumes of equal shape that are the frames of a series.
+        tile: core of a tile in voxels; by default the fastest that fits into `memory_gb`.
+        region: [start, end) in input voxels along Z, Y, X: that part of the whole's result.
+        memory_gb: peak of the process on a CPU, of the GPU's memory on a GPU; by default a share
+            of what is free.
+        device: for a network, and for finding out about the memory.
+        compression: of the output.
+        scale: (offset, factor): `data` is written as offset + factor x image.
+        keep: an output that this very call has made before is left as it is.
+        identity: what tells this operator's weights and settings from others; a network or a
+            `Generator` knows its own. Without one nothing is resumed.
+        on_progress: called with what an earlier call had finished, and after each tile.
+
+    Errors: `DataError` for the input, or an output that exists; `BusyError` if somebody else makes
+    it; one line for a full disk. Finished tiles stay in `OUTPUT.part` after a kill, Ctrl-C or a
+    full disk, and the same call goes on from there.
     """
+    if not keep:
+        refuse_overwrite(output, overwrite)
+    began = time.perf_counter()
+    operator = as_operator(network, device=device)
+    volumes = _volumes(source, operator.channels_in)
+    series = not isinstance(source, VolumeEntry | Volume)
+    budget = budget_bytes(torch.device(device), memory_gb)
+    grid = choose_grid(
+        operator,
+        volumes[0].shape,
+        region=region,
+        wanted=tile,
+        budget=(1 - _SLAB_SHARE) * budget,
+    )
+    plan = Plan.of(operator, grid, len(volumes) if series else None)
+    layouts = plan.layouts(compression)
+    job = _job(operator, identity, volumes, grid, compression, scale)
+    digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
+    done = Enhanced(
+        path=output,
+        shape=layouts["data"].shape,
+        tile=grid.core,
+        tiles=len(grid) * len(volumes),
+        resumed=len(grid) * len(volumes),
+        seconds=0.0,
+    )
+    if keep and _made_by(output) == digest:
+        return done
     refuse_overwrite(output, overwrite)
-    dataset = open_dataset(source.path, source.dset)
-    geometry = network.geometry
-    shape: Size = dataset.shape
-    chosen = choose_tile(shape, geometry, tile)
-    out = output_shape(shape, geometry.factor)
-    total = sum(1 for _ in tiles(shape, chosen, geometry))
-    start = time.perf_counter()
+    about = _about(operator, volumes[0], grid, scale) | dict(attributes or {}) | {_JOB: digest}
+    slab = min(_SLAB_SHARE * budget, _SLAB_BYTES)
+    work = _Work(operator, volumes, plan, slab, scale, on_progress)
 
-    def read(window: tuple[slice, slice, slice]) -> NDArray[np.float32]:
-        try:
-            part = np.asarray(dataset[window], dtype=np.float32)
-        except OSError as error:
+    def described(file: h5py.File) -> None:
+        size = volumes[0].voxel_size_um
+        describe(file, plan, voxel_size_um=size, attributes=about)
+
+    with resumable(output, job, layouts) as (store, temporary):
+        resumed = len(store.finished)
+        if resumed:
+            logger.info("%s: %d of %d tiles were finished before", output, resumed, work.tiles)
+        work.run(store)
+        store.write(temporary, described)
+    return dataclasses.replace(done, resumed=resumed, seconds=time.perf_counter() - began)
+
+
+class _Work:
+    """All tiles of all frames."""
+
+    def __init__(
+        self,
+        operator: TileOperator,
+        volumes: Sequence[Volume],
+        plan: Plan,
+        slab_bytes: float,
+        scale: tuple[float, float],
+        on_progress: Progress | None,
+    ) -> None:
+        self.operator, self.volumes, self.plan, self.scale = operator, volumes, plan, scale
+        self.slab_bytes, self.on_progress = slab_bytes, on_progress
+        self.tiles = len(plan.grid) * len(volumes)
+
+    def run(self, store: PartStore) -> None:
+        """Compute what the store has not."""
+        grid, finished = self.plan.grid, store.finished
+        voxels = {tile.index: self._voxels(tile) for tile in grid}
+        total = len(self.volumes) * sum(voxels.values())
+        done = sum(voxels[number % len(grid)] for number in finished)
+        self._tell(done, total)
+        for frame, volume in enumerate(self.volumes):
+            read = SlabReader(volume.read, grid, volume.channels, self.slab_bytes)
+            for tile in grid:
+                number = frame * len(grid) + tile.index
+                if number not in finished:
+                    store.add(number, self._cores(read, tile, frame))
+                    done += voxels[tile.index]
+                    self._tell(done, total)
+        store.sync()
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.on_progress:
+            self.on_progress(done, total)
+
+    def _voxels(self, tile: Tile) -> int:
+        window = self.plan.grid.outer(tile, self.plan.outputs["data"])
+        return math.prod(s.stop - s.start for s in window)
+
+    def _cores(self, read: Read, tile: Tile, frame: int) -> dict[str, Core]:
+        cores = {}
+        for name, image in run_tile(self.operator, read, tile, self.plan.grid).items():
+            if name == "data" and self.scale != (0.0, 1.0):
+                image = self.scale[0] + self.scale[1] * image
+            if len(image) == 1:
+                image = image[0]
+            place = [s.start for s in self.plan.grid.outer(tile, self.plan.outputs[name])]
+            origin = [*([frame] if self.plan.frames else []), *([0] * (image.ndim - 3)), *place]
+            array = image[None] if self.plan.frames else image
+            cores[name] = tuple(origin), np.asarray(array, dtype=np.float32)
+        return cores
+
+
+def _volumes(source: VolumeEntry | Volume | Sequence[Volume], channels: int) -> Sequence[Volume]:
+    if isinstance(source, VolumeEntry):
+        return [Volume(source, channels=channels)]
+    if isinstance(source, Volume):
+        return [source]
+    first = source[0]
+    for other in source:
+        if other.shape != first.shape:
             raise DataError(
-                f"{source.path}: reading failed, the file is damaged: {error}"
-            ) from error
-        if not np.isfinite(part).all():
-            raise DataError(
-                f"{source.path}:{source.dset}: NaN or infinite voxels; replace them first"
+                f"{other.name} has {list(other.shape)} voxels, {first.name} {list(first.shape)}; "
+                "the frames of a series have one shape: enhance them one by one"
             )
-        return part
-
-    with (
-        dataset.file,
-        replacing(output) as temporary,
-        writing_hdf5(temporary) as (handle, check),
-    ):
-        chunks = tuple(min(n, 64) for n in out)
-        result = handle.create_dataset(
-            "data", out, dtype=np.float32, chunks=chunks, compression="gzip", compression_opts=1
-        )
-        done = _enhanced_tiles(network, read, shape, chosen, torch.device(device))
-        for count, (window, core) in enumerate(done, start=1):
-            result[window] = core
-            check()
-            if on_progress:
-                on_progress(count, total)
-        _describe(handle, dataset, geometry.factor, attributes or {})
-    return Enhanced(path=output, shape=out, tile=chosen, seconds=time.perf_counter() - start)
+    return source
 
 
-def _enhanced_tiles(
-    network: UNet3d, read: Read, shape: Size, tile: Size | None, device: torch.device
-) -> Iterator[tuple[tuple[slice, slice, slice], NDArray[np.float32]]]:
-    geometry = network.geometry
-    out = output_shape(shape, geometry.factor)
-    network = network.to(device)
-    for spans in tiles(shape, choose_tile(shape, geometry, tile), geometry):
-        patch = _read_padded(read, spans, shape)
-        with torch.inference_mode():
-            image = network(torch.from_numpy(patch)[None, None].to(device))[0, 0]
-        inner, outer = [], []
-        for span, length in zip(spans, out, strict=True):
-            first = int((span.core_start - span.start) * geometry.factor)
-            target = int(span.core_start * geometry.factor)
-            size = min(int((span.core_end - span.core_start) * geometry.factor), length - target)
-            inner.append(slice(first, first + size))
-            outer.append(slice(target, target + size))
-        core = image[tuple(inner)].float().cpu().numpy()
-        yield (outer[0], outer[1], outer[2]), core
+def _job(
+    operator: TileOperator,
+    identity: str | None,
+    volumes: Sequence[Volume],
+    grid: Grid,
+    compression: Compression,
+    scale: tuple[float, float],
+) -> dict[str, Any]:
+    """All that the result depends on, as JSON."""
+    return {
+        "model": identity or getattr(operator, "identity", None) or f"unknown {time.time_ns()}",
+        "inputs": [_described(volume) for volume in volumes],
+        "outputs": {name: str(factor) for name, factor in operator.outputs.items()},
+        "region": grid.region,
+        "tile": grid.core,
+        "window": grid.window,
+        "compression": compression,
+        "scale": scale,
+        "torch": torch.__version__,
+    }
 
 
-def _read_padded(read: Read, spans: tuple[_Span, _Span, _Span], shape: Size) -> NDArray[np.float32]:
-    z, y, x = (slice(s.start, min(s.end, n)) for s, n in zip(spans, shape, strict=True))
-    patch = read((z, y, x))
-    missing = [(0, s.end - s.start - n) for s, n in zip(spans, patch.shape, strict=True)]
-    return np.pad(patch, missing, mode="edge") if any(after for _, after in missing) else patch
+def _about(
+    operator: TileOperator, volume: Volume, grid: Grid, scale: tuple[float, float]
+) -> dict[str, Any]:
+    """Attributes of `data`: what was done to which grey values."""
+    return {
+        "tile": list(grid.core),
+        "roi": [list(limits) for limits in grid.region],
+        "source": f"{volume.entry.path}:{volume.entry.dset}",
+        "input_mean": volume.statistics.mean,
+        "input_std": volume.statistics.std,
+        "input_standardised_on_load": (volume.mean, volume.std) != (0.0, 1.0),
+        "offset": scale[0],
+        "factor": scale[1],
+        "software": f"cyclegan3d {_version()}, torch {torch.__version__}",
+        **getattr(operator, "attributes", {}),
+    }
 
 
-def _describe(
-    handle: h5py.File, source: h5py.Dataset, factor: Fraction, attributes: Mapping[str, Any]
-) -> None:
-    # The NeXus attributes that make silx view open the volume itself.
-    handle.attrs["NX_class"] = "NXdata"
-    handle.attrs["signal"] = "data"
-    carried = {**source.file.attrs, **source.attrs}
-    size = carried.get("voxel_size_um")
-    if size is not None:
-        handle["data"].attrs["voxel_size_um"] = np.asarray(size, dtype=np.float64) / float(factor)
-    for key, value in attributes.items():
-        handle["data"].attrs[key] = value
+def _version() -> str:
+    try:
+        return importlib.metadata.version("cyclegan3d")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _made_by(output: Path) -> str | None:
+    """The job that made an output, or None if it is none of ours."""
+    try:
+        with h5py.File(output, "r") as file:
+            return str(file["data"].attrs[_JOB])
+    except (OSError, KeyError):
+        return None
+
+
+def _described(volume: Volume) -> dict[str, Any]:
+    stat = volume.entry.path.stat()
+    return {
+        "path": str(volume.entry.path.resolve()),
+        "dataset": volume.entry.dset,
+        "roi": volume.entry.roi,
+        "bytes": stat.st_size,
+        "modified_ns": stat.st_mtime_ns,
+        "mean": volume.mean,
+        "std": volume.std,
+    }

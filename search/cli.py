@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from cyclegan.errors import UsageError
 from search.commandline import INTERRUPTED, Session, command
 from search.commandline import run as run_app
 
@@ -253,32 +252,71 @@ def promote(
 )
 def enhance(
     session: Session,
-    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="HDF5 file, standardised.")],
+    volumes: Annotated[
+        list[Path], typer.Argument(metavar="VOLUME...", help="HDF5 files.", show_default=False)
+    ],
     model: Annotated[
         str, typer.Option(help="An MLflow run (name or id), or a generator or checkpoint file.")
     ],
-    output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
+    output: Annotated[Path, typer.Option(help="HDF5 file to write; for several volumes a folder.")],
     dataset: Annotated[str, typer.Option(help="Name of the dataset in VOLUME.")] = "data",
-    tile: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Core of a tile in voxels.")
+    roi: Annotated[
+        str | None,
+        typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this region, in input voxels."),
     ] = None,
+    series: Annotated[
+        bool, typer.Option("--series", help="The dataset is a time series (T, Z, Y, X).")
+    ] = False,
     reference: Annotated[
         Path | None, typer.Option(help="HDF5 file of the same object, to measure against.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust/--no-trust", help="With maps of where not to trust it.")
+    ] = True,
+    units: Annotated[
+        str,
+        typer.Option(help="Grey values: standardised, input's, or target's (training domain B)."),
+    ] = "standardised",
+    compression: Annotated[str, typer.Option(help="gzip, lz4 or none.")] = "gzip",
+    tile: Annotated[
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Core of a tile in voxels, instead of the fastest."),
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory to keep to, instead of half of what is free.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 (faster, not exact), or auto.")
+    ] = "fp32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Use torch.compile: a slow start, then faster.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Apply a trained generator to a whole volume; with --reference say how good it is."""
+    """Apply a trained generator to whole volumes; with --reference say how good it is.
+
+    Killed or interrupted, the same command goes on with the tiles that are missing.
+    """
+    from search.enhance_request import parse_roi, parse_tile
     from search.enhancing import Request, run_enhancement
 
     request = Request(
-        volume=volume,
+        volumes=tuple(volumes),
         dataset=dataset,
         model=model,
         output=output,
-        tile=_tile(tile),
+        tile=parse_tile(tile),
+        roi=parse_roi(roi),
+        memory_gb=memory_gb,
+        series=series,
         reference=reference,
+        trust=trust,
         device=device,
+        precision=precision,  # type: ignore[arg-type]
+        compiled=compiled,
+        compression=compression,  # type: ignore[arg-type]
+        units=units,  # type: ignore[arg-type]
         overwrite=overwrite,
     )
     run_enhancement(session, request)
@@ -294,16 +332,6 @@ def ui(
     from tracking.ui import serve
 
     serve(session.store, port=port, host=host)
-
-
-def _tile(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
-        raise UsageError(f"--tile {text}: three numbers are wanted, e.g. --tile 64,96,96")
-    z, y, x = (int(p) for p in parts)
-    return z, y, x
 
 
 def main() -> Any:

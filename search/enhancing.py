@@ -1,50 +1,35 @@
-"""The command `cyclegan enhance`: find the model, enhance, measure, track."""
+"""The command `cyclegan enhance`: find the model, enhance, measure, report, track."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from cyclegan.data import Size, Volume, VolumeEntry, open_dataset
-from cyclegan.enhance import Enhanced, choose_tile, enhance_file, tiles
-from cyclegan.errors import DataError
-from cyclegan.files import refuse_overwrite
+from cyclegan import state as states
+from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
+from cyclegan.enhance import Enhanced, enhance_file
+from cyclegan.enhance_network import Generator, choose_precision
+from cyclegan.enhance_source import open_frames
+from cyclegan.errors import UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
-from cyclegan.pictures import comparison, write_png
+from cyclegan.grid import Grid
 from cyclegan.precision import choose_device
-from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
+from cyclegan.tiling import TileOperator
+from cyclegan.trust import TrustOperator
 from search.commandline import Session
-from search.tables import table
+from search.enhance_judging import Judged, judge, open_reference, quality_table
+from search.enhance_request import Request, Target, check_roi, targets
 
 if TYPE_CHECKING:
     from tracking import Run
 
-Image = NDArray[np.float32]
-_PICTURE_VOXELS = 200_000_000
-"""Volumes larger than this are not read whole for a picture or a measurement."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asked for."""
-
-    volume: Path
-    dataset: str
-    model: str
-    output: Path
-    tile: Size | None
-    reference: Path | None
-    device: str
-    overwrite: bool
-
-    @property
-    def picture(self) -> Path:
-        """Where slices of input and output are shown side by side."""
-        return self.output.with_suffix(".png")
+__all__ = ["Request", "quality_table", "run_enhancement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,39 +40,74 @@ class _Model:
     run_name: str | None
     experiment: str | None
 
+    @property
+    def name(self) -> str:
+        """As it is recorded."""
+        return self.run_id or str(self.file)
+
 
 def run_enhancement(session: Session, request: Request) -> None:
     """Enhance as asked, print the result, and record it as an MLflow run of kind `enhance`."""
-    for path in (request.output, request.picture):
-        refuse_overwrite(path, request.overwrite)
-    _check_inputs(request)
+    wanted = targets(request)
+    for path in filter(None, (*request.volumes, request.reference)):
+        open_dataset(path, request.dataset).file.close()
     model = _find_model(session, request.model)
-    done = _enhance(session, request, model)
-    rows, picture = _judge(request)
-    if picture is not None:
-        write_png(picture, request.picture)
-    run = _track(session, request, model, done, rows, picture)
-    data = {
+    device = choose_device(request.device)
+    results = []
+    for target in wanted:
+        with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
+            results.append(_enhance_one(session, request, target, model, device, Path(scratch)))
+    if request.several:
+        data: Any = {"output": str(request.output), "volumes": results}
+    else:
+        (data,) = results
+    session.result(data, "\n\n".join(_text(result) for result in results))
+
+
+def _enhance_one(
+    session: Session,
+    request: Request,
+    target: Target,
+    model: _Model,
+    device: torch.device,
+    scratch: Path,
+) -> dict[str, Any]:
+    volumes = _volumes(request, target, scratch)
+    first = volumes[0]
+    check_roi(request.roi, first.shape, first.name)
+    operator = _operator(session, request, model, device, first)
+    grid = Grid.of(operator, first.shape, region=request.roi)
+    reference = None
+    if request.reference is not None:
+        factor = operator.outputs["data"]
+        reference = open_reference(request.reference, request.dataset, first, grid, factor)
+    done = _enhance(session, request, target, model, operator, device, volumes)
+    judged = Judged()
+    if not request.series:
+        about = {"model": model.name, "step": model.generator.step, "tile": list(done.tile)}
+        judged = judge(first, grid, target, reference, say=session.say, metadata=about)
+    run = _track(session, request, target, model, done, judged)
+    return {
         "output": str(done.path),
-        "picture": None if picture is None else str(request.picture),
+        "picture": None if judged.picture is None else str(target.picture),
+        "report": None if judged.report is None else str(target.report),
+        "trust": [name for name in operator.outputs if name != "data"],
         "shape": list(done.shape),
         "tile": list(done.tile),
+        "tiles": done.tiles,
+        "resumed": done.resumed,
         "seconds": done.seconds,
         "voxels_per_second": done.voxels_per_second,
         "model": request.model,
         "run_id": run.id,
-        "quality": [vars(row) for row in rows],
+        "quality": [vars(row) for row in judged.rows],
     }
-    session.result(data, _text(data, rows))
 
 
-def _check_inputs(request: Request) -> None:
-    for path in filter(None, (request.volume, request.reference)):
-        Volume(VolumeEntry(path=path, dset=request.dataset), standardise="never")
-    if request.output.resolve() in {
-        p.resolve() for p in (request.volume, request.reference) if p is not None
-    }:
-        raise DataError(f"{request.output} is an input too; name another output")
+def _volumes(request: Request, target: Target, scratch: Path) -> Sequence[Volume]:
+    if request.series:
+        return open_frames(target.volume, request.dataset, scratch)
+    return [Volume(VolumeEntry(path=target.volume, dset=request.dataset))]
 
 
 def _find_model(session: Session, name: str) -> _Model:
@@ -110,116 +130,151 @@ def _find_model(session: Session, name: str) -> _Model:
     )
 
 
-def _enhance(session: Session, request: Request, model: _Model) -> Enhanced:
+def _operator(
+    session: Session, request: Request, model: _Model, device: torch.device, volume: Volume
+) -> TileOperator:
+    """The generator alone, or with the trust maps, calibrated on the volume."""
     network = model.generator.network
-    entry = VolumeEntry(path=request.volume, dset=request.dataset)
-    dataset = open_dataset(entry.path, entry.dset)
-    shape: Size = dataset.shape
-    dataset.file.close()
-    core = choose_tile(shape, network.geometry, request.tile)
-    total = sum(1 for _ in tiles(shape, core, network.geometry))
-    attributes = {"model": model.run_id or str(model.file), "source": str(request.volume)}
-    with session.console.progress("enhance", total, unit="tiles") as update:
-        return enhance_file(
-            network,
-            entry,
-            request.output,
-            tile=core,
-            device=choose_device(request.device),
-            overwrite=request.overwrite,
-            attributes=attributes,
-            on_progress=lambda done, _: update(done),
-        )
+    precision = choose_precision(
+        request.precision,
+        network,
+        device=device,
+        trained_in_bf16=model.generator.config.precision == "bf16",
+    )
+    G_A = Generator(network, device=device, precision=precision, compiled=request.compiled)
+    if not request.trust:
+        return G_A
+    back = load_generator(model.file, "B").network
+    G_B = Generator(back, device=device, precision=precision, compiled=request.compiled)
+    try:
+        return TrustOperator(G_A, G_B).calibrated(volume.read, volume.shape)
+    except UsageError as error:
+        session.say(f"no trust maps: {error}")
+        return G_A
 
 
-def _judge(request: Request) -> tuple[list[QualityRow], NDArray[np.uint8] | None]:
-    """Quality rows if there is a reference, and a picture; neither for volumes beyond memory."""
-    enhanced = _read(request.output, "data")
-    source = _read(request.volume, request.dataset)
-    if enhanced is None or source is None:
-        return [], None
-    if request.reference is None:
-        return [], comparison({"input": source, "enhanced": enhanced})
-    reference = _read(request.reference, request.dataset)
-    if reference is None:
-        return [], None
-    if reference.shape != enhanced.shape:
-        raise DataError(
-            f"{request.reference}: the reference has {list(reference.shape)} voxels, the enhanced "
-            f"volume {list(enhanced.shape)}; give one of the same region and resolution"
-        )
-    rows = compare_with_reference(enhanced, source, reference)
-    filtered, _ = best_gaussian(source, reference)
-    columns = {
-        "input": source,
-        "best Gaussian": filtered,
-        "enhanced": enhanced,
-        "reference": reference,
+def _enhance(
+    session: Session,
+    request: Request,
+    target: Target,
+    model: _Model,
+    operator: TileOperator,
+    device: torch.device,
+    volumes: Sequence[Volume],
+) -> Enhanced:
+    attributes = {
+        "model": model.name,
+        "step": model.generator.step,
+        "precision": getattr(getattr(operator, "G_A", operator), "precision", "fp32"),
+        "units": request.units,
+        **_domain_attributes(model.file),
     }
-    return rows, comparison(columns)
+    with contextlib.ExitStack() as stack:
+        update: Any = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal update
+            if update is None:
+                shown = session.console.progress("enhance", total, unit="voxels", start=done)
+                update = stack.enter_context(shown)
+            elif total:
+                update(done)
+
+        return enhance_file(
+            operator,
+            volumes if request.series else volumes[0],
+            target.output,
+            tile=request.tile,
+            region=request.roi,
+            memory_gb=request.memory_gb,
+            device=device,
+            compression=request.compression,
+            scale=_scale(request, volumes[0], model.file),
+            overwrite=request.overwrite,
+            keep=request.several,
+            attributes=attributes,
+            on_progress=progress,
+        )
 
 
-def _read(path: Path, name: str) -> Image | None:
-    dataset = open_dataset(path, name)
-    with dataset.file:
-        if dataset.size > _PICTURE_VOXELS:
-            return None
-        volume: Image = np.asarray(dataset, dtype=np.float32)
-        return volume
+def _scale(request: Request, volume: Volume, file: Path) -> tuple[float, float]:
+    """Offset and factor that bring standardised grey values into the units asked for."""
+    if request.units == "standardised":
+        return 0.0, 1.0
+    if request.units == "input":
+        return volume.mean, volume.std
+    target = _domain_statistics(file).get("B")
+    if target is None:
+        raise UsageError(
+            f"--units target: {file} does not say which grey values domain B had before it was "
+            "standardised; take --units input or standardised"
+        )
+    return target.mean, target.std
+
+
+def _domain_attributes(file: Path) -> dict[str, float]:
+    target = _domain_statistics(file).get("B")
+    return {} if target is None else {"target_mean": target.mean, "target_std": target.std}
+
+
+def _domain_statistics(file: Path) -> Mapping[str, Statistics]:
+    """Mean and standard deviation of the training's domains, as far as the model file has them."""
+    formats = (states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT)
+    known = states.load(file, formats=formats).get("data") or {}
+    return {
+        domain: Statistics(0, 0, float(values["mean"]), float(values["std"]))
+        for domain, values in known.items()
+        if isinstance(values, Mapping) and {"mean", "std"} <= set(values)
+    }
 
 
 def _track(
     session: Session,
     request: Request,
+    target: Target,
     model: _Model,
     done: Enhanced,
-    rows: list[QualityRow],
-    picture: NDArray[np.uint8] | None,
+    judged: Judged,
 ) -> Run:
-    store = session.store
-    run = store.create_run(
+    run = session.store.create_run(
         model.experiment or "enhance",
-        f"enhance-{request.volume.stem}",
+        f"enhance-{target.volume.stem}",
         kind="enhance",
         params={
-            "volume": str(request.volume),
+            "volume": str(target.volume),
             "reference": str(request.reference or ""),
-            "output": str(request.output),
+            "output": str(target.output),
             "model": request.model,
             "tile": list(done.tile),
+            "roi": list(request.roi or ()),
+            "precision": request.precision,
+            "units": request.units,
         },
         tags={"model_run": model.run_id or "", "model_file": str(model.file)},
         parent=model.run_id,
     )
-    metrics = {"speed/voxels_per_s": done.voxels_per_second}
-    for row in rows:
-        key = row.name.replace(" ", "_")
-        metrics |= {f"psnr/{key}": row.psnr, f"ssim/{key}": row.ssim}
-    run.log_metrics(metrics, step=0)
-    if picture is not None:
-        run.log_image(picture, key="comparison", step=0)
-        run.log_file(request.picture)
+    run.log_metrics(judged.metrics() | {"speed/voxels_per_s": done.voxels_per_second}, step=0)
+    if judged.picture is not None:
+        run.log_image(judged.picture, key="comparison", step=0)
+        run.log_file(target.picture)
+    if judged.report is not None:
+        run.log_file(target.report)
+        run.log_file(target.report_picture)
     run.finish("FINISHED", "")
     return run
 
 
-def _text(data: dict[str, Any], rows: list[QualityRow]) -> str:
+def _text(data: Mapping[str, Any]) -> str:
     lines = [
         f"written    {data['output']}, {' x '.join(map(str, data['shape']))} voxels, "
         f"{data['seconds']:.1f} s ({data['voxels_per_second']:.3g} voxels/s)"
     ]
+    if data["trust"]:
+        lines.append(f"           in it {', '.join(data['trust'])}: where not to trust it")
     if data["picture"]:
         lines.append(f"           {data['picture']}, slices side by side")
-    if rows:
-        lines += ["", quality_table(rows)]
+    if data["report"]:
+        lines.append(f"           {data['report']}, the report")
+    if data["quality"]:
+        lines += ["", quality_table(data["quality"])]
     return "\n".join(lines)
-
-
-def quality_table(rows: list[QualityRow]) -> str:
-    """PSNR and SSIM of the input, of the best plain filter, and of the enhanced volume."""
-    header = ["against the reference", "PSNR / dB", "SSIM", "sign of the fit"]
-    cells = [
-        [row.name, f"{row.psnr:.2f}", f"{row.ssim:.3f}", "+" if row.slope > 0 else "- (inverted)"]
-        for row in rows
-    ]
-    return table(header, cells)

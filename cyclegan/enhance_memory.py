@@ -1,0 +1,256 @@
+"""How large tiles may be: the memory there is, what a tile takes, and the grid that costs least."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cyclegan.errors import UsageError
+from cyclegan.grid import Grid, Region, Size
+from cyclegan.tiling import TileOperator
+
+LARGEST_CORE = 256
+"""Voxels along an axis; larger tiles save hardly any halo."""
+STEP = 16
+"""Cores are multiples of it where there is room: compression likes whole chunks."""
+SHARE = {"cpu": 0.5, "cuda": 0.8}
+"""Of the memory that is free, taken where nobody says how much."""
+SAFETY = 1.15
+"""On what a tile is computed to take: allocators keep more than they hand out."""
+_PER_TILE = 20_000
+"""What a tile costs beside its voxels, in voxels: reading, compressing, starting kernels."""
+_PROBE = 16
+_USUAL = 64
+"""Voxels along an axis of the window that is measured, and of one as it is used."""
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can be had now: of the GPU, or of this machine and this process's cgroup."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + kept
+    limits = [_free_on_machine(), *_free_in_cgroups(), *_free_address_space()]
+    return max(min(limits), 0)
+
+
+def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
+    """What a tile may take: a share of what is free, or `memory_gb` less what is in use by now.
+
+    `memory_gb` is the peak of the whole process (of the GPU's memory, if that is the device).
+    """
+    if memory_gb is None:
+        return int(SHARE[device.type] * available_bytes(device))
+    used = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
+    return int(memory_gb * 1e9) - used
+
+
+def resident_bytes() -> int:
+    """Memory this process has in use."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def bytes_per_voxel(operator: TileOperator) -> float:
+    """Peak memory per voxel of a window, without the weights.
+
+    Measured on a small window by following every tensor that is made and freed, with what a
+    convolution takes beside its result: the columns of im2col where PyTorch unfolds, else copies of
+    input and output in the blocked layout of oneDNN or cuDNN. Networks are convolutional, so it
+    grows with the number of voxels. The window itself and the results in float32 come on top.
+    """
+    side = math.ceil(_PROBE / operator.alignment) * operator.alignment
+    patch = torch.zeros(1, operator.channels_in, side, side, side)
+    with torch.inference_mode(), _Followed() as followed:
+        images = operator(patch)
+        del images
+    ends = sum(
+        4 * float(factor) ** 3 * (operator.channels_out if name == "data" else 1)
+        for name, factor in operator.outputs.items()
+    )
+    own = followed.peak / float(side**3)
+    return float(own + 2 * 4 * operator.channels_in + 3 * ends)
+
+
+def choose_grid(
+    operator: TileOperator,
+    shape: Size,
+    *,
+    region: Region | None = None,
+    wanted: Size | None = None,
+    budget: float,
+) -> Grid:
+    """The grid that computes the fewest voxels with tiles that fit into `budget` bytes.
+
+    `wanted` is taken as it is. Tiles of an axis are of about equal length.
+
+    Errors: `UsageError` if no tile fits, or if `wanted` is no multiple of the alignment.
+    """
+    if wanted is not None:
+        return Grid.of(operator, shape, wanted, region)
+    each = SAFETY * bytes_per_voxel(operator)
+    best: tuple[float, Grid] | None = None
+    smallest = math.inf
+    for core in _candidates(operator, shape, region):
+        grid = Grid.of(operator, shape, core, region)
+        voxels = math.prod(grid.window)
+        smallest = min(smallest, voxels * each)
+        cost = len(grid) * (voxels + _PER_TILE)
+        if voxels * each <= budget and (best is None or cost < best[0]):
+            best = cost, grid
+    if best is None:
+        raise UsageError(
+            f"the smallest tile of this network needs {smallest / 1e9:.2g} GB and "
+            f"{max(budget, 0) / 1e9:.2g} GB are left; give more with --memory-gb, or take --tile"
+        )
+    return best[1]
+
+
+def _candidates(operator: TileOperator, shape: Size, region: Region | None) -> Iterator[Size]:
+    """Cores from large to small, each axis cut into equal parts."""
+    alignment = operator.alignment
+    lengths = [end - first for first, end in region or [(0, n) for n in shape]]
+    seen = set()
+    for side in range(max(LARGEST_CORE, alignment), 0, -alignment):
+        core = []
+        for length in lengths:
+            count = math.ceil(length / side)
+            part = math.ceil(length / count)
+            step = math.lcm(alignment, STEP) if count > 1 and part >= 2 * STEP else alignment
+            core.append(max(min(_up(part, step), side // alignment * alignment), alignment))
+        z, y, x = core
+        if (z, y, x) not in seen:
+            seen.add((z, y, x))
+            yield z, y, x
+
+
+class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all tensors alive at a time, at most; those made outside don't count."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {_storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and _storage(tensor) not in given:
+                self._made[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        dead = [ref for ref in self._made if ref.expired()]  # type: ignore[no-untyped-call]
+        for ref in dead:
+            del self._made[ref]
+        extra = _beside(func.name(), args, result)
+        self.peak = max(self.peak, sum(self._made.values()) + extra)
+        return result
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _beside(name: str, arguments: Any, result: Any) -> int:
+    """Bytes that an operation takes beside its arguments and its result.
+
+    In inference mode composite operations are seen whole, not by the kernels they are made of.
+    """
+    if "max_pool" in name:
+        return 8 * int((result if isinstance(result, Tensor) else result[0]).numel())  # indices
+    if "conv" not in name:
+        return 0
+    image, weight = arguments[0], arguments[1]
+    transposed = "transpose" in name or (len(arguments) > 6 and arguments[6] is True)
+    copies = _blocked(result)
+    if not image.is_contiguous(memory_format=torch.channels_last_3d):
+        copies += _blocked(image)
+    ones = [1] * weight[0, 0].ndim
+    # Small images are unfolded that would not be in a window of real size.
+    wide = [*image.shape[:2], *(n * _USUAL // _PROBE for n in image.shape[2:])]
+    backend = torch._C._select_conv_backend(
+        image[:1, :1].reshape(-1)[:1].expand(wide),
+        *(weight, None, ones, ones, ones, transposed, [0 * n for n in ones], 1, None),
+    )
+    if "Slow" not in backend.name:
+        return copies
+    inputs, outputs = (result, image) if transposed else (image, result)
+    columns = inputs.shape[1] * math.prod(weight.shape[2:]) * math.prod(outputs.shape[2:])
+    return max(copies, int(columns * image.element_size()))
+
+
+def _blocked(image: Tensor) -> int:
+    """Bytes of an image whose channels are padded to whole vectors of 16."""
+    return int(image.nbytes) // int(image.shape[1]) * _up(int(image.shape[1]), 16)
+
+
+def _free_on_machine() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    found = dict(line.split(":", 1) for line in lines)
+    return int(found["MemAvailable"].split()[0]) * 1024
+
+
+def _free_in_cgroups() -> Iterator[int]:
+    """What the limits of containers and batch systems leave (cgroups v2 and v1)."""
+    for root, limit, used, name in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+        (
+            Path("/sys/fs/cgroup/memory"),
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ):
+        for folder in _own_cgroups(root):
+            try:
+                most, taken = _number(folder / limit), _number(folder / used)
+                statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
+            except (OSError, ValueError):  # the root has no limit, and `max` is no number
+                continue
+            # Pages of files that nobody uses are given back when memory is wanted.
+            cached = dict(zip(statistics[::2], statistics[1::2], strict=True)).get(name, "0")
+            yield most - taken + int(cached)
+
+
+def _own_cgroups(root: Path) -> Iterator[Path]:
+    yield root
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers in ("", "memory"):
+            folder = root / place.strip("/")
+            while folder != root and root in folder.parents:
+                yield folder
+                folder = folder.parent
+
+
+def _free_address_space() -> Iterator[int]:
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit != resource.RLIM_INFINITY:
+        yield limit - resident_bytes()
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text(encoding="ascii"))
+
+
+def _up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

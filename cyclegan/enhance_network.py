@@ -1,0 +1,172 @@
+"""Generators made ready to enhance: on their device, in their precision, compiled if wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan.networks import Geometry, UNet3d
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+_PROBE = 32
+
+
+class Generator:
+    """A network as a `TileOperator` with the one output `data`.
+
+    The network itself is not changed. Its parameters' dtype is kept for fp32 (a float64 network
+    computes in float64); bf16 takes weights and activations in bfloat16, channels last. Images go
+    in and come out in float32 (float64).
+
+    Args:
+        compiled: translate by `torch.compile`; where that fails, a line in the log says so and the
+            network runs as it is.
+    """
+
+    def __init__(
+        self,
+        network: UNet3d,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        self.geometry: Geometry = network.geometry
+        self.device = torch.device(device)
+        self.precision = precision
+        self.channels_in, self.channels_out = _channels(network)
+        self.identity = f"{weights_hash(network)} {precision}{' compiled' if compiled else ''}"
+        """What the result depends on: SHA-256 of the weights, and how they are applied."""
+        dtype = next(network.parameters()).dtype
+        self.image_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self.dtype = torch.bfloat16 if precision == "bf16" else dtype
+        ready = copy.deepcopy(network).requires_grad_(False).to(self.device, self.dtype).eval()
+        if precision == "bf16":
+            ready.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._network: nn.Module = ready
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        if compiled:
+            # Freezing lets constant weights be laid out once; windows have one shape anyway.
+            options: Any = {"freezing": True} if self.device.type == "cpu" else {}
+            self._compiled = torch.compile(ready, dynamic=False, options=options)
+
+    @property
+    def alignment(self) -> int:
+        """Of the network's pooling."""
+        return self.geometry.alignment
+
+    @property
+    def halo_left(self) -> int:
+        """Of the network's receptive field."""
+        return self.geometry.halo_left
+
+    @property
+    def halo_right(self) -> int:
+        """Of the network's receptive field."""
+        return self.geometry.halo_right
+
+    @property
+    def outputs(self) -> Mapping[str, Fraction]:
+        """`data` alone."""
+        return {"data": self.geometry.factor}
+
+    def translate(self, patch: Tensor) -> Tensor:
+        """(B, C, z, y, x) on any device -> (B, C', fz, fy, fx) on this one's, without gradients."""
+        with torch.inference_mode(), _exact():
+            patch = patch.to(self.device, self.dtype)
+            if self.precision == "bf16":
+                patch = patch.contiguous(memory_format=torch.channels_last_3d)
+            return self._forward(patch).to(self.image_dtype)
+
+    def _forward(self, patch: Tensor) -> Tensor:
+        if self._compiled is not None:
+            try:
+                return self._compiled(patch)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                logger.warning("torch.compile does not work here, going on without: %s", reason)
+                self._compiled = None
+        image: Tensor = self._network(patch)
+        return image
+
+    def __call__(self, patch: Tensor) -> Mapping[str, Tensor]:
+        """See `TileOperator`."""
+        return {"data": self.translate(patch)}
+
+
+def weights_hash(*networks: nn.Module) -> str:
+    """SHA-256 of the names, shapes and values of all weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in network.state_dict().items():
+            array = value.detach().cpu().contiguous()
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def choose_precision(
+    asked: Precision | Literal["auto"],
+    network: UNet3d,
+    *,
+    device: torch.device,
+    trained_in_bf16: bool,
+) -> Precision:
+    """`asked`, with `auto` made concrete.
+
+    `auto` is fp32, but for a network that was trained in bf16 and runs faster in it here.
+    """
+    if asked != "auto":
+        return asked
+    if not trained_in_bf16:
+        logger.info("precision: fp32 (the network was trained in it)")
+        return "fp32"
+    seconds = {p: _seconds(network, device, p) for p in PRECISIONS}
+    chosen = min(PRECISIONS, key=seconds.__getitem__)
+    logger.info(
+        "precision: %s (a small tile takes %.3g s in fp32, %.3g s in bf16)",
+        *(chosen, seconds["fp32"], seconds["bf16"]),
+    )
+    return chosen
+
+
+def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> float:
+    generator = Generator(network, device=device, precision=precision)
+    side = math.ceil(_PROBE / generator.alignment) * generator.alignment
+    patch = torch.zeros(1, generator.channels_in, side, side, side)
+    times = []
+    for _ in range(3):  # the first one pays for the libraries' preparations
+        start = time.perf_counter()
+        generator.translate(patch).cpu()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Without TF32, whose products have 10 bits: fp32 means fp32 on a GPU, too."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield
+
+
+def _channels(network: nn.Module) -> tuple[int, int]:
+    weights = [m for m in network.modules() if isinstance(m, nn.Conv3d)]
+    return weights[0].in_channels, weights[-1].out_channels

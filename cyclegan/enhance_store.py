@@ -1,0 +1,267 @@
+"""Finished tiles on the disk, so that a killed enhancement goes on where it was.
+
+An HDF5 file that is being written is not readable after a kill. Finished tiles are therefore kept
+in a folder beside the output, in two files that only ever grow:
+
+```
+out.h5.part/
+  job.json        what is being made, of what, by which model, in which tiles
+  chunks.bin      compressed HDF5 chunks, one tile after the other
+  journal.jsonl   for each finished tile: where its chunks are, and their checksum
+```
+
+A tile counts as finished if its line in the journal is whole and the checksum agrees, whatever
+order the writes reached the disk in. At the end the chunks are copied as they are into the HDF5
+file, which is renamed to its final name; nothing is compressed twice, and each chunk is written
+once because chunks never cross the border of a tile. The copy needs the disk space of the
+compressed result a second time for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import hdf5plugin
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import BusyError, DataError
+from cyclegan.files import replacing, write_text
+from cyclegan.hdf5 import writing_hdf5
+
+logger = logging.getLogger(__name__)
+
+Compression = Literal["gzip", "lz4", "none"]
+COMPRESSIONS = ("gzip", "lz4", "none")
+_FILTERS: dict[str, dict[str, Any]] = {
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+    "lz4": {**hdf5plugin.LZ4(), "shuffle": True},
+    "none": {},
+}
+_SYNC_SECONDS = 5.0
+_NAMES = ("job.json", "chunks.bin", "journal.jsonl", "lock")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One dataset of the output."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    compression: Compression = "gzip"
+
+    def create(self, file: h5py.File, name: str, *, shape: tuple[int, ...] | None = None) -> Any:
+        """The empty dataset; a `shape` of its own may be smaller than a chunk."""
+        return file.create_dataset(
+            name,
+            shape or self.shape,
+            dtype=np.float32,
+            chunks=self.chunks,
+            maxshape=None if shape is None else (None,) * len(shape),
+            **_FILTERS[self.compression],
+        )
+
+
+Core = tuple[tuple[int, ...], NDArray[Any]]
+"""Where an array begins in its dataset, and the array: a multiple of the chunks, or to the end."""
+
+
+class PartStore:
+    """The finished tiles of one output; see `resumable`."""
+
+    def __init__(self, folder: Path, layouts: Mapping[str, Layout]) -> None:
+        self.folder = folder
+        self.layouts = dict(layouts)
+        self._chunks = (folder / "chunks.bin").open("a+b", buffering=0)
+        self._journal = (folder / "journal.jsonl").open("a+b", buffering=0)
+        self._entries = self._finished()
+        self._synced = time.monotonic()
+
+    @property
+    def finished(self) -> set[int]:
+        """Numbers of the tiles that are there."""
+        return set(self._entries)
+
+    def add(self, tile: int, cores: Mapping[str, Core]) -> None:
+        """Keep a finished tile. Errors: `OSError`, of a full disk for one."""
+        parts: list[bytes] = []
+        chunks = []
+        for name, (origin, array) in cores.items():
+            for place, mask, data in _encoded(self.layouts[name], name, origin, array):
+                chunks.append([name, place, len(data), mask])
+                parts.append(data)
+        data = b"".join(parts)
+        offset = self._chunks.seek(0, os.SEEK_END)
+        _write_all(self._chunks, data)
+        entry = {"tile": tile, "offset": offset, "crc": zlib.crc32(data), "chunks": chunks}
+        _write_all(self._journal, json.dumps(entry).encode() + b"\n")
+        self._entries[tile] = entry
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """What is there survives a power failure, too."""
+        for file in (self._chunks, self._journal):
+            os.fsync(file.fileno())
+        self._synced = time.monotonic()
+
+    def write(self, path: Path, describe: Callable[[h5py.File], None]) -> None:
+        """Make the HDF5 file of all tiles; `describe` adds what is not in them."""
+        with writing_hdf5(path) as (file, check):
+            self._copy_to(file, check)
+            describe(file)
+
+    def _copy_to(self, file: h5py.File, check: Callable[[], None]) -> None:
+        datasets = {name: layout.create(file, name) for name, layout in self.layouts.items()}
+        for entry in sorted(self._entries.values(), key=lambda e: int(e["offset"])):
+            self._chunks.seek(entry["offset"])
+            for name, place, size, mask in entry["chunks"]:
+                data = _read_exactly(self._chunks, size)
+                datasets[name].id.write_direct_chunk(tuple(place), data, filter_mask=mask)
+            check()
+
+    def close(self) -> None:
+        """Close the files; they stay."""
+        self._chunks.close()
+        self._journal.close()
+
+    def _finished(self) -> dict[int, dict[str, Any]]:
+        entries: dict[int, dict[str, Any]] = {}
+        self._journal.seek(0)
+        lines = self._journal.readall().split(b"\n")
+        if lines[-1]:  # a line that was cut off: the next one must not be glued to it
+            self._journal.write(b"\n")
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._chunks.seek(entry["offset"])
+                data = _read_exactly(self._chunks, sum(size for _, _, size, _ in entry["chunks"]))
+            except (ValueError, EOFError):
+                continue
+            if zlib.crc32(data) == entry["crc"]:
+                entries[entry["tile"]] = entry
+        return entries
+
+
+@contextlib.contextmanager
+def resumable(
+    output: Path, job: Mapping[str, Any], layouts: Mapping[str, Layout]
+) -> Iterator[tuple[PartStore, Path]]:
+    """The finished tiles of `output` if they belong to the same `job`, else none, and a path.
+
+    What is written to the path becomes `output` in the end; the finished tiles are removed then.
+    `job` is plain JSON and holds all that the result depends on. What another job left behind is
+    removed, and the log says so. After an error the finished tiles stay, but for a `DataError`:
+    the input will be another one.
+
+    Errors: `BusyError` if another process is making this output; one line for a full disk.
+    """
+    folder = part_folder(output)
+    with replacing(folder / output.name) as temporary, (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{output} is being made by another process") from None
+        _prepare(folder, output, json.loads(json.dumps(job)))
+        store = PartStore(folder, layouts)
+        try:
+            yield store, temporary
+        except BaseException as error:
+            _after(error, store, output)
+            raise
+        finally:
+            store.close()
+    (folder / output.name).replace(output)
+    sync_folder(output.parent)
+    discard(output)
+
+
+def part_folder(output: Path) -> Path:
+    """Where the finished tiles of `output` are."""
+    return output.with_name(f"{output.name}.part")
+
+
+def discard(output: Path) -> None:
+    """Remove the finished tiles of `output`."""
+    shutil.rmtree(part_folder(output))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a renaming in `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _after(error: BaseException, store: PartStore, output: Path) -> None:
+    if store.finished and not isinstance(error, DataError):
+        logger.warning(
+            "%d finished tiles are kept in %s: the same command goes on from there",
+            *(len(store.finished), store.folder),
+        )
+    else:
+        discard(output)
+
+
+def _prepare(folder: Path, output: Path, job: Any) -> None:
+    described = folder / "job.json"
+    try:
+        same = json.loads(described.read_text(encoding="utf-8")) == job
+    except (OSError, ValueError):
+        same = False
+    if not same and described.exists():
+        logger.warning(
+            "%s: removed, it was of another input, model or setting than %s has now",
+            *(folder, output.name),
+        )
+    for path in folder.iterdir():
+        if path.name != "lock" and not (same and path.name in _NAMES):
+            path.unlink()
+    if not same:
+        write_text(described, json.dumps(job, indent=1))
+
+
+def _encoded(
+    layout: Layout, name: str, origin: Sequence[int], array: NDArray[Any]
+) -> Iterator[tuple[list[int], int, bytes]]:
+    """The chunks of an array as HDF5 would write them: (place, filter mask, bytes)."""
+    with h5py.File(name.replace("/", "-"), "w", driver="core", backing_store=False) as file:
+        dataset = layout.create(file, "data", shape=array.shape)
+        dataset[...] = array
+        file.flush()
+        for index in range(dataset.id.get_num_chunks()):
+            info = dataset.id.get_chunk_info(index)
+            mask, data = dataset.id.read_direct_chunk(info.chunk_offset)
+            place = [int(o + n) for o, n in zip(origin, info.chunk_offset, strict=True)]
+            yield place, int(mask), bytes(data)
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _read_exactly(file: io.FileIO, size: int) -> bytes:
+    data = file.read(size)
+    while len(data) < size:
+        more = file.read(size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data

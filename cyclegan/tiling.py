@@ -1,0 +1,158 @@
+"""Applying an operator to a volume tile by tile, with the result of one pass over all of it.
+
+How a volume is cut, and what the *padded* volume is: `cyclegan/grid.py`. One pass over the padded
+volume is the truth that tiles reproduce.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclegan.errors import CycleGANError
+from cyclegan.grid import Grid, Region, Size, Tile, Window, output_shape
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "Grid",
+    "Read",
+    "Region",
+    "Size",
+    "Tile",
+    "TileOperator",
+    "Window",
+    "apply_tiled",
+    "output_shape",
+    "read_padded",
+    "run_tile",
+]
+
+Read = Callable[[Size, Size], NDArray[Any]]
+"""(origin, size) in voxels -> (C, z, y, x), inside the volume."""
+
+
+class TileOperator(Protocol):
+    """Anything that maps a window of a volume to one or more images; lengths in input voxels.
+
+    It must be local and blind to position: an output voxel depends on the input voxels within the
+    halo around it and on nothing else but where the padded volume ends.
+    """
+
+    @property
+    def alignment(self) -> int:
+        """Origins and sizes of windows are multiples of it; so is each output's 1 / factor."""
+
+    @property
+    def halo_left(self) -> int:
+        """Input voxels needed before the first of a core; a multiple of the alignment."""
+
+    @property
+    def halo_right(self) -> int:
+        """Input voxels needed after the last of a core; a multiple of the alignment."""
+
+    @property
+    def outputs(self) -> Mapping[str, Fraction]:
+        """Output voxels per input voxel by name; `data` is the image itself and comes first."""
+
+    @property
+    def channels_in(self) -> int:
+        """Channels of the input."""
+
+    @property
+    def channels_out(self) -> int:
+        """Channels of `data`; every other output has one."""
+
+    def __call__(self, patch: Tensor) -> Mapping[str, Tensor]:
+        """Map (1, C, z, y, x) on the CPU to (1, C', fz, fy, fx) for each output, on any device."""
+
+
+def read_padded(read: Read, tile: Tile, shape: Size) -> NDArray[Any]:
+    """The window of a tile, (C, z, y, x), continued by the last voxel where the volume ends."""
+    z, y, x = (min(s.end, n) - s.start for s, n in zip(tile.spans, shape, strict=True))
+    patch = read(tile.origin, (z, y, x))
+    missing = [(0, n - have) for n, have in zip(tile.size, (z, y, x), strict=True)]
+    if any(after for _, after in missing):
+        patch = np.pad(patch, [(0, 0), *missing], mode="edge")
+    return np.ascontiguousarray(patch)
+
+
+def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict[str, NDArray[Any]]:
+    """The cores (C', z, y, x) of all outputs of one tile; they belong at `grid.outer(...)`.
+
+    Where memory ends, the core is put together from smaller tiles: slower, and the same.
+    """
+    cores = _attempt(operator, read, tile, grid)
+    if cores is not None:
+        return cores
+    smaller = grid.within(tile)
+    if smaller is None:
+        raise CycleGANError(
+            f"a tile of {list(tile.size)} voxels does not fit into the memory and can't be made "
+            "smaller; free some, take a smaller network or another device"
+        )
+    logger.warning("a tile of %s voxels does not fit into the memory; halved", list(tile.size))
+    return _assembled(operator, read, smaller)
+
+
+def _attempt(
+    operator: TileOperator, read: Read, tile: Tile, grid: Grid
+) -> dict[str, NDArray[Any]] | None:
+    """`run_tile`, or None if the memory did not suffice; what it took is free again then."""
+    patch = torch.from_numpy(read_padded(read, tile, grid.shape))[None]
+    try:
+        with torch.inference_mode():
+            images = operator(patch)
+            return {
+                name: images[name][0][(slice(None), *grid.inner(tile, factor))].cpu().numpy()
+                for name, factor in operator.outputs.items()
+            }
+    except RuntimeError as error:
+        full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not full:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _assembled(operator: TileOperator, read: Read, grid: Grid) -> dict[str, NDArray[Any]]:
+    results: dict[str, NDArray[Any]] = {}
+    for tile in grid:
+        for name, image in run_tile(operator, read, tile, grid).items():
+            factor = operator.outputs[name]
+            if name not in results:
+                full = (image.shape[0], *grid.output_shape(factor))
+                results[name] = np.empty(full, dtype=image.dtype)
+            results[name][(slice(None), *grid.outer(tile, factor))] = image
+    return results
+
+
+def apply_tiled(
+    operator: TileOperator,
+    volume: NDArray[Any],
+    core: Size | None = None,
+    region: Region | None = None,
+) -> dict[str, NDArray[Any]]:
+    """All outputs (C', fZ, fY, fX) of a volume (C, Z, Y, X) or (Z, Y, X) held in memory.
+
+    Without `core` in one pass over the padded volume; with `region`, [start, end) along Z, Y, X,
+    that part of the result alone. The dtype is the operator's.
+    """
+    if volume.ndim == 3:
+        volume = volume[None]
+
+    def read(origin: Size, size: Size) -> NDArray[Any]:
+        window = tuple(slice(o, o + n) for o, n in zip(origin, size, strict=True))
+        part: NDArray[Any] = volume[(slice(None), *window)]
+        return part
+
+    shape: Size = (volume.shape[1], volume.shape[2], volume.shape[3])
+    return _assembled(operator, read, Grid.of(operator, shape, core, region))
