@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -147,7 +147,9 @@ def report_memory(options: argparse.Namespace) -> None:
     if options.device.startswith("cuda"):
         used = torch.cuda.max_memory_allocated()
     else:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Not getrusage: its peak begins with that of the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        used = 1024 * int(status.split("VmHWM:")[1].split()[0])
     print(json.dumps({"gb": used / 1e9}))
 
 

@@ -45,8 +45,6 @@ class Geometry:
     """Input voxels a tile needs before its first one; a multiple of the alignment."""
     halo_right: int
     """Input voxels a tile needs after its last one; a multiple of the alignment."""
-    receptive_field: int
-    """Input voxels that one output voxel can depend on; the most over all output voxels."""
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -160,14 +158,19 @@ class UNet3d(nn.Module):
         )
         outputs = int(4 * alignment * factor)
         first, last = self._needed(0, outputs - 1)
-        spans = [self._needed(voxel, voxel) for voxel in range(outputs)]
         return Geometry(
             factor=factor,
             alignment=alignment,
             halo_left=math.ceil(-first / alignment) * alignment,
             halo_right=math.ceil((last - (4 * alignment - 1)) / alignment) * alignment,
-            receptive_field=max(end - start + 1 for start, end in spans),
         )
+
+    @property
+    def receptive_field(self) -> int:
+        """Input voxels along an axis that one output voxel can depend on; the most over all."""
+        period = math.ceil(math.prod(self.pools) * self.geometry.factor)
+        spans = (self._needed(voxel, voxel) for voxel in range(period))
+        return max(last - first + 1 for first, last in spans)
 
     def _needed(self, first: int, last: int) -> tuple[int, int]:
         """The interval of input voxels that output voxels `first..last` depend on, one axis."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.data import Size, Statistics, Volume, VolumeEntry
 from cyclegan.enhance import Enhanced, enhance_array, enhance_file
 from cyclegan.enhance_memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
@@ -30,7 +31,6 @@ from cyclegan.generator import load_generator, save_generators
 from cyclegan.grid import Grid
 from cyclegan.networks import UNet3d, build_generator, initialise
 from cyclegan.tiling import apply_tiled
-from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.trainer import Trainer
 
 
@@ -411,8 +411,8 @@ def test_two_processes_do_not_make_one_output(tmp_path: Path) -> None:
 
 # -- memory -------------------------------------------------------------------------------------
 
-PEAK = """
-import resource, sys
+PEAK = r"""
+import re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import h5py, numpy as np, torch
@@ -423,7 +423,8 @@ from cyclegan.enhance_network import Generator
 from cyclegan.enhance_memory import bytes_per_voxel, resident_bytes
 from cyclegan.networks import build_generator
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage: its peak begins with that of the process that started this one.
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 """
 
 STREAM = (
@@ -503,7 +504,7 @@ def test_what_a_tile_takes_is_predicted_on_the_safe_side(
     name: str, filters: int, precision: str, side: int
 ) -> None:
     ratio = SAFETY * python(ACTIVATIONS, name, filters, precision, side)
-    assert 1 <= ratio < 2.5
+    assert 1 <= ratio < 3
 
 
 @pytest.mark.parametrize("shape", [(1024, 1024, 1024), (100, 700, 333), (3, 2000, 2000)])

@@ -92,11 +92,11 @@ def test_geometry_is_the_measured_gradient_support(
     # The halo is the support, rounded up to the alignment: a step less would not cover it.
     assert geometry.halo_left - geometry.alignment < left <= geometry.halo_left
     assert geometry.halo_right - geometry.alignment < right <= geometry.halo_right
-    assert geometry.receptive_field == max(last - first + 1 for first, last in spans)
+    assert network.receptive_field == max(last - first + 1 for first, last in spans)
 
 
 def test_a_deeper_network_sees_farther_and_pairs_up_and_down() -> None:
-    shallow, deep = (build_generator("UNetSim3d", filters=1, depth=d).geometry for d in (2, 3))
+    shallow, deep = (build_generator("UNetSim3d", filters=1, depth=d) for d in (2, 3))
     assert deep.receptive_field > shallow.receptive_field
     up = build_generator("UNetSim3dSRx2", filters=1, depth=3).geometry
     down = build_generator("UNetSim3dSRd2", filters=1, depth=3).geometry

@@ -25,7 +25,7 @@ ULP = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float64): 2.0**-52}
 def network(name: str, filters: int = 2) -> UNet3d:
     torch.manual_seed(0)
     net = build_generator(name, filters=filters, activation="leaky_relu")
-    initialise(net, 0.3)
+    initialise(net, std=0.3)
     return net
 
 

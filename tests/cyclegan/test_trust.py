@@ -27,7 +27,7 @@ def network(name: str, seed: int = 0, filters: int = 1) -> UNet3d:
     torch.manual_seed(seed)
     # float64: what differs then is the halo and not the rounding.
     net = build_generator(name, filters=filters, activation="leaky_relu").double()
-    initialise(net, 0.4)
+    initialise(net, std=0.4)
     return net
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-_PROGRAM = """
-import json, resource, sys
+_PROGRAM = r"""
+import json, re, sys
 from pathlib import Path
 from cyclegan.data import MemoryBudget, PatchSampler, Volume, VolumeEntry
 budget = MemoryBudget(100e6)
 volume = Volume(VolumeEntry(path=Path(sys.argv[1]), dset="data"), budget=budget)
 sampler = PatchSampler([volume], (32, 32, 32), seed=(0,))
 drawn = [float(sampler.draw(1).std()) for _ in range(50)]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Not getrusage: its peak begins with that of the process that started this one.
+peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 print(json.dumps({"peak": peak, "held": volume.in_memory, "std": volume.statistics.std}))
 """
 
