@@ -29,7 +29,6 @@ from cyclegan.prepare import (
     parse_roi,
     parse_voxel_size,
     prepare_volume,
-    resolve,
     size_of,
     validation_ranges,
     voxel_size_text,
@@ -132,7 +131,7 @@ def _job(
     ranges: Sequence[Open],
 ) -> _Job:
     source = _open(stack, request, group)
-    region = resolve(settings.roi, source.shape, source.name)
+    region = source.region(settings.roi)
     if request.validate_file is not None:
         return _Job(source=source, output=output, train=[None], validate=[])
     length = size_of(region)[0]
@@ -146,7 +145,7 @@ def _validation_job(
     assert request.validate_file is not None
     (group,) = group_inputs([request.validate_file])
     source = _open(stack, request, group)
-    resolve(settings.roi, source.shape, source.name)
+    source.region(settings.roi)
     return _Job(source=source, output=output, train=[], validate=[None])
 
 

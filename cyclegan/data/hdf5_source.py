@@ -12,8 +12,10 @@ from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers the compression filters that beamlines write with)
+import numpy as np
+from numpy.typing import NDArray
 
-from cyclegan.data.nexus import default_datasets
+from cyclegan.data.nexus import child, default_volumes
 from cyclegan.data.virtual import missing_sources
 from cyclegan.errors import DataError
 
@@ -55,14 +57,18 @@ def open_file(path: Path) -> h5py.File:
         ) from error
 
 
-def find_dataset(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset:
+def find_dataset(handle: h5py.File, path: Path, dset: str, *, most_axes: int = 4) -> h5py.Dataset:
     """`open_dataset` in a file that is open; sources of a virtual dataset are not looked at."""
     item = _follow(handle, path, dset)
     if isinstance(item, h5py.Group) or (item is None and dset.strip("/") == "data"):
         item = _default(handle if item is None else item, path, dset) or item
+    if isinstance(item, h5py.Group):
+        raise DataError(
+            f"{path}: '{dset}' is a group that names no default image; {_names_found(handle, dset)}"
+        )
     if not isinstance(item, h5py.Dataset):
         raise DataError(f"{path}: no dataset '{dset}'; {_names_found(handle, dset)}")
-    _check_kind(item, path, dset)
+    _check_kind(item, path, dset, most_axes)
     _check_filters(item, path, dset)
     return item
 
@@ -107,22 +113,22 @@ def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Gro
 
 
 def _default(group: h5py.Group, path: Path, dset: str) -> h5py.Dataset | None:
-    candidates = [c for c in default_datasets(group) if c.ndim >= 3]
-    names = sorted({c.name for c in candidates})
+    candidates = default_volumes(group)
+    names = sorted(c.name for c in candidates)
     if len(names) > 1:
-        raise DataError(f"{path}: '{dset}' could be any of {', '.join(names)}; name one as dset")
+        raise DataError(f"{path}: '{dset}' could be any of {', '.join(names)}; name one of them")
     if not candidates:
         return None
     logger.info("%s: '%s' is read from the NeXus default %s", path, dset, names[0])
     return candidates[0]
 
 
-def _check_kind(dataset: h5py.Dataset, path: Path, dset: str) -> None:
+def _check_kind(dataset: h5py.Dataset, path: Path, dset: str, most_axes: int) -> None:
     try:
         dtype = dataset.dtype
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}:{dset}: a type of voxels that NumPy does not know") from error
-    if dataset.shape is None or dataset.ndim not in (3, 4) or dtype.kind not in "fiu":
+    if dataset.shape is None or not 3 <= dataset.ndim <= most_axes or dtype.kind not in "fiu":
         raise DataError(
             f"{path}:{dset}: a real 3D array is wanted, (Z, Y, X) or (C, Z, Y, X), this is {dtype} "
             f"{dataset.shape}" + ("; save a mask as uint8" if dtype.kind == "b" else "")
@@ -143,17 +149,36 @@ def _check_filters(dataset: h5py.Dataset, path: Path, dset: str) -> None:
             )
 
 
-def _names_found(handle: h5py.File, wanted: str) -> str:
+def volume_names(handle: h5py.File) -> list[str]:
+    """All real datasets of three or more axes, links followed, each object named once."""
     names: list[str] = []
+    seen: set[h5py.h5g.GroupID] = set()
+    waiting: list[tuple[str, h5py.Group]] = [("", handle)]
+    while waiting:
+        prefix, group = waiting.pop(0)
+        for key in group:
+            item = child(group, key)
+            if item is None or item.id in seen:
+                continue
+            seen.add(item.id)  # held open, else an external file could come back as another
+            if isinstance(item, h5py.Group):
+                waiting.append((f"{prefix}{key}/", item))
+            elif isinstance(item, h5py.Dataset) and item.ndim >= 3 and _is_real(item):
+                names.append(f"{prefix}{key}")
+    return names
 
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim >= 3:
-            names.append(name)
 
-    handle.visititems(visit)
+def _is_real(dataset: h5py.Dataset) -> bool:
+    try:
+        return dataset.dtype.kind in "fiu"
+    except (TypeError, ValueError):  # a type that NumPy does not know
+        return False
+
+
+def _names_found(handle: h5py.File, wanted: str) -> str:
     wanted = wanted.strip("/")
     # A wrong group is as likely as a wrong name, so both are compared.
-    names.sort(key=lambda name: -_similarity(name, wanted))
+    names = sorted(volume_names(handle), key=lambda name: -_similarity(name, wanted))
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"datasets found: {', '.join(names[:_LISTED]) or 'none'}{more}"
 
@@ -161,6 +186,16 @@ def _names_found(handle: h5py.File, wanted: str) -> str:
 def _similarity(name: str, wanted: str) -> float:
     pairs = ((name, wanted), (name.rsplit("/", 1)[-1], wanted.rsplit("/", 1)[-1]))
     return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+
+def read_part(dataset: h5py.Dataset, index: tuple[Any, ...], name: str) -> NDArray[Any]:
+    """`dataset[index]`. Errors: `DataError` that `name`s what is damaged."""
+    try:
+        return np.asarray(dataset[index])
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: reading failed, the file is damaged: {_one_line(error)}"
+        ) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.data.sampler import PatchSampler
 
-_Item = tuple[Tensor, dict[str, Any]] | Exception
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    _Item = tuple[Tensor, dict[str, Any]] | Exception
 
 
 class Prefetcher:
@@ -32,6 +32,8 @@ class Prefetcher:
     def __init__(
         self, sampler: PatchSampler, batch_size: int, *, depth: int = 2, pin: bool = False
     ) -> None:
+        import torch
+
         self._sampler = sampler
         self._batch_size = batch_size
         self._depth = depth

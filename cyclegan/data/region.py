@@ -21,10 +21,11 @@ from cyclegan.data.hdf5_source import (
     file_key,
     find_dataset,
     open_with_cache,
+    read_part,
 )
-from cyclegan.data.nexus import voxel_size_um
 from cyclegan.data.statistics import Moments, Statistics, constant, merged, moments
 from cyclegan.data.virtual import source_files
+from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -134,11 +135,7 @@ class Region:
         return min(CHUNK_CACHE_BYTES, needed), count
 
     def _read(self, dataset: h5py.Dataset, window: Window) -> NDArray[Any]:
-        try:
-            part = dataset[(Ellipsis, *window)]
-        except OSError as error:
-            text = " ".join(str(error).split())
-            raise DataError(f"{self.name}: reading failed, the file is damaged: {text}") from error
+        part = read_part(dataset, (Ellipsis, *window), self.name)
         return np.asarray(part, dtype=self.dtype).reshape(self.channels, *part.shape[-3:])
 
     def _scan(self, array: NDArray[Any] | None) -> Statistics:

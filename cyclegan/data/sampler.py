@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cyclegan.data.blocks import Size
 from cyclegan.data.volume import Volume
 from cyclegan.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Orientation = tuple[tuple[int, int, int], tuple[int, ...]]
 """Axes (Z, Y, X) in their new order, and which of the new axes are flipped."""
@@ -94,6 +95,8 @@ class PatchSampler:
 
     def draw(self, batch_size: int) -> Tensor:
         """A batch (B, C, Z, Y, X), float32, on the CPU, in memory of its own."""
+        import torch  # here, so that files are prepared without it
+
         channels = self.volumes[0].channels
         batch = np.empty((batch_size, channels, *self.size), dtype=np.float32)
         for place in batch:

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a region, streamed in float64, without non-finite voxels.
+"""Mean, standard deviation and extrema of a region, streamed in float64, of finite voxels.
 
 Moments of parts are merged as in Chan, Golub & LeVeque, "Updating formulae and a pairwise
 algorithm for computing sample variances", 1979. Within a part the first finite voxel is subtracted
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,21 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared deviations from the mean, of finite voxels."""
+    """Count, mean, sum of squared deviations from the mean, and extrema, of finite voxels."""
 
     count: int = 0
     non_finite: int = 0
     mean: float = 0.0
     m2: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of both sets of voxels together."""
         non_finite = self.non_finite + other.non_finite
         if not self.count or not other.count:
             one = self if self.count else other
-            return Moments(one.count, non_finite, one.mean, one.m2)
+            return replace(one, non_finite=non_finite)
         count = self.count + other.count
         delta = other.mean - self.mean
         return Moments(
@@ -53,12 +55,17 @@ class Moments:
             non_finite,
             self.mean + delta * (other.count / count),
             self.m2 + other.m2 + delta * delta * (self.count * (other.count / count)),
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
         )
 
     def scaled(self, factor: float) -> Moments:
         """Moments of `factor` times as many voxels that look the same."""
-        return Moments(
-            round(self.count * factor), round(self.non_finite * factor), self.mean, self.m2 * factor
+        return replace(
+            self,
+            count=round(self.count * factor),
+            non_finite=round(self.non_finite * factor),
+            m2=self.m2 * factor,
         )
 
     @property
@@ -84,7 +91,7 @@ def constant(value: float, count: int) -> Moments:
     """Moments of `count` voxels of one value."""
     if not math.isfinite(value):
         return Moments(0, count)
-    return Moments(count, 0, float(value))
+    return Moments(count, 0, float(value), 0.0, float(value), float(value))
 
 
 def _pieces(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
@@ -99,19 +106,21 @@ def _pieces(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
 
 
 def _piece(raw: NDArray[Any]) -> Moments:
+    values = raw.astype(np.float64)
     non_finite = 0
     if raw.dtype.kind == "f":
-        finite = np.isfinite(raw)
+        finite = np.isfinite(values)
         non_finite = raw.size - int(np.count_nonzero(finite))
         if non_finite:
-            raw = raw[finite]
-    if not raw.size:
+            values = values[finite]
+    if not values.size:
         return Moments(0, non_finite)
-    shift = float(raw[0])
-    values = raw.astype(np.float64)
-    values -= shift
-    mean = float(values.mean())
-    values -= mean
-    with np.errstate(over="ignore"):  # an infinite deviation is refused by who uses it
+    shift = float(values[0])
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large gets no finite std
+        values -= shift
+        mean = float(values.mean())
+        values -= mean
         values *= values  # not a BLAS product, whose last digit depends on the number of threads
-    return Moments(raw.size, non_finite, shift + mean, float(values.sum()))
+        m2 = float(values.sum())
+    return Moments(values.size, non_finite, shift + mean, m2, low, high)

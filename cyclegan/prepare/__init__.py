@@ -6,6 +6,7 @@ block and resumably, with a picture to check each by.
 
 from __future__ import annotations
 
+from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.prepare.dataset import (
     complement,
     entries,
@@ -13,29 +14,18 @@ from cyclegan.prepare.dataset import (
     validation_ranges,
     write_dataset,
 )
-from cyclegan.prepare.layout import COMPRESSIONS, DATASET, Compression
-from cyclegan.prepare.region import WHOLE, Open, Roi, parse_range, parse_roi, resolve, size_of
-from cyclegan.prepare.settings import Dtype, Prepared, Settings
+from cyclegan.prepare.layout import COMPRESSIONS
+from cyclegan.prepare.region import WHOLE, Open, parse_range, parse_roi, size_of
+from cyclegan.prepare.settings import Prepared, Settings, parse_voxel_size, voxel_size_text
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.sources import group_inputs, open_source
-from cyclegan.prepare.streaming import (
-    Reporter,
-    check_output,
-    forget,
-    prepare_volume,
-)
-from cyclegan.prepare.units import VoxelSize, parse_voxel_size, voxel_size_text
+from cyclegan.prepare.streaming import check_output, forget, prepare_volume
 
 __all__ = [
     "COMPRESSIONS",
-    "DATASET",
     "WHOLE",
-    "Compression",
-    "Dtype",
     "Open",
     "Prepared",
-    "Reporter",
-    "Roi",
     "Settings",
     "Source",
     "VoxelSize",
@@ -50,7 +40,6 @@ __all__ = [
     "parse_roi",
     "parse_voxel_size",
     "prepare_volume",
-    "resolve",
     "size_of",
     "validation_ranges",
     "voxel_size_text",

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.blocks import Size, Window
+from cyclegan.data.voxel_size import VoxelSize, as_voxel_size, micrometres
 from cyclegan.errors import CycleGANError, DataError
-from cyclegan.prepare.region import Size
-from cyclegan.prepare.source import Source, Window, check_real, three_axes
-from cyclegan.prepare.units import VoxelSize, as_voxel_size, micrometres
+from cyclegan.prepare.source import Source, check_real, three_axes
 
 _ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import write_text
-from cyclegan.prepare.layout import DATASET
+from cyclegan.prepare.layout import DATASET, HDF5_SUFFIXES
 from cyclegan.prepare.region import Open, Range
 
 SHARE = 0.15
 """Of the planes along Z, taken for validation where nothing else is said."""
-_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
 
 
 def output_paths(
@@ -29,7 +28,7 @@ def output_paths(
     and the JSON is `dataset.json`. Errors: `UsageError` where that is ambiguous.
     """
     several = len(groups) > 1
-    is_file = output.suffix.lower() in _SUFFIXES
+    is_file = output.suffix.lower() in HDF5_SUFFIXES
     if several and (is_file or output.is_file()):
         raise UsageError(
             f"--output {output}: {len(groups)} volumes go into a folder; name one, or give the "

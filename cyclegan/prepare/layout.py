@@ -9,10 +9,11 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from cyclegan.prepare.region import Size
-from cyclegan.prepare.units import VoxelSize
+from cyclegan.data.blocks import Size
+from cyclegan.data.voxel_size import VoxelSize
 
 DATASET = "data"
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx")
 Compression = Literal["none", "gzip", "lz4"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cyclegan.files import replacing
 from cyclegan.pictures import grey_window
 from cyclegan.prepare.layout import DATASET
-from cyclegan.prepare.statistics import Histogram
+from cyclegan.prepare.transform import Histogram
 
 _PIXELS = 1024
 """Longer sides are shown by every n-th voxel."""

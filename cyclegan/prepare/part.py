@@ -23,11 +23,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.blocks import Size
 from cyclegan.errors import BusyError, CycleGANError, DataError
 from cyclegan.files import write_text
 from cyclegan.hdf5 import writing_hdf5
 from cyclegan.prepare.layout import DATASET, Layout
-from cyclegan.prepare.region import Size
 
 FINGERPRINT = "prepared_from"
 """Attribute of the dataset: the fingerprint of the inputs and settings it was made from."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from cyclegan.data.blocks import Size
 from cyclegan.errors import DataError, UsageError
 
-Size = tuple[int, int, int]
 Range = tuple[int, int]
 Region = tuple[Range, Range, Range]
 Open = tuple[int | None, int | None]

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cyclegan.errors import DataError
+from cyclegan.data.blocks import Size
+from cyclegan.data.voxel_size import VoxelSize, as_voxel_size
+from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare.layout import Compression
-from cyclegan.prepare.region import SLAB_VOXELS, WHOLE, Roi, Size
+from cyclegan.prepare.region import SLAB_VOXELS, WHOLE, Roi
 from cyclegan.prepare.source import Source
-from cyclegan.prepare.units import VoxelSize
 
 Dtype = Literal["float16", "float32"]
-_VERSION = 1
+_VERSION = 2
 """Changes when the same input and settings give another file."""
 
 
@@ -67,6 +68,26 @@ def fingerprint(source: Source, settings: Settings) -> str:
     except OSError as error:
         raise DataError(f"{source.name}: a file of it is gone: {error}") from error
     files = [(str(path.resolve()), s.st_size, s.st_mtime_ns) for path, s in stats]
-    options = {key: value for key, value in vars(settings).items() if key != "slab_voxels"}
-    content = [_VERSION, source.name, files, options, settings.slab_voxels]
+    content = [_VERSION, source.name, files, vars(settings)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def parse_voxel_size(text: str) -> VoxelSize:
+    """`0.8` or `1.6,0.8,0.8` (z, y, x), in micrometres. Errors: `UsageError`."""
+    parts = text.split(",")
+    size = as_voxel_size(parts) if len(parts) in (1, 3) else None
+    if size is None:
+        raise UsageError(
+            f"--voxel-size {text}: one positive length in micrometres is wanted, or three (z,y,x), "
+            "e.g. 0.8 or 1.6,0.8,0.8"
+        )
+    return size
+
+
+def voxel_size_text(size: VoxelSize | None) -> str:
+    """`0.8 um`, `1.6 x 0.8 x 0.8 um (z, y, x)`, `unknown`."""
+    if size is None:
+        return "unknown"
+    if len({f"{n:.4g}" for n in size}) == 1:
+        return f"{size[0]:.4g} um"
+    return " x ".join(f"{n:.4g}" for n in size) + " um (z, y, x)"

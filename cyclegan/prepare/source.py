@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.blocks import Size, Window
+from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import DataError
-from cyclegan.prepare.region import Size
-from cyclegan.prepare.units import VoxelSize
-
-Window = tuple[slice, slice, slice]
+from cyclegan.prepare.region import Region, Roi, resolve
 
 
 class Source(ABC):
@@ -33,6 +32,13 @@ class Source(ABC):
     """Of the intensities, if the file says."""
     notes: tuple[str, ...] = ()
     """What the user should know about this input."""
+
+    def region(self, roi: Roi) -> Region:
+        """The region in voxels.
+
+        Errors: `DataError` if it ends beyond the volume or needs a file that is not there.
+        """
+        return resolve(roi, self.shape, self.name)
 
     @abstractmethod
     def read(self, window: Window) -> NDArray[Any]:

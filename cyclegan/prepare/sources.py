@@ -10,6 +10,7 @@ import h5py
 from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare.arrays import is_zarr, open_npy, open_zarr
 from cyclegan.prepare.hdf5_source import open_hdf5
+from cyclegan.prepare.layout import HDF5_SUFFIXES
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.tiff import is_tiff, natural, open_tiff, single_page, tiffs_in
 
@@ -64,7 +65,7 @@ def _open_file(path: Path, dataset: str | None, channel: int | None) -> Source:
         start = handle.read(len(_NPY))
     if start == _NPY:
         return open_npy(path, channel)
-    if h5py.is_hdf5(path) or path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs", ".nx"):
+    if h5py.is_hdf5(path) or path.suffix.lower() in HDF5_SUFFIXES:
         return open_hdf5(path, dataset, channel)
     raise DataError(
         f"{path}: neither HDF5 (NeXus), TIFF, NPY nor a Zarr folder"

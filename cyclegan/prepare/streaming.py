@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.statistics import Moments, moments
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing
 from cyclegan.hdf5 import writing_hdf5
@@ -32,18 +34,10 @@ from cyclegan.prepare.part import (
     exclusive,
     part_path,
 )
-from cyclegan.prepare.region import (
-    Block,
-    Region,
-    blocks,
-    chunk_shape,
-    resolve,
-    size_of,
-)
+from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
 from cyclegan.prepare.settings import Prepared, Settings, fingerprint
 from cyclegan.prepare.source import Source
-from cyclegan.prepare.statistics import Histogram, RunningStatistics
-from cyclegan.prepare.transform import Transform
+from cyclegan.prepare.transform import Histogram, Transform
 
 logger = logging.getLogger(__name__)
 
@@ -130,13 +124,13 @@ class _Work:
     def __init__(self, source: Source, output: Path, settings: Settings, report: Reporter) -> None:
         self._source, self._output, self._settings = source, output, settings
         self._report = report
-        self.region: Region = resolve(settings.roi, source.shape, source.name)
+        self.region: Region = source.region(settings.roi)
         self.blocks = blocks(self.region, source.grain, settings.slab_voxels)
         self.voxel_size_um = settings.voxel_size_um or source.voxel_size_um
         self.title = f"{source.name}, {' x '.join(map(str, size_of(self.region)))} voxels"
         self._fingerprint = fingerprint(source, settings)
         self._record = Record(output, self._fingerprint)
-        self.statistics = RunningStatistics()
+        self.statistics = Moments()
         self._transform: Transform | None = None
 
     @property
@@ -185,14 +179,14 @@ class _Work:
         content = self._record.content
         done = int(content.get("measured", 0))
         if done:
-            self.statistics = RunningStatistics.from_state(content["statistics"])
+            self.statistics = Moments(**content["statistics"])
         saved = time.monotonic()
         with self._report("measure", len(self.blocks), done) as update:
             for i, block in enumerate(self.blocks[done:], start=done + 1):
-                self.statistics.add(self._read(block))
+                self.statistics += moments(self._read(block))
                 update(i)
                 if i == len(self.blocks) or time.monotonic() - saved > _RECORD_SECONDS:
-                    self._record.update(measured=i, statistics=self.statistics.state())
+                    self._record.update(measured=i, statistics=asdict(self.statistics))
                     saved = time.monotonic()
         try:
             self._check_statistics()
@@ -206,7 +200,7 @@ class _Work:
             raise DataError(f"{name}: none of its {self.statistics.non_finite} voxels is finite")
         if not math.isfinite(std):
             raise DataError(f"{name}: its values are too large to standardise (std is {std})")
-        if self._settings.standardise and std <= 1e-12 * abs(self.statistics.mean):
+        if self._settings.standardise and std == 0:
             raise DataError(
                 f"{name}: all voxels are {self.statistics.mean:.6g}, nothing to standardise; "
                 "check --roi and --dataset, or use --no-standardise"

@@ -17,10 +17,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cyclegan.data.blocks import Size, Window
 from cyclegan.errors import DataError
 from cyclegan.prepare.arrays import RawSource
-from cyclegan.prepare.region import Size
-from cyclegan.prepare.source import Source, Window, check_real
+from cyclegan.prepare.source import Source, check_real
 from cyclegan.prepare.tiff_metadata import axes_of, planes_of, voxel_size
 
 _BROKEN = (

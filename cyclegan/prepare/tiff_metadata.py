@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from cyclegan.data.voxel_size import VoxelSize, as_voxel_size, micrometres
 from cyclegan.errors import DataError
-from cyclegan.prepare.units import VoxelSize, as_voxel_size, micrometres
 
 _DPI = {50, 72, 75, 90, 96, 100, 120, 150, 200, 300, 400, 600, 1200, 2400}
 """Resolutions of screens and printers, which programs write when they know none."""

@@ -1,13 +1,19 @@
-"""From intensities as they were to the values that are stored."""
+"""From intensities as they were to the values that are stored, and histograms of both."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cyclegan.prepare.statistics import Histogram, RunningStatistics, pieces
+from cyclegan.data.statistics import Moments
+
+BINS = 2048
+_FAR = 10.0
+"""The histogram ends so many standard deviations from the mean; what is beyond is in its ends."""
+_PIECE = 1 << 20
 
 
 class Transform:
@@ -16,9 +22,7 @@ class Transform:
     Voxels that are not finite become the mean; values beyond the dtype's range its largest.
     """
 
-    def __init__(
-        self, statistics: RunningStatistics, dtype: DTypeLike, *, standardise: bool
-    ) -> None:
+    def __init__(self, statistics: Moments, dtype: DTypeLike, *, standardise: bool) -> None:
         self._dtype = np.dtype(dtype)
         self._limit = float(np.finfo(self._dtype).max)
         self._mean, self._std = statistics.mean, statistics.std
@@ -30,7 +34,7 @@ class Transform:
     def apply(self, values: NDArray[Any]) -> NDArray[Any]:
         """A block (Z, Y, X) as it is stored."""
         result = np.empty(values.shape, self._dtype)
-        for piece, out in zip(pieces(values), pieces(result), strict=True):
+        for piece, out in zip(_pieces(values), _pieces(result), strict=True):
             numbers = piece.astype(np.float64)
             finite = np.isfinite(numbers)
             if not finite.all():
@@ -59,3 +63,47 @@ class Transform:
         if self._standardise:
             self.after.counts = np.asarray(state["after"], np.int64)
         self.clipped = int(state["clipped"])
+
+
+def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Views (rows, X) of a block (Z, Y, X), of about a million voxels, so that copies are small."""
+    rows = max(1, _PIECE // max(values.shape[2], 1))
+    for plane in values:
+        for start in range(0, plane.shape[0], rows):
+            yield plane[start : start + rows]
+
+
+class Histogram:
+    """Counts in `BINS` bins of equal width between `low` and `high`; the end bins take the rest."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high if high > low else low + max(1.0, abs(low))
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+
+    @classmethod
+    def around(cls, statistics: Moments) -> Histogram:
+        """An empty histogram for values of which mean, spread and extrema are known."""
+        mean, std = statistics.mean, statistics.std
+        low = max(statistics.minimum, mean - _FAR * std)
+        return cls(low, min(statistics.maximum, mean + _FAR * std))
+
+    def scaled(self, mean: float, std: float) -> Histogram:
+        """An empty histogram for `(value - mean) / std`."""
+        return Histogram((self.low - mean) / std, (self.high - mean) / std)
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Count finite values of any shape."""
+        position = (values.ravel().astype(np.float64) - self.low) * (BINS / (self.high - self.low))
+        bins = np.clip(position, 0, BINS - 1).astype(np.int64)
+        self.counts += np.bincount(bins, minlength=BINS)
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """The `BINS + 1` edges of the bins."""
+        return np.linspace(self.low, self.high, BINS + 1)
+
+    def percentile(self, percent: float) -> float:
+        """A percentile, to the width of a bin (at most 1/100 of the standard deviation)."""
+        cumulative = np.concatenate([[0], np.cumsum(self.counts)])
+        return float(np.interp(percent / 100 * cumulative[-1], cumulative, self.edges))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cyclegan.data import Volume, VolumeEntry, open_dataset, open_volumes
-from cyclegan.data.hdf5_source import SharedFile
+from cyclegan.data.hdf5_source import SharedFile, volume_names
 from cyclegan.errors import DataError
 
 Noise = Callable[..., np.ndarray]
@@ -67,7 +67,7 @@ def test_wrong_dataset_name_lists_the_names_found_nearest_first(tmp_path: Path) 
     refused(source, "no dataset 'entry/tomos'; datasets found: entry/tomo, ")
     refused(entry(tmp_path / "v.h5"), "no dataset 'data'; datasets found: ")
     refused(entry(tmp_path / "v.h5", "aaa/b"), "no dataset 'aaa/b'")
-    refused(entry(tmp_path / "v.h5", "entry"), "no dataset 'entry'")
+    refused(entry(tmp_path / "v.h5", "entry"), "'entry' is a group that names no default image")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,21 @@ def test_links_that_lead_nowhere_name_their_target(tmp_path: Path) -> None:
     refused(entry(path, "external/deeper"), "external link to '/entry/tomo' in 'gone.h5'")
     refused(entry(path, "soft"), "soft link to '/gone', which leads nowhere")
     refused(entry(path, "circle"), "soft link to '/circle', which leads nowhere")
+
+
+def test_names_found_are_those_behind_links_too_and_each_object_once(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "target.h5", "w") as handle:
+        handle["entry/tomo"] = np.zeros((2, 2, 2))
+        handle["entry/back"] = h5py.ExternalLink("v.h5", "/")
+    with h5py.File(tmp_path / "v.h5", "w") as handle:
+        handle["far"] = h5py.ExternalLink("target.h5", "/entry")
+        handle["again"] = h5py.ExternalLink("target.h5", "/entry/tomo")
+        handle["gone"] = h5py.ExternalLink("gone.h5", "/entry/tomo")
+        handle["loop"] = h5py.SoftLink("/")
+        handle["near"], handle["mask"] = np.zeros((2, 2, 2)), np.zeros((2, 2, 2), bool)
+        names = volume_names(handle)
+    assert names == ["again", "near"]
+    refused(entry(tmp_path / "v.h5", "nearer"), "no dataset 'nearer'; datasets found: near, again")
 
 
 # -- NeXus ------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +71,49 @@ def test_non_finite_voxels_are_counted_and_left_out(write: Any) -> None:
     assert found.std == pytest.approx(kept.std(), rel=1e-12)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e6, -3e9])
+def test_a_large_offset_costs_no_digits(offset: float) -> None:
+    array = np.random.default_rng(0).normal(2, 3, (11, 37, 70))
+    found = merged(moments(part) for part in np.array_split(array + offset, 4))
+    assert found.mean == pytest.approx(offset + float(array.mean()), rel=1e-14, abs=1e-12)
+    assert found.std == pytest.approx(float((array + offset - offset).std()), rel=1e-8)
+
+
+def test_counts_around_60000_have_their_exact_spread() -> None:
+    counts = np.random.default_rng(1).integers(59_990, 60_010, (11, 37, 70)).astype(np.uint16)
+    exact = float(counts.astype(np.longdouble).std())
+    assert moments(counts).std == pytest.approx(exact, rel=1e-13)
+
+
+def test_extrema_are_those_of_the_finite_voxels() -> None:
+    found = moments(np.array([np.nan, 3, -np.inf, -2, np.inf, 7], ">f4"))
+    assert (found.minimum, found.maximum) == (-2, 7)
+    assert (found.count, found.non_finite) == (3, 3)
+
+
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_moments_restored_from_json_go_on_bit_for_bit(parts: int) -> None:
+    arrays = np.random.default_rng(0).normal(7, 2, (6, 1000))
+    before = merged(map(moments, arrays[:parts]))
+    restored = Moments(**json.loads(json.dumps(asdict(before))))
+    assert restored == before
+    assert restored + moments(arrays[5]) == before + moments(arrays[5])
+
+
+def test_values_too_large_for_a_deviation_give_none_that_is_finite() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = moments(np.array([-1e308, 1e308, 1.5e308]))
+    assert not np.isfinite(found.std)
+
+
 def test_moments_merge_in_any_grouping() -> None:
     array = np.random.default_rng(0).normal(7, 2, 1000)
     parts = [moments(part) for part in np.split(array, [1, 17, 400])]
     for found in (merged(parts), merged(reversed(parts)), moments(array)):
         assert found.mean == pytest.approx(array.mean(), rel=1e-12)
         assert found.std == pytest.approx(array.std(), rel=1e-12)
+        assert (found.minimum, found.maximum) == (array.min(), array.max())
     assert merged([]) == Moments()
     assert Moments() + parts[0] == parts[0]
 

@@ -299,46 +299,9 @@ def test_the_chunk_cache_fits_the_chunks_of_a_patch_up_to_a_limit(write: Any, no
     assert dataset.id.get_access_plist().get_chunk_cache()[1] == 6 * 2 * 2 * 4 * 5 * 6 * 4
 
 
-# -- voxel size -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("place", "attributes", "expected"),
-    [
-        ("entry/data", {"voxel_size_um": 0.8}, (0.8, 0.8, 0.8)),
-        ("entry/data", {"voxel_size_um": [1.0, 2.0, 3.0]}, (1, 2, 3)),
-        ("/", {"voxel_size_um": 0.8}, (0.8, 0.8, 0.8)),
-        ("entry", {"voxel_size_um": np.float32(0.5)}, (0.5, 0.5, 0.5)),
-        ("entry", {"voxel_size": 0.002, "voxel_size_units": "mm"}, (2, 2, 2)),
-        ("entry/data", {"pixel_size": 2e-6, "pixel_size_units": b"m"}, (2, 2, 2)),
-        ("entry", {"pixel_size": [1, 2, 3], "units": "nm"}, (1e-3, 2e-3, 3e-3)),
-        ("entry", {"voxel_size": 3, "voxel_size_units": "μm"}, (3, 3, 3)),
-        ("entry", {"voxel_size": 3}, None),
-        ("entry/data", {"pixel_size": 3, "units": "um"}, None),  # the unit of the grey values
-        ("entry", {"pixel_size": [3, 4], "units": "um"}, None),
-        ("entry", {"voxel_size": 3, "units": "counts"}, None),
-        ("entry", {"voxel_size_um": -1.0}, None),
-        ("entry", {"voxel_size_um": "large"}, None),
-        ("entry", {"voxel_size_um": np.nan}, None),
-        ("/", {}, None),
-    ],
-)
-def test_voxel_size_comes_from_attributes(
-    write: Any, noise: Noise, place: str, attributes: dict[str, Any], expected: Any
-) -> None:
+def test_a_volume_knows_its_voxel_size(write: Any, noise: Noise) -> None:
     source = write(noise(4, 4, 4), dset="entry/data")
+    assert Volume(source).voxel_size_um is None
     with h5py.File(source.path, "a") as handle:
-        handle[place].attrs.update(attributes)
-    found = Volume(source).voxel_size_um
-    assert found == (expected and pytest.approx(expected))
-
-
-def test_voxel_size_may_be_a_dataset_beside_the_volume(write: Any, noise: Noise) -> None:
-    source = write(noise(4, 4, 4), dset="entry/data/data")
-    with h5py.File(source.path, "a") as handle:
-        handle["entry/voxel_size"] = [4e-7, 4e-7, 4e-7]
-        handle["entry/voxel_size"].attrs["units"] = "m"
-    assert Volume(source).voxel_size_um == pytest.approx((0.4, 0.4, 0.4))
-    with h5py.File(source.path, "a") as handle:
-        handle["entry/data/data"].attrs["voxel_size_um"] = 0.8
-    assert Volume(source).voxel_size_um == (0.8, 0.8, 0.8)
+        handle["entry"].attrs.update(voxel_size=[2e-3, 1e-3, 1e-3], voxel_size_units="mm")
+    assert Volume(source).voxel_size_um == (2, 1, 1)

@@ -13,13 +13,15 @@ import pytest
 from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare import (
     WHOLE,
+    Settings,
     Source,
     group_inputs,
     open_source,
+    parse_roi,
     parse_voxel_size,
-    resolve,
+    prepare_volume,
+    voxel_size_text,
 )
-from cyclegan.prepare.units import as_voxel_size, micrometres, voxel_size_text
 
 SHAPE = (5, 12, 17)
 WINDOW = (slice(1, 4), slice(2, 11), slice(3, 17))
@@ -33,7 +35,7 @@ def volume(dtype: str = "<u2") -> np.ndarray:
 
 def check(source: Source, expected: np.ndarray) -> None:
     assert source.shape == expected.shape
-    (region) = resolve(WHOLE, source.shape, source.name)
+    region = source.region(WHOLE)
     whole = source.read(tuple(slice(*limits) for limits in region))
     np.testing.assert_array_equal(whole, expected)
     np.testing.assert_array_equal(source.read(WINDOW), expected[WINDOW])
@@ -154,6 +156,22 @@ def test_default_and_signal_of_nexus_are_followed(tmp_path: Path) -> None:
     check(open_source([path], dataset="/entry/data"), volume())
 
 
+def test_several_defaults_are_listed_not_guessed(tmp_path: Path) -> None:
+    path = nexus(tmp_path / "a.nxs")
+    with h5py.File(path, "a") as handle:
+        del handle.attrs["default"]
+        handle["more/volume"] = volume()
+        handle["more"].attrs["signal"] = "volume"
+        handle["entry"].attrs["signal"] = "data/volume"
+    with pytest.raises(DataError, match=r"several volumes; name one with --dataset: .*more/volume"):
+        open_source([path])
+
+
+def test_leading_axes_of_hdf5_of_length_one_are_dropped(tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "a.h5", {"v": volume()[None, None, None]})
+    check(open_source([path]), volume())
+
+
 def test_several_candidates_are_listed_once_each(tmp_path: Path) -> None:
     path = hdf5(tmp_path / "a.h5", {"b": volume(), "c/d": volume(), "flat": np.zeros((3, 3))})
     with h5py.File(path, "a") as handle:
@@ -175,6 +193,12 @@ def test_soft_and_external_links_are_followed(tmp_path: Path) -> None:
     assert {p.name for p in source.files} == {"a.h5", "raw.h5"}
     check(source, volume())
     check(open_source([path], dataset="soft"), volume())
+    with h5py.File(path, "a") as handle:
+        handle.attrs["signal"] = "link"
+        handle["other"] = volume() + 1
+    check(open_source([path]), volume())
+    opened = {p.resolve().name for p in Path("/proc/self/fd").iterdir() if p.is_symlink()}
+    assert not opened & {"a.h5", "raw.h5"}
 
 
 def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
@@ -182,9 +206,9 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     with h5py.File(path, "w") as handle:
         handle["far"] = h5py.ExternalLink("gone.h5", "/v")
         handle["near"] = h5py.SoftLink("/gone")
-    with pytest.raises(DataError, match=r"a\.h5:far is a link to gone\.h5:/v"):
+    with pytest.raises(DataError, match=r"'far' is an external link to '/v' in 'gone\.h5'"):
         open_source([path], dataset="far")
-    with pytest.raises(DataError, match=r"a\.h5:near is a link to /gone"):
+    with pytest.raises(DataError, match=r"'near' is a soft link to '/gone', which leads nowhere"):
         open_source([path], dataset="near")
     with pytest.raises(DataError, match="no dataset of three or more axes"):
         open_source([path])
@@ -193,21 +217,34 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
 def test_a_virtual_dataset_is_read_and_its_missing_file_is_not_read_as_zeros(
     tmp_path: Path,
 ) -> None:
-    hdf5(tmp_path / "raw.h5", {"v": volume()})
     path = tmp_path / "a.h5"
-    layout = h5py.VirtualLayout(SHAPE, "<u2")
-    layout[:] = h5py.VirtualSource("raw.h5", "v", SHAPE)
+    layout = h5py.VirtualLayout((10, *SHAPE[1:]), "<u2")
+    for i in range(2):
+        hdf5(tmp_path / f"raw{i}.h5", {"v": volume() + i})
+        layout[5 * i : 5 * i + 5] = h5py.VirtualSource(f"raw{i}.h5", "v", SHAPE)
     with h5py.File(path, "w") as handle:
         handle.create_virtual_dataset("v", layout)
-    check(open_source([path]), volume())
-    (tmp_path / "raw.h5").unlink()
-    with pytest.raises(DataError, match=r"raw\.h5: no such file"):
-        open_source([path])
+    source = open_source([path])
+    assert {p.name for p in source.files} == {"a.h5", "raw0.h5", "raw1.h5"}
+    check(source, np.concatenate([volume(), volume() + 1]))
+    (tmp_path / "raw1.h5").unlink()
+    source = open_source([path])
+    with pytest.raises(DataError, match=r"1 sources of .* the first is raw1\.h5"):
+        source.region(WHOLE)
+    with pytest.raises(DataError, match=r"the first is raw1\.h5"):
+        prepare_volume(source, tmp_path / "out.h5", Settings())
+    assert not (tmp_path / "out.h5").exists()
+    region = source.region(parse_roi("0:5,:,:"))
+    np.testing.assert_array_equal(source.read(tuple(slice(*r) for r in region)), volume())
+    source.close()
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nope", "no dataset 'nope'; datasets found: b"), ("group", "is a group, not a dataset")],
+    [
+        ("nope", "no dataset 'nope'; datasets found: b"),
+        ("group", "'group' is a group that names no default image; datasets found: b"),
+    ],
 )
 def test_a_wrong_name_is_answered_with_those_there_are(
     tmp_path: Path, name: str, said: str
@@ -242,29 +279,6 @@ def test_a_damaged_chunk_is_a_line_that_names_file_and_dataset(tmp_path: Path) -
 # -- voxel size -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("unit", "expected"),
-    [
-        ("nm", 1e-3),
-        ("um", 1),
-        ("µm", 1),
-        (b"\xc2\xb5m", 1),
-        ("micron", 1),
-        ("Micrometers", 1),
-        ("micrometres", 1),
-        ("mm", 1e3),
-        ("cm", 1e4),
-        ("m", 1e6),
-        ("inch", 25400),
-        ("pixel", None),
-        ("", None),
-        ("s", None),
-    ],
-)
-def test_units_of_length_are_understood(unit: Any, expected: float | None) -> None:
-    assert micrometres(unit) == expected
-
-
 @pytest.mark.parametrize("text", ["", "a", "0", "-1", "1,2", "nan", "inf", "1,2,3,4", "1,0,1"])
 def test_a_voxel_size_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--voxel-size"):
@@ -276,59 +290,11 @@ def test_a_voxel_size_is_one_length_or_three() -> None:
     assert parse_voxel_size("1.6, 0.8,0.8") == (1.6, 0.8, 0.8)
     assert voxel_size_text((0.8, 0.8, 0.8)) == "0.8 um"
     assert voxel_size_text((1.6, 0.8, 0.8)) == "1.6 x 0.8 x 0.8 um (z, y, x)"
-    assert as_voxel_size("x") is as_voxel_size([1, 2]) is as_voxel_size([1, None, 1]) is None
 
 
-def _attribute(handle: h5py.File) -> None:
-    handle["g/v"].attrs["voxel_size_um"] = 0.5
-
-
-def _attribute_of_the_group(handle: h5py.File) -> None:
-    handle["g"].attrs["voxel_size_um"] = [2.0, 0.5, 0.5]
-
-
-def _with_unit(handle: h5py.File) -> None:
-    handle["g/v"].attrs.update(pixel_size=5e-7, pixel_size_units="m")
-
-
-def _nexus_dataset(handle: h5py.File) -> None:
-    handle["g/pixel_size"] = 500.0
-    handle["g/pixel_size"].attrs["units"] = "nm"
-
-
-def _nexus_each(handle: h5py.File) -> None:
-    for axis, size in (("x", 0.5), ("y", 0.5), ("z", 2.0)):
-        handle[f"g/{axis}_pixel_size"] = size * 1e-3
-        handle[f"g/{axis}_pixel_size"].attrs["units"] = "mm"
-
-
-def _nexus_axes(handle: h5py.File) -> None:
-    handle["g"].attrs.update(signal="v", axes=["z", "y", "x"])
-    for axis, step, length in (("z", 2.0, 5), ("y", 0.5, 12), ("x", 0.5, 17)):
-        handle[f"g/{axis}"] = np.arange(length) * step + 3
-        handle[f"g/{axis}"].attrs["units"] = "um"
-
-
-@pytest.mark.parametrize(
-    ("say", "expected"),
-    [
-        (_attribute, (0.5, 0.5, 0.5)),
-        (_attribute_of_the_group, (2.0, 0.5, 0.5)),
-        (_with_unit, (0.5, 0.5, 0.5)),
-        (_nexus_dataset, (0.5, 0.5, 0.5)),
-        (_nexus_each, (2.0, 0.5, 0.5)),
-        (_nexus_axes, (2.0, 0.5, 0.5)),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_hdf5_says_its_voxel_size_in_many_ways(
-    tmp_path: Path, say: Any, expected: tuple[float, ...]
-) -> None:
-    path = hdf5(tmp_path / "a.h5", {"g/v": volume()})
-    with h5py.File(path, "a") as handle:
-        say(handle)
-    source = open_source([path], dataset="g/v")
-    assert source.voxel_size_um == pytest.approx(expected)
+def test_hdf5_says_its_voxel_size(tmp_path: Path) -> None:
+    source = open_source([hdf5(tmp_path / "a.h5", {"v": volume()}, voxel_size_um=[2.0, 0.5, 0.5])])
+    assert source.voxel_size_um == (2.0, 0.5, 0.5)
     assert not source.notes
     source.close()
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cyclegan.data.statistics import moments
 from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare import (
     Prepared,
@@ -18,11 +19,10 @@ from cyclegan.prepare import (
     open_source,
     parse_roi,
     prepare_volume,
-    resolve,
     streaming,
 )
-from cyclegan.prepare.region import Block, blocks, chunk_shape
-from cyclegan.prepare.statistics import Histogram, RunningStatistics
+from cyclegan.prepare.region import Block, blocks, chunk_shape, resolve
+from cyclegan.prepare.transform import Histogram
 
 SHAPE = (11, 37, 70)
 
@@ -49,53 +49,12 @@ def prepared(
         return done, handle["data"][:], dict(handle["data"].attrs)
 
 
-# -- statistics -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("offset", [0.0, 1e6, -3e9])
-def test_a_large_offset_costs_no_digits(offset: float) -> None:
-    values = volume() + offset
-    found = RunningStatistics()
-    for part in np.array_split(values, 4):
-        found.add(part)
-    assert found.mean == pytest.approx(offset + float(volume().mean()), rel=1e-14, abs=1e-12)
-    assert found.std == pytest.approx(float((values - offset).std()), rel=1e-7)
-    assert (found.minimum, found.maximum) == (values.min(), values.max())
-
-
-def test_uint16_counts_around_60000_have_their_exact_spread() -> None:
-    values = np.random.default_rng(1).integers(59_990, 60_010, SHAPE).astype(np.uint16)
-    found = RunningStatistics()
-    found.add(values)
-    assert found.std == pytest.approx(values.astype(np.longdouble).std().astype(float), rel=1e-12)
-
-
-def test_voxels_that_are_not_finite_are_counted_and_not_averaged() -> None:
-    values = volume()
-    values[0, 0, :3] = np.nan, np.inf, -np.inf
-    found = RunningStatistics()
-    found.add(values)
-    finite = values[np.isfinite(values)]
-    assert (found.count, found.non_finite) == (finite.size, 3)
-    assert found.mean == pytest.approx(finite.mean(), rel=1e-13)
-    assert found.std == pytest.approx(finite.std(), rel=1e-13)
-
-
-def test_statistics_go_on_bit_for_bit_from_their_state() -> None:
-    first, whole = RunningStatistics(), RunningStatistics()
-    first.add(volume(1))
-    again = RunningStatistics.from_state(first.state())
-    again.add(volume(2))
-    whole.add(volume(1))
-    whole.add(volume(2))
-    assert again.state() == whole.state()
+# -- histograms -------------------------------------------------------------------------------
 
 
 def test_percentiles_agree_with_numpy_to_a_hundredth_of_the_spread() -> None:
     values = volume(3, (20, 50, 50))
-    found = RunningStatistics()
-    found.add(values)
-    histogram = Histogram.around(found)
+    histogram = Histogram.around(moments(values))
     histogram.add(values)
     assert histogram.counts.sum() == values.size
     for percent in (1, 50, 99):
@@ -106,11 +65,18 @@ def test_percentiles_agree_with_numpy_to_a_hundredth_of_the_spread() -> None:
 def test_one_outlier_does_not_coarsen_the_histogram() -> None:
     values = volume(3, (20, 50, 50))
     values[0, 0, 0] = 1e9
-    statistics = RunningStatistics()
-    statistics.add(values)
-    histogram = Histogram.around(statistics)
+    histogram = Histogram.around(moments(values))
     histogram.add(values)
     assert histogram.counts.sum() == values.size
+    assert histogram.percentile(50) == pytest.approx(np.median(values), rel=0.02 * values.std())
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -1e300])
+def test_a_histogram_of_one_value_counts_it(value: float) -> None:
+    values = np.full((2, 3, 4), value)
+    histogram = Histogram.around(moments(values))
+    histogram.add(values)
+    assert histogram.counts[0] == values.size
 
 
 # -- regions and blocks -----------------------------------------------------------------------
