@@ -17,16 +17,20 @@ It does what `cyclegan train` does: the training is tracked in MLflow and lives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cyclegan.config import Config, override, parse_config
-from cyclegan.errors import ConfigError, nearest
+from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
+from cyclegan.errors import ConfigError, UsageError, nearest
+from cyclegan.grid import Region
 from cyclegan.losses import GROUPS, function_name_of
 from search.commandline import Session
 from search.console import Console
 from search.launch import Finished
 from search.training import train_config
+from tracking import project_root
 
 # The older software's names where they differ from the configuration's keys.
 _RENAMED = {"num_iters": "steps", "HPoptimizer": "hp_optimizer.enabled"}
@@ -105,3 +109,74 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
 def _known() -> list[str]:
     grouped = [f"{prefix}_{group}" for prefix in _PER_GROUP for group in GROUPS]
     return [*Config.model_fields, *_RENAMED, *grouped, "resume", "tracking_uri", "quiet"]
+
+
+def evaluate(
+    *,
+    datafile: str | Path,
+    modelfile: str | Path,
+    SR: int,  # noqa: N803  (the older software's name)
+    ev_name: str,
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> list[Path]:
+    """Enhance volumes with a trained generator, into `eval/<ev_name>/`, tracked in MLflow.
+
+    Args:
+        datafile: a dataset JSON, of which all volumes for validation are enhanced, or one HDF5 file
+            with the dataset `data`.
+        modelfile: a generator file or checkpoint of a training, or an MLflow run.
+        SR: the resolution the generator must raise by; a wrong one is refused.
+        ev_name: name of the folder.
+        tracking_uri, quiet: as for `train`.
+        options: fields of `search.enhance_request.Request`: `tile`, `trust`, `precision`, ...
+
+    Returns the enhanced volumes' files. Errors: `UsageError` for another `SR` or one name twice;
+    else as `cyclegan enhance`.
+    """
+    from search.enhance_request import Request
+    from search.enhancing import factor_of, run_enhancement
+
+    console = Console(quiet=quiet)
+    console.log_to_here()
+    session = Session(console, tracking_uri=tracking_uri)
+    factor = factor_of(session, str(modelfile))
+    if factor != SR:
+        raise UsageError(f"SR = {SR}: {modelfile} changes the resolution by {factor}")
+    if Path(ev_name).name != ev_name or ev_name.startswith("."):
+        raise UsageError(f"ev_name = {ev_name!r}: a plain name is wanted, it names a folder in eval/")
+    folder = project_root() / "eval" / ev_name
+    outputs = []
+    for entry in _volumes_of(Path(datafile)):
+        output = folder / f"{entry.path.stem}.h5"
+        if output in outputs:
+            raise UsageError(f"{datafile}: two volumes are called {entry.path.stem}; rename one")
+        request = Request(
+            volumes=(entry.path,),
+            dataset=entry.dset,
+            roi=_region(entry),
+            model=str(modelfile),
+            output=output,
+            **options,
+        )
+        run_enhancement(session, request)
+        outputs.append(output)
+    return outputs
+
+
+def _volumes_of(datafile: Path) -> Sequence[VolumeEntry]:
+    if datafile.suffix.lower() == ".json":
+        return DatasetSpec.load(datafile).validate
+    return [VolumeEntry(path=datafile, dset="data")]
+
+
+def _region(entry: VolumeEntry) -> Region | None:
+    """The entry's region with its open ends filled in; None for the whole volume."""
+    if not any(entry.roi):
+        return None
+    dataset = open_dataset(entry.path, entry.dset)
+    with dataset.file:
+        shape = dataset.shape[-3:]
+    z, y, x = (limits or (0, n) for limits, n in zip(entry.roi, shape, strict=True))
+    return z, y, x
