@@ -14,6 +14,7 @@ import torch
 from cyclegan import state as states
 from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.enhance import Enhanced, enhance_file
+from cyclegan.enhance_memory import keep_freed_memory
 from cyclegan.enhance_network import Generator, choose_precision
 from cyclegan.enhance_source import open_frames
 from cyclegan.errors import UsageError
@@ -53,6 +54,8 @@ def run_enhancement(session: Session, request: Request) -> None:
         open_dataset(path, request.dataset).file.close()
     model = _find_model(session, request.model)
     device = choose_device(request.device)
+    if request.memory_gb is None:  # half of what is free leaves room for it
+        keep_freed_memory()
     results = []
     for target in wanted:
         with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
