@@ -29,8 +29,8 @@ BLURS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3)
 """Blurs of the input against the output, in voxels of the input, that are tried."""
 BLOCKS = 8
 """Blocks that are looked at."""
-BLOCK = 48
-"""Side of a block in voxels of the input, at most."""
+SIDE = 64
+"""Side of a block in voxels of the output, about; the inner half of it counts."""
 TRUNCATE = 3.0
 """The low-pass ends after so many standard deviations."""
 
@@ -102,12 +102,23 @@ def radius_of(sigma: float) -> int:
 def sample_windows(
     operator: TileOperator, read: Read, shape: Size, count: int
 ) -> list[tuple[Tensor, Window]]:
-    """Up to `count` windows (1, C, z, y, x) of a volume, with the place of their cores in them.
+    """Up to `count` windows (1, C, z, y, x) of a volume, and the inner part of each that counts.
 
-    Cores of at most 48 voxels a side, read with their halo as tiles are.
+    Their size is fixed, so that constants don't depend on the tile and cost little memory. A rim of
+    a quarter of a side is left out: less than the networks' halo, but what lies farther away hardly
+    matters to a mean.
     """
-    side = max(BLOCK // operator.alignment, 1) * operator.alignment
-    grid = Grid.of(operator, shape, (side, side, side))
+    factor = max(int(f) for f in operator.outputs.values())
+    core = max(SIDE // (2 * factor) // operator.alignment, 1) * operator.alignment
+    rim = max(core // 2 // operator.alignment, 1) * operator.alignment
+    grid = Grid(
+        shape=shape,
+        region=((0, shape[0]), (0, shape[1]), (0, shape[2])),
+        core=(core, core, core),
+        alignment=operator.alignment,
+        halo_left=rim,
+        halo_right=rim,
+    )
     # In the middle of equal shares of the tiles, so that corners are not preferred.
     chosen = {(2 * i + 1) * len(grid) // (2 * count) for i in range(count)}
     return [

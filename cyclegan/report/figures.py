@@ -24,7 +24,7 @@ SHOWN = 256
 CROP = 32
 """Input voxels around a doubtful place that are shown."""
 DPI = 110
-DOUBT_RANGE = (1.0, 3.0)
+DOUBT_RANGE = (1.5, 4.0)
 """Doubt from which the overlay begins to show, and at which it is opaque."""
 _PLANES = ("xy", "xz", "yz")
 _COLOURS = {"input": "#d95f02", "enhanced": "#1b6ca8", "reference": "#444444"}
@@ -99,12 +99,14 @@ def correlation_figure(found: Measurements) -> bytes:
 
 def histogram_figure(found: Measurements) -> bytes:
     """Grey values of the middle."""
-    figure, (left, right) = _pair()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
     for name, (values, density) in found.histograms.items():
-        left.plot(values, density, label=name, color=_COLOURS.get(name), linewidth=1.6)
-    left.set(title="Grey values", xlabel="grey value", ylabel="density")
-    left.legend(fontsize=8, frameon=False)
-    right.axis("off")
+        axes.plot(values, density, label=name, color=_COLOURS.get(name), linewidth=1.6)
+    axes.set(xlabel="grey value", ylabel="density")
+    axes.legend(fontsize=8, frameon=False)
     return _png(figure)
 
 
