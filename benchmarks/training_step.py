@@ -1,73 +1,194 @@
-"""How much faster a training step is in bf16 and with one discriminator pass, on this machine.
+"""How fast a training step is here, against the same step written plainly.
 
-    python benchmarks/training_step.py [--filters 8] [--patch 32] [--repeats 5]
+    python benchmarks/training_step.py [--filters 32] [--patch 64] [--repeats 5] [--device cpu]
 
-Compares, interleaved in one run, a step of the configured network against the same step in plain
-fp32 with separate passes for real and generated images. Prints ratios; nothing is asserted.
+The peer is the same CycleGAN step as a textbook has it: eager, fp32, real and generated images in
+separate discriminator passes, discriminators' gradients computed in the generators' step and thrown
+away, PyTorch's default Adam. Variants run interleaved in one process; the peak memory of each is
+that of a process of its own. Beside the times: the share of this machine's matrix-product speed in
+the same precision, measured in the same run. Prints ratios; nothing is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from cyclegan import Config, parse_config
 from cyclegan.model import CycleGAN
 
+Step = Callable[[], None]
+VARIANTS = ("plain fp32", "ours fp32", "ours bf16")
 
-def stepper(config: Config, *, separate: bool) -> Callable[[], None]:
-    """A function that does one training step of a fresh model on fixed random patches."""
-    model = CycleGAN(config, torch.device("cpu"))
-    for judge in (model.D_A, model.D_B):
-        judge._mixes_samples = separate
+
+def configuration(options: argparse.Namespace, precision: str) -> Config:
+    """Least squares, cycle and identity losses; batch 1, no normalisation."""
+    adversarial = dict.fromkeys(("G_A", "G_B", "D_A", "D_B"), "lsgan")
+    return parse_config(
+        {
+            "data_A": "-",
+            "data_B": "-",
+            "norm_D": "none",
+            "layers_D": options.layers,
+            "batch_size": 1,
+            "filters": options.filters,
+            "filters_D": 2 * options.filters,
+            "imsize_A": [options.patch] * 3,
+            "precision": precision,
+            "lossFuncs": adversarial,
+            "lambdas": {"I_A": 1, "I_B": 1},
+        }
+    )
+
+
+def patches(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Fixed random patches of both domains."""
     random = torch.Generator().manual_seed(0)
-    real_A, real_B = (torch.randn(1, 1, *config.imsize_A, generator=random) for _ in range(2))
+    shape = (1, 1, *[options.patch] * 3)
+    one, other = (torch.randn(shape, generator=random).to(options.device) for _ in range(2))
+    return one, other
+
+
+def plain_step(options: argparse.Namespace) -> Step:
+    """The peer."""
+    model = CycleGAN(configuration(options, "fp32"), torch.device(options.device))
+    judges = [*model.D_A.parameters(), *model.D_B.parameters()]
+    generators = [*model.G_A.parameters(), *model.G_B.parameters()]
+    optimizer_G = torch.optim.Adam(generators, lr=2e-4, betas=(0.5, 0.999))
+    optimizer_D = torch.optim.Adam(judges, lr=1e-4, betas=(0.5, 0.999))
+    lambdas = model.hparams.lambdas
+    real_A, real_B = patches(options)
 
     def step() -> None:
-        model.training_step(real_A, real_B)
+        fake_B, fake_A = model.G_A(real_A), model.G_B(real_B)
+        rec_A, rec_B = model.G_B(fake_B), model.G_A(fake_A)
+        optimizer_D.zero_grad()
+        loss_D = sum(
+            (judge(real) - 1).square().mean() + judge(fake.detach()).square().mean()
+            for judge, real, fake in ((model.D_A, real_B, fake_B), (model.D_B, real_A, fake_A))
+        )
+        loss_D.backward()
+        optimizer_D.step()
+        optimizer_G.zero_grad()
+        loss_G = lambdas["G_A"][0] * (model.D_A(fake_B) - 1).square().mean()
+        loss_G = loss_G + lambdas["G_B"][0] * (model.D_B(fake_A) - 1).square().mean()
+        loss_G = loss_G + lambdas["C_A"][0] * functional.l1_loss(rec_A, real_A)
+        loss_G = loss_G + lambdas["C_B"][0] * functional.l1_loss(rec_B, real_B)
+        loss_G = loss_G + functional.l1_loss(model.G_A(real_B), real_B)
+        loss_G = loss_G + functional.l1_loss(model.G_B(real_A), real_A)
+        loss_G.backward()
+        torch.nn.utils.clip_grad_norm_(generators, 1.0)
+        optimizer_G.step()
 
     return step
 
 
+def our_step(options: argparse.Namespace, precision: str) -> Step:
+    """A step as the trainer does it, running means of the generators included."""
+    model = CycleGAN(configuration(options, precision), torch.device(options.device))
+    real_A, real_B = patches(options)
+
+    def step() -> None:
+        model.training_step(real_A, real_B)
+        model.update_mean(1)
+
+    return step
+
+
+def build(options: argparse.Namespace, variant: str) -> Step:
+    """The step of one of `VARIANTS`."""
+    kind, precision = variant.split()
+    return plain_step(options) if kind == "plain" else our_step(options, precision)
+
+
+def synchronised(options: argparse.Namespace, step: Step) -> float:
+    """Seconds of one call."""
+    wait = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
+    wait()
+    start = time.perf_counter()
+    step()
+    wait()
+    return time.perf_counter() - start
+
+
+def matmul_speed(options: argparse.Namespace, dtype: torch.dtype) -> float:
+    """Best FLOP/s of a large matrix product: what this machine can do at most in `dtype`."""
+    size = 8192 if options.device.startswith("cuda") else 2048
+    a = torch.randn(size, size, device=options.device, dtype=dtype)
+    seconds = min(synchronised(options, lambda: torch.mm(a, a)) for _ in range(6))
+    return 2 * size**3 / seconds
+
+
+def peak_memory(options: argparse.Namespace, variant: str) -> float:
+    """GB that a process of its own takes for two steps of `variant`."""
+    line = [sys.executable, __file__, "--memory-of", variant]
+    line += ["--filters", str(options.filters), "--patch", str(options.patch)]
+    line += ["--layers", str(options.layers), "--device", options.device]
+    done = subprocess.run(line, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout)["gb"])
+
+
+def report_memory(options: argparse.Namespace) -> None:
+    """What the process of `peak_memory` prints."""
+    step = build(options, options.memory_of)
+    step()
+    step()
+    if options.device.startswith("cuda"):
+        used = torch.cuda.max_memory_allocated()
+    else:
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"gb": used / 1e9}))
+
+
 def main() -> None:
-    """Time the variants in turn and print the medians and their ratios to the first."""
+    """Time the variants in turn and print medians, ratios, memory and the share of the peak."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--filters", type=int, default=8)
-    parser.add_argument("--patch", type=int, default=32)
+    parser.add_argument("--filters", type=int, default=32)
+    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    base = {
-        "data_A": "-",
-        "data_B": "-",
-        "norm_D": "none",
-        "layers_D": 2,
-        "batch_size": 1,
-        "filters": options.filters,
-        "filters_D": 2 * options.filters,
-        "imsize_A": [options.patch] * 3,
-        "lambdas": {"I_A": 1, "I_B": 1},
-    }
-    variants = {
-        "fp32, separate passes": stepper(parse_config(base | {"precision": "fp32"}), separate=True),
-        "fp32, one pass": stepper(parse_config(base | {"precision": "fp32"}), separate=False),
-        "bf16, one pass": stepper(parse_config(base | {"precision": "bf16"}), separate=False),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    if options.memory_of:
+        report_memory(options)
+        return
+    steps = {variant: build(options, variant) for variant in VARIANTS}
+    with FlopCounterMode(display=False) as counter:
+        steps["ours fp32"]()
+    flop = counter.get_total_flops()
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for repeat in range(options.repeats + 1):
-        for name, step in variants.items():
-            start = time.perf_counter()
-            step()
+        for variant, step in steps.items():
+            lasted = synchronised(options, step)
             if repeat:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    first = next(iter(medians.values()))
-    print(f"{torch.get_num_threads()} threads, nf = {options.filters}, patch {options.patch}^3")
-    for name, median in medians.items():
-        print(f"{name:24s} {median:7.3f} s a step  {first / median:5.2f} x")
+                seconds[variant].append(lasted)
+    peaks = {"fp32": matmul_speed(options, torch.float32)}
+    peaks["bf16"] = matmul_speed(options, torch.bfloat16)
+    first = statistics.median(seconds[VARIANTS[0]])
+    print(
+        f"{options.device}, {torch.get_num_threads()} threads, nf = {options.filters}, patch "
+        f"{options.patch}^3, {flop / 1e12:.2f} TFLOP a step; matrix products reach "
+        f"{peaks['fp32'] / 1e12:.2f} TFLOP/s in fp32 and {peaks['bf16'] / 1e12:.2f} in bf16"
+    )
+    for variant, times in seconds.items():
+        median = statistics.median(times)
+        share = flop / median / peaks[variant.split()[1]]
+        print(
+            f"{variant:12s} {median:8.3f} s a step {first / median:6.2f} x   "
+            f"{peak_memory(options, variant):6.2f} GB   {100 * share:4.0f} % of matrix products"
+        )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,13 @@ from pydantic import (
 )
 
 from cyclegan.errors import ConfigError, nearest
-from cyclegan.losses import GROUPS, Term, check_function
-from cyclegan.networks import GENERATORS, Geometry, build_generator, smallest_judged_axis
+from cyclegan.losses import GROUPS, Term, check_function, default_name
+from cyclegan.networks import (
+    GENERATORS,
+    Geometry,
+    build_generator,
+    smallest_judged_axis,
+)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -37,6 +42,7 @@ def _as_tuple(value: Any) -> Any:
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Weights = Annotated[tuple[Weight, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Channels = tuple[tuple[Annotated[int, Field(ge=0)], ...] | None, ...]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -88,6 +94,45 @@ class LossNames(Section):
     I_B: Names = ()
 
 
+class LossChannels(Section):
+    """For each term the image channels it looks at, e.g. `[[0], [0, 1]]`; empty means all."""
+
+    G_A: Channels = ()
+    G_B: Channels = ()
+    D_A: Channels = ()
+    D_B: Channels = ()
+    C_A: Channels = ()
+    C_B: Channels = ()
+    I_A: Channels = ()
+    I_B: Channels = ()
+
+
+class LRSchedule(Section):
+    """How both learning rates change with the step: what is used is the rate times a factor."""
+
+    kind: Literal["constant", "linear", "step"] = "constant"
+    """`linear`: as given until `start`, then straight down (Zhu 2017); `step`: times `gamma` every
+    `every` steps, the original's decay by default."""
+    start: int | None = Field(default=None, ge=0)
+    """Last step of the full rate (linear); half of the steps if not given."""
+    final: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Factor at the last step (linear)."""
+    gamma: float = Field(default=0.99998, gt=0.0, le=1.0)
+    """Factor of one decay (step)."""
+    every: Count = 1
+    """Steps between decays (step)."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """What multiplies the rates in the step after `step` of `steps`; dimensionless."""
+        if self.kind == "step":
+            return float(self.gamma ** (step // self.every))
+        if self.kind == "linear":
+            start = steps // 2 if self.start is None else self.start
+            share = min(max((step - start) / max(steps - start, 1), 0.0), 1.0)
+            return 1.0 + share * (self.final - 1.0)
+        return 1.0
+
+
 class HPOptimizer(Section):
     """The dynamic rollback optimizer: when it looks, how far it falls back, when it gives up."""
 
@@ -124,14 +169,28 @@ class Config(Section):
     """Generator B -> A."""
     filters: Count = 32
     """Base number of filters of the generators."""
+    depth: int | None = Field(default=None, ge=1, le=6)
+    """Poolings of a generator that keeps the resolution, those that change it follow; if not given
+    each network's own (2; UNet113d 5). One more doubles how far an output voxel sees."""
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    """Of the generators: transposed convolution, or resizing and a convolution: no checkerboard."""
     activation: Literal["relu", "leaky_relu"] = "relu"
     """Of the generators; `leaky_relu` for narrow ones, whose ReLUs easily die (see networks)."""
+    channels_A: Count = 1
+    """Image channels of domain A; volumes with several have them as their leading axis."""
+    channels_B: Count = 1
+    """Image channels of domain B."""
     filters_D: Count = 64
     """Filters of the discriminators' first layer."""
     layers_D: Annotated[int, Field(ge=1, le=5)] = 3
     """Layers of the discriminators; each doubles the field of view of a judgement."""
     norm_D: Literal["batch", "instance", "none"] = "batch"
     """Normalisation in the discriminators; with batches of one or two `none` or `instance`."""
+    spectral_norm_D: bool = False
+    """Bound the gain of the discriminators' layers (Miyato 2018)."""
+    pool_size: int = Field(default=0, ge=0)
+    """Generated images of earlier steps that the discriminators see again at times (Shrivastava
+    2017; CycleGAN: 50), for each domain. In 3D they are large: their bytes are memory and disk."""
     imsize_A: tuple[Count, Count, Count] = (128, 128, 128)
     """Patch of domain A in voxels (Z, Y, X); domain B's is `super_resolution` times as large."""
     super_resolution: Literal[1, 2, 4] = 1
@@ -149,23 +208,37 @@ class Config(Section):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; PyTorch's own choice if not given."""
     memory_budget_gb: float = Field(default=4.0, ge=0.0)
-    """Volumes are held in memory up to this many GB, beyond it patches are read from the file."""
+    """Volumes of both domains are held in memory up to this many GB, beyond it patches are read
+    from the files."""
+    standardise: Literal["auto", "always", "never"] = "auto"
+    """Subtract each volume's mean and divide by its standard deviation on reading; `auto`: where
+    they are not about 0 and 1."""
+    flips: bool = True
+    """Flip patches at random along all axes."""
+    rotations: bool = False
+    """Turn patches at random by 90 degrees where the axes allow it: equal lengths."""
 
     lossFuncs: LossFunctions = LossFunctions()
     lossNames: LossNames = LossNames()
+    lossChannels: LossChannels = LossChannels()
     lambdas: Lambdas = Lambdas()
     lr_g: Rate = 2e-4
     """Learning rate of both generators (Adam)."""
     lr_d: Rate = 1e-4
     """Learning rate of both discriminators (Adam)."""
+    lr_schedule: LRSchedule = LRSchedule()
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates of the mean gradient and of its square."""
     grad_clip: float = Field(default=1.0, ge=0.0)
     """Largest norm of the generators' gradient; 0 leaves it alone."""
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Of the running mean of the generators' weights that scores and enhancement use; 0: none."""
+    init: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
+    """How first weights are drawn; all but `normal` follow the layers' widths."""
     init_std: float = Field(default=0.02, gt=0.0, lt=1.0)
-    """Standard deviation of the generators' first weights; narrow ones want more than 0.02."""
+    """Standard deviation of the generators' first weights with `normal`; narrow ones want more."""
+    pretrained: str | None = None
+    """Generator file or checkpoint to start the networks from."""
     kickstart: bool = False
     """For `kickstart_steps` steps the cycle is at times closed on the input itself (see model)."""
     kickstart_steps: int = Field(default=150, ge=0)
@@ -179,6 +252,12 @@ class Config(Section):
     """Held-out patches of each domain, the same for every training."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
+    checkpoint_minutes: float | None = Field(default=None, gt=0.0)
+    """Minutes after which one is written at the latest."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints that stay on disk."""
+    keep_best_checkpoint: bool = False
+    """Also keep the complete state at the best score, `best.pt`; its generators are kept anyway."""
     hp_optimizer: HPOptimizer = HPOptimizer()
 
     def __init__(self, **values: Any) -> None:
@@ -216,6 +295,7 @@ class Config(Section):
                     f"lossNames.{group} has {len(names)} names and lossFuncs.{group} has "
                     f"{len(functions)}; give one name a loss function, or none"
                 )
+        self._check_channels()
         names = [term.name for group in GROUPS for term in self.terms(group)]
         for name in names:
             if names.count(name) > 1:
@@ -223,9 +303,38 @@ class Config(Section):
         self._check_geometry()
         return self
 
+    def _check_channels(self) -> None:
+        """Which channels a term may look at, and which options need domains with the same ones."""
+        for group in GROUPS:
+            given, wanted = getattr(self.lossChannels, group), getattr(self.lossFuncs, group)
+            if given and len(given) != len(wanted):
+                raise ValueError(
+                    f"lossChannels.{group} has {len(given)} entries and lossFuncs.{group} has "
+                    f"{len(wanted)}; give one entry a loss function, or none"
+                )
+            count = self.channels_B if group in _JUDGED_IN_B else self.channels_A
+            for channels in given:
+                if channels is not None and (not channels or max(channels) >= count):
+                    raise ValueError(
+                        f"lossChannels.{group}: {list(channels)} must name some of the {count} "
+                        "channels there, counted from 0"
+                    )
+        if self.channels_A != self.channels_B:
+            for key in ("I_A", "I_B"):
+                if any(getattr(self.lambdas, key)):
+                    raise ValueError(
+                        f"lambdas.{key}: an identity loss needs channels_A = channels_B, they are "
+                        f"{self.channels_A} and {self.channels_B}; set it to 0"
+                    )
+            if self.kickstart:
+                raise ValueError(
+                    "kickstart needs channels_A = channels_B, they are "
+                    f"{self.channels_A} and {self.channels_B}; set it to false"
+                )
+
     def _check_geometry(self) -> None:
-        factor_A = generator_geometry(self.net_A).factor
-        factor_B = generator_geometry(self.net_B).factor
+        factor_A = self.geometry("A").factor
+        factor_B = self.geometry("B").factor
         if factor_A != self.super_resolution or factor_B * self.super_resolution != 1:
             raise ValueError(
                 f"net_A = {self.net_A} and net_B = {self.net_B} change the resolution by "
@@ -235,7 +344,7 @@ class Config(Section):
         smallest = smallest_judged_axis(self.layers_D)
         for domain, size in (("A", self.imsize_A), ("B", self.imsize_B)):
             net = self.net_A if domain == "A" else self.net_B
-            alignment = generator_geometry(net).alignment
+            alignment = self.geometry("A" if domain == "A" else "B").alignment
             if any(n % alignment for n in size):
                 raise ValueError(
                     f"a patch of domain {domain} has {list(size)} voxels, {net} needs multiples "
@@ -256,8 +365,14 @@ class Config(Section):
     def terms(self, group: str) -> tuple[Term, ...]:
         """The loss terms of one of `GROUPS`."""
         functions = getattr(self.lossFuncs, group)
-        names = getattr(self.lossNames, group) or tuple(f"{group}_{f}" for f in functions)
-        return tuple(Term(n, f) for n, f in zip(names, functions, strict=True))
+        names = getattr(self.lossNames, group) or tuple(default_name(group, f) for f in functions)
+        channels = getattr(self.lossChannels, group) or (None,) * len(functions)
+        return tuple(Term(*term) for term in zip(names, functions, channels, strict=True))
+
+    def geometry(self, direction: Literal["A", "B"]) -> Geometry:
+        """Factor, alignment and halo of the generator A -> B (`A`) or B -> A (`B`)."""
+        name = self.net_A if direction == "A" else self.net_B
+        return generator_geometry(name, self.depth, self.upsampling)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, complete: what a run stores."""
@@ -269,10 +384,16 @@ class Config(Section):
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
+_JUDGED_IN_B = ("G_A", "D_A", "C_B", "I_A")
+"""Groups whose losses look at images of domain B."""
+
+
 @functools.cache
-def generator_geometry(name: str) -> Geometry:
-    """Geometry of the generator `name`; it does not depend on the number of filters."""
-    return build_generator(name, filters=1).geometry
+def generator_geometry(
+    name: str, depth: int | None = None, upsampling: str = "transposed"
+) -> Geometry:
+    """Geometry of the generator `name`; it does not depend on filters and channels."""
+    return build_generator(name, filters=1, depth=depth, upsampling=upsampling).geometry
 
 
 def parse_config(values: Mapping[str, Any], *, source: str = "configuration") -> Config:

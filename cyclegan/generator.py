@@ -10,8 +10,8 @@ from typing import Any, Literal
 from cyclegan import state as states
 from cyclegan.config import Config, parse_config
 from cyclegan.errors import CheckpointError
-from cyclegan.model import CycleGAN
-from cyclegan.networks import UNet3d, build_generator
+from cyclegan.model import CycleGAN, new_generator
+from cyclegan.networks import UNet3d
 
 Direction = Literal["A", "B"]
 
@@ -27,9 +27,18 @@ class TrainedGenerator:
     """Training steps it has seen."""
     score: float | None
     """Of the validation at that step, if there was one."""
+    grey_scales: Mapping[str, Mapping[str, float]]
+    """`mean` and `std` in the files' units of the domains (`A`, `B`) standardised on load."""
 
 
-def save_generators(model: CycleGAN, path: Path, *, step: int, score: float | None = None) -> None:
+def save_generators(
+    model: CycleGAN,
+    path: Path,
+    *,
+    step: int,
+    score: float | None = None,
+    grey_scales: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
     """Write the mean generators of `model`, both directions, to `path`."""
     states.save(
         {
@@ -37,6 +46,7 @@ def save_generators(model: CycleGAN, path: Path, *, step: int, score: float | No
             "config": model.config.to_dict(),
             "step": step,
             "score": score,
+            "grey_scales": grey_scales or {},
             "mean_G_A": states.to_host(model.mean_G_A.state_dict()),
             "mean_G_B": states.to_host(model.mean_G_B.state_dict()),
         },
@@ -51,18 +61,41 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
     """
     state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
     config = parse_config(state["config"], source=str(path))
-    name = config.net_A if direction == "A" else config.net_B
-    network = build_generator(name, filters=config.filters, activation=config.activation)
+    network = new_generator(config, direction)
     try:
         network.load_state_dict(_weights(state, f"mean_G_{direction}"))
     except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path}: holds no weights of {name}: {error}") from error
+        name = config.net_A if direction == "A" else config.net_B
+        summary = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: holds no weights of {name}: {summary}") from error
     return TrainedGenerator(
         network=network.requires_grad_(False).eval(),
         config=config,
         step=int(state["step"]),
         score=state["score"],
+        grey_scales=state["grey_scales"],
     )
+
+
+def load_pretrained(model: CycleGAN, path: Path) -> None:
+    """Start the networks of `model` from a generator file or, discriminators too, a checkpoint.
+
+    The running means start from the same weights. Optimizers and counters start afresh.
+
+    Errors: `CheckpointError` if the file is neither, or its networks have other shapes.
+    """
+    state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
+    pairs = {"G_A": "mean_G_A", "G_B": "mean_G_B", "mean_G_A": "mean_G_A", "mean_G_B": "mean_G_B"}
+    if state["format"] == states.CHECKPOINT_FORMAT:
+        pairs |= {"G_A": "G_A", "G_B": "G_B", "D_A": "D_A", "D_B": "D_B"}
+    for name, source in pairs.items():
+        try:
+            getattr(model, name).load_state_dict(_weights(state, source))
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"pretrained = {path}: its {source} differs from this configuration's (networks, "
+                "filters, depth, channels, discriminators must be the same)"
+            ) from error
 
 
 def _weights(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

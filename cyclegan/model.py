@@ -10,7 +10,7 @@ Source: Zhu 2017 (CycleGAN), in three dimensions, with a change of resolution by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,16 @@ from torch.nn import functional
 
 from cyclegan.config import Config
 from cyclegan.hparams import HParams
-from cyclegan.losses import TRUTH, adversarial_loss, image_loss, truth_table
+from cyclegan.losses import (
+    TRUTH,
+    adversarial_loss,
+    by_channels,
+    image_loss,
+    resolve_terms,
+    truth_table,
+)
 from cyclegan.networks import PatchDiscriminator, UNet3d, build_generator, initialise
+from cyclegan.pool import ImagePool
 
 IMAGES = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
 """The six images of a cycle, in the order of pictures."""
@@ -39,12 +47,14 @@ class CycleGAN(nn.Module):
         # Own seed, own scope: building networks must not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.G_A = _generator(config.net_A, config)
-            self.G_B = _generator(config.net_B, config)
-            self.D_A = _discriminator(config)
-            self.D_B = _discriminator(config)
-        self.mean_G_A = _frozen(_generator(config.net_A, config), self.G_A)
-        self.mean_G_B = _frozen(_generator(config.net_B, config), self.G_B)
+            self.G_A, self.G_B = (_initialised(config, direction) for direction in _DIRECTIONS)
+            self.D_A = _discriminator(config, config.channels_B)
+            self.D_B = _discriminator(config, config.channels_A)
+        self.mean_G_A = _frozen(new_generator(config, "A"), self.G_A)
+        self.mean_G_B = _frozen(new_generator(config, "B"), self.G_B)
+        self.pools = {"fake_A": ImagePool(config.pool_size), "fake_B": ImagePool(config.pool_size)}
+        # Own generator, on the CPU: no wait for the device, and the global state stays untouched.
+        self.random = torch.Generator().manual_seed(config.seed)
         self.to(device)
         self.bf16 = config.precision == "bf16"
         if self.bf16:  # bf16 convolutions are fast in this layout only, fp32 ones in the other
@@ -58,11 +68,13 @@ class CycleGAN(nn.Module):
             self.discriminators, lr=config.lr_d, betas=config.betas, fused=True
         )
         self.terms = {
-            group: config.terms(group)
+            group: resolve_terms(group, config.terms(group), device)
             for group in HParams.from_config(config).lambdas
             if any(getattr(config.lambdas, group)) or group[0] != "I"
         }
         self.hparams = HParams.from_config(config)
+        self.rate_factor = 1.0
+        """Of the learning-rate schedule; what the optimizers use is the rate times this."""
 
     def autocast(self) -> torch.autocast:
         """The context in which the networks run: their arithmetic in the configured precision."""
@@ -71,12 +83,17 @@ class CycleGAN(nn.Module):
     def apply_hparams(self, hparams: HParams) -> None:
         """Put `hparams` in force: lambdas for the next step, rates in the optimizers' groups."""
         self.hparams = hparams
+        self.schedule(self.rate_factor)
+
+    def schedule(self, factor: float) -> None:
+        """Use the learning rates in force times `factor` from the next step on."""
+        self.rate_factor = factor
         for optimizer, rate in (
-            (self.optimizer_G, hparams.lr_g),
-            (self.optimizer_D, hparams.lr_d),
+            (self.optimizer_G, self.hparams.lr_g),
+            (self.optimizer_D, self.hparams.lr_d),
         ):
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * factor
 
     def cycle(
         self, real_A: Tensor, real_B: Tensor, kickstart: tuple[bool, bool] = (False, False)
@@ -131,14 +148,17 @@ class CycleGAN(nn.Module):
         for name, real, fake in (("D_A", "real_B", "fake_B"), ("D_B", "real_A", "fake_A")):
             judge = self.D_A if name == "D_A" else self.D_B
             terms, lambdas = self.terms[name], self.hparams.lambdas[name]
-            judged_real, judged_fake = judge.pair(images[real], images[fake].detach())
-            judged_real, judged_fake = judged_real.float(), judged_fake.float()
-            loss_real, parts_real = adversarial_loss(terms, lambdas, judged_real, 1.0)
-            loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, 0.0)
+            shown = self.pools[fake].exchange(images[fake].detach(), self.random)
+            pairs = by_channels(terms, judge.pair, images[real], shown)
+            judged_real = {channels: pair[0] for channels, pair in pairs.items()}
+            judged_fake = {channels: pair[1] for channels, pair in pairs.items()}
+            loss_real, parts_real = adversarial_loss(terms, lambdas, judged_real, "real")
+            loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, "generated")
             total += [loss_real, loss_fake]
             for term in terms:
-                metrics[f"loss/{term.name}"] = parts_real[term.name] + parts_fake[term.name]
-            table = truth_table(terms, judged_real, judged_fake)
+                both = parts_real[term.name] + parts_fake[term.name]
+                metrics[f"loss/{term.name}"] = both.detach()
+            table = truth_table(terms, *pairs[terms[0].channels])
             metrics |= {f"truth/{name}_{cell}": table[cell] for cell in TRUTH}
         return torch.stack(total).sum()
 
@@ -146,9 +166,9 @@ class CycleGAN(nn.Module):
         total: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for name, judge, fake in (("G_A", self.D_A, "fake_B"), ("G_B", self.D_B, "fake_A")):
-            loss, values = adversarial_loss(
-                self.terms[name], self.hparams.lambdas[name], judge(images[fake]).float(), 1.0
-            )
+            terms, lambdas = self.terms[name], self.hparams.lambdas[name]
+            judged = by_channels(terms, judge, images[fake])
+            loss, values = adversarial_loss(terms, lambdas, judged, "generator")
             total.append(loss)
             parts |= values
         pairs = {
@@ -179,32 +199,57 @@ class CycleGAN(nn.Module):
         return functional.interpolate(image, scale_factor=factor) if factor > 1 else image
 
     def training_state(self) -> dict[str, Any]:
-        """Networks and optimizers; references, not copies."""
+        """Networks, optimizers and image pools; references, not copies."""
         return {
             "networks": self.state_dict(),
             "optimizer_G": self.optimizer_G.state_dict(),
             "optimizer_D": self.optimizer_D.state_dict(),
+            "pools": {name: pool.state_dict() for name, pool in self.pools.items()},
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Restore networks and optimizers, then the rates in force now: Adam restores old ones."""
+        """Restore what `training_state` has, then the rates in force now: Adam brings old ones."""
         self.load_state_dict(state["networks"])
         self.optimizer_G.load_state_dict(state["optimizer_G"])
         self.optimizer_D.load_state_dict(state["optimizer_D"])
+        for name, pool in self.pools.items():
+            pool.load_state_dict(state["pools"][name], self.device)
         self.apply_hparams(self.hparams)
 
 
-def _generator(name: str, config: Config) -> UNet3d:
-    network = build_generator(name, filters=config.filters, activation=config.activation)
-    initialise(network, config.init_std)
+_DIRECTIONS: tuple[Literal["A", "B"], ...] = ("A", "B")
+
+
+def new_generator(config: Config, direction: Literal["A", "B"]) -> UNet3d:
+    """The generator A -> B (`A`) or B -> A (`B`) as `config` describes it, weights as PyTorch's."""
+    channels = (config.channels_A, config.channels_B)
+    inputs, outputs = channels if direction == "A" else channels[::-1]
+    return build_generator(
+        config.net_A if direction == "A" else config.net_B,
+        filters=config.filters,
+        depth=config.depth,
+        channels_in=inputs,
+        channels_out=outputs,
+        activation=config.activation,
+        upsampling=config.upsampling,
+    )
+
+
+def _initialised(config: Config, direction: Literal["A", "B"]) -> UNet3d:
+    network = new_generator(config, direction)
+    initialise(network, config.init, config.init_std)
     return network
 
 
-def _discriminator(config: Config) -> PatchDiscriminator:
+def _discriminator(config: Config, channels: int) -> PatchDiscriminator:
     network = PatchDiscriminator(
-        filters=config.filters_D, layers=config.layers_D, norm=config.norm_D
+        filters=config.filters_D,
+        layers=config.layers_D,
+        norm=config.norm_D,
+        channels=channels,
+        spectral_norm=config.spectral_norm_D,
     )
-    initialise(network)
+    initialise(network, config.init)
     return network
 
 

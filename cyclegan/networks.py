@@ -12,7 +12,9 @@ level 2      └─────── decoder ────┘                  d
 ```
 
 Super resolution adds decoders above level 0 (SRx) or leaves out those below it (SRd): the network
-then ends on a coarser level. Source: Ronneberger 2015 (U-Net), Iglovikov 2018 (TernausNet blocks).
+then ends on a coarser level. `depth` is the number of poolings of the network that keeps the
+resolution; those that raise or lower it follow. Source: Ronneberger 2015 (U-Net), Iglovikov 2018
+(TernausNet blocks), Odena 2016 (resize and convolve instead of transposed convolutions).
 
 Every network knows its own `geometry`: which input voxels an output voxel depends on. Tiled
 enhancement rests on it, and a test holds it against measured gradients.
@@ -43,6 +45,8 @@ class Geometry:
     """Input voxels a tile needs before its first one; a multiple of the alignment."""
     halo_right: int
     """Input voxels a tile needs after its last one; a multiple of the alignment."""
+    receptive_field: int
+    """Input voxels that one output voxel can depend on; the most over all output voxels."""
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -56,16 +60,20 @@ def _conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), ACTIVATIONS[activation]())
 
 
-class _Decoder(nn.Sequential):
-    """Doubles the resolution: conv 3x3x3 and a transposed conv of stride 2, each activated."""
+UPSAMPLINGS = ("transposed", "resize")
+"""Names that `upsampling` can have."""
 
-    def __init__(self, inputs: int, middle: int, outputs: int, activation: str) -> None:
-        super().__init__(
-            nn.Conv3d(inputs, middle, 3, padding=1),
-            ACTIVATIONS[activation](),
-            nn.ConvTranspose3d(middle, outputs, 3, stride=2, padding=1, output_padding=1),
-            ACTIVATIONS[activation](),
-        )
+
+def _decoder(
+    inputs: int, middle: int, outputs: int, activation: str, upsampling: str
+) -> nn.Sequential:
+    """Doubles the resolution: conv 3x3x3, then the upsampling, each activated."""
+    up: list[nn.Module] = (
+        [nn.ConvTranspose3d(middle, outputs, 3, stride=2, padding=1, output_padding=1)]
+        if upsampling == "transposed"
+        else [nn.Upsample(scale_factor=2), nn.Conv3d(middle, outputs, 3, padding=1)]
+    )
+    return nn.Sequential(*_conv(inputs, middle, activation), *up, ACTIVATIONS[activation]())
 
 
 class UNet3d(nn.Module):
@@ -79,6 +87,9 @@ class UNet3d(nn.Module):
         channels_in, channels_out: image channels.
         activation: `relu` as in the original, or `leaky_relu`. A narrow network (nf = 8: four
             filters in its head) easily starts with a head of dead ReLUs and then never learns.
+        upsampling: `transposed` convolutions as in the original, whose kernel of 3 with stride 2
+            covers voxels unevenly and can leave a checkerboard; or `resize` (nearest neighbour)
+            followed by a convolution, which covers all alike.
 
     Each axis of the input must be a multiple of `geometry.alignment`.
     """
@@ -93,9 +104,11 @@ class UNet3d(nn.Module):
         channels_in: int = 1,
         channels_out: int = 1,
         activation: str = "relu",
+        upsampling: str = "transposed",
     ) -> None:
         super().__init__()
         self.pools = pools
+        self.upsampling = upsampling
         self.convolutions = tuple(len(widths) for widths in encoder)
         self.end_level = end_level
         width = channels_in
@@ -109,10 +122,11 @@ class UNet3d(nn.Module):
             self.encoder.append(nn.Sequential(*layers))
             skips.append(width)
         # The bottom's decoder brings the last level back; the others climb to the end level.
-        self.decoders = nn.ModuleList([_Decoder(width, 2 * filters, filters, activation)])
+        style = (activation, upsampling)
+        self.decoders = nn.ModuleList([_decoder(width, 2 * filters, filters, *style)])
         for level in range(len(encoder) - 1, end_level, -1):
             skip = skips[level] if level >= 0 else 0
-            self.decoders.append(_Decoder(filters + skip, filters, filters, activation))
+            self.decoders.append(_decoder(filters + skip, filters, filters, *style))
         skip = skips[end_level] if end_level >= 0 else 0
         self.head = nn.Sequential(
             _conv(filters + skip, max(filters // 2, 1), activation),
@@ -146,11 +160,13 @@ class UNet3d(nn.Module):
         )
         outputs = int(4 * alignment * factor)
         first, last = self._needed(0, outputs - 1)
+        spans = [self._needed(voxel, voxel) for voxel in range(outputs)]
         return Geometry(
             factor=factor,
             alignment=alignment,
             halo_left=math.ceil(-first / alignment) * alignment,
             halo_right=math.ceil((last - (4 * alignment - 1)) / alignment) * alignment,
+            receptive_field=max(end - start + 1 for start, end in spans),
         )
 
     def _needed(self, first: int, last: int) -> tuple[int, int]:
@@ -161,9 +177,11 @@ class UNet3d(nn.Module):
         while True:
             if level >= 0:
                 starts[level] = (first, last)
-            # A transposed conv k3 s2 p1 op1 reads i for output 2i, and i and i + 1 for 2i + 1;
-            # the convolution before it reads one voxel more on either side.
-            first, last = first // 2 - 1, -(-last // 2) + 1
+            if self.upsampling == "resize":
+                first, last = (first - 1) // 2, (last + 1) // 2
+            else:  # kernel 3, stride 2: reads i for output 2i, and i and i + 1 for 2i + 1
+                first, last = first // 2, -(-last // 2)
+            first, last = first - 1, last + 1  # the convolution before it
             level += 1
             if level == len(self.pools):
                 break
@@ -176,34 +194,64 @@ class UNet3d(nn.Module):
         return first, last
 
 
-_VGG11 = ((2,), (4,), (8, 8), (16, 16), (16, 16))
-_GENERATORS: dict[str, Callable[..., UNet3d]] = {}
+@dataclass(frozen=True, kw_only=True)
+class _Family:
+    """How a named network differs from the one of the same depth that keeps the resolution."""
+
+    depth: int = 2
+    levels: int = 0
+    """Poolings more than `depth`."""
+    end_level: int = 0
+    first_pool: int = 2
 
 
-def _register(name: str, **parameters: object) -> None:
-    _GENERATORS[name] = lambda **given: UNet3d(**{**parameters, **given})
-
-
-_register("UNetSim3d")
-_register("UNetSim3dSRx2", end_level=-1)
-_register("UNetSim3dSRx4", encoder=((2,),), pools=(2,), end_level=-2)
-_register("UNetSim3dSRd2", encoder=((2,), (4,), (8, 8)), pools=(2, 2, 2), end_level=1)
-# Twice as coarse as SRd2 with the same layers: the first pooling takes 4 voxels at once.
-_register("UNetSim3dSRd4", encoder=((2,), (4,), (8, 8)), pools=(4, 2, 2), end_level=1)
-_register("UNet113d", encoder=_VGG11, pools=(2, 2, 2, 2, 2))
-
-GENERATORS = tuple(_GENERATORS)
+_FAMILY = {
+    "UNetSim3d": _Family(),
+    "UNetSim3dSRx2": _Family(end_level=-1),
+    "UNetSim3dSRx4": _Family(levels=-1, end_level=-2),
+    "UNetSim3dSRd2": _Family(levels=1, end_level=1),
+    # Twice as coarse as SRd2 with the same layers: the first pooling takes 4 voxels at once.
+    "UNetSim3dSRd4": _Family(levels=1, end_level=1, first_pool=4),
+    "UNet113d": _Family(depth=5),
+}
+GENERATORS = tuple(_FAMILY)
 """Names that `net_A` and `net_B` can have."""
+_VGG11 = ((2,), (4,), (8, 8), (16, 16), (16, 16))
 
 
-def build_generator(name: str, *, filters: int = 32, activation: str = "relu") -> UNet3d:
+def build_generator(
+    name: str,
+    *,
+    filters: int = 32,
+    depth: int | None = None,
+    channels_in: int = 1,
+    channels_out: int = 1,
+    activation: str = "relu",
+    upsampling: str = "transposed",
+) -> UNet3d:
     """The generator called `name`, uninitialised weights as PyTorch makes them.
 
-    Errors: `ConfigError` with the nearest known name.
+    `depth` is the number of poolings of the network of this family that keeps the resolution; by
+    default each has its own: 2, and 5 for UNet113d. Level by level the widths are those of VGG11.
+
+    Errors: `ConfigError` with the nearest known name, or for a depth that leaves no level.
     """
-    if name not in _GENERATORS:
+    if name not in _FAMILY:
         raise ConfigError(f"network '{name}' is not known; {nearest(name, GENERATORS)}")
-    return _GENERATORS[name](filters=filters, activation=activation)
+    family = _FAMILY[name]
+    levels = (depth or family.depth) + family.levels
+    if levels < 1:
+        raise ConfigError(f"depth = {depth}: {name} needs at least {1 - family.levels}")
+    return UNet3d(
+        filters=filters,
+        encoder=(*_VGG11, *_VGG11[-1:] * levels)[:levels],
+        pools=(family.first_pool, *(2,) * (levels - 1)),
+        end_level=family.end_level,
+        channels_in=channels_in,
+        channels_out=channels_out,
+        activation=activation,
+        upsampling=upsampling,
+    )
 
 
 def smallest_judged_axis(layers: int) -> int:
@@ -218,11 +266,19 @@ class PatchDiscriminator(nn.Module):
     """PatchGAN: judges overlapping patches of an image, (B, C, Z, Y, X) -> logits (B, 1, z, y, x).
 
     `layers` convolutions 4x4x4 of stride 2, then two of stride 1; widths nf, 2nf, 4nf, ... up to
-    8nf. Source: Isola 2017 (pix2pix), in three dimensions.
+    8nf. Source: Isola 2017 (pix2pix), in three dimensions. `norm` acts as in training all the time:
+    batch statistics are those of the batch that is judged. `spectral_norm` bounds every layer's
+    gain by its largest singular value (Miyato 2018).
     """
 
     def __init__(
-        self, *, filters: int = 64, layers: int = 3, norm: str = "batch", channels: int = 1
+        self,
+        *,
+        filters: int = 64,
+        layers: int = 3,
+        norm: str = "batch",
+        channels: int = 1,
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = [
@@ -240,6 +296,11 @@ class PatchDiscriminator(nn.Module):
             ]
             width = wider
         blocks.append(nn.Conv3d(width, 1, 4, padding=1))
+        if spectral_norm:
+            blocks = [
+                nn.utils.parametrizations.spectral_norm(b) if isinstance(b, nn.Conv3d) else b
+                for b in blocks
+            ]
         self.layers = nn.Sequential(*blocks)
         self._mixes_samples = norm == "batch"
 
@@ -264,13 +325,42 @@ def _normalisation(norm: str, width: int) -> list[nn.Module]:
     return []
 
 
-def initialise(module: nn.Module, std: float = 0.02) -> None:
-    """Draw convolution weights from N(0, std), biases 0, as CycleGAN does (Zhu 2017)."""
+INITS = ("normal", "xavier", "kaiming", "orthogonal")
+"""Names that `init` can have."""
+
+
+def initialise(module: nn.Module, scheme: str = "normal", std: float = 0.02) -> None:
+    """Draw convolution weights as `scheme` says, biases 0.
+
+    `normal`: N(0, std), as CycleGAN does (Zhu 2017). `xavier`: Glorot 2010. `kaiming`: He 2015, for
+    ReLUs. `orthogonal`: Saxe 2014. The last three follow the layers' widths and have no `std`.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
-            nn.init.normal_(layer.weight, 0.0, std)
+            _draw(_own_weight(layer), scheme, std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm3d | nn.InstanceNorm3d) and layer.affine:
-            nn.init.normal_(layer.weight, 1.0, std)
+            nn.init.normal_(layer.weight, 1.0, 0.02)
             nn.init.zeros_(layer.bias)
+
+
+def _own_weight(layer: nn.Module) -> Tensor:
+    """The parameter behind `layer.weight`, which spectral normalisation computes from another."""
+    parametrisations = getattr(layer, "parametrizations", None)
+    owner, name = (
+        (layer, "weight") if parametrisations is None else (parametrisations.weight, "original")
+    )
+    weight: Tensor = getattr(owner, name)
+    return weight
+
+
+def _draw(weight: Tensor, scheme: str, std: float) -> None:
+    if scheme == "normal":
+        nn.init.normal_(weight, 0.0, std)
+    elif scheme == "xavier":
+        nn.init.xavier_normal_(weight)
+    elif scheme == "kaiming":
+        nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    else:
+        nn.init.orthogonal_(weight)

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from cyclegan.config import Config, generator_geometry, parse_config
+from cyclegan.config import Config, parse_config
 from cyclegan.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -72,11 +72,11 @@ def _too_small_for_bf16(config: Config) -> str | None:
     image is smaller than the kernel (found by comparing with fp32 over many shapes; results differ
     from call to call and can be infinite).
     """
-    for domain, size, net in (
-        ("A", config.imsize_A, config.net_A),
-        ("B", config.imsize_B, config.net_B),
+    for domain, size, geometry in (
+        ("A", config.imsize_A, config.geometry("A")),
+        ("B", config.imsize_B, config.geometry("B")),
     ):
-        bottom = min(size) // generator_geometry(net).alignment
+        bottom = min(size) // geometry.alignment
         judged = min(size) // 2**config.layers_D - 1  # what the last 4x4x4 convolution sees
         if bottom < 3 or judged < 4:
             return (
@@ -91,16 +91,17 @@ def _seconds_per_step(config: Config, precision: str) -> float:
 
     smallest = max(
         5 * 2**config.layers_D,
-        3 * generator_geometry(config.net_A).alignment,
-        3 * generator_geometry(config.net_B).alignment,
+        3 * config.geometry("A").alignment,
+        3 * config.geometry("B").alignment,
     )
     smallest = min(-(-smallest // 16) * 16, *config.imsize_A)
-    changes = {"precision": precision, "imsize_A": [smallest] * 3, "batch_size": 1}
+    changes = {"precision": precision, "imsize_A": [smallest] * 3, "batch_size": 1, "pool_size": 0}
     small = parse_config(config.to_dict() | changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = CycleGAN(small, torch.device("cpu"))
-        real_A, real_B = torch.randn(1, 1, *small.imsize_A), torch.randn(1, 1, *small.imsize_B)
+        real_A = torch.randn(1, small.channels_A, *small.imsize_A)
+        real_B = torch.randn(1, small.channels_B, *small.imsize_B)
         times = []
         for _ in range(3):  # the first one pays for the libraries' preparations
             start = time.perf_counter()

@@ -13,6 +13,9 @@ all that is uncertain is nearly right everywhere; the spectrum distance rewards 
 which invented texture has as well as true texture. A generator that passes the noise on loses on
 both, a blurring one on the second, a hallucinating one on the first.
 
+Of several channels the first of each domain is judged; the networks see all of them, and pseudo A's
+channels are made one by one.
+
 What it can't see: faults that the model of `cyclegan.degrade` lacks (rings, streaks), and noise in
 B itself, which limits the gain for everyone alike.
 """
@@ -87,8 +90,8 @@ class Score:
     """Judges generators on fixed held-out patches of both domains.
 
     Args:
-        patches_A: (N, 1, Z, Y, X), N >= 2, standardised by domain A's mean and standard deviation.
-        patches_B: (M, 1, sZ, sY, sX), M >= 2, standardised by domain B's; unpaired with A's.
+        patches_A: (N, C, Z, Y, X), N >= 2, standardised by domain A's mean and standard deviation.
+        patches_B: (M, C', sZ, sY, sX), M >= 2, standardised by domain B's; unpaired with A's.
         super_resolution: s, the ratio of B's resolution to A's.
         seed: of the noise in the pseudo pairs. The global random state is never touched.
 
@@ -101,11 +104,13 @@ class Score:
         self, patches_A: Tensor, patches_B: Tensor, *, super_resolution: int = 1, seed: int = 0
     ) -> None:
         _check_patches(patches_A, patches_B, super_resolution)
-        self.real_A, self.real_B = patches_A.detach().float(), patches_B.detach().float()
+        self._inputs_A, self._inputs_B = patches_A.detach().float(), patches_B.detach().float()
+        self.real_A, self.real_B = self._inputs_A[:, :1], self._inputs_B[:, :1]
         self.super_resolution = super_resolution
         self.rim = RIM * super_resolution
         self.degradation = fit_degradation(self.real_A, self.real_B, super_resolution)
         self.pseudo_A = self.degradation.apply(self.real_B, seed)
+        self._pseudo_inputs = self._all_channels(seed)
         self.variance_B = _variance(self.real_B)
         self.baseline_mse, self.baseline_sigma = best_gaussian_mse(
             to_fine(self.pseudo_A, super_resolution), self.real_B, self.rim, super_resolution
@@ -115,13 +120,23 @@ class Score:
         self._power_B = rows.mean(dim=0)
         self.spectrum_null = null_distance_db(rows, SPECTRUM_FLOOR * self.variance_B, seed)
 
+    def _all_channels(self, seed: int) -> Tensor:
+        """Pseudo A with all channels of A, each from B's channel of the same number or its last."""
+        channels = [self.pseudo_A]
+        for a in range(1, self._inputs_A.shape[1]):
+            b = min(a, self._inputs_B.shape[1] - 1)
+            source = self._inputs_B[:, b : b + 1]
+            model = fit_degradation(self._inputs_A[:, a : a + 1], source, self.super_resolution)
+            channels.append(model.apply(source, seed + a))
+        return torch.cat(channels, dim=1)
+
     def __call__(self, G_A: Generator, G_B: Generator | None = None) -> ScoreReport:
         """Score generator A -> B; with `G_B` its contrast and spectrum are reported as well.
 
-        A generator maps (n, 1, Z, Y, X) to (n, 1, sZ, sY, sX) (G_B the reverse) on the patches'
+        A generator maps (n, C, Z, Y, X) to (n, C', sZ, sY, sX) (G_B the reverse) on the patches'
         device. A module is set to eval mode for the call and then back, layer by layer.
         """
-        fake_B = self._run(G_A, self.real_A, self.real_B.shape[2:], "G_A")
+        fake_B = self._run(G_A, self._inputs_A, self.real_B.shape[2:], "G_A")
         parts: dict[str, float] = {}
         gate = non_finite(fake_B)
         if gate is None:
@@ -130,7 +145,7 @@ class Score:
         if gate is None:
             gate = inverted(parts["lowpass_correlation"])
         if gate is None:
-            restored = self._run(G_A, self.pseudo_A, self.real_B.shape[2:], "G_A")
+            restored = self._run(G_A, self._pseudo_inputs, self.real_B.shape[2:], "G_A")
             gate = non_finite(restored)
             if gate is None:
                 parts |= self._parts_of_restored(restored)
@@ -172,7 +187,7 @@ class Score:
         return 10 * math.log10((self.baseline_mse + floor) / (mse + floor))
 
     def _parts_of_reverse(self, G_B: Generator) -> dict[str, float]:
-        fake_A = self._run(G_B, self.real_B, self.real_A.shape[2:], "G_B")
+        fake_A = self._run(G_B, self._inputs_B, self.real_A.shape[2:], "G_B")
         if non_finite(fake_A):
             return {}
         power = radial_power(fake_A)[1].mean(dim=0)
@@ -186,7 +201,7 @@ class Score:
     def _run(self, generator: Generator, inputs: Tensor, shape: torch.Size, name: str) -> Tensor:
         with _evaluating(generator), _own_random_state(inputs.device), torch.no_grad():
             outputs = [generator(batch).detach().float() for batch in torch.split(inputs, BATCH)]
-        result = torch.cat(outputs)
+        result = torch.cat(outputs)[:, :1]
         if result.shape[2:] != shape:
             raise DataError(
                 f"{name} gave volumes of shape {tuple(result.shape[2:])} for patches of"
@@ -243,10 +258,10 @@ def _check_patches(patches_A: Tensor, patches_B: Tensor, super_resolution: int) 
     if super_resolution < 1:
         raise UsageError(f"super_resolution is {super_resolution}; it must be 1, 2 or 4")
     for name, patches in (("A", patches_A), ("B", patches_B)):
-        if patches.dim() != 5 or patches.shape[1] != 1 or len(patches) < 2:
+        if patches.dim() != 5 or len(patches) < 2:
             raise DataError(
                 f"patches_{name} has shape {tuple(patches.shape)}; at least 2 patches,"
-                " (N, 1, Z, Y, X), are needed"
+                " (N, C, Z, Y, X), are needed"
             )
         if not bool(patches.isfinite().all()):
             raise DataError(f"patches_{name} has voxels that are not finite; clean the volume")

@@ -6,7 +6,6 @@ Files are read with `weights_only`: they can hold tensors and plain values, no c
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except Exception as error:
         summary = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {summary}") from error
     if not isinstance(state, dict) or state.get("format") not in formats:

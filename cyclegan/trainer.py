@@ -15,20 +15,21 @@ from torch import Tensor
 
 from cyclegan import state as states
 from cyclegan.callbacks import Callback
+from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
-from cyclegan.data import DatasetSpec, MemoryBudget, PatchSampler, open_volumes
 from cyclegan.errors import CheckpointError, ConfigError
+from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
 from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_device, choose_precision
+from cyclegan.training_data import TrainingData
 from cyclegan.validation import ValidationReport, Validator
 
 Outcome = Literal["completed", "pruned", "stopped", "interrupted"]
 
 # A pruned training is over; an interrupted one goes on later. Asked for both, the first wins.
 _PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
-CHECKPOINT_NAME = "checkpoint.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Trainer:
     Args:
         config: what to train. `precision: auto` is resolved here; `trainer.config` is the outcome.
         callbacks: see `cyclegan.callbacks`; their order changes nothing.
-        folder: where `checkpoint.pt` goes; without it no checkpoint is written.
+        folder: where checkpoints go (see `cyclegan.checkpoints`); without it none is written.
 
     Errors: `ConfigError` and `DataError` for what can't work, before anything is computed.
     """
@@ -104,16 +105,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device)
         self.folder = folder
-        self.data_A = DatasetSpec.load(Path(config.data_A))
-        self.data_B = DatasetSpec.load(Path(config.data_B))
-        budget = MemoryBudget(config.memory_budget_gb * 1e9)
-        self._sampler_A = PatchSampler(
-            open_volumes(self.data_A.train, budget=budget), config.imsize_A, seed=(config.seed, 0)
-        )
-        self._sampler_B = PatchSampler(
-            open_volumes(self.data_B.train, budget=budget), config.imsize_B, seed=(config.seed, 1)
-        )
-        self.validator = Validator(config, self.data_A, self.data_B, self.device, budget)
+        self.data = TrainingData(config, self.device)
+        self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)
         self.model = CycleGAN(self.config, self.device)
         self.history = MetricHistory()
@@ -126,9 +119,15 @@ class Trainer:
         """The six images of the last step's batch, on the device."""
         self.last_report: ValidationReport | None = None
         self._last_score: float | None = None
+        self._best_score: float | None = None
+        self._best_is_new = False
+        self._restored_random: Mapping[str, Any] | None = None
+        self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
+        self._cadence = Cadence(config.checkpoint_every, config.checkpoint_minutes)
         self._stop_requests: list[tuple[Outcome, str]] = []
         self._rollback_requests: list[_RollbackRequest] = []
-        self._random = torch.Generator().manual_seed(config.seed)
+        if config.pretrained is not None:
+            load_pretrained(self.model, Path(config.pretrained))
         self.callbacks: list[Callback] = []
         for callback in callbacks:
             self.add_callback(callback)
@@ -139,6 +138,12 @@ class Trainer:
     def hparams(self) -> HParams:
         """The hyperparameters in force."""
         return self.model.hparams
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates of the last step: those in force times the schedule's factor."""
+        factor = self.model.rate_factor
+        return {"lr_g": factor * self.hparams.lr_g, "lr_d": factor * self.hparams.lr_d}
 
     def add_callback(self, callback: Callback) -> None:
         """Let one more callback watch. Errors: `ConfigError` if its name is taken."""
@@ -186,10 +191,22 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------
 
     def fit(self, resume: Path | None = None) -> TrainResult:
-        """Train to `config.steps`, from scratch or from the checkpoint `resume`."""
+        """Train to `config.steps`, from scratch or from the checkpoint `resume`.
+
+        PyTorch's global random numbers, which a user's own loss may draw, come from the seed or the
+        checkpoint meanwhile; afterwards the caller's go on where they were.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self._fit(resume)
+
+    def _fit(self, resume: Path | None) -> TrainResult:
         try:
             if resume is not None:
                 self.load_checkpoint(resume)
+            if self._restored_random is None:
+                torch.manual_seed(self.config.seed)
+            else:
+                states.load_random_state(self._restored_random, self.device)
             self._emit("on_train_start")
             result = self._loop()
             self.save_checkpoint()
@@ -198,7 +215,7 @@ class Trainer:
             self._emit("on_exception", error)
             raise
         finally:
-            self._emit_close()
+            self._close()
         return result
 
     def _loop(self) -> TrainResult:
@@ -212,14 +229,20 @@ class Trainer:
                 self._validate()
             if not self._stop_requests:
                 self._act_on_rollback()
-            if self.step % self.config.checkpoint_every == 0 and not self._stop_requests:
-                self.save_checkpoint()
+            if not self._stop_requests:
+                self._save_if_due()
         return self._act_on_stop() or self._result("completed", "")
 
+    def _save_if_due(self) -> None:
+        if self._cadence.due(self.step):
+            self.save_checkpoint()
+        if self._best_is_new and self._checkpoints and self.config.keep_best_checkpoint:
+            self._checkpoints.save_best(self.state_dict())
+        self._best_is_new = False
+
     def _train_one_step(self) -> dict[str, Tensor]:
-        batch = self.config.batch_size
-        real_A = self._sampler_A.draw(batch).to(self.device, non_blocking=True)
-        real_B = self._sampler_B.draw(batch).to(self.device, non_blocking=True)
+        self.model.schedule(self.config.lr_schedule.factor(self.step, self.config.steps))
+        real_A, real_B = (b.to(self.device, non_blocking=True) for b in self.data.next())
         metrics, self.images = self.model.training_step(real_A, real_B, self._kickstart())
         self.step += 1
         self.iteration += 1
@@ -230,13 +253,16 @@ class Trainer:
     def _kickstart(self) -> tuple[bool, bool]:
         if not self.config.kickstart or self.step >= self.config.kickstart_steps:
             return False, False
-        a, b = (torch.rand(2, generator=self._random) < self.config.kickstart_probability).tolist()
+        drawn = torch.rand(2, generator=self.model.random)
+        a, b = (drawn < self.config.kickstart_probability).tolist()
         return a, b
 
     def _validate(self) -> None:
         report = self.validator(self.model, step=self.step, iteration=self.iteration)
         self.last_report = report
         self._last_score = report.score
+        if report.gate is None and (self._best_score is None or report.score > self._best_score):
+            self._best_score, self._best_is_new = report.score, True
         self._emit("on_validation_end", report)
 
     def _act_on_stop(self) -> TrainResult | None:
@@ -258,6 +284,7 @@ class Trainer:
         self.model.load_training_state(request.snapshot.training)
         self.step = request.snapshot.step
         self.history.discard_after(self.step)
+        self._best_is_new = False  # the state it belonged to is gone
         self.set_hparams(
             {**request.snapshot.hparams.flat(), **request.changes}, reason=request.reason
         )
@@ -284,7 +311,8 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, event)(self, *arguments)
 
-    def _emit_close(self) -> None:
+    def _close(self) -> None:
+        self.data.close()
         for callback in self.callbacks:
             callback.close()
 
@@ -298,6 +326,7 @@ class Trainer:
             "step": self.step,
             "iteration": self.iteration,
             "score": self._last_score,
+            "best_score": self._best_score,
             "hparams": self.hparams.flat(),
             "hparam_log": [
                 {
@@ -312,10 +341,11 @@ class Trainer:
             "history": self.history.state_dict(),
             "random": {
                 "global": states.random_state(self.device),
-                "kickstart": self._random.get_state(),
+                "own": self.model.random.get_state(),
             },
-            "sampler_A": self._sampler_A.state_dict(),
-            "sampler_B": self._sampler_B.state_dict(),
+            "samplers": self.data.state_dict(),
+            "grey_scales": self.data.grey_scales(),
+            "statistics": self.data.statistics(),
             "callbacks": {c.name: c.state_dict() for c in self.callbacks},
         }
 
@@ -330,30 +360,31 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 "the checkpoint's networks differ from the configuration's (net_A, net_B, filters, "
-                "filters_D, layers_D, norm_D); continue with the configuration it was made with"
+                "depth, channels_A, filters_D, layers_D, ...); continue with the configuration it "
+                "was made with"
             ) from error
         self.step, self.iteration = int(state["step"]), int(state["iteration"])
-        self._last_score = state["score"]
+        self._last_score, self._best_score = state["score"], state["best_score"]
         self.hparam_log = [HParamChange(**change) for change in state["hparam_log"]]
         self.history.load_state_dict(state["history"])
-        states.load_random_state(state["random"]["global"], self.device)
-        self._random.set_state(state["random"]["kickstart"])
-        self._sampler_A.load_state_dict(state["sampler_A"])
-        self._sampler_B.load_state_dict(state["sampler_B"])
+        self._restored_random = state["random"]["global"]
+        self.model.random.set_state(state["random"]["own"])
+        self.data.load_state_dict(state["samplers"])
         for callback in self.callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])
 
     def save_checkpoint(self) -> Path | None:
         """Write the complete state to `folder`; the path, or None without a folder."""
-        if self.folder is None:
+        if self._checkpoints is None:
             return None
-        path = self.folder / CHECKPOINT_NAME
-        states.save(self.state_dict(), path)
-        return path
+        self._cadence.written()
+        return self._checkpoints.save(self.state_dict())
 
     def load_checkpoint(self, path: Path) -> Config:
         """Read a checkpoint and take it over; the configuration it was made with."""
         state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
         self.load_state_dict(state)
+        if self._checkpoints and path == self._checkpoints.newest:
+            self._checkpoints.continued_at(self.iteration)
         return parse_config(state["config"], source=str(path))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan.config import Config
-from cyclegan.data import DatasetSpec, MemoryBudget, PatchSampler, open_volumes
+from cyclegan.data import PatchSampler
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
+from cyclegan.training_data import TrainingData
 
 # Not the training's seed: trials of a study differ in nothing but what is searched, and their
 # pictures show the same patches.
@@ -37,21 +38,15 @@ class ValidationReport:
 class Validator:
     """Draws the patches once, judges generators on them as often as asked."""
 
-    def __init__(
-        self,
-        config: Config,
-        data_A: DatasetSpec,
-        data_B: DatasetSpec,
-        device: torch.device,
-        budget: MemoryBudget,
-    ) -> None:
+    def __init__(self, config: Config, data: TrainingData, device: torch.device) -> None:
+        domains = (
+            data.volumes(config, "A", data.spec_A.validate),
+            data.volumes(config, "B", data.spec_B.validate),
+        )
         patches: list[Tensor] = []
-        for domain, spec, size in (
-            (0, data_A, config.imsize_A),
-            (1, data_B, config.imsize_B),
-        ):
-            volumes = open_volumes(spec.validate, budget=budget)
-            sampler = PatchSampler(volumes, size, seed=(_PATCH_SEED, domain), flips=False)
+        for number, size in enumerate((config.imsize_A, config.imsize_B)):
+            seed = (_PATCH_SEED, number)
+            sampler = PatchSampler(domains[number], size, seed=seed, flips=False)
             patches.append(sampler.draw(config.validation_patches).to(device))
         self.patches_A, self.patches_B = patches
         self.score = Score(self.patches_A, self.patches_B, super_resolution=config.super_resolution)

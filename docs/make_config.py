@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan import config
-from cyclegan.config import Config, HPOptimizer, Lambdas, LossFunctions
+from cyclegan.config import Config, HPOptimizer, Lambdas, LossFunctions, LRSchedule
 from cyclegan.losses import GROUPS, functions_for
 
-GROUPED = ("lambdas", "lossFuncs", "lossNames", "hp_optimizer")
+GROUPED = (
+    *("lambdas", "lossFuncs", "lossNames", "lossChannels"),
+    *("lr_schedule", "hp_optimizer"),
+)
 MEANINGS = {
     "G_A": "generator A -> B fools D_A",
     "G_B": "generator B -> A fools D_B",
@@ -85,6 +88,11 @@ def page() -> str:
         "",
         "A group whose lambdas are all 0 at the start (`I_A` and `I_B` by default) is left out of",
         "the whole training.",
+        "",
+        "`lossChannels` has a list a group too: for each term the channels it looks at, or `null`",
+        "for all. `lr_schedule` lets both learning rates fall:",
+        "",
+        *("| key | default | |", "|---|---|---|", *rows(LRSchedule, "lr_schedule.")),
         "",
         "`hp_optimizer` (also just `true` or `false`) is the dynamic rollback optimizer:",
         "",

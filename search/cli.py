@@ -55,6 +55,81 @@ def simulate(
     run_simulation(session, out_dir, phantom=phantom, scale=scale, seed=seed, overwrite=overwrite)
 
 
+@command(
+    app,
+    "prepare",
+    example="cyclegan prepare scans/fast_tiffs --output data/fast.h5 --roi :,100:900,100:900 "
+    "--voxel-size 0.8",
+)
+def prepare(
+    session: Session,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="HDF5, NeXus, TIFF or NPY file, Zarr folder, folder or list of TIFF slices.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="HDF5 file to write; of several volumes the folder.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which dataset of an HDF5 or Zarr input.")
+    ] = None,
+    roi: Annotated[
+        str | None,
+        typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="Crop to this region, in voxels."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    validate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="Z0:Z1", help="Planes kept for validation (default: the last 15 %)."),
+    ] = None,
+    validate_file: Annotated[
+        Path | None, typer.Option(metavar="INPUT", help="A separate volume for validation.")
+    ] = None,
+    voxel_size: Annotated[
+        str | None,
+        typer.Option(metavar="UM", help="Voxel size in micrometres: one number, or z,y,x."),
+    ] = None,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="Which channel of an array (C, Z, Y, X).")
+    ] = None,
+    compression: Annotated[
+        str, typer.Option(help="none (quickest to train from), gzip or lz4.")
+    ] = "none",
+    no_standardise: Annotated[
+        bool, typer.Option("--no-standardise", help="Keep the values as they are.")
+    ] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="Every INPUT is a volume by itself, TIFF slices too.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Crop, standardise and convert volumes into HDF5 and a dataset JSON to train from.
+
+    The same command after an interruption goes on where it was.
+    """
+    from search.preparing import Request, run_preparation
+
+    request = Request(
+        inputs=inputs,
+        output=output,
+        dataset=dataset,
+        channel=channel,
+        roi=roi,
+        dtype=dtype,
+        compression=compression,
+        standardise=not no_standardise,
+        voxel_size=voxel_size,
+        validate=validate or (),
+        validate_file=validate_file,
+        each=each,
+        overwrite=overwrite,
+    )
+    run_preparation(session, request)
+
+
 @command(app, "train", example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10")
 def train(
     session: Session,

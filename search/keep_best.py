@@ -29,13 +29,17 @@ class KeepBest(Callback):
         """Keep these if they are usable and better."""
         if report.gate is None and (self.score is None or report.score > self.score):
             self.score, self.step = report.score, report.step
-            save_generators(trainer.model, self.path, step=report.step, score=report.score)
+            self._save(trainer, report.score)
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
         """Keep the last ones if nothing was usable: a user may still want to look at them."""
         if self.score is None and result.outcome != "interrupted":
             self.step = trainer.step
-            save_generators(trainer.model, self.path, step=trainer.step, score=result.score)
+            self._save(trainer, result.score)
+
+    def _save(self, trainer: Trainer, score: float | None) -> None:
+        scales = trainer.data.grey_scales()
+        save_generators(trainer.model, self.path, step=self.step, score=score, grey_scales=scales)
 
     def state_dict(self) -> dict[str, Any]:
         """Score and step of what is in the file."""

@@ -1,8 +1,15 @@
 """The one place that puts trainer and callbacks together, and keeps a training's folder.
 
-A training lives in a folder: `config.yaml` (resolved), `run.json` (its MLflow run), `checkpoint.pt`
-and `generator.pt` (the best so far). Started again with the same folder it continues from its
-checkpoint in the same MLflow run; if it is complete already, nothing happens.
+A training lives in a folder:
+
+```
+config.yaml   resolved
+run.json      its MLflow run, and how it ended
+save/         checkpoints (see `cyclegan.checkpoints`) and generator.pt, the best generators so far
+train/        the six images of every validation
+```
+Started again with the same folder it continues from its checkpoint in the same MLflow run; if it
+is complete already, nothing happens.
 """
 
 from __future__ import annotations
@@ -19,12 +26,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
+from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, DataError
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
-from cyclegan.trainer import CHECKPOINT_NAME, Trainer, TrainResult
+from cyclegan.pictures import six_images, write_png
+from cyclegan.trainer import Trainer, TrainResult
+from cyclegan.validation import ValidationReport
 from search.console import Console, Update
 from search.keep_best import KeepBest
 from search.locks import exclusive
@@ -37,6 +47,8 @@ if TYPE_CHECKING:
     from tracking import Run, Store
 
 GENERATOR_NAME = "generator.pt"
+SAVE_FOLDER = "save"
+_PICTURE_FOLDER = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +95,17 @@ class _Progress(Callback):
         self.update(trainer.step, note)
 
 
+class _Pictures(Callback):
+    """Writes the six images of every validation as PNG, by iteration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        path = self.folder / f"iteration-{report.iteration:08d}.png"
+        write_png(six_images(report.images), path)
+
+
 def run_training(
     job: Job, *, store: Store, console: Console, callbacks: Sequence[Callback] = ()
 ) -> Finished:
@@ -92,7 +115,7 @@ def run_training(
     training of another configuration.
     """
     with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
-        for litter in job.folder.glob(".*.part"):  # half-written files of a killed process
+        for litter in job.folder.rglob(".*.part"):  # half-written files of a killed process
             litter.unlink()
         done = _already_complete(job)
         if done:
@@ -103,7 +126,9 @@ def run_training(
 def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]) -> Finished:
     plan = _plan(job)
     config, checkpoint = plan.config, plan.checkpoint
-    trainer = Trainer(config, folder=job.folder)  # refuses bad input before a run exists
+    trainer = Trainer(
+        config, folder=job.folder / SAVE_FOLDER
+    )  # refuses bad input before a run exists
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = reopened(store, plan.run_id, console) or store.create_run(
@@ -117,8 +142,9 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     _remember(job.folder, run_id=run.id)
     write_text(job.folder / "config.yaml", trainer.config.to_yaml())
     trainer.add_callback(TrackingCallback(run))
-    keeper = KeepBest(job.folder / GENERATOR_NAME)
+    keeper = KeepBest(job.folder / SAVE_FOLDER / GENERATOR_NAME)
     trainer.add_callback(keeper)
+    trainer.add_callback(_Pictures(job.folder / _PICTURE_FOLDER))
     optimizer = None
     if config.hp_optimizer.enabled:
         optimizer = RollbackOptimizer(config.hp_optimizer)
@@ -172,12 +198,15 @@ class _Plan:
     """A run of another training that died here before its first checkpoint."""
 
 
-_FREE = {"steps", "run_name", "threads", "device", "checkpoint_every", "memory_budget_gb"}
+_FREE = {
+    *("steps", "run_name", "threads", "device", "memory_budget_gb"),
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best_checkpoint"),
+}
 """Keys that may differ when a training is continued."""
 
 
 def _plan(job: Job) -> _Plan:
-    own, stored = job.folder / CHECKPOINT_NAME, job.folder / "config.yaml"
+    own, stored = newest_checkpoint(job.folder / SAVE_FOLDER), job.folder / "config.yaml"
     run_id = _record(job.folder).get("run_id")
     if not stored.is_file():
         return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
@@ -186,9 +215,9 @@ def _plan(job: Job) -> _Plan:
     wanted = job.config.to_dict() | {"precision": before.precision}
     different = {k: v for k, v in before.to_dict().items() if k not in _FREE and wanted[k] != v}
     if not different:
-        checkpoint = own if own.is_file() else job.start
+        checkpoint = own or job.start
         return _Plan(config=parse_config(wanted), checkpoint=checkpoint, run_id=run_id)
-    if own.is_file():
+    if own:
         key, value = next(iter(different.items()))
         raise ConfigError(
             f"{job.folder}: the training there has {key} = {value}, asked for is {wanted[key]}; "

@@ -6,11 +6,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import override, parse_config
 from cyclegan.errors import DataError
-from cyclegan.trainer import CHECKPOINT_NAME
 from search.console import Console
-from search.launch import Finished, Job, run_training
+from search.launch import SAVE_FOLDER, Finished, Job, run_training
 from search.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def promote(
     )
     checkpoint = None
     if (start or settings.start) == "continue":
-        checkpoint = opened.trial_folder(chosen) / CHECKPOINT_NAME
-        if not checkpoint.is_file():
-            raise DataError(f"{checkpoint}: no such file; promote with --from-scratch instead")
+        checkpoint = newest_checkpoint(opened.trial_folder(chosen) / SAVE_FOLDER)
+        if checkpoint is None:
+            raise DataError(
+                f"{opened.trial_folder(chosen)} holds no checkpoint; promote with --from-scratch"
+            )
     source = next(t for t in opened.trials() if t.number == chosen)
     job = Job(
         config=config,

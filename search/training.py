@@ -6,35 +6,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclegan.config import load_config
+from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.config import Config, load_config
 from cyclegan.errors import DataError
-from cyclegan.trainer import CHECKPOINT_NAME
 from search.commandline import Session
-from search.launch import Finished, Job, run_training
+from search.launch import SAVE_FOLDER, Finished, Job, run_training
 from tracking import project_root
 
 
 def train_one(session: Session, path: Path, overrides: Sequence[str], *, resume: bool) -> Finished:
-    """Train what the YAML file and the overrides say, in `results/<run_name>/`.
-
-    Errors: `DataError` if that folder holds a training and `resume` is off, or holds none and it is
-    on.
-    """
+    """Train what the YAML file and the overrides say, and print how it ended."""
     config = load_config(path, overrides)
+    finished = train_config(session, config, resume=resume)
+    data = finished_data(config.run_name, finished)
+    session.result(data, finished_text(data))
+    return finished
+
+
+def train_config(session: Session, config: Config, *, resume: bool) -> Finished:
+    """Train `config` in `results/<run_name>/`.
+
+    With `resume` it goes on from the newest checkpoint, if there is one.
+
+    Errors: `DataError` if that folder holds a training and `resume` is off.
+    """
     folder = project_root() / "results" / config.run_name
-    there = (folder / CHECKPOINT_NAME).is_file()
+    there = newest_checkpoint(folder / SAVE_FOLDER) is not None
     if there and not resume:
         raise DataError(
             f"{folder} holds a training already; continue it with --resume, or choose another name "
             "with --set run_name=..."
         )
-    if resume and not there:
-        raise DataError(f"{folder} holds no checkpoint to resume; leave --resume out to start")
+    if resume and not there:  # killed before its first one, or never begun
+        session.say(f"{folder} holds no checkpoint yet; starting at step 0")
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
-    finished = run_training(job, store=session.store, console=session.console)
-    data = finished_data(config.run_name, finished)
-    session.result(data, finished_text(data))
-    return finished
+    return run_training(job, store=session.store, console=session.console)
 
 
 def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:

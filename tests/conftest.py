@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def write_dataset(folder: Path, name: str, noise: float, seed: int) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content))
     return path
+
+
+@pytest.fixture(scope="session")
+def make_blobs() -> Callable[..., np.ndarray]:
+    """The function `blobs`, for volumes of a test's own."""
+    return blobs
 
 
 @pytest.fixture(scope="session")

@@ -81,14 +81,14 @@ def test_the_enhanced_volume_is_the_promoted_generator_s_and_aligned(
 ) -> None:
     from cyclegan import enhance_array, load_generator
 
-    (model,) = project_folder.glob("results/demo/demo-promoted-*/generator.pt")
+    (model,) = project_folder.glob("results/demo/demo-promoted-*/save/generator.pt")
     with h5py.File(project_folder / "data/demo/fast_validate.h5") as handle:
         source = handle["data"][:]
     with h5py.File(project_folder / "results/demo/enhanced.h5") as handle:
         enhanced = handle["data"][:]
     assert enhanced.shape == source.shape
     kept = load_generator(model)
-    (checkpoint,) = project_folder.glob("results/demo/demo-promoted-*/checkpoint.pt")
+    (checkpoint,) = project_folder.glob("results/demo/demo-promoted-*/save/checkpoint.pt")
     assert kept.step <= load_generator(checkpoint).step
     np.testing.assert_allclose(enhanced, enhance_array(kept.network, source), atol=1e-4)
 

@@ -214,6 +214,8 @@ class TrackingCallback(Callback):
                 self._extra[change.iteration][f"hparam/{name}"] = value
                 self._in_force[name] = value
         self._extra[upto].update({f"hparam/{n}": value for n, value in self._in_force.items()})
+        if trainer.config.lr_schedule.kind != "constant":  # else they are the hyperparameters
+            self._extra[upto].update({f"rate/{n}": value for n, value in trainer.rates.items()})
 
     def _put_volumes(self, report: ValidationReport) -> None:
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="cyclegan-")

@@ -16,7 +16,8 @@ class MemoryBudget:
     def __init__(self, nbytes: float) -> None:
         self.nbytes = nbytes
         self._taken = 0
-        self._lock = threading.Lock()
+        # The collector may give a share back in the middle of `take`.
+        self._lock = threading.RLock()
 
     @property
     def free(self) -> float:

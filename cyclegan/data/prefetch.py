@@ -43,7 +43,7 @@ class Prefetcher:
         """The next batch (B, C, Z, Y, X). Errors: what went wrong when it was drawn."""
         if self._worker is None:
             self._worker = _Worker(self._sampler, self._batch_size, self._depth, self._pin)
-            weakref.finalize(self, self._worker.stop)
+            self._finish = weakref.finalize(self, self._worker.stop)
         item = self._worker.take()
         if isinstance(item, Exception):
             self.close()
@@ -68,7 +68,7 @@ class Prefetcher:
 
     def _stop(self) -> None:
         if self._worker is not None:
-            self._worker.stop()
+            self._finish()
             self._worker = None
 
 
@@ -92,7 +92,9 @@ class _Worker:
     def stop(self) -> None:
         self._stopping.set()
         self._places.release()
-        self._thread.join()
+        # The collector may run in any thread, this one included.
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _run(self, sampler: PatchSampler, batch_size: int, pin: bool) -> None:
         while True:

@@ -112,7 +112,8 @@ class Region:
     def _open_dataset(self) -> h5py.Dataset:
         if self._file is None:
             raise DataError(f"{self.name}: this volume was closed")
-        if self._dataset is None or self._pid != os.getpid():
+        dataset = self._dataset
+        if dataset is None or self._pid != os.getpid():
             self._dataset, self._pid = None, os.getpid()
             dataset = find_dataset(self._file.handle, self.entry.path, self.entry.dset)
             if self._patch is not None and dataset.chunks:
@@ -121,7 +122,7 @@ class Region:
                 del dataset
                 dataset = open_with_cache(file, name, nbytes, count)
             self._dataset = dataset
-        return self._dataset
+        return dataset
 
     def _cache_size(self, dataset: h5py.Dataset, patch: Size) -> tuple[int, int]:
         """Bytes of a cache for the chunks that one patch touches, and how many these are."""

@@ -74,6 +74,8 @@ class PatchSampler:
         self.size = size
         self.flips = flips
         self.rotations = rotations
+        if len({volume.channels for volume in self.volumes}) != 1:
+            raise ValueError("volumes of one number of channels are wanted, at least one of them")
         for volume in self.volumes:
             if any(n > have for n, have in zip(size, volume.shape, strict=True)):
                 raise DataError(

@@ -112,5 +112,6 @@ def _piece(raw: NDArray[Any]) -> Moments:
     values -= shift
     mean = float(values.mean())
     values -= mean
-    values *= values  # not a BLAS product, whose last digit depends on the number of threads
+    with np.errstate(over="ignore"):  # an infinite deviation is refused by who uses it
+        values *= values  # not a BLAS product, whose last digit depends on the number of threads
     return Moments(raw.size, non_finite, shift + mean, float(values.sum()))

@@ -36,7 +36,7 @@ def test_defaults_are_the_originals() -> None:
         ({"lambdas": {"C_A": -1}}, ["lambdas.C_A", "-1", "greater than or equal to 0"]),
         ({"lambdas": {"G_A": [1, 2]}}, ["lambdas.G_A", "2 values", "lossFuncs.G_A"]),
         ({"lossFuncs": {"C_A": "mes"}}, ["lossFuncs.C_A", "did you mean 'mse'"]),
-        ({"lossFuncs": {"C_A": "bce"}}, ["lossFuncs.C_A", "bce", "known: l1"]),
+        ({"lossFuncs": {"C_A": "bce"}}, ["lossFuncs.C_A", "bce", "known: dice"]),
         ({"lossNames": {"G_A": "x", "G_B": "x"}}, ["'x'", "unique"]),
         ({"super_resolution": 2}, ["super_resolution = 2", "net_A = UNetSim3d"]),
         ({"super_resolution": 3}, ["super_resolution", "3"]),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.data import Size, Statistics, Volume, VolumeEntry
 from cyclegan.enhance import Enhanced, enhance_array, enhance_file
 from cyclegan.enhance_memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
@@ -30,7 +31,7 @@ from cyclegan.generator import load_generator, save_generators
 from cyclegan.grid import Grid
 from cyclegan.networks import UNet3d, build_generator, initialise
 from cyclegan.tiling import apply_tiled
-from cyclegan.trainer import CHECKPOINT_NAME, Trainer
+from cyclegan.trainer import Trainer
 
 
 def network(name: str = "UNetSim3d", filters: int = 2) -> UNet3d:

@@ -303,3 +303,17 @@ def test_patches_and_outputs_that_do_not_fit_are_refused() -> None:
     score = Score(a, b, super_resolution=2)
     with pytest.raises(DataError, match=r"G_A gave volumes of shape \(16, 16, 16\)"):
         score(lambda x: x)
+
+
+def test_of_several_channels_the_first_is_judged_and_the_networks_see_all() -> None:
+    one = domains()
+    other = white(COUNT, SIZES[1], 50)
+    score = Score(torch.cat([one.real_A, other], 1), torch.cat([one.real_B, other.flip(0)], 1))
+    seen = []
+
+    def two_channels(x: Tensor) -> Tensor:
+        seen.append(x.shape[1])
+        return torch.cat([one.wiener(x[:, :1]), torch.zeros_like(x[:, 1:])], 1)
+
+    assert score(two_channels).value == one.score(one.wiener).value
+    assert set(seen) == {2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,3 +104,17 @@ def test_history_survives_its_state() -> None:
     empty = MetricHistory()
     empty.load_state_dict(MetricHistory().state_dict())
     assert empty.rows() == []
+
+
+def test_whatever_a_file_holds_reading_it_ends_in_one_clear_error(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    path = tmp_path / "checkpoint.pt"
+    state.save({"format": state.CHECKPOINT_FORMAT, "x": torch.arange(100)}, path)
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in range(0, len(whole), len(whole) // 20)]
+    damaged += [bytes(random.integers(0, 256, size=n, dtype=np.uint8)) for n in (1, 3, 50, 500)]
+    damaged += [b"half", b"\x80\x02garbage", b"PK\x03\x04" + b"0" * 40]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="not a checkpoint, or a damaged one"):
+            state.load(path, formats=(state.CHECKPOINT_FORMAT,))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cyclegan import Callback, Config, Trainer, parse_config
+from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.errors import CheckpointError, ConfigError
-from cyclegan.trainer import CHECKPOINT_NAME, RollbackEvent, Snapshot, TrainResult
+from cyclegan.trainer import RollbackEvent, Snapshot, TrainResult
 
 
 class Recorder(Callback):
@@ -135,7 +136,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert losses(second) == losses(whole)
     assert same_networks(second, whole)
     a, b = whole.state_dict(), second.state_dict()
-    assert a["sampler_A"] == b["sampler_A"]
+    assert a["samplers"] == b["samplers"]
     assert a["hparams"] == b["hparams"]
 
 

@@ -65,7 +65,7 @@ def test_the_generators_of_the_best_validation_are_kept(
     watch = Scores(monkeypatch, scores)
     finished = launch(config)
     assert (finished.best_step, finished.best_score) == (kept, best)
-    generator = load_generator(finished.folder / "generator.pt")
+    generator = load_generator(finished.folder / "save/generator.pt")
     assert generator.step == kept
     assert torch.equal(next(generator.network.parameters()), watch.weights[kept])
 
@@ -138,7 +138,7 @@ def test_continuing_another_training_keeps_its_values_but_for_what_is_asked(
 
     first = launch(config, Changes())
     more = parse_config(config.to_dict() | {"steps": 16, "lr_g": 5e-4})
-    start = first.folder / "checkpoint.pt"
+    start = first.folder / "save/checkpoint.pt"
     second = launch(more, Looks(), folder=Path("results/more"), start=start)
     assert second.result.step == 16
     assert seen["lr_g"] == seen["adam"] == 5e-4
@@ -174,7 +174,7 @@ def test_a_training_that_died_before_its_first_checkpoint_keeps_its_run(
     config: Config, project: Path
 ) -> None:
     run_and_die(config)
-    assert not Path("results/t/checkpoint.pt").exists()
+    assert not Path("results/t/save/checkpoint.pt").exists()
     ((run_id, _, status_before),) = runs_of_e()
     assert status_before == "RUNNING"
     finished = launch(config)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cyclegan import Callback, Config, Trainer, parse_config
+from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.config import HPOptimizer
 from cyclegan.hparams import HParams
-from cyclegan.trainer import CHECKPOINT_NAME
 from search import rollback
 from search.faults import Fault
 from search.rollback import LAMBDA_RANGE, RATE_RANGE, RollbackOptimizer, move

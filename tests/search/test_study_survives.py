@@ -100,10 +100,10 @@ def uninterrupted(
 @pytest.mark.parametrize(
     ("number", "file"),
     [
-        (signal.SIGKILL, "trial-000/checkpoint.pt"),
+        (signal.SIGKILL, "trial-000/save/checkpoint.pt"),
         (signal.SIGKILL, "trial-001/config.yaml"),  # before the first checkpoint
-        (signal.SIGKILL, "trial-002/checkpoint.pt"),
-        (signal.SIGTERM, "trial-001/checkpoint.pt"),
+        (signal.SIGKILL, "trial-002/save/checkpoint.pt"),
+        (signal.SIGTERM, "trial-001/save/checkpoint.pt"),
     ],
 )
 def test_a_killed_study_ends_like_an_uninterrupted_one(

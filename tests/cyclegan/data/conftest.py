@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cyclegan.data import Volume, VolumeEntry
+from cyclegan.data import MemoryBudget, Volume, VolumeEntry
 
 WriteVolume = Callable[..., VolumeEntry]
 
@@ -27,7 +27,7 @@ def write(tmp_path: Path) -> WriteVolume:
         roi: Any = None,
         **options: Any,
     ) -> VolumeEntry:
-        with h5py.File(tmp_path / name, "a") as handle:
+        with h5py.File(tmp_path / name, "a") as handle:  # several datasets may share a file
             handle.create_dataset(dset, data=array, **options)
         return VolumeEntry(path=tmp_path / name, dset=dset, roi=roi or (None, None, None))
 
@@ -49,3 +49,9 @@ def noise() -> Callable[..., np.ndarray]:
 def whole() -> Callable[[Volume], np.ndarray]:
     """All voxels of a volume."""
     return lambda volume: volume.read((0, 0, 0), volume.shape)
+
+
+@pytest.fixture
+def budget() -> type[MemoryBudget]:
+    """Makes budgets of some bytes; with none, patches are read from the file."""
+    return MemoryBudget

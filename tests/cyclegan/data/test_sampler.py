@@ -121,6 +121,14 @@ def test_a_patch_with_equal_sides_across_z_only_turns_about_z() -> None:
     assert all(0 not in flipped for _, flipped in orientations((4, 8, 8), flips=False))
 
 
+def test_volumes_must_agree_in_their_channels(write: Any, noise: Noise) -> None:
+    one = plain(write(noise(4, 4, 4), name="1.h5"))
+    two = plain(write(noise(2, 4, 4, 4), name="2.h5"), channels=2)
+    for volumes in ([one, two], []):
+        with pytest.raises(ValueError, match="one number of channels"):
+            PatchSampler(volumes, (2, 2, 2), seed=(0,))
+
+
 def test_patches_are_contiguous_copies(write: Any, noise: Noise) -> None:
     volume = Volume(write(noise(6, 6, 6)), budget=MemoryBudget(1e9))
     before = volume.read((0, 0, 0), (6, 6, 6))

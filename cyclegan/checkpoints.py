@@ -1,0 +1,117 @@
+"""The checkpoints of one training on disk: when they are written, which stay, which is taken.
+
+```
+checkpoint.pt             the newest
+checkpoint-00001200.pt    older ones, by their iteration, as many as are kept
+best.pt                   the one with the best score, if asked for
+```
+Each appears under its name by renaming a complete file, so a kill at any moment leaves a whole one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclegan import state as states
+from cyclegan.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_NAME = "checkpoint.pt"
+BEST_NAME = "best.pt"
+_OLDER = "checkpoint-{iteration:08d}.pt"
+
+
+class Cadence:
+    """Whether a checkpoint is due: every so many steps, and after so many minutes at the latest."""
+
+    def __init__(
+        self, every: int, minutes: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.every, self.minutes, self._clock = every, minutes, clock
+        self._last = clock()
+
+    def due(self, step: int) -> bool:
+        """At this step, now."""
+        late = self.minutes is not None and self._clock() - self._last >= 60 * self.minutes
+        return late or step % self.every == 0
+
+    def written(self) -> None:
+        """One was written now."""
+        self._last = self._clock()
+
+
+class CheckpointFolder:
+    """Writes checkpoints into `folder` and keeps the newest `keep`."""
+
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        self.folder, self.keep = folder, keep
+        self.newest = folder / CHECKPOINT_NAME
+        self._iteration: int | None = None
+        """Of what stands under `newest`, as far as this process knows."""
+
+    def save(self, state: Mapping[str, Any]) -> Path:
+        """Write `state` as the newest, then remove what is too old."""
+        iteration = int(state["iteration"])
+        if self._iteration is not None and self._iteration != iteration and self.keep > 1:
+            _give_name(self.newest, self.folder / _OLDER.format(iteration=self._iteration))
+        states.save(state, self.newest)
+        self._iteration = iteration
+        for path in older_checkpoints(self.folder)[self.keep - 1 :]:
+            path.unlink(missing_ok=True)
+        return self.newest
+
+    def save_best(self, state: Mapping[str, Any]) -> Path:
+        """Write `state` as the best."""
+        path = self.folder / BEST_NAME
+        states.save(state, path)
+        return path
+
+    def continued_at(self, iteration: int) -> None:
+        """The training goes on from this folder's newest, which was taken at `iteration`."""
+        self._iteration = iteration
+
+
+def older_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints before the newest, the younger first."""
+    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that can be read, or None if there is none at all.
+
+    Errors: `CheckpointError` if there are some and none can be read.
+    """
+    newest = folder / CHECKPOINT_NAME
+    candidates = [*([newest] if newest.is_file() else []), *older_checkpoints(folder)]
+    problem: CheckpointError | None = None
+    for path in candidates:
+        try:
+            states.load(path, formats=(states.CHECKPOINT_FORMAT,))
+        except CheckpointError as error:
+            problem = problem or error
+            logger.warning("%s; trying the one before", error)
+            continue
+        return path
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _give_name(path: Path, other: Path) -> None:
+    """Let `other` be what `path` is now; `path` stays."""
+    with contextlib.suppress(FileNotFoundError):
+        other.unlink(missing_ok=True)
+        try:
+            os.link(path, other)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, other)

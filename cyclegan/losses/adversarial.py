@@ -1,0 +1,78 @@
+"""Losses on a discriminator's patch map: logits (B, 1, z, y, x), large where a patch looks real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Role = Literal["real", "generated", "generator"]
+"""Whose loss it is: the discriminator's on a real or on a generated image, or the generator's."""
+
+AdversarialFunction = Callable[[Tensor, Role], Tensor]
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """A loss of a patch map, for each role."""
+
+    function: AdversarialFunction
+    threshold: float
+    """Judgements above it call the patch real: where a truth table cuts."""
+    no_discriminator: str = ""
+    """Why it can't train a discriminator; empty if it can."""
+
+
+def target_like(judgement: Tensor, role: Role) -> Tensor:
+    """What `judgement` should be: 0 for the discriminator on a generated image, else 1."""
+    return torch.full_like(judgement, 0.0 if role == "generated" else 1.0)
+
+
+def bce(judgement: Tensor, role: Role) -> Tensor:
+    """Binary cross entropy on logits, non-saturating for the generator (Goodfellow 2014)."""
+    # Sigmoid and logarithm in one: finite where a sigmoid has rounded to 0 or 1.
+    return functional.binary_cross_entropy_with_logits(judgement, target_like(judgement, role))
+
+
+def lsgan(judgement: Tensor, role: Role) -> Tensor:
+    """Least squares, targets 1 and 0, no factor 1/2 (Mao 2017)."""
+    target = 0.0 if role == "generated" else 1.0
+    return (judgement - target).square().mean()
+
+
+def hinge(judgement: Tensor, role: Role) -> Tensor:
+    """Margin 1 for the discriminator, the mean logit for the generator (Lim 2017, Miyato 2018)."""
+    if role == "generator":
+        return -judgement.mean()
+    sign = -1.0 if role == "real" else 1.0
+    return functional.relu(1.0 + sign * judgement).mean()
+
+
+def kl(judgement: Tensor, role: Role) -> Tensor:
+    """-mean logit: estimates KL(p_G || p_data) if the discriminator is trained by `bce`.
+
+    The best such discriminator's logit is log p_data - log p_G, whose mean over generated images
+    is -KL(p_G || p_data). Sources: Sonderby 2017 (AffGAN, arXiv:1610.04490), Nowozin 2016 (f-GAN).
+    Raises `ValueError` in a discriminator's role.
+    """
+    if role != "generator":
+        raise ValueError(f"kl is a generator's loss, asked for as '{role}'")
+    return -judgement.mean()
+
+
+ADVERSARIAL: Final[Mapping[str, Adversarial]] = {
+    "bce": Adversarial(bce, 0.0),
+    "lsgan": Adversarial(lsgan, 0.5),
+    "hinge": Adversarial(hinge, 0.0),
+    "kl": Adversarial(
+        kl,
+        0.0,
+        no_discriminator="'kl' estimates a divergence from a discriminator that another loss "
+        "trains, its mean logit has no lower bound; take bce there",
+    ),
+}
+"""Adversarial functions by name."""

@@ -1,0 +1,216 @@
+"""A group's loss terms: from names to callables, their weighted sums, and truth tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from cyclegan.errors import ConfigError, nearest
+from cyclegan.losses import own
+from cyclegan.losses.adversarial import ADVERSARIAL, Adversarial, Role
+from cyclegan.losses.image import IMAGE, ImageFunction
+from cyclegan.losses.precision import widened
+
+GROUPS: Final = ("G_A", "G_B", "D_A", "D_B", "C_A", "C_B", "I_A", "I_B")
+"""Every group of loss terms, in the order of reports."""
+
+Channels = tuple[int, ...] | None
+"""Image channels that a term looks at, ascending; None: all of them."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss function in a group; its lambda is a hyperparameter and lives with the trainer.
+
+    Raises `ConfigError` for channels that are negative, given twice, or none at all.
+    """
+
+    name: str
+    """What metrics call it, e.g. `G_A_bce`; unique over all groups."""
+    function: str
+    """A key of `ADVERSARIAL` or `IMAGE`, or a user's own `module:Class`."""
+    channels: Channels = None
+    """Image terms compare these channels; to adversarial ones the others are shown as 0."""
+
+    def __post_init__(self) -> None:
+        if self.channels is None:
+            return
+        channels = tuple(sorted(self.channels))
+        if not channels or channels[0] < 0 or len(set(channels)) < len(channels):
+            raise ConfigError(
+                f"channels of the loss term '{self.name}' are {list(self.channels)}; give "
+                "different numbers from 0 on, or null for all channels"
+            )
+        object.__setattr__(self, "channels", channels)
+
+
+@dataclass(frozen=True)
+class ResolvedTerm:
+    """A `Term` with its function at hand."""
+
+    name: str
+    function: Callable[[Tensor, Any], Tensor]
+    """Of (judgement, role) in an adversarial group, of (image, target) in the others."""
+    channels: Channels = None
+    threshold: float = 0.0
+    """Judgements above it call a patch real; adversarial terms only."""
+
+
+def _adversarial(group: str) -> bool:
+    return group[0] in "GD"
+
+
+def functions_for(group: str) -> tuple[str, ...]:
+    """Names of the loss functions that make sense in `group`, beside a user's own."""
+    if not _adversarial(group):
+        return tuple(IMAGE)
+    return tuple(f for f, a in ADVERSARIAL.items() if group[0] == "G" or not a.no_discriminator)
+
+
+def check_function(group: str, function: str) -> None:
+    """Raise `ConfigError` if `function` is not known in `group`.
+
+    Of a user's own `module:Class` only the form is checked: reading a configuration, or a
+    stranger's model file, runs no code.
+    """
+    if own.is_own(function):
+        own.check_form(f"lossFuncs.{group}", function)
+        return
+    known = functions_for(group)
+    if function in known:
+        return
+    if _adversarial(group) and function in ADVERSARIAL:
+        why = ADVERSARIAL[function].no_discriminator
+        raise ConfigError(f"lossFuncs.{group}: no loss for a discriminator: {why}")
+    raise ConfigError(
+        f"lossFuncs.{group}: loss function '{function}' is not known there; "
+        f"{nearest(function, known)}"
+    )
+
+
+def default_name(group: str, function: str) -> str:
+    """What metrics call a term that has no name of its own: `G_A_bce`, `C_A_Sobel`."""
+    return f"{group}_{function.rpartition(':')[2]}"
+
+
+def resolve(
+    group: str, function: str, device: torch.device | str = "cpu"
+) -> Adversarial | ImageFunction:
+    """The function called `function` in `group`; imports a user's own and puts it on `device`.
+
+    Errors: `ConfigError` as in `check_function`, and if a user's own can't be had.
+    """
+    check_function(group, function)
+    if not own.is_own(function):
+        return ADVERSARIAL[function] if _adversarial(group) else IMAGE[function]
+    module = own.load(f"lossFuncs.{group}", function).to(device)
+    where = f"lossFuncs.{group}: {function}"
+    return own.adversarial(where, module) if _adversarial(group) else own.image(where, module)
+
+
+def resolve_terms(
+    group: str, terms: Iterable[Term], device: torch.device | str = "cpu"
+) -> tuple[ResolvedTerm, ...]:
+    """All terms of a group, ready to be called; once a training, not at every step."""
+    resolved = []
+    for term in terms:
+        loss = resolve(group, term.function, device)
+        if isinstance(loss, Adversarial):
+            resolved.append(ResolvedTerm(term.name, loss.function, term.channels, loss.threshold))
+        else:
+            resolved.append(ResolvedTerm(term.name, loss, term.channels))
+    return tuple(resolved)
+
+
+def channel_sets(terms: Iterable[Term | ResolvedTerm]) -> tuple[Channels, ...]:
+    """The distinct channel sets of `terms`: a discriminator passes once for each."""
+    return tuple(dict.fromkeys(term.channels for term in terms))
+
+
+def only_channels(image: Tensor, channels: Channels) -> Tensor:
+    """`image` (B, C, Z, Y, X) with all other channels 0: what a discriminator is shown."""
+    if channels is None:
+        return image
+    parts = torch.split(image, 1, dim=1)
+    return torch.cat([p if c in channels else torch.zeros_like(p) for c, p in enumerate(parts)], 1)
+
+
+def by_channels(
+    terms: Iterable[Term | ResolvedTerm], judge: Callable[..., _T], *images: Tensor
+) -> dict[Channels, _T]:
+    """What `judge` makes of `images` for each channel set; for one set of all channels, one call.
+
+    `judge` is a discriminator, or its `pair` for a real and a generated image.
+    """
+    return {c: judge(*(only_channels(i, c) for i in images)) for c in channel_sets(terms)}
+
+
+def adversarial_loss(
+    terms: Sequence[ResolvedTerm],
+    lambdas: Sequence[float],
+    judgements: Mapping[Channels, Tensor],
+    role: Role,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum over `terms` of patch maps (B, 1, z, y, x), and each term unweighted.
+
+    `judgements` has the patch map of the image as each of `channel_sets(terms)` shows it.
+    """
+    wide = {channels: widened(judgement) for channels, judgement in judgements.items()}
+    with _no_autocast(wide.values()):
+        values = {t.name: t.function(wide[t.channels], role) for t in terms}
+        return weighted_sum(values, lambdas), values
+
+
+def image_loss(
+    terms: Sequence[ResolvedTerm], lambdas: Sequence[float], image: Tensor, target: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum over `terms` between images (B, C, Z, Y, X), and each term unweighted."""
+    pairs = {c: (_taken(image, c), _taken(target, c)) for c in channel_sets(terms)}
+    values = {t.name: t.function(*pairs[t.channels]) for t in terms}
+    return weighted_sum(values, lambdas), values
+
+
+def _taken(image: Tensor, channels: Channels) -> Tensor:
+    if channels is None:
+        return image
+    # Slices, because an index list would have to travel to the image's device first.
+    return torch.cat([image[:, c : c + 1] for c in channels], dim=1)
+
+
+def _no_autocast(tensors: Iterable[Tensor]) -> torch.autocast:
+    return torch.autocast(next(iter(tensors)).device.type, enabled=False)
+
+
+def weighted_sum(values: Mapping[str, Tensor], lambdas: Sequence[float]) -> Tensor:
+    """Sum of lambda_i * value_i."""
+    parts = [value * weight for value, weight in zip(values.values(), lambdas, strict=True)]
+    return torch.stack(parts).sum()
+
+
+TRUTH: Final = ("TP", "FN", "FP", "TN")
+
+
+def truth_table(
+    terms: Sequence[ResolvedTerm], real: Tensor, generated: Tensor
+) -> dict[str, Tensor]:
+    """Counts of patches a discriminator judged right and wrong, as tensors on its device.
+
+    TP: real called real. FN: real called generated. FP: generated called real (the generator won).
+    TN: generated called generated. The first term's threshold cuts; with several channel sets
+    `real` and `generated` are the judgements of its set.
+    """
+    threshold = terms[0].threshold
+    true_positive = (real > threshold).sum()
+    false_positive = (generated > threshold).sum()
+    return {
+        "TP": true_positive,
+        "FN": real.numel() - true_positive,
+        "FP": false_positive,
+        "TN": generated.numel() - false_positive,
+    }

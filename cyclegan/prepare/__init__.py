@@ -1,0 +1,58 @@
+"""From what a scanner's reconstruction leaves to what a training reads: HDF5 and a dataset JSON.
+
+HDF5, NeXus, TIFF, NPY and Zarr volumes are cropped, standardised and written as HDF5, block by
+block and resumably, with a picture to check each by.
+"""
+
+from __future__ import annotations
+
+from cyclegan.prepare.dataset import (
+    complement,
+    entries,
+    output_paths,
+    validation_ranges,
+    write_dataset,
+)
+from cyclegan.prepare.layout import COMPRESSIONS, DATASET, Compression
+from cyclegan.prepare.region import WHOLE, Open, Roi, parse_range, parse_roi, resolve, size_of
+from cyclegan.prepare.settings import Dtype, Prepared, Settings
+from cyclegan.prepare.source import Source
+from cyclegan.prepare.sources import group_inputs, open_source
+from cyclegan.prepare.streaming import (
+    Reporter,
+    check_output,
+    forget,
+    prepare_volume,
+)
+from cyclegan.prepare.units import VoxelSize, parse_voxel_size, voxel_size_text
+
+__all__ = [
+    "COMPRESSIONS",
+    "DATASET",
+    "WHOLE",
+    "Compression",
+    "Dtype",
+    "Open",
+    "Prepared",
+    "Reporter",
+    "Roi",
+    "Settings",
+    "Source",
+    "VoxelSize",
+    "check_output",
+    "complement",
+    "entries",
+    "forget",
+    "group_inputs",
+    "open_source",
+    "output_paths",
+    "parse_range",
+    "parse_roi",
+    "parse_voxel_size",
+    "prepare_volume",
+    "resolve",
+    "size_of",
+    "validation_ranges",
+    "voxel_size_text",
+    "write_dataset",
+]

@@ -1,0 +1,165 @@
+"""NPY files, raw voxels within other files, and Zarr arrays."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import CycleGANError, DataError
+from cyclegan.prepare.region import Size
+from cyclegan.prepare.source import Source, Window, check_real, three_axes
+from cyclegan.prepare.units import VoxelSize, as_voxel_size, micrometres
+
+_ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
+
+
+class RawSource(Source):
+    """Voxels that lie one after another in a file, Z slowest, from `offset` on."""
+
+    def __init__(
+        self, path: Path, *, shape: Size, dtype: np.dtype[Any], offset: int, name: str | None = None
+    ) -> None:
+        self.name, self.files = name or str(path), (path,)
+        self.shape, self.dtype, self.grain = shape, dtype, (1, 1)
+        self._path, self._offset = path, offset
+        needed = offset + math.prod(shape) * dtype.itemsize
+        if path.stat().st_size < needed:
+            raise DataError(
+                f"{path}: truncated: {needed} bytes are needed for {list(shape)} voxels of "
+                f"{dtype}, the file has {path.stat().st_size}"
+            )
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """The voxels of `window`."""
+        z, y, x = window
+        _, height, width = self.shape
+        rows = y.stop - y.start
+        block = np.empty((z.stop - z.start, rows, x.stop - x.start), self.dtype)
+        try:
+            with self._path.open("rb") as handle:
+                for i, plane in enumerate(range(z.start, z.stop)):
+                    start = (plane * height + y.start) * width * self.dtype.itemsize
+                    handle.seek(self._offset + start)
+                    read = np.fromfile(handle, self.dtype, rows * width)
+                    block[i] = read.reshape(rows, width)[:, x]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self._path}: reading plane {plane} failed: {error}") from error
+        return block
+
+
+class _MappedSource(Source):
+    """An NPY file in Fortran order (X slowest), which no slab of is contiguous: memory-mapped."""
+
+    def __init__(self, path: Path, index: tuple[int, ...], array: np.memmap[Any, Any]) -> None:
+        self.name, self.files = str(path), (path,)
+        z, y, x = array.shape[len(index) :]
+        self.shape, self.dtype, self.grain = (z, y, x), array.dtype, (1, 1)
+        self._path, self._index = path, index
+
+    def read(self, window: Window) -> NDArray[Any]:
+        # Mapped anew for each block: pages of a map that stays open count as this process's memory.
+        array = np.load(self._path, mmap_mode="r", allow_pickle=False)
+        return np.array(array[self._index + window], order="C")
+
+
+def open_npy(path: Path, channel: int | None) -> Source:
+    """A volume in an NPY file. Errors: `DataError` if it is damaged or no volume of numbers."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a whole NPY file of numbers: {error}") from error
+    check_real(str(path), array.dtype)
+    index, shape = three_axes(str(path), array.shape, channel)
+    if not array.flags.c_contiguous:
+        return _MappedSource(path, index, array)
+    volume = sum(n * math.prod(array.shape[i + 1 : -3]) for i, n in enumerate(index))
+    offset = array.offset + volume * math.prod(shape) * array.dtype.itemsize
+    return RawSource(path, shape=shape, dtype=array.dtype, offset=offset)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group, v2 or v3."""
+    return path.is_dir() and any((path / name).is_file() for name in _ZARR_FILES)
+
+
+class _ZarrSource(Source):
+    def __init__(self, path: Path, array: Any, channel: int | None) -> None:
+        self.name = f"{path}:{array.path}" if array.path else str(path)
+        self.files = tuple(sorted(p for p in path.rglob("*") if p.is_file()))
+        self.dtype = np.dtype(array.dtype)
+        check_real(self.name, self.dtype)
+        self._index, self.shape = three_axes(self.name, array.shape, channel)
+        # A shard is one file of several chunks; chunks within it can be read by themselves.
+        self.grain = (int(array.chunks[-3]), int(array.chunks[-2]))
+        self._array = array
+
+    def read(self, window: Window) -> NDArray[Any]:
+        try:
+            return np.asarray(self._array[self._index + window])
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise DataError(f"{self.name}: reading failed, it is damaged: {error}") from error
+
+
+def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
+    """A Zarr array (v2 or v3), `dataset` of a group, or an OME-Zarr image at full resolution.
+
+    Errors: `CycleGANError` if the package zarr is missing, `DataError` for everything else.
+    """
+    try:
+        zarr = importlib.import_module("zarr")
+    except ModuleNotFoundError as error:
+        raise CycleGANError(
+            f"{path}: reading Zarr needs a package that is not installed: "
+            "pip install 'cyclegan3d[zarr]'"
+        ) from error
+    try:
+        opened = zarr.open(str(path), mode="r")
+        scale = None
+        if not hasattr(opened, "chunks"):
+            image, scale = _ome_image(dict(opened.attrs))
+            opened = _member(path, opened, dataset or image)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a readable Zarr array: {error}") from error
+    source = _ZarrSource(path, opened, channel)
+    source.voxel_size_um = as_voxel_size(opened.attrs.get("voxel_size_um")) or scale
+    return source
+
+
+def _member(path: Path, group: Any, name: str | None) -> Any:
+    members = {key: item for key, item in group.members(max_depth=None) if hasattr(item, "chunks")}
+    listed = ", ".join(sorted(members)[:12])
+    if not members:
+        raise DataError(f"{path}: not a readable Zarr array: a group without arrays")
+    if name is None and len(members) == 1:
+        return next(iter(members.values()))
+    if name is None:
+        raise DataError(f"{path}: a group; name an array with --dataset: {listed}")
+    if name not in members:
+        raise DataError(f"{path}: no array '{name}'; arrays found: {listed}")
+    return members[name]
+
+
+def _ome_image(attributes: dict[str, Any]) -> tuple[str | None, VoxelSize | None]:
+    """Path of the finest image of an OME-Zarr group (0.4 or 0.5), and its voxel size."""
+    try:
+        scales = attributes.get("ome", attributes)["multiscales"][0]
+        image = scales["datasets"][0]
+        factors = _scale(image["coordinateTransformations"])
+        units = [axis.get("unit", "") for axis in scales["axes"]][-3:]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None, None
+    per_unit = [micrometres(unit) for unit in units]
+    if len(factors) < 3 or None in per_unit:
+        return str(image["path"]), None
+    sizes = [f * (m or 0) for f, m in zip(factors[-3:], per_unit, strict=True)]
+    return str(image["path"]), as_voxel_size(sizes)
+
+
+def _scale(transformations: Sequence[dict[str, Any]]) -> list[float]:
+    return next((list(t["scale"]) for t in transformations if t.get("type") == "scale"), [])

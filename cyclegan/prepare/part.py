@@ -1,0 +1,267 @@
+"""A half-made HDF5 file that survives kill -9 at any moment.
+
+An HDF5 file that is being written is lost if its process dies: its index is in memory. Here HDF5
+makes the whole file at once, index, attributes and a place for every chunk (a sparse file), and
+closes it. Voxels are then written into their places with plain writes, which no later write
+depends on, and after each slab is on the disk, a record beside the file says so. When all slabs are
+there, the part is the finished file and only changes its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import BusyError, CycleGANError, DataError
+from cyclegan.files import write_text
+from cyclegan.hdf5 import writing_hdf5
+from cyclegan.prepare.layout import DATASET, Layout
+from cyclegan.prepare.region import Size
+
+FINGERPRINT = "prepared_from"
+"""Attribute of the dataset: the fingerprint of the inputs and settings it was made from."""
+_RESERVE = 1 << 24
+
+
+def part_path(output: Path) -> Path:
+    """Where the file is made that will be `output`."""
+    return output.with_name(output.name + ".part")
+
+
+class Record:
+    """What is known and done of one output, in a JSON file beside it, replaced whole at each step.
+
+    `content` is empty unless the record found was made for the same `fingerprint`.
+    """
+
+    def __init__(self, output: Path, fingerprint: str) -> None:
+        self.path = output.with_name(output.name + ".part.json")
+        self.fingerprint = fingerprint
+        self.found = self.path.exists()
+        self.content: dict[str, Any] = {}
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(content, dict) and content.get("fingerprint") == fingerprint:
+            self.content = content
+
+    def update(self, **values: Any) -> None:
+        """Change values and write the record; it is on the disk when this returns."""
+        self.content |= {"fingerprint": self.fingerprint, **values}
+        write_text(self.path, json.dumps(self.content))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.content = {}
+        self.path.unlink(missing_ok=True)
+
+    def made(self, output: Path) -> bool:
+        """Whether `output` was finished by an earlier call with this record's settings."""
+        if not self.content or not output.exists():
+            return False
+        try:
+            with h5py.File(output, "r") as handle:
+                return bool(handle[DATASET].attrs.get(FINGERPRINT) == self.fingerprint)
+        except (OSError, KeyError):
+            return False
+
+
+@contextlib.contextmanager
+def exclusive(output: Path) -> Iterator[None]:
+    """Keep `output` and its part for this process; the lock ends with the process, however it ends.
+
+    Errors: `BusyError` if another process has it.
+    """
+    # A file of its own: HDF5 locks the files it opens, and would be shut out.
+    path = output.with_name(f".{output.name}.lock")
+    with disk_errors(output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor, path, output)
+        try:
+            _sweep(output)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.fstat(descriptor).st_ino
+        free = path.exists() and path.stat().st_ino == held  # else it was removed a moment ago
+    except BlockingIOError:
+        free = False
+    if not free:
+        raise BusyError(f"{output} is being written by another process; wait for it")
+
+
+def _sweep(output: Path) -> None:
+    """Remove temporary files that a killed process left beside `output`."""
+    for name in (output.name, output.name + ".part.json", output.with_suffix(".png").name):
+        for path in output.parent.glob(f".{glob.escape(name)}.*.part"):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors(output: Path) -> Iterator[None]:
+    """Say in one line what the operating system had against writing.
+
+    Errors: `CycleGANError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CycleGANError(
+                f"{output}: the disk is full; free some space and run the same command again, it "
+                "goes on from there"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise CycleGANError(
+                f"{output}: no permission to write there; choose another folder"
+            ) from error
+        raise CycleGANError(f"{output}: writing failed: {error.strerror or error}") from error
+
+
+def check_space(output: Path, nbytes: int) -> None:
+    """Raise `CycleGANError` if `nbytes` don't fit on the disk; a part there counts as free."""
+    part = part_path(output)
+    with disk_errors(output):
+        folder = os.statvfs(output.parent)
+        taken = part.stat().st_blocks * 512 if part.exists() else 0
+    free = folder.f_bavail * folder.f_frsize + taken
+    needed = nbytes + min(_RESERVE, nbytes)
+    if needed > free:
+        raise CycleGANError(
+            f"{output}: {needed / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free on that "
+            "disk; free some space, crop with --roi, or use --dtype float16"
+        )
+
+
+class Part:
+    """A file with a place for every voxel, written in any order."""
+
+    def __init__(self, output: Path, layout: Layout) -> None:
+        self.path = part_path(output)
+        self._output = output
+        self._layout = layout
+        self._descriptor = -1
+        self._places: NDArray[np.int64] = np.empty(0, np.int64)
+
+    @property
+    def _grid(self) -> Size:
+        z, y, x = (-(-n // c) for n, c in zip(self._layout.shape, self._layout.chunks, strict=True))
+        return z, y, x
+
+    def create(self) -> None:
+        """Make the file without its voxels. Errors: `CycleGANError` for a full disk."""
+        with disk_errors(self._output):
+            with writing_hdf5(self.path) as (handle, check):
+                self._layout.declare(handle, "none")
+                check()
+            self._open()
+            os.fsync(self._descriptor)
+
+    def reopen(self) -> bool:
+        """Go on with the file as it is; False if it is not the one to go on with."""
+        try:
+            with h5py.File(self.path, "r") as handle:
+                dataset = handle[DATASET]
+                fitting = (dataset.shape, dataset.chunks) == (
+                    self._layout.shape,
+                    self._layout.chunks,
+                )
+                wanted = self._layout.attributes[FINGERPRINT]
+                if not fitting or dataset.attrs.get(FINGERPRINT) != wanted:
+                    return False
+        except (OSError, KeyError):
+            return False
+        with disk_errors(self._output):
+            self._open()
+        return True
+
+    def write(self, origin: tuple[int, int], values: NDArray[Any]) -> None:
+        """Put `values` (z, y, all of X) at `origin` (Z, Y); on the disk when this returns.
+
+        Errors: `CycleGANError` for a full disk.
+        """
+        _, chunk_y, chunk_x = self._layout.chunks
+        depth, rows, width = values.shape
+        padded = np.zeros((depth, rows, self._grid[2] * chunk_x), self._layout.dtype)
+        padded[..., :width] = values
+        with disk_errors(self._output):
+            for z, z_rows in _by_chunk(origin[0], depth, self._layout.chunks[0]):
+                for y, y_rows in _by_chunk(origin[1], rows, chunk_y):
+                    for ix in range(self._grid[2]):
+                        piece = padded[z_rows, y_rows, ix * chunk_x : (ix + 1) * chunk_x]
+                        self._write_piece(z, y, ix, piece)
+            os.fsync(self._descriptor)
+
+    def _write_piece(self, z: int, y: int, ix: int, piece: NDArray[Any]) -> None:
+        chunk_z, chunk_y, chunk_x = self._layout.chunks
+        start = int(self._places[z // chunk_z, y // chunk_y, ix])
+        whole_height = piece.shape[1] == chunk_y
+        runs = [piece] if whole_height else list(piece)
+        for i, run in enumerate(runs):
+            inside = ((z % chunk_z + i) * chunk_y + y % chunk_y) * chunk_x
+            self._write_bytes(run.tobytes(), start + inside * self._layout.dtype.itemsize)
+
+    def _write_bytes(self, data: bytes, offset: int) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._descriptor, memoryview(data)[done:], offset + done)
+
+    def _open(self) -> None:
+        self._places = _chunk_places(self.path, self._grid)
+        self._descriptor = os.open(self.path, os.O_RDWR)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _by_chunk(start: int, length: int, chunk: int) -> Iterator[tuple[int, slice]]:
+    """Positions and slices (counted from `start`) of a range, cut where chunks end."""
+    position = start
+    while position < start + length:
+        end = min(position - position % chunk + chunk, start + length)
+        yield position, slice(position - start, end - start)
+        position = end
+
+
+def _chunk_places(path: Path, grid: Size) -> NDArray[np.int64]:
+    """Offset in the file of every chunk, by its place in the grid of chunks.
+
+    Errors: `DataError` if one has no place.
+    """
+    places = np.zeros(grid, np.int64)
+    with h5py.File(path, "r") as handle:
+        dataset = handle[DATASET]
+        chunks = dataset.chunks
+
+        def note(chunk: Any) -> None:
+            index = tuple(o // c for o, c in zip(chunk.chunk_offset, chunks, strict=True))
+            places[index] = chunk.byte_offset
+
+        dataset.id.chunk_iter(note)
+    if not places.all():
+        raise DataError(f"{path}: HDF5 did not give every chunk a place; please report this")
+    return places

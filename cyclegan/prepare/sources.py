@@ -1,0 +1,76 @@
+"""Which inputs are one volume, and which reader a volume needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+
+from cyclegan.errors import DataError, UsageError
+from cyclegan.prepare.arrays import is_zarr, open_npy, open_zarr
+from cyclegan.prepare.hdf5_source import open_hdf5
+from cyclegan.prepare.source import Source
+from cyclegan.prepare.tiff import is_tiff, natural, open_tiff, single_page, tiffs_in
+
+_NPY = b"\x93NUMPY"
+
+
+def group_inputs(inputs: Sequence[Path], *, each: bool = False) -> list[list[Path]]:
+    """The inputs that make one volume each: TIFF files of single pages are one stack together.
+
+    Errors: `DataError` for one that is not there, `UsageError` for one that is named twice.
+    """
+    seen: set[Path] = set()
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        if path.resolve() in seen:
+            raise UsageError(f"{path} is named twice")
+        seen.add(path.resolve())
+    stack = len(inputs) > 1 and not each and all(_is_plane(path) for path in inputs)
+    return [sorted(inputs, key=natural)] if stack else [[path] for path in inputs]
+
+
+def open_source(
+    paths: Sequence[Path], *, dataset: str | None = None, channel: int | None = None
+) -> Source:
+    """The volume in one file or folder, or in several TIFF files of one page each.
+
+    Args:
+        paths: HDF5, NeXus, TIFF or NPY file, Zarr folder, folder of TIFF files; or TIFF files.
+        dataset: of HDF5 and Zarr; by default what the file marks as its default, or the only one.
+        channel: which part of a leading channel axis (C, Z, Y, X), counted from 0.
+
+    Errors: `DataError` in one line that names the file.
+    """
+    path = paths[0]
+    try:
+        if len(paths) > 1:
+            return open_tiff(paths)
+        if path.is_dir():
+            if is_zarr(path):
+                return open_zarr(path, dataset, channel)
+            return open_tiff(tiffs_in(path))
+        return _open_file(path, dataset, channel)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _open_file(path: Path, dataset: str | None, channel: int | None) -> Source:
+    if is_tiff(path):
+        return open_tiff([path])
+    with path.open("rb") as handle:
+        start = handle.read(len(_NPY))
+    if start == _NPY:
+        return open_npy(path, channel)
+    if h5py.is_hdf5(path) or path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs", ".nx"):
+        return open_hdf5(path, dataset, channel)
+    raise DataError(
+        f"{path}: neither HDF5 (NeXus), TIFF, NPY nor a Zarr folder"
+        + (", an empty file" if not start else "")
+    )
+
+
+def _is_plane(path: Path) -> bool:
+    return path.is_file() and is_tiff(path) and single_page(path)

@@ -1,0 +1,291 @@
+"""One volume from its source into HDF5, in two passes: measure, then standardise and write.
+
+Both passes go block by block, so that memory follows the block and not the volume, and both go on
+where they were after a kill (see `part.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import DataError
+from cyclegan.files import refuse_overwrite, replacing
+from cyclegan.hdf5 import writing_hdf5
+from cyclegan.prepare.layout import DATASET, Layout
+from cyclegan.prepare.look import write_look
+from cyclegan.prepare.part import (
+    FINGERPRINT,
+    Part,
+    Record,
+    check_space,
+    disk_errors,
+    exclusive,
+    part_path,
+)
+from cyclegan.prepare.region import (
+    Block,
+    Region,
+    blocks,
+    chunk_shape,
+    resolve,
+    size_of,
+)
+from cyclegan.prepare.settings import Prepared, Settings, fingerprint
+from cyclegan.prepare.source import Source
+from cyclegan.prepare.statistics import Histogram, RunningStatistics
+from cyclegan.prepare.transform import Transform
+
+logger = logging.getLogger(__name__)
+
+Reporter = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+"""Label, number of slabs, and slabs done before -> what is told how many are done."""
+PERCENTILES = (1, 50, 99)
+_RECORD_SECONDS = 2.0
+"""How often the first pass is recorded."""
+
+
+@contextmanager
+def silent(label: str, total: int, start: int) -> Iterator[Callable[[int], None]]:
+    """Report nothing."""
+    yield lambda done: None
+
+
+def check_output(source: Source, output: Path, settings: Settings, *, overwrite: bool) -> bool:
+    """Whether an earlier call with this input and these settings finished `output`.
+
+    Errors: `DataError` if `output` or its picture exist otherwise and may not be replaced, or
+    `output` is one of the source's own files.
+    """
+    if output.resolve() in {path.resolve() for path in source.files}:
+        raise DataError(f"{output} is an input too; name another output")
+    if Record(output, fingerprint(source, settings)).made(output):
+        return True
+    for path in (output, output.with_suffix(".png")):
+        refuse_overwrite(path, overwrite)
+    return False
+
+
+def prepare_volume(
+    source: Source,
+    output: Path,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    report: Reporter = silent,
+) -> Prepared:
+    """Write the region of `source` as the HDF5 file `output`, and a picture of it beside it.
+
+    The values are `(x - mean) / std` over the region's finite voxels; voxels that are not finite
+    become 0, the mean. The same call after a kill goes on after the last slab that was written.
+
+    Errors: `DataError` for a source that can't be read or standardised, `CycleGANError` for a full
+    disk, `BusyError` if another process prepares the same output.
+    """
+    began = time.monotonic()
+    with exclusive(output):
+        check_output(source, output, settings, overwrite=overwrite)
+        work = _Work(source, output, settings, report)
+        written = work.run()
+        histogram, after = work.histograms()
+        write_look(output, work.title, histogram, after if settings.standardise else None)
+    statistics = work.statistics
+    return Prepared(
+        source=source.name,
+        output=output,
+        picture=output.with_suffix(".png"),
+        shape=size_of(work.region),
+        dtype=settings.dtype,
+        voxel_size_um=work.voxel_size_um,
+        mean=statistics.mean,
+        std=statistics.std,
+        minimum=statistics.minimum,
+        maximum=statistics.maximum,
+        percentiles={p: histogram.percentile(p) for p in PERCENTILES},
+        non_finite=statistics.non_finite,
+        clipped=work.clipped,
+        slabs=len(work.blocks),
+        slabs_written=written,
+        seconds=time.monotonic() - began,
+    )
+
+
+def forget(output: Path, source: Source, settings: Settings) -> None:
+    """Remove the record of a finished output, after which it is a file like any other."""
+    Record(output, fingerprint(source, settings)).clear()
+
+
+class _Work:
+    """The two passes over one volume."""
+
+    def __init__(self, source: Source, output: Path, settings: Settings, report: Reporter) -> None:
+        self._source, self._output, self._settings = source, output, settings
+        self._report = report
+        self.region: Region = resolve(settings.roi, source.shape, source.name)
+        self.blocks = blocks(self.region, source.grain, settings.slab_voxels)
+        self.voxel_size_um = settings.voxel_size_um or source.voxel_size_um
+        self.title = f"{source.name}, {' x '.join(map(str, size_of(self.region)))} voxels"
+        self._fingerprint = fingerprint(source, settings)
+        self._record = Record(output, self._fingerprint)
+        self.statistics = RunningStatistics()
+        self._transform: Transform | None = None
+
+    @property
+    def clipped(self) -> int:
+        """Voxels beyond the range of the output's dtype."""
+        assert self._transform is not None
+        return self._transform.clipped
+
+    def histograms(self) -> tuple[Histogram, Histogram]:
+        """Before and after."""
+        assert self._transform is not None
+        return self._transform.before, self._transform.after
+
+    def run(self) -> int:
+        """Measure and write what is not there yet; the number of slabs written."""
+        if self._record.found and not self._record.content:
+            logger.info(
+                "%s: its part is of other inputs or settings; starting afresh", self._output
+            )
+        size = size_of(self.region)
+        if not self._record.made(self._output):
+            padded = (-(-n // c) * c for n, c in zip(size, chunk_shape(size), strict=True))
+            check_space(self._output, math.prod(padded) * np.dtype(self._settings.dtype).itemsize)
+        self._measure()
+        self._transform = self._fresh_transform()
+        if "written" in self._record.content:
+            self._transform.load_state(self._record.content)
+        if self._record.made(self._output):
+            # Left by a kill between the repacked file's rename and the part's removal.
+            part_path(self._output).unlink(missing_ok=True)
+            return 0
+        part = Part(self._output, self._layout())
+        try:
+            written = self._write(part)
+        finally:
+            part.close()
+        self._check_unchanged()
+        self._finish()
+        return written
+
+    def _fresh_transform(self) -> Transform:
+        settings = self._settings
+        return Transform(self.statistics, settings.dtype, standardise=settings.standardise)
+
+    def _measure(self) -> None:
+        content = self._record.content
+        done = int(content.get("measured", 0))
+        if done:
+            self.statistics = RunningStatistics.from_state(content["statistics"])
+        saved = time.monotonic()
+        with self._report("measure", len(self.blocks), done) as update:
+            for i, block in enumerate(self.blocks[done:], start=done + 1):
+                self.statistics.add(self._read(block))
+                update(i)
+                if i == len(self.blocks) or time.monotonic() - saved > _RECORD_SECONDS:
+                    self._record.update(measured=i, statistics=self.statistics.state())
+                    saved = time.monotonic()
+        try:
+            self._check_statistics()
+        except DataError:
+            self._record.clear()  # the same input would fail again: there is nothing to go on with
+            raise
+
+    def _check_statistics(self) -> None:
+        name, std = self._source.name, self.statistics.std
+        if not self.statistics.count:
+            raise DataError(f"{name}: none of its {self.statistics.non_finite} voxels is finite")
+        if not math.isfinite(std):
+            raise DataError(f"{name}: its values are too large to standardise (std is {std})")
+        if self._settings.standardise and std <= 1e-12 * abs(self.statistics.mean):
+            raise DataError(
+                f"{name}: all voxels are {self.statistics.mean:.6g}, nothing to standardise; "
+                "check --roi and --dataset, or use --no-standardise"
+            )
+
+    def _layout(self) -> Layout:
+        size, statistics = size_of(self.region), self.statistics
+        attributes: dict[str, Any] = {
+            "mean": statistics.mean,
+            "std": statistics.std,
+            "standardised": self._settings.standardise,
+            "non_finite": statistics.non_finite,
+            "source": self._source.name,
+            "roi": np.array(self.region, np.int64),
+            "axis_order": "Z,Y,X",
+            FINGERPRINT: self._fingerprint,
+        }
+        if self._source.units is not None:
+            key = "units_before" if self._settings.standardise else "units"
+            attributes[key] = self._source.units
+        return Layout(
+            shape=size,
+            chunks=chunk_shape(size),
+            dtype=np.dtype(self._settings.dtype),
+            voxel_size_um=self.voxel_size_um,
+            title=self.title,
+            attributes=attributes,
+        )
+
+    def _write(self, part: Part) -> int:
+        assert self._transform is not None
+        done = self._record.content.get("written")
+        if done is None or not part.reopen():
+            done = 0
+            part.create()
+            self._transform = self._fresh_transform()
+            self._record.update(written=0, **self._transform.state())
+        if done:
+            logger.info("%s: going on after slab %d of %d", self._output, done, len(self.blocks))
+        (z, _), (y, _), _ = self.region
+        with self._report("write", len(self.blocks), done) as update:
+            for i, block in enumerate(self.blocks[done:], start=done + 1):
+                values = self._transform.apply(self._read(block))
+                part.write((block.z[0] - z, block.y[0] - y), values)
+                self._record.update(written=i, **self._transform.state())
+                update(i)
+        return len(self.blocks) - done
+
+    def _read(self, block: Block) -> NDArray[Any]:
+        return self._source.read((slice(*block.z), slice(*block.y), slice(*self.region[2])))
+
+    def _check_unchanged(self) -> None:
+        if fingerprint(self._source, self._settings) != self._fingerprint:
+            self._record.clear()
+            part_path(self._output).unlink(missing_ok=True)
+            raise DataError(
+                f"{self._source.name} was changed while it was read; run again when it is whole"
+            )
+
+    def _finish(self) -> None:
+        """Give the part its final name, or repack it compressed under that name."""
+        part = part_path(self._output)
+        if self._settings.compression == "none":
+            # Not through `replacing`, which would remove the part where the rename fails.
+            with disk_errors(self._output):
+                part.replace(self._output)
+            return
+        layout = self._layout()
+        with (
+            replacing(self._output) as temporary,
+            writing_hdf5(temporary) as (handle, check),
+            h5py.File(part, "r") as uncompressed,
+        ):
+            source = uncompressed[DATASET]
+            target = layout.declare(handle, self._settings.compression)
+            chunks = list(target.iter_chunks())
+            with self._report("compress", len(chunks), 0) as update:
+                for i, window in enumerate(chunks, start=1):
+                    target[window] = source[window]
+                    check()
+                    update(i)
+        part.unlink()

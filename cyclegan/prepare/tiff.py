@@ -1,0 +1,273 @@
+"""TIFF: multi-page files (BigTIFF, ImageJ and OME included) and stacks of single pages."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import lzma
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cyclegan.errors import DataError
+from cyclegan.prepare.arrays import RawSource
+from cyclegan.prepare.region import Size
+from cyclegan.prepare.source import Source, Window, check_real
+from cyclegan.prepare.tiff_metadata import axes_of, planes_of, voxel_size
+
+_BROKEN = (
+    tifffile.TiffFileError,
+    *(OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, EOFError),
+    *(struct.error, zlib.error, lzma.LZMAError),
+)
+"""What tifffile and the decompressors raise for damaged files."""
+_SHOWN = 4
+
+
+class _TiffPages(Source):
+    """A file of several pages, one a Z plane."""
+
+    def __init__(self, path: Path, opened: tifffile.TiffFile, pages: int) -> None:
+        first = opened.pages.first
+        self.name, self.files = str(path), (path,)
+        height, width = first.shape
+        self.shape, self.dtype, self.grain = (pages, height, width), _dtype(opened), (1, height)
+        self._path, self._opened = path, opened
+
+    def read(self, window: Window) -> NDArray[Any]:
+        z, y, x = window
+        block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
+        for i, number in enumerate(range(z.start, z.stop)):
+            with _explained(self._path, f"page {number + 1}"):
+                block[i] = _pixels(self._opened.pages.get(number))[y, x]
+        return block
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+class _TiffStack(Source):
+    """Files of one page each, one a Z plane."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        first, last = files[0], files[-1]
+        self.files = tuple(files)
+        self.name = f"{first.parent} ({len(files)} files, {first.name} to {last.name})"
+        with _open(first) as opened:
+            height, width = opened.pages.first.shape
+            self.dtype = _dtype(opened)
+            self.voxel_size_um = voxel_size(opened)
+        self.shape, self.grain = (len(files), height, width), (1, height)
+        for path in files[1:]:
+            with _open(path) as opened:
+                if len(opened.pages) > 1:
+                    raise DataError(
+                        f"{path}: it has {len(opened.pages)} pages, {first.name} has one; a stack "
+                        "is of single pages"
+                    )
+                _check_alike(path, opened.pages.first, (height, width), self.dtype, first.name)
+        gaps = _gaps(files)
+        self.notes = (f"{self.name}: {gaps}",) if gaps else ()
+
+    def read(self, window: Window) -> NDArray[Any]:
+        z, y, x = window
+        block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
+        for i, number in enumerate(range(z.start, z.stop)):
+            path = self.files[number]
+            with _open(path) as opened, _explained(path, "page 1"):
+                block[i] = _pixels(opened.pages.first)[y, x]
+        return block
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as TIFF files do."""
+    with path.open("rb") as handle:
+        return handle.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def single_page(path: Path) -> bool:
+    """Whether a TIFF file is one image. Errors: `DataError` if it can't be read."""
+    with _open(path) as opened:
+        return planes_of(path, opened) == 1
+
+
+def open_tiff(files: Sequence[Path]) -> Source:
+    """One file of several pages, or a stack of files of one page each, in the order given.
+
+    Errors: `DataError` for colour images, pages of different shapes, a truncated file, and a
+    compression that can't be read.
+    """
+    if len(files) > 1:
+        return _TiffStack(files)
+    path = files[0]
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(_open(path))
+        source = _one_file(path, opened)
+        source.voxel_size_um = voxel_size(opened)
+        if axes_of(opened).get("channels", 1) > 1:
+            source.notes = (f"{path}: its pages are called channels; they are taken as Z planes",)
+        if isinstance(source, _TiffPages):
+            stack.pop_all()  # it stays open
+    return source
+
+
+def _one_file(path: Path, opened: tifffile.TiffFile) -> Source:
+    planes, first = planes_of(path, opened), opened.pages.first
+    if planes != len(opened.pages):
+        shape: Size = (planes, first.shape[0], first.shape[1])
+        offset = first.dataoffsets[0]
+        return RawSource(path, shape=shape, dtype=_dtype(opened), offset=offset)
+    for number in range(1, planes):
+        where = f"{path}, page {number + 1}"
+        with _explained(path, f"page {number + 1}"):
+            page = opened.pages.get(number)
+        _check_alike(where, page, first.shape, first.dtype, "page 1")
+        _check_complete(where, page, opened.filehandle.size)
+    return _TiffPages(path, opened, planes)
+
+
+def tiffs_in(folder: Path) -> list[Path]:
+    """The TIFF files of a folder, naturally sorted (slice2 before slice10).
+
+    Errors: `DataError` if there are none, or of two kinds.
+    """
+    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    tiffs = sorted((p for p in files if p.suffix.lower() in (".tif", ".tiff")), key=natural)
+    if not tiffs:
+        raise DataError(f"{folder}: a folder without TIFF files, and no Zarr array")
+    kinds = sorted({re.sub(r"\d+", "#", p.name) for p in tiffs})
+    if len(kinds) > 1 and len(tiffs) > 1:
+        shown = ", ".join(kinds[:_SHOWN]) + (", ..." if len(kinds) > _SHOWN else "")
+        raise DataError(
+            f"{folder}: TIFF files of {len(kinds)} kinds ({shown}); name those of one volume, "
+            "e.g. folder/slice*.tif"
+        )
+    return tiffs
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key: numbers in names count as numbers."""
+    parts = re.findall(r"\d+|\D+", str(path))
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+# -- files and pages --------------------------------------------------------------------------
+
+
+def _open(path: Path) -> tifffile.TiffFile:
+    """A TIFF file whose chain of pages is whole, with a first page that can be a plane."""
+    log = _Complaints()
+    with _explained(path, "the file"), contextlib.ExitStack() as stack:
+        with _listening(log):
+            opened = stack.enter_context(tifffile.TiffFile(path))
+            pages = len(opened.pages)
+        if log.lines or not pages:
+            raise DataError(f"{path}: truncated or damaged: its list of pages breaks off")
+        _check_plane(path, opened.pages.first)
+        _check_complete(str(path), opened.pages.first, opened.filehandle.size)
+        stack.pop_all()  # it stays open
+    return opened
+
+
+class _Complaints(logging.Handler):
+    """What tifffile logs where it goes on with fewer pages."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR or "invalid offset" in text or "no pages" in text:
+            self.lines.append(text)
+
+
+@contextlib.contextmanager
+def _listening(handler: logging.Handler) -> Iterator[None]:
+    logger = logging.getLogger("tifffile")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        if "imagecodecs" in str(error):
+            raise DataError(
+                f"{path}: its compression needs a package that is not installed: "
+                f"pip install imagecodecs ({error})"
+            ) from error
+        raise DataError(f"{path}: {what} can't be read, truncated or damaged: {error}") from error
+
+
+def _pixels(page: Any) -> NDArray[Any]:
+    pixels: NDArray[Any] = page.asarray(maxworkers=1)
+    return pixels
+
+
+def _dtype(opened: tifffile.TiffFile) -> np.dtype[Any]:
+    # Of samples as stored: a page's own dtype leaves the byte order out.
+    return np.dtype(opened.pages.first.dtype).newbyteorder(opened.byteorder)
+
+
+def _check_plane(path: Path, page: Any) -> None:
+    kind = page.photometric.name if page.photometric is not None else ""
+    if page.samplesperpixel > 1 or kind in ("RGB", "PALETTE", "YCBCR", "CFA"):
+        raise DataError(
+            f"{path}: a colour image ({kind}, {page.samplesperpixel} samples a pixel); "
+            "convert it to grey values first"
+        )
+    if len(page.shape) != 2 or page.dtype is None:
+        raise DataError(f"{path}: a plane of grey values is wanted, this has shape {page.shape}")
+    check_real(str(path), np.dtype(page.dtype))
+
+
+def _check_alike(
+    where: Path | str, page: Any, shape: Sequence[int], dtype: Any, first: str
+) -> None:
+    if page.samplesperpixel > 1 or tuple(page.shape) != tuple(shape):
+        raise DataError(
+            f"{where}: its shape is {list(page.shape)}, that of {first} is {list(shape)}; all "
+            "planes of a volume must be alike"
+        )
+    if np.dtype(page.dtype).newbyteorder("=") != np.dtype(dtype).newbyteorder("="):
+        raise DataError(
+            f"{where}: it holds {page.dtype}, {first} {np.dtype(dtype).newbyteorder('=')}; all "
+            "planes of a volume must be alike"
+        )
+
+
+def _check_complete(where: str, page: Any, size: int) -> None:
+    ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    if not ends or max(ends) > size:
+        raise DataError(
+            f"{where}: truncated: its pixels end at byte {max(ends, default=0)}, the file at {size}"
+        )
+
+
+def _gaps(files: Sequence[Path]) -> str:
+    """What is odd about the last numbers in the files' names; empty if they run on evenly."""
+    found = [re.findall(r"\d+", path.stem) for path in files]
+    numbers = [int(digits[-1]) for digits in found if digits]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    if len(numbers) < len(files) or len(set(steps)) < 2:
+        return ""
+    usual = max(set(steps), key=steps.count)
+    odd = [i for i, step in enumerate(steps) if step != usual]
+    places = ", ".join(f"{files[i].name} and {files[i + 1].name}" for i in odd[:_SHOWN])
+    return f"the numbering jumps between {places}{', ...' if len(odd) > _SHOWN else ''}"

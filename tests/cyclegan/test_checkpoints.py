@@ -1,0 +1,122 @@
+"""Checkpoints on disk: when, how many, and which one is continued from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyclegan import Trainer, parse_config
+from cyclegan import state as states
+from cyclegan.callbacks import Callback
+from cyclegan.checkpoints import (
+    BEST_NAME,
+    CHECKPOINT_NAME,
+    Cadence,
+    CheckpointFolder,
+    newest_checkpoint,
+)
+from cyclegan.errors import CheckpointError
+
+
+def state(iteration: int) -> dict[str, Any]:
+    return {"format": states.CHECKPOINT_FORMAT, "iteration": iteration}
+
+
+def iteration_of(path: Path) -> int:
+    return int(states.load(path, formats=(states.CHECKPOINT_FORMAT,))["iteration"])
+
+
+def iterations(folder: Path) -> list[int]:
+    return sorted(iteration_of(path) for path in folder.glob("checkpoint*.pt"))
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [50]), (2, [40, 50]), (3, [30, 40, 50])])
+def test_the_newest_stay_and_older_ones_are_removed(
+    tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    folder = CheckpointFolder(tmp_path, keep)
+    for iteration in (10, 20, 30, 40, 50):
+        assert iteration_of(folder.save(state(iteration))) == iteration
+    assert iterations(tmp_path) == left
+
+
+def test_a_continued_training_keeps_what_it_continued_from(tmp_path: Path) -> None:
+    CheckpointFolder(tmp_path, 2).save(state(10))
+    again = CheckpointFolder(tmp_path, 2)
+    again.continued_at(10)
+    again.save(state(20))
+    assert iterations(tmp_path) == [10, 20]
+
+
+def test_writing_the_same_iteration_again_keeps_no_second_copy(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, 3)
+    for iteration in (10, 20, 20):
+        folder.save(state(iteration))
+    assert iterations(tmp_path) == [10, 20]
+
+
+def test_without_hard_links_older_ones_are_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = CheckpointFolder(tmp_path, 2)
+    folder.save(state(10))
+    folder.save(state(20))
+    assert iterations(tmp_path) == [10, 20]
+
+
+def test_a_damaged_newest_one_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = CheckpointFolder(tmp_path, 2)
+    folder.save(state(10))
+    newest = folder.save(state(20))
+    newest.write_bytes(newest.read_bytes()[:100])
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert iteration_of(found) == 10
+    assert "trying the one before" in caplog.text
+
+
+def test_none_there_is_none_and_all_damaged_is_an_error(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    (tmp_path / CHECKPOINT_NAME).write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="damaged"):
+        newest_checkpoint(tmp_path)
+
+
+def test_cadence_in_steps_and_minutes() -> None:
+    now = [0.0]
+    cadence = Cadence(100, 2.0, clock=lambda: now[0])
+    assert [step for step in range(1, 301) if cadence.due(step)] == [100, 200, 300]
+    now[0] = 121.0
+    assert cadence.due(7)
+    cadence.written()
+    assert not cadence.due(8)
+    assert not Cadence(100, None, clock=lambda: 1e9).due(7)
+
+
+def test_the_best_state_is_kept_while_training_goes_on(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    class Scores(Callback):
+        def __init__(self) -> None:
+            self.seen: list[tuple[float, int]] = []
+
+        def on_validation_end(self, trainer: Trainer, report: Any) -> None:
+            if report.gate is None:
+                self.seen.append((report.score, -report.iteration))
+
+    scores = Scores()
+    values = tiny | {"keep_best_checkpoint": True, "steps": 24, "lr_g": 0.01}
+    Trainer(parse_config(values), [scores], tmp_path).fit()
+    best, iteration = max(scores.seen)
+    kept = states.load(tmp_path / BEST_NAME, formats=(states.CHECKPOINT_FORMAT,))
+    assert (kept["best_score"], kept["iteration"]) == (best, -iteration)
+    assert -iteration < 24, "the test wants a best one before the end"
