@@ -74,6 +74,7 @@ def enhance_array(
     volume: NDArray[Any],
     *,
     tile: Size | None = None,
+    memory_gb: float | None = None,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
 ) -> NDArray[np.floating[Any]]:
@@ -87,7 +88,7 @@ def enhance_array(
     dtype = operator.image_dtype if isinstance(operator, Generator) else torch.float32
     array = np.asarray(volume, dtype=np.float64 if dtype == torch.float64 else np.float32)
     shape: Size = (array.shape[-3], array.shape[-2], array.shape[-1])
-    budget = budget_bytes(torch.device(device), None)
+    budget = budget_bytes(torch.device(device), memory_gb)
     core = choose_grid(operator, shape, wanted=tile, budget=budget).core
     image = apply_tiled(operator, array, core)["data"]
     result: NDArray[np.floating[Any]] = image[0] if operator.channels_out == 1 else image

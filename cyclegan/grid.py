@@ -183,11 +183,11 @@ class Grid:
             yield span, min(Fraction(span.core_end), math.ceil(length * factor) / factor)
 
     def _window(self, axis: int) -> int:
-        needed = max(
-            _up(end, self.alignment) - _down(start, self.alignment)
+        return max(
+            min(_up(end, self.alignment) + self.halo_right, self.padded[axis])
+            - max(_down(start, self.alignment) - self.halo_left, 0)
             for start, end in self._cores(axis)
         )
-        return min(needed + self.halo_left + self.halo_right, self.padded[axis])
 
     def _cores(self, axis: int) -> Iterator[tuple[int, int]]:
         (first, end), core = self.region[axis], self.core[axis]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cyclegan import state as states
-from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
+from cyclegan.data import Volume, VolumeEntry, open_dataset
 from cyclegan.enhance import Enhanced, enhance_file
+from cyclegan.enhance_memory import keep_freed_memory
 from cyclegan.enhance_network import Generator, choose_precision
 from cyclegan.enhance_source import open_frames
 from cyclegan.errors import UsageError
@@ -53,6 +53,8 @@ def run_enhancement(session: Session, request: Request) -> None:
         open_dataset(path, request.dataset).file.close()
     model = _find_model(session, request.model)
     device = choose_device(request.device)
+    if request.memory_gb is None:  # half of what is free leaves room for it
+        keep_freed_memory()
     results = []
     for target in wanted:
         with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
@@ -72,7 +74,7 @@ def _enhance_one(
     device: torch.device,
     scratch: Path,
 ) -> dict[str, Any]:
-    volumes = _volumes(request, target, scratch)
+    volumes = _volumes(request, target, model, scratch)
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
     operator = _operator(session, request, model, device, first)
@@ -104,10 +106,12 @@ def _enhance_one(
     }
 
 
-def _volumes(request: Request, target: Target, scratch: Path) -> Sequence[Volume]:
+def _volumes(request: Request, target: Target, model: _Model, scratch: Path) -> Sequence[Volume]:
+    config = model.generator.config
     if request.series:
-        return open_frames(target.volume, request.dataset, scratch)
-    return [Volume(VolumeEntry(path=target.volume, dset=request.dataset))]
+        return open_frames(target.volume, request.dataset, scratch, standardise=config.standardise)
+    entry = VolumeEntry(path=target.volume, dset=request.dataset)
+    return [Volume(entry, channels=config.channels_A, standardise=config.standardise)]
 
 
 def _find_model(session: Session, name: str) -> _Model:
@@ -167,7 +171,11 @@ def _enhance(
         "step": model.generator.step,
         "precision": getattr(getattr(operator, "G_A", operator), "precision", "fp32"),
         "units": request.units,
-        **_domain_attributes(model.file),
+        **{
+            f"{name}_{key}": value
+            for domain, name in (("A", "source_domain"), ("B", "target_domain"))
+            for key, value in model.generator.grey_scales.get(domain, {}).items()
+        },
     }
     with contextlib.ExitStack() as stack:
         update: Any = None
@@ -189,7 +197,7 @@ def _enhance(
             memory_gb=request.memory_gb,
             device=device,
             compression=request.compression,
-            scale=_scale(request, volumes[0], model.file),
+            scale=_scale(request, volumes[0], model),
             overwrite=request.overwrite,
             keep=request.several,
             attributes=attributes,
@@ -197,35 +205,19 @@ def _enhance(
         )
 
 
-def _scale(request: Request, volume: Volume, file: Path) -> tuple[float, float]:
+def _scale(request: Request, volume: Volume, model: _Model) -> tuple[float, float]:
     """Offset and factor that bring standardised grey values into the units asked for."""
     if request.units == "standardised":
         return 0.0, 1.0
     if request.units == "input":
         return volume.mean, volume.std
-    target = _domain_statistics(file).get("B")
+    target = model.generator.grey_scales.get("B")
     if target is None:
         raise UsageError(
-            f"--units target: {file} does not say which grey values domain B had before it was "
-            "standardised; take --units input or standardised"
+            f"--units target: {model.file} does not say which grey values domain B had before it "
+            "was standardised; take --units input or standardised"
         )
-    return target.mean, target.std
-
-
-def _domain_attributes(file: Path) -> dict[str, float]:
-    target = _domain_statistics(file).get("B")
-    return {} if target is None else {"target_mean": target.mean, "target_std": target.std}
-
-
-def _domain_statistics(file: Path) -> Mapping[str, Statistics]:
-    """Mean and standard deviation of the training's domains, as far as the model file has them."""
-    formats = (states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT)
-    known = states.load(file, formats=formats).get("data") or {}
-    return {
-        domain: Statistics(0, 0, float(values["mean"]), float(values["std"]))
-        for domain, values in known.items()
-        if isinstance(values, Mapping) and {"mean", "std"} <= set(values)
-    }
+    return target["mean"], target["std"]
 
 
 def _track(

@@ -1,0 +1,168 @@
+"""How fast a volume is enhanced, beside MONAI's sliding window and one pass over everything.
+
+    python benchmarks/enhancement.py [--size 160] [--filters 32] [--repeats 3]
+
+Variants are run in turn, each in a process of its own, so that its peak memory is its own; a round
+of all of them is repeated, and medians are printed with their ratio to MONAI. Seconds are those of
+a second pass in the process: start-up and compiling are printed by themselves.
+
+MONAI is not a dependency of this project. To have it in the comparison, install it away from here
+and say where it is:
+
+    python -m venv /tmp/monai && /tmp/monai/bin/pip install --no-deps monai
+    MONAI_PATH=$(echo /tmp/monai/lib/python3*/site-packages) python benchmarks/enhancement.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cyclegan.enhance import enhance_array
+from cyclegan.enhance_memory import keep_freed_memory
+from cyclegan.enhance_network import Generator
+from cyclegan.networks import UNet3d, build_generator
+from cyclegan.tiling import apply_tiled
+
+MONAI = "MONAI sliding window, fp32"
+WHOLE = "one pass, fp32"
+VARIANTS = (
+    MONAI,
+    WHOLE,
+    "exact tiles, fp32",
+    "exact tiles, fp32, 2 GB",
+    "exact tiles, fp32, compiled",
+    "exact tiles, bf16",
+    "exact tiles, bf16, compiled",
+)
+
+
+def network(filters: int) -> UNet3d:
+    """UNetSim3d with the same random weights in every process."""
+    torch.manual_seed(0)
+    return build_generator("UNetSim3d", filters=filters).eval().requires_grad_(False)
+
+
+def volume(size: int) -> np.ndarray:
+    """White noise, standard deviation 1: the hardest case for tiles."""
+    return np.random.default_rng(0).normal(size=(size,) * 3).astype(np.float32)
+
+
+def enhancer(variant: str, filters: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that enhances an array in the way that `variant` says."""
+    net = network(filters)
+    if variant == MONAI:
+        from monai.inferers import sliding_window_inference
+
+        def monai(image: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                out = sliding_window_inference(
+                    torch.from_numpy(image)[None, None], 64, 1, net, overlap=0.25, mode="gaussian"
+                )
+            return np.asarray(out[0, 0])
+
+        return monai
+    precision: Any = "bf16" if "bf16" in variant else "fp32"
+    generator = Generator(net, precision=precision, compiled="compiled" in variant)
+    if variant == WHOLE:
+        return lambda image: apply_tiled(generator, image)["data"][0]
+    memory = 2.0 if "2 GB" in variant else None
+    if memory is None:  # as the command does
+        keep_freed_memory()
+    return lambda image: enhance_array(generator, image, memory_gb=memory)
+
+
+def run_one(variant: str, size: int, filters: int, reference: Path) -> None:
+    """Enhance twice; print seconds, peak memory and the error against one pass as JSON."""
+    image = volume(size)
+    enhance = enhancer(variant, filters)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        result = enhance(image)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if variant == WHOLE:
+        np.save(reference, result)
+    whole = np.load(reference, mmap_mode="r")
+    error = float(np.abs(result - whole).max() / whole.std())
+    print(json.dumps({"first": seconds[0], "second": seconds[1], "peak": peak, "error": error}))
+
+
+def in_a_process(variant: str, options: argparse.Namespace, reference: Path) -> dict[str, float]:
+    """What `run_one` prints, from a process of its own."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("MONAI_PATH", "")]
+    line = [
+        *(sys.executable, __file__, "--variant", variant, "--reference", str(reference)),
+        *("--size", str(options.size), "--filters", str(options.filters)),
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def has_monai() -> bool:
+    """Whether MONAI is installed or `MONAI_PATH` leads to it."""
+    import importlib.util
+
+    sys.path.append(os.environ.get("MONAI_PATH", ""))
+    return importlib.util.find_spec("monai") is not None
+
+
+def main() -> None:
+    """Run all variants in turn and print medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--filters", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        run_one(options.variant, options.size, options.filters, options.reference)
+        return
+    variants = [WHOLE, *(v for v in VARIANTS if v != WHOLE)]  # it makes the reference
+    if not has_monai():
+        print("MONAI is not there, so it is left out; the top of this file says how to get it")
+        variants.remove(MONAI)
+    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(options.repeats):
+            for variant in variants:
+                found[variant].append(in_a_process(variant, options, Path(folder) / "whole.npy"))
+    print(
+        f"UNetSim3d, nf = {options.filters}, {options.size}^3 voxels, {torch.get_num_threads()} "
+        f"threads, median of {options.repeats} (range)"
+    )
+    print(f"{'':30s}{'seconds':>16s}{'to MONAI':>10s}{'first':>8s}{'peak':>9s}{'error':>10s}")
+    seconds = {v: statistics.median(r["second"] for r in rs) for v, rs in found.items()}
+    base = seconds.get(MONAI, float("nan"))
+    for variant in (v for v in VARIANTS if v in found):
+        rounds = found[variant]
+        times = [r["second"] for r in rounds]
+        print(
+            f"{variant:30s}{seconds[variant]:7.2f} ({min(times):.1f}-{max(times):.1f})"
+            f"{base / seconds[variant]:8.2f} x"
+            f"{statistics.median(r['first'] for r in rounds):7.1f}"
+            f"{max(r['peak'] for r in rounds) / 1e9:6.2f} GB"
+            f"{max(r['error'] for r in rounds):10.1e}"
+        )
+    print("error: largest difference to one pass, in standard deviations of the result")
+
+
+if __name__ == "__main__":
+    main()
