@@ -10,9 +10,9 @@ import h5py
 from numpy.typing import NDArray
 
 from cyclegan.data import Size, Standardise, Statistics, Volume, VolumeEntry, open_dataset
-from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.data.region import Region as StoredRegion
 from cyclegan.data.statistics import Moments, merged
+from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 from cyclegan.files import replacing
 from cyclegan.grid import Grid

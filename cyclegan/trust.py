@@ -247,7 +247,6 @@ def trust_geometry(
         alignment=alignment,
         halo_left=_up(left, alignment),
         halo_right=_up(right, alignment),
-        receptive_field=_up(left, alignment) + alignment + _up(right, alignment),
     )
 
 

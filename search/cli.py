@@ -270,9 +270,19 @@ def enhance(
     reference: Annotated[
         Path | None, typer.Option(help="HDF5 file of the same object, to measure against.")
     ] = None,
+    halves: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--half", help="Twice: half scans with independent noise, for the shell correlation."
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust/--no-trust", help="With maps of where not to trust it.")
     ] = True,
+    other_models: Annotated[
+        list[str] | None,
+        typer.Option("--other-model", help="Another model that joins the disagreement map."),
+    ] = None,
     units: Annotated[
         str,
         typer.Option(help="Grey values: standardised, input's, or target's (training domain B)."),
@@ -311,7 +321,9 @@ def enhance(
         memory_gb=memory_gb,
         series=series,
         reference=reference,
+        halves=tuple(halves or ()),
         trust=trust,
+        other_models=tuple(other_models or ()),
         device=device,
         precision=precision,  # type: ignore[arg-type]
         compiled=compiled,

@@ -17,7 +17,7 @@ from cyclegan.errors import DataError
 from cyclegan.grid import Grid, output_shape
 from cyclegan.pictures import comparison, write_png
 from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
-from cyclegan.report import ReportSummary, write_report
+from cyclegan.report import Halves, ReportSummary, write_report
 from search.enhance_request import Target
 from search.tables import table
 
@@ -49,6 +49,7 @@ def judge(
     target: Target,
     reference: Volume | None,
     *,
+    halves: Halves,
     say: Callable[[str], None],
     metadata: Mapping[str, Any],
 ) -> Judged:
@@ -65,7 +66,7 @@ def judge(
         before = source.read((0, 0, 0), source.shape)[0]
         rows, picture = _compared(before, image[0] if image.ndim == 4 else image, reference)
         write_png(picture, target.picture)
-    report = _report(source, target, reference, rows, say, metadata)
+    report = _report(source, target, reference, halves, rows, say, metadata)
     return Judged(rows=rows, picture=picture, report=report)
 
 
@@ -122,6 +123,7 @@ def _report(
     source: Volume,
     target: Target,
     reference: Volume | None,
+    halves: Halves,
     rows: Sequence[QualityRow],
     say: Callable[[str], None],
     metadata: Mapping[str, Any],
@@ -134,6 +136,7 @@ def _report(
             enhanced=target.output,
             metadata=metadata,
             reference=reference,
+            halves=halves,
             quality=rows or None,
             overwrite=True,
         )

@@ -35,7 +35,11 @@ class Request:
     memory_gb: float | None = None
     series: bool = False
     reference: Path | None = None
+    halves: tuple[Path, ...] = ()
+    """Two volumes of the same object with independent noise, e.g. from even and odd projections."""
     trust: bool = True
+    other_models: tuple[str, ...] = ()
+    """Their generators A -> B join the disagreement."""
     device: str = "auto"
     precision: Precision | Literal["auto"] = "fp32"
     compiled: bool = False
@@ -93,7 +97,8 @@ def targets(request: Request) -> list[Target]:
         ]
     else:
         found = [Target(volume=request.volumes[0], output=request.output)]
-    inputs = {p.resolve() for p in (*request.volumes, request.reference) if p is not None}
+    read = (*request.volumes, *request.halves, request.reference)
+    inputs = {p.resolve() for p in read if p is not None}
     for target in found:
         if target.output.resolve() in inputs:
             raise DataError(f"{target.output} is an input too; name another output")
@@ -114,16 +119,19 @@ def _check(request: Request) -> None:
             raise UsageError(f"{option} {value}: not known; {nearest(value, known)}")
     if request.memory_gb is not None and not request.memory_gb > 0:
         raise UsageError(f"--memory-gb {request.memory_gb:g}: a number above 0 is wanted")
-    if len(request.volumes) > 1:
-        if request.output.suffix in (".h5", ".hdf5"):
-            raise UsageError(
-                f"--output {request.output}: {len(request.volumes)} volumes are given; name a "
-                "folder"
-            )
-        if request.reference is not None:
-            raise UsageError("--reference goes with one volume; enhance them one by one")
-    if request.series and request.reference is not None:
-        raise UsageError("--reference does not go with --series; enhance a frame by itself")
+    if len(request.volumes) > 1 and request.output.suffix in (".h5", ".hdf5"):
+        raise UsageError(
+            f"--output {request.output}: {len(request.volumes)} volumes are given; name a folder"
+        )
+    for option, given in (("--reference", request.reference), ("--half", request.halves)):
+        if request.series and given:
+            raise UsageError(f"{option} does not go with --series; enhance a frame by itself")
+        if len(request.volumes) > 1 and given:
+            raise UsageError(f"{option} goes with one volume; enhance them one by one")
+    if len(request.halves) not in (0, 2):
+        raise UsageError(f"--half is given {len(request.halves)} times; two halves are wanted")
+    if request.other_models and not request.trust:
+        raise UsageError("--other-model serves the trust maps; leave --no-trust out")
 
 
 def parse_tile(text: str | None) -> Size | None:

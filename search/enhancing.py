@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from cyclegan.enhance import Enhanced, enhance_file
 from cyclegan.enhance_memory import keep_freed_memory
 from cyclegan.enhance_network import Generator, choose_precision
 from cyclegan.enhance_source import open_frames
-from cyclegan.errors import UsageError
+from cyclegan.errors import DataError, UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
 from cyclegan.grid import Grid
 from cyclegan.precision import choose_device
+from cyclegan.report import Halves
 from cyclegan.tiling import TileOperator
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
@@ -46,10 +48,15 @@ class _Model:
         return self.run_id or str(self.file)
 
 
+def factor_of(session: Session, name: str) -> Fraction:
+    """Output voxels per input voxel of the model `name`, a file or an MLflow run."""
+    return _find_model(session, name).generator.network.geometry.factor
+
+
 def run_enhancement(session: Session, request: Request) -> None:
     """Enhance as asked, print the result, and record it as an MLflow run of kind `enhance`."""
     wanted = targets(request)
-    for path in filter(None, (*request.volumes, request.reference)):
+    for path in filter(None, (*request.volumes, *request.halves, request.reference)):
         open_dataset(path, request.dataset).file.close()
     model = _find_model(session, request.model)
     device = choose_device(request.device)
@@ -87,7 +94,10 @@ def _enhance_one(
     judged = Judged()
     if not request.series:
         about = {"model": model.name, "step": model.generator.step, "tile": list(done.tile)}
-        judged = judge(first, grid, target, reference, say=session.say, metadata=about)
+        halves = _halves(session, request, model, operator, first, scratch)
+        judged = judge(
+            first, grid, target, reference, halves=halves, say=session.say, metadata=about
+        )
     run = _track(session, request, target, model, done, judged)
     return {
         "output": str(done.path),
@@ -112,6 +122,36 @@ def _volumes(request: Request, target: Target, model: _Model, scratch: Path) -> 
         return open_frames(target.volume, request.dataset, scratch, standardise=config.standardise)
     entry = VolumeEntry(path=target.volume, dset=request.dataset)
     return [Volume(entry, channels=config.channels_A, standardise=config.standardise)]
+
+
+def _halves(
+    session: Session,
+    request: Request,
+    model: _Model,
+    operator: TileOperator,
+    volume: Volume,
+    scratch: Path,
+) -> Halves:
+    """Both half scans and what the generator alone makes of them, for the report's correlation."""
+    if not request.halves:
+        return {}
+    config = model.generator.config
+    generator = operator.G_A if isinstance(operator, TrustOperator) else operator
+    raw, enhanced = [], []
+    for number, path in enumerate(request.halves, start=1):
+        entry = VolumeEntry(path=path, dset=request.dataset, roi=request.roi or (None,) * 3)
+        half = Volume(entry, channels=config.channels_A, standardise=config.standardise)
+        if request.roi is None and half.shape != volume.shape:
+            raise DataError(
+                f"{path}: the half has {list(half.shape)} voxels and the volume "
+                f"{list(volume.shape)}; give halves of the same scan"
+            )
+        output = scratch / f"half-{number}.h5"
+        session.say(f"enhance: half {number} of 2, {path}")
+        enhance_file(generator, half, output, tile=request.tile, memory_gb=request.memory_gb)
+        raw.append(half)
+        enhanced.append(Volume(VolumeEntry(path=output, dset="data"), standardise="never"))
+    return {"input": (raw[0], raw[1]), "enhanced": (enhanced[0], enhanced[1])}
 
 
 def _find_model(session: Session, name: str) -> _Model:
@@ -150,9 +190,15 @@ def _operator(
         return G_A
     back = load_generator(model.file, "B").network
     G_B = Generator(back, device=device, precision=precision, compiled=request.compiled)
+    others = [
+        Generator(_find_model(session, name).generator.network, device=device, precision=precision)
+        for name in request.other_models
+    ]
     try:
-        return TrustOperator(G_A, G_B).calibrated(volume.read, volume.shape)
+        return TrustOperator(G_A, G_B, others=others).calibrated(volume.read, volume.shape)
     except UsageError as error:
+        if others:
+            raise
         session.say(f"no trust maps: {error}")
         return G_A
 
@@ -235,6 +281,8 @@ def _track(
         params={
             "volume": str(target.volume),
             "reference": str(request.reference or ""),
+            "halves": [str(path) for path in request.halves],
+            "other_models": list(request.other_models),
             "output": str(target.output),
             "model": request.model,
             "tile": list(done.tile),

@@ -115,7 +115,7 @@ def evaluate(
     *,
     datafile: str | Path,
     modelfile: str | Path,
-    SR: int,  # noqa: N803  (the older software's name)
+    SR: int,
     ev_name: str,
     tracking_uri: str | None = None,
     quiet: bool = False,
@@ -145,7 +145,9 @@ def evaluate(
     if factor != SR:
         raise UsageError(f"SR = {SR}: {modelfile} changes the resolution by {factor}")
     if Path(ev_name).name != ev_name or ev_name.startswith("."):
-        raise UsageError(f"ev_name = {ev_name!r}: a plain name is wanted, it names a folder in eval/")
+        raise UsageError(
+            f"ev_name = {ev_name!r}: a plain name is wanted, it names a folder in eval/"
+        )
     folder = project_root() / "eval" / ev_name
     outputs = []
     for entry in _volumes_of(Path(datafile)):
