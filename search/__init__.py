@@ -1,6 +1,6 @@
 """Everything that chooses hyperparameters or launches trainings, and the command line.
 
-`from search import train` gives the command `cyclegan train` as a Python function.
+`from search import train, evaluate`: what `cyclegan train` and `cyclegan enhance` do, from Python.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.functions import evaluate as evaluate
     from search.functions import train as train
 
-__all__ = ["train"]
+__all__ = ["evaluate", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 import search
 from cyclegan import Config, load_config
 from cyclegan.config import HPOptimizer
-from cyclegan.errors import ConfigError, DataError
+from cyclegan.errors import ConfigError, DataError, UsageError
 from search.functions import config_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -134,3 +135,23 @@ def test_presets_train(name: str, datasets: tuple[Path, Path]) -> None:
     trainer = Trainer(config)
     assert trainer.fit().outcome == "completed"
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_evaluate_enhances_every_validation_volume_in_its_region(
+    project: Path, datasets: tuple[Path, Path]
+) -> None:
+    arguments = SMALL | {"data_A": str(datasets[0]), "data_B": str(datasets[1]), "quiet": True}
+    search.train(**arguments, run_name="t", steps=1)
+    entry = {"path": str(datasets[0].parent / "fast_validate.h5"), "dset": "data"}
+    region = {"ROI0": [8, 24]}
+    spec = {"train": [entry], "validate": [entry | region]}
+    Path("e.json").write_text(json.dumps(spec))
+    call = {"modelfile": "results/t/save/generator.pt", "ev_name": "first", "quiet": True}
+    (output,) = search.evaluate(datafile="e.json", SR=1, trust=False, **call)
+    assert output.relative_to(project) == Path("eval/first/fast_validate.h5")
+    with h5py.File(output) as handle:
+        assert handle["data"].shape == (16, 40, 40)
+    with pytest.raises(UsageError, match=r"SR = 2: .* changes the resolution by 1"):
+        search.evaluate(datafile="e.json", SR=2, **call)
+    with pytest.raises(UsageError, match="a plain name"):
+        search.evaluate(datafile="e.json", SR=1, **call | {"ev_name": "../first"})
