@@ -248,7 +248,7 @@ def test_damaged_input_is_one_line_and_leaves_the_old_file_and_no_litter(tmp_pat
 
 
 FULL = """
-import resource, sys
+import resource, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from cyclegan.data import VolumeEntry
@@ -259,7 +259,9 @@ folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     entry = VolumeEntry(path=folder / "in.h5", dset="entry/tomo")
-    enhance_file(build_generator("UNetSim3d", filters=1), entry, folder / "out.h5", tile=(16,) * 3)
+    torch.manual_seed(0)
+    network = build_generator("UNetSim3d", filters=1, activation="leaky_relu")
+    enhance_file(network, entry, folder / "out.h5", tile=(16,) * 3)
 except CycleGANError as error:
     print(error)
     sys.exit(7)
@@ -412,7 +414,7 @@ def test_two_processes_do_not_make_one_output(tmp_path: Path) -> None:
 # -- memory -------------------------------------------------------------------------------------
 
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import h5py, numpy as np, torch
@@ -422,8 +424,9 @@ from cyclegan.enhance import enhance_file
 from cyclegan.enhance_network import Generator
 from cyclegan.enhance_memory import bytes_per_voxel, resident_bytes
 from cyclegan.networks import build_generator
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # ru_maxrss would be at least that of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 """
 
 STREAM = (
@@ -503,7 +506,7 @@ def test_what_a_tile_takes_is_predicted_on_the_safe_side(
     name: str, filters: int, precision: str, side: int
 ) -> None:
     ratio = SAFETY * python(ACTIVATIONS, name, filters, precision, side)
-    assert 1 <= ratio < 2.5
+    assert 1 <= ratio < 3
 
 
 @pytest.mark.parametrize("shape", [(1024, 1024, 1024), (100, 700, 333), (3, 2000, 2000)])
