@@ -481,7 +481,7 @@ def python(program: str, *arguments: Any) -> float:
 
 def test_memory_follows_the_tile_and_not_the_volume(tmp_path: Path) -> None:
     peaks = []
-    for depth in (32, 256, 1024):
+    for depth in (128, 512, 1024):
         path = tmp_path / f"{depth}.h5"
         with h5py.File(path, "w") as handle:
             dataset = handle.create_dataset(
@@ -490,8 +490,8 @@ def test_memory_follows_the_tile_and_not_the_volume(tmp_path: Path) -> None:
             for z in range(0, depth, 32):
                 dataset[z : z + 32] = volume((32, 96, 96), seed=z)
         peaks.append(python(STREAM, path))
-    # The largest input is 38 MB, its output 8 times that.
-    assert max(peaks) - min(peaks) < 12e6, peaks
+    # The inputs are 5, 19 and 38 MB, the outputs 8 times that.
+    assert max(peaks) - min(peaks) < 10e6, peaks
 
 
 @pytest.mark.parametrize(
