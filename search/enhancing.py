@@ -82,6 +82,21 @@ def _enhance_one(
     scratch: Path,
 ) -> dict[str, Any]:
     volumes = _volumes(request, target, model, scratch)
+    try:
+        return _enhance_volumes(session, request, target, model, device, volumes)
+    finally:
+        for volume in volumes:
+            volume.close()
+
+
+def _enhance_volumes(
+    session: Session,
+    request: Request,
+    target: Target,
+    model: _Model,
+    device: torch.device,
+    volumes: Sequence[Volume],
+) -> dict[str, Any]:
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
     operator = _operator(session, request, model, device, first)

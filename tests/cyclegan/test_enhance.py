@@ -37,7 +37,7 @@ from cyclegan.trainer import Trainer
 def network(name: str = "UNetSim3d", filters: int = 2) -> UNet3d:
     torch.manual_seed(0)
     net = build_generator(name, filters=filters, activation="leaky_relu")
-    initialise(net, std=0.3)
+    initialise(net, 0.3)
     return net
 
 
@@ -248,7 +248,7 @@ def test_damaged_input_is_one_line_and_leaves_the_old_file_and_no_litter(tmp_pat
 
 
 FULL = """
-import resource, sys
+import resource, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from cyclegan.data import VolumeEntry
@@ -259,7 +259,9 @@ folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     entry = VolumeEntry(path=folder / "in.h5", dset="entry/tomo")
-    enhance_file(build_generator("UNetSim3d", filters=1), entry, folder / "out.h5", tile=(16,) * 3)
+    torch.manual_seed(0)
+    network = build_generator("UNetSim3d", filters=1, activation="leaky_relu")
+    enhance_file(network, entry, folder / "out.h5", tile=(16,) * 3)
 except CycleGANError as error:
     print(error)
     sys.exit(7)
@@ -411,7 +413,7 @@ def test_two_processes_do_not_make_one_output(tmp_path: Path) -> None:
 
 # -- memory -------------------------------------------------------------------------------------
 
-PEAK = r"""
+PEAK = """
 import re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -422,9 +424,9 @@ from cyclegan.enhance import enhance_file
 from cyclegan.enhance_network import Generator
 from cyclegan.enhance_memory import bytes_per_voxel, resident_bytes
 from cyclegan.networks import build_generator
-def peak():
-    # Not getrusage: its peak begins with that of the process that started this one.
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+def peak():  # ru_maxrss would be at least that of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 """
 
 STREAM = (
@@ -479,7 +481,7 @@ def python(program: str, *arguments: Any) -> float:
 
 def test_memory_follows_the_tile_and_not_the_volume(tmp_path: Path) -> None:
     peaks = []
-    for depth in (32, 256, 1024):
+    for depth in (128, 512, 1024):
         path = tmp_path / f"{depth}.h5"
         with h5py.File(path, "w") as handle:
             dataset = handle.create_dataset(
@@ -488,8 +490,8 @@ def test_memory_follows_the_tile_and_not_the_volume(tmp_path: Path) -> None:
             for z in range(0, depth, 32):
                 dataset[z : z + 32] = volume((32, 96, 96), seed=z)
         peaks.append(python(STREAM, path))
-    # The largest input is 38 MB, its output 8 times that.
-    assert max(peaks) - min(peaks) < 12e6, peaks
+    # The inputs are 5, 19 and 38 MB, the outputs 8 times that.
+    assert max(peaks) - min(peaks) < 10e6, peaks
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from fractions import Fraction
@@ -16,7 +17,7 @@ from torch.nn import functional
 from cyclegan.enhance_network import Generator
 from cyclegan.errors import CycleGANError, UsageError
 from cyclegan.grid import Grid, Region, Size
-from cyclegan.networks import GENERATORS, Geometry, UNet3d, build_generator, initialise
+from cyclegan.networks import GENERATORS, UNet3d, build_generator, initialise
 from cyclegan.tiling import apply_tiled, output_shape
 
 ULP = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float64): 2.0**-52}
@@ -85,16 +86,16 @@ def test_one_pass_is_the_plain_network_over_the_padded_volume(name: str) -> None
 @pytest.mark.parametrize("side", ["halo_left", "halo_right"])
 @pytest.mark.parametrize("name", [name for name in GENERATORS if name != "UNet113d"])
 def test_a_halo_one_step_smaller_would_be_seen(name: str, side: str) -> None:
-    generator = Generator(network(name))
+    # float64: what differs then is the halo and not the rounding.
+    generator = Generator(network(name).double())
     length = 2 * (generator.halo_left + generator.halo_right)
-    image = volume((length, 16, 16))
+    image = volume((length, 16, 16), np.float64)
     core = (generator.alignment, 16, 16)
     whole = apply_tiled(generator, image)["data"]
     true = generator.geometry
-    smaller = {side: getattr(true, side) - true.alignment}
-    generator.geometry = Geometry(**(vars(true) | smaller))
+    generator.geometry = dataclasses.replace(true, **{side: getattr(true, side) - true.alignment})
     off = np.abs(apply_tiled(generator, image, core)["data"] - whole).max()
-    assert off > 1e3 * ULP[whole.dtype] * np.abs(whole).max()
+    assert off > 1e6 * ULP[whole.dtype] * np.abs(whole).max()
 
 
 class Several:

@@ -1,0 +1,259 @@
+"""The command `enhance`: several volumes, a series, a region, units, trust maps, and resuming."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from cyclegan import parse_config
+from cyclegan.enhance import enhance_array
+from cyclegan.enhance_store import part_folder
+from cyclegan.errors import UsageError
+from cyclegan.generator import load_generator, save_generators
+from cyclegan.model import CycleGAN
+from search import cli
+from search.commandline import run
+from search.enhance_request import parse_roi, parse_tile
+
+SHAPE = (16, 20, 24)
+
+
+def blobs(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def standardised(volume: np.ndarray) -> np.ndarray:
+    return ((volume - volume.mean()) / volume.std()).astype(np.float32)
+
+
+def write(path: str, array: np.ndarray, name: str = "data") -> str:
+    with h5py.File(path, "w") as handle:
+        handle[name] = array
+        handle[name].attrs["voxel_size_um"] = 0.7
+    return path
+
+
+def read(path: str, name: str = "data") -> np.ndarray:
+    with h5py.File(path) as handle:
+        found: np.ndarray = handle[name][:]
+        return found
+
+
+@pytest.fixture
+def model(project: Path, tiny: dict[str, Any]) -> str:
+    """A generator file in the project's folder; untrained will do."""
+    import torch
+
+    torch.manual_seed(0)
+    scales = {"B": {"mean": 1000.0, "std": 50.0}}
+    save_generators(
+        CycleGAN(parse_config(tiny), torch.device("cpu")),
+        project / "generator.pt",
+        step=7,
+        grey_scales=scales,
+    )
+    return "generator.pt"
+
+
+@pytest.fixture
+def enhance(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Any]:
+    """Run `cyclegan enhance` in this process: (exit code, JSON or None, standard error)."""
+
+    def call(*arguments: str) -> tuple[int, Any, str]:
+        line = ["cyclegan", "enhance", *arguments, "--model", model, "--json", "--quiet"]
+        monkeypatch.setattr(sys, "argv", line)
+        code = run(cli.app)
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out) if captured.out else None, captured.err
+
+    loggers = [logging.getLogger(name) for name in ("cyclegan", "tracking", "search")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield call
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def test_the_volume_comes_with_trust_maps_a_picture_and_a_report(enhance: Any) -> None:
+    image = blobs(1)
+    code, data, err = enhance(write("a.h5", image), "--output", "out/e.h5")
+    assert (code, err) == (0, "")
+    expected = enhance_array(load_generator(Path("generator.pt")).network, standardised(image))
+    np.testing.assert_allclose(read("out/e.h5"), expected, atol=1e-4)
+    assert "trust/consistency" in data["trust"]
+    with h5py.File("out/e.h5") as handle:
+        for name in data["trust"]:
+            assert np.isfinite(handle[name][:]).all()
+            assert handle[name][:].std() > 0
+        attributes = dict(handle["data"].attrs)
+    assert (attributes["model"], attributes["step"]) == ("generator.pt", 7)
+    assert (attributes["precision"], attributes["target_domain_mean"]) == ("fp32", 1000)
+    assert attributes["source"] == "a.h5:data"
+    assert Path(data["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert "<html" in Path(data["report"]).read_text().lower()
+    code, data, _ = enhance("a.h5", "--output", "plain.h5", "--no-trust")
+    assert (code, data["trust"]) == (0, [])
+    np.testing.assert_array_equal(read("plain.h5"), read("out/e.h5"))
+
+
+def test_several_volumes_go_into_a_folder_and_finished_ones_are_kept(enhance: Any) -> None:
+    volumes = [write(f"{name}.h5", blobs(n)) for n, name in enumerate("abc")]
+    line = [*volumes, "--output", "out", "--no-trust"]
+    code, data, err = enhance(*line)
+    assert code == 0, err
+    assert [v["output"] for v in data["volumes"]] == ["out/a.h5", "out/b.h5", "out/c.h5"]
+    network = load_generator(Path("generator.pt")).network
+    for n, name in enumerate("abc"):
+        expected = enhance_array(network, standardised(blobs(n)))
+        np.testing.assert_allclose(read(f"out/{name}.h5"), expected, atol=1e-4)
+    Path("out/b.h5").unlink()
+    kept = Path("out/a.h5").stat().st_mtime_ns
+    code, data, err = enhance(*line)
+    assert code == 0, err
+    assert [v["resumed"] == v["tiles"] for v in data["volumes"]] == [True, False, True]
+    assert Path("out/a.h5").stat().st_mtime_ns == kept
+    write("a.h5", blobs(9))
+    code, _, err = enhance(*line)
+    assert (code, "out/a.h5" in err, "--overwrite" in err) == (1, True, True)
+
+
+def test_a_series_and_a_region(enhance: Any) -> None:
+    frames = np.stack([blobs(n) for n in range(3)])
+    code, data, err = enhance(write("t.h5", frames), "--series", "--output", "s.h5")
+    assert code == 0, err
+    assert data["shape"] == [3, *SHAPE]
+    whole = read("s.h5")
+    expected = enhance_array(load_generator(Path("generator.pt")).network, standardised(frames)[1])
+    np.testing.assert_allclose(whole[1], expected, atol=1e-4)
+    roi = ("--roi", "2:9,0:20,11:24")
+    code, data, err = enhance("t.h5", "--series", "--output", "r.h5", *roi)
+    assert code == 0, err
+    np.testing.assert_allclose(read("r.h5"), whole[:, 2:9, :, 11:24], atol=1e-5)
+    np.testing.assert_allclose(
+        read("r.h5", "trust/cycle"), read("s.h5", "trust/cycle")[:, 2:9, :, 11:24], atol=1e-5
+    )
+
+
+def test_a_region_of_a_volume_is_measured_against_that_of_the_reference(enhance: Any) -> None:
+    line = [write("a.h5", blobs(1)), "--reference", write("ref.h5", blobs(2))]
+    roi = ("--roi", "2:14,0:16,8:24")
+    code, data, err = enhance(*line, "--output", "e.h5", "--no-trust", *roi)
+    assert code == 0, err
+    assert data["shape"] == [12, 16, 16]
+    write("cut.h5", blobs(2)[2:14, :16, 8:])
+    code, cut, err = enhance(
+        "a.h5", "--reference", "cut.h5", "--output", "f.h5", "--no-trust", *roi
+    )
+    assert code == 0, err
+    for one, other in zip(data["quality"], cut["quality"], strict=True):
+        assert one["psnr"] == pytest.approx(other["psnr"], abs=0.01)
+    write("wrong.h5", blobs(2, (9, 9, 9)))
+    code, _, err = enhance("a.h5", "--reference", "wrong.h5", "--output", "g.h5", "--no-trust")
+    assert (code, "the same region and resolution" in err) == (1, True)
+    assert not Path("g.h5").exists()
+
+
+def test_grey_values_in_the_units_of_the_input_or_of_the_training_s_target(enhance: Any) -> None:
+    write("a.h5", 300 + 20 * blobs(1))
+    results = {}
+    for units in ("standardised", "input", "target"):
+        code, _, err = enhance("a.h5", "--output", f"{units}.h5", "--no-trust", "--units", units)
+        assert code == 0, err
+        results[units] = read(f"{units}.h5")
+    source = 300 + 20 * blobs(1).astype(np.float64)
+    for units, (mean, std) in {
+        "input": (source.mean(), source.std()),
+        "target": (1000.0, 50.0),
+    }.items():
+        np.testing.assert_allclose(results[units], mean + std * results["standardised"], rtol=1e-4)
+
+
+def test_target_units_of_a_model_that_does_not_know_them(enhance: Any, tiny: Any) -> None:
+    import torch
+
+    save_generators(CycleGAN(parse_config(tiny), torch.device("cpu")), Path("generator.pt"), step=1)
+    code, _, err = enhance(write("a.h5", blobs(1)), "--output", "e.h5", "--units", "target")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--units target" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--roi", "0:4,0:4"], ["--roi 0:4,0:4", "three ranges"]),
+        (["--roi", "0:4,4:4,0:9"], ["--roi"]),
+        (["--roi", "0:4,0:4,0:99"], ["--roi ends at 99 along X", "24"]),
+        (["--units", "hounsfield"], ["--units hounsfield", "standardised"]),
+        (["--precision", "fp16"], ["--precision fp16", "bf16"]),
+        (["--compression", "zip"], ["--compression zip", "gzip"]),
+        (["--memory-gb", "0"], ["--memory-gb"]),
+        (["--memory-gb", "0.01"], ["--memory-gb"]),
+        (["--tile", "30,30,30"], ["multiples of"]),
+        (["--series"], ["--series", "(T, Z, Y, X)"]),
+        (["b.h5"], ["e.h5", "folder"]),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    enhance: Any, arguments: list[str], words: list[str]
+) -> None:
+    for name in "ab":
+        write(f"{name}.h5", blobs(1))
+    before = {p.name for p in Path().iterdir()} | {"mlruns"}
+    code, _, err = enhance("a.h5", *arguments, "--output", "e.h5")
+    assert code in (1, 2)
+    assert (err.startswith("error: "), err.count("\n")) == (True, 1), err
+    for word in words:
+        assert word in err
+    assert {p.name for p in Path().iterdir()} | {"mlruns"} == before
+
+
+def test_one_name_for_two_outputs_is_refused(enhance: Any) -> None:
+    Path("x").mkdir()
+    code, _, err = enhance(write("a.h5", blobs(1)), write("x/a.h5", blobs(2)), "--output", "out")
+    assert (code, "several volumes have this name" in err) == (2, True)
+
+
+def test_killed_the_same_command_goes_on(model: str) -> None:
+    write("a.h5", blobs(1, (40, 16, 16)))
+    arguments = ["a.h5", "--model", model, "--output", "e.h5", "--tile", "8,16,16", "--json"]
+    line = [sys.executable, "-m", "search.cli", "enhance", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    journal = part_folder(Path("e.h5")) / "journal.jsonl"
+    with subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (journal.exists() and journal.read_bytes()):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    done = journal.read_bytes().count(b"\n")
+    assert not Path("e.h5").exists()
+    again = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    data = json.loads(again.stdout)
+    assert (data["resumed"], data["tiles"]) == (done, 5)
+    network = load_generator(Path(model)).network
+    expected = enhance_array(network, standardised(blobs(1, (40, 16, 16))))
+    np.testing.assert_allclose(read("e.h5"), expected, atol=1e-4)
+    assert not journal.parent.exists()
+
+
+def test_tile_and_roi_are_parsed() -> None:
+    assert parse_tile("64, 96,8") == (64, 96, 8)
+    assert parse_roi("0:64, 3:4,10:90") == ((0, 64), (3, 4), (10, 90))
+    assert parse_tile(None) is parse_roi(None) is None
+    for text in ("1,2", "a,b,c", "1,2,3,4"):
+        with pytest.raises(UsageError, match="three"):
+            parse_tile(text)
