@@ -237,7 +237,7 @@ def new_generator(config: Config, direction: Literal["A", "B"]) -> UNet3d:
 
 def _initialised(config: Config, direction: Literal["A", "B"]) -> UNet3d:
     network = new_generator(config, direction)
-    initialise(network, config.init, config.init_std)
+    initialise(network, scheme=config.init, std=config.init_std)
     return network
 
 
@@ -249,7 +249,7 @@ def _discriminator(config: Config, channels: int) -> PatchDiscriminator:
         channels=channels,
         spectral_norm=config.spectral_norm_D,
     )
-    initialise(network, config.init)
+    initialise(network, scheme=config.init)
     return network
 
 

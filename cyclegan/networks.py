@@ -332,7 +332,7 @@ INITS = ("normal", "xavier", "kaiming", "orthogonal")
 """Names that `init` can have."""
 
 
-def initialise(module: nn.Module, scheme: str = "normal", std: float = 0.02) -> None:
+def initialise(module: nn.Module, *, scheme: str = "normal", std: float = 0.02) -> None:
     """Draw convolution weights as `scheme` says, biases 0.
 
     `normal`: N(0, std), as CycleGAN does (Zhu 2017). `xavier`: Glorot 2010. `kaiming`: He 2015, for

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cyclegan.data import Volume, VolumeEntry, open_dataset
+from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.enhance import Enhanced, enhance_file
 from cyclegan.enhance_memory import keep_freed_memory
 from cyclegan.enhance_network import Generator, choose_precision
@@ -31,6 +31,7 @@ from search.enhance_request import Request, Target, check_roi, targets
 if TYPE_CHECKING:
     from tracking import Run
 
+_AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 __all__ = ["Request", "quality_table", "run_enhancement"]
 
 
@@ -109,10 +110,11 @@ def _enhance_volumes(
     judged = Judged()
     if not request.series:
         about = {"model": model.name, "step": model.generator.step, "tile": list(done.tile)}
-        halves = _halves(session, request, model, operator, first, scratch)
-        judged = judge(
-            first, grid, target, reference, halves=halves, say=session.say, metadata=about
-        )
+        with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
+            halves = _halves(session, request, model, operator, first, Path(scratch))
+            judged = judge(
+                first, grid, target, reference, halves=halves, say=session.say, metadata=about
+            )
     run = _track(session, request, target, model, done, judged)
     return {
         "output": str(done.path),
@@ -165,7 +167,8 @@ def _halves(
         session.say(f"enhance: half {number} of 2, {path}")
         enhance_file(generator, half, output, tile=request.tile, memory_gb=request.memory_gb)
         raw.append(half)
-        enhanced.append(Volume(VolumeEntry(path=output, dset="data"), standardise="never"))
+        # Grey values of a network's output, whatever they are, are not to be touched.
+        enhanced.append(Volume(VolumeEntry(path=output, dset="data"), statistics=_AS_IT_IS))
     return {"input": (raw[0], raw[1]), "enhanced": (enhanced[0], enhanced[1])}
 
 

@@ -179,7 +179,7 @@ def test_initialisation_has_the_asked_spread() -> None:
 def test_schemes_that_follow_the_width_keep_the_signal_alive(scheme: str) -> None:
     torch.manual_seed(0)
     network = build_generator("UNetSim3d", filters=8)
-    initialise(network, scheme)
+    initialise(network, scheme=scheme)
     out = network(torch.randn(1, 1, 16, 16, 16)).detach()
     assert 0.01 < float(out.std()) < 10
 

@@ -205,6 +205,9 @@ def test_target_units_of_a_model_that_does_not_know_them(enhance: Any, tiny: Any
         (["--tile", "30,30,30"], ["multiples of"]),
         (["--series"], ["--series", "(T, Z, Y, X)"]),
         (["b.h5"], ["e.h5", "folder"]),
+        (["--half", "b.h5"], ["--half", "two halves"]),
+        (["--half", "b.h5", "--half", "missing.h5"], ["missing.h5", "no such file"]),
+        (["--other-model", "generator.pt", "--no-trust"], ["--other-model", "--no-trust"]),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
@@ -219,6 +222,42 @@ def test_mistakes_are_one_line_and_leave_nothing(
     for word in words:
         assert word in err
     assert {p.name for p in Path().iterdir()} | {"mlruns"} == before
+
+
+def test_half_scans_give_the_report_a_shell_correlation_of_input_and_result(
+    enhance: Any,
+) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    signal_ = gaussian_filter(np.random.default_rng(3).normal(size=(32, 32, 32)), 2)
+    signal_ /= signal_.std()
+    noise = [0.5 * blobs(seed, (32, 32, 32)) for seed in (4, 5)]
+    halves = [write(f"{n}.h5", signal_ + noise[i]) for i, n in enumerate(("even", "odd"))]
+    whole = write("whole.h5", signal_ + sum(noise) / 2)
+    options = [word for half in halves for word in ("--half", half)]
+    code, data, err = enhance(whole, *options, "--output", "e.h5", "--no-trust")
+    assert (code, err) == (0, "")
+    page = Path(data["report"]).read_text()
+    assert "input" in page
+    assert "enhanced" in page
+    assert "1/7" in page
+    assert page.count("shell") > 0
+    bare = enhance(whole, "--output", "f.h5", "--no-trust")[1]
+    assert "1/7" not in Path(bare["report"]).read_text()
+
+
+def test_another_model_joins_the_disagreement(enhance: Any, tiny: dict[str, Any]) -> None:
+    import torch
+
+    for seed, name in ((0, "generator.pt"), (9, "other.pt")):
+        model = CycleGAN(parse_config(tiny | {"seed": seed, "init_std": 0.3}), torch.device("cpu"))
+        save_generators(model, Path(name), step=1)
+    source = write("a.h5", blobs(1))
+    assert enhance(source, "--output", "one.h5")[0] == 0
+    assert enhance(source, "--output", "two.h5", "--other-model", "other.pt")[0] == 0
+    np.testing.assert_array_equal(read("one.h5"), read("two.h5"))
+    name = "trust/disagreement"
+    assert read("two.h5", name).mean() > 1.2 * read("one.h5", name).mean()
 
 
 def test_one_name_for_two_outputs_is_refused(enhance: Any) -> None:
