@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 from cyclegan.enhance import enhance_array
-from cyclegan.enhance_memory import keep_freed_memory
-from cyclegan.enhance_network import Generator
+from cyclegan.enhance.memory import keep_freed_memory
+from cyclegan.enhance.network import Generator
+from cyclegan.enhance.tiling import apply_tiled
 from cyclegan.networks import UNet3d, build_generator
-from cyclegan.tiling import apply_tiled
 
 MONAI = "MONAI sliding window, fp32"
 WHOLE = "one pass, fp32"

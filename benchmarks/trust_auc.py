@@ -27,13 +27,13 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter, gaussian_gradient_magnitude
 
 from cyclegan import Trainer, parse_config
-from cyclegan.enhance_network import Generator
+from cyclegan.enhance.network import Generator
+from cyclegan.enhance.tiling import apply_tiled
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.networks import UNet3d
 from cyclegan.quality import affine_fit, compare_with_reference
 from cyclegan.simulate import simulate
 from cyclegan.simulate.phantom import ATTENUATION, FIBRE_DIAMETER, RESIN
-from cyclegan.tiling import apply_tiled
 from cyclegan.trust import TrustOperator
 
 Image = np.ndarray

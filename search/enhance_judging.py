@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data import Volume, VolumeEntry, open_dataset
+from cyclegan.enhance.grid import Grid, output_shape
 from cyclegan.errors import DataError
-from cyclegan.grid import Grid, output_shape
 from cyclegan.pictures import comparison, write_png
 from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
 from cyclegan.report import Halves, ReportSummary, write_report

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan.data import Size
-from cyclegan.enhance_network import Precision
-from cyclegan.enhance_store import COMPRESSIONS, Compression
+from cyclegan.enhance.grid import Region
+from cyclegan.enhance.network import Precision
+from cyclegan.enhance.store import COMPRESSIONS, Compression
 from cyclegan.errors import DataError, UsageError, nearest
 from cyclegan.files import refuse_overwrite
-from cyclegan.grid import Region
 
 Units = Literal["standardised", "input", "target"]
 UNITS = ("standardised", "input", "target")

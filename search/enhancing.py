@@ -14,15 +14,15 @@ import torch
 
 from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.enhance import Enhanced, enhance_file
-from cyclegan.enhance_memory import keep_freed_memory
-from cyclegan.enhance_network import Generator, choose_precision
-from cyclegan.enhance_source import open_frames
+from cyclegan.enhance.grid import Grid
+from cyclegan.enhance.memory import keep_freed_memory
+from cyclegan.enhance.network import Generator, choose_precision
+from cyclegan.enhance.source import open_frames
+from cyclegan.enhance.tiling import TileOperator
 from cyclegan.errors import DataError, UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
-from cyclegan.grid import Grid
 from cyclegan.precision import choose_device
 from cyclegan.report import Halves
-from cyclegan.tiling import TileOperator
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
 from search.enhance_judging import Judged, judge, open_reference, quality_table

@@ -23,8 +23,8 @@ from typing import Any
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
+from cyclegan.enhance.grid import Region
 from cyclegan.errors import ConfigError, UsageError, nearest
-from cyclegan.grid import Region
 from cyclegan.losses import GROUPS, function_name_of
 from search.commandline import Session
 from search.console import Console

@@ -22,15 +22,15 @@ from torch.nn import functional
 from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.data import Size, Statistics, Volume, VolumeEntry
 from cyclegan.enhance import Enhanced, enhance_array, enhance_file
-from cyclegan.enhance_memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
-from cyclegan.enhance_network import Generator, choose_precision
-from cyclegan.enhance_source import SlabReader, open_frames
-from cyclegan.enhance_store import COMPRESSIONS, part_folder
+from cyclegan.enhance.grid import Grid
+from cyclegan.enhance.memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
+from cyclegan.enhance.network import Generator, choose_precision
+from cyclegan.enhance.source import SlabReader, open_frames
+from cyclegan.enhance.store import COMPRESSIONS, part_folder
+from cyclegan.enhance.tiling import apply_tiled
 from cyclegan.errors import BusyError, CheckpointError, DataError, UsageError
 from cyclegan.generator import load_generator, save_generators
-from cyclegan.grid import Grid
 from cyclegan.networks import UNet3d, build_generator, initialise
-from cyclegan.tiling import apply_tiled
 from cyclegan.trainer import Trainer
 
 
@@ -421,8 +421,8 @@ import h5py, numpy as np, torch
 torch.set_num_threads(1)
 from cyclegan.data import Statistics, Volume, VolumeEntry
 from cyclegan.enhance import enhance_file
-from cyclegan.enhance_network import Generator
-from cyclegan.enhance_memory import bytes_per_voxel, resident_bytes
+from cyclegan.enhance.network import Generator
+from cyclegan.enhance.memory import bytes_per_voxel, resident_bytes
 from cyclegan.networks import build_generator
 def peak():  # ru_maxrss would be at least that of the process that started this one
     status = Path("/proc/self/status").read_text()
@@ -586,7 +586,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import logging, torch
 logging.basicConfig()
-from cyclegan.enhance_network import Generator
+from cyclegan.enhance.network import Generator
 from cyclegan.networks import build_generator
 net = build_generator("UNetSim3d", filters=1)
 image = torch.randn(1, 1, 8, 8, 8)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan.enhance_network import Generator
+from cyclegan.enhance.grid import Grid, Region, Size
+from cyclegan.enhance.network import Generator
+from cyclegan.enhance.tiling import apply_tiled, output_shape
 from cyclegan.errors import CycleGANError, UsageError
-from cyclegan.grid import Grid, Region, Size
 from cyclegan.networks import GENERATORS, UNet3d, build_generator, initialise
-from cyclegan.tiling import apply_tiled, output_shape
 
 ULP = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float64): 2.0**-52}
 

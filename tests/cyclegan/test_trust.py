@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from cyclegan.data import Size
-from cyclegan.enhance_network import Generator
+from cyclegan.enhance.grid import Grid
+from cyclegan.enhance.network import Generator
+from cyclegan.enhance.tiling import apply_tiled
 from cyclegan.errors import UsageError
-from cyclegan.grid import Grid
 from cyclegan.networks import UNet3d, build_generator, initialise
-from cyclegan.tiling import apply_tiled
 from cyclegan.trust import FLIPS, SIGMA, TrustOperator, trust_geometry
-from cyclegan.trust_calibration import Calibration, smooth
+from cyclegan.trust.calibration import Calibration, smooth
 
 PAIRS = {
     "1x": ("UNetSim3d", "UNetSim3d"),

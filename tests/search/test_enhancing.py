@@ -19,7 +19,7 @@ import pytest
 
 from cyclegan import parse_config
 from cyclegan.enhance import enhance_array
-from cyclegan.enhance_store import part_folder
+from cyclegan.enhance.store import part_folder
 from cyclegan.errors import UsageError
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.model import CycleGAN

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan.enhance_network import Generator
+from cyclegan.enhance.grid import Size, Window
+from cyclegan.enhance.network import Generator
+from cyclegan.enhance.tiling import Read
 from cyclegan.errors import UsageError
-from cyclegan.grid import Size, Window
 from cyclegan.networks import Geometry, UNet3d
-from cyclegan.tiling import Read
-from cyclegan.trust_calibration import (
+from cyclegan.trust.calibration import (
     BLOCKS,
     BLURS,
     Calibration,

@@ -1,6 +1,6 @@
 """Applying an operator to a volume tile by tile, with the result of one pass over all of it.
 
-How a volume is cut, and what the *padded* volume is: `cyclegan/grid.py`. One pass over the padded
+How a volume is cut, and what the *padded* volume is: `grid.py`. One pass over the padded
 volume is the truth that tiles reproduce.
 """
 
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cyclegan.enhance.grid import Grid, Region, Size, Tile, Window, output_shape
 from cyclegan.errors import CycleGANError
-from cyclegan.grid import Grid, Region, Size, Tile, Window, output_shape
 
 logger = logging.getLogger(__name__)
 

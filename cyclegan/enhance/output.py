@@ -24,9 +24,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cyclegan.enhance_store import Compression, Layout
-from cyclegan.grid import Grid
-from cyclegan.tiling import TileOperator
+from cyclegan.enhance.grid import Grid
+from cyclegan.enhance.store import Compression, Layout
+from cyclegan.enhance.tiling import TileOperator
 
 _CHUNK = 64
 """Voxels along an axis of a chunk, at most where a tile can be divided so: 1 MB."""

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from cyclegan.errors import UsageError
 
 if TYPE_CHECKING:
-    from cyclegan.tiling import TileOperator
+    from cyclegan.enhance.tiling import TileOperator
 
 Size = tuple[int, int, int]
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

@@ -16,9 +16,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cyclegan.enhance.grid import Grid, Region, Size
+from cyclegan.enhance.tiling import TileOperator
 from cyclegan.errors import UsageError
-from cyclegan.grid import Grid, Region, Size
-from cyclegan.tiling import TileOperator
 
 LARGEST_CORE = 256
 """Voxels along an axis; larger tiles save hardly any halo."""

@@ -13,10 +13,10 @@ from cyclegan.data import Size, Standardise, Statistics, Volume, VolumeEntry, op
 from cyclegan.data.region import Region as StoredRegion
 from cyclegan.data.statistics import Moments, merged
 from cyclegan.data.voxel_size import voxel_size_um
+from cyclegan.enhance.grid import Grid
+from cyclegan.enhance.tiling import Read
 from cyclegan.errors import DataError
 from cyclegan.files import replacing
-from cyclegan.grid import Grid
-from cyclegan.tiling import Read
 
 
 class SlabReader:

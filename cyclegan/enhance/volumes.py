@@ -1,8 +1,8 @@
 """Applying a generator, or any tile operator, to volumes on the disk: exact, streaming, resumable.
 
-The result does not depend on the tile size (see `cyclegan/grid.py`). Memory follows the tile, not
+The result does not depend on the tile size (see `grid.py`). Memory follows the tile, not
 the volume: a slab of input of bounded size, one window with its activations, one compressed core.
-Finished tiles survive a kill (`cyclegan/enhance_store.py`).
+Finished tiles survive a kill (`store.py`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import torch
 from numpy.typing import NDArray
 
 from cyclegan.data import Size, Volume, VolumeEntry
-from cyclegan.enhance_memory import budget_bytes, choose_grid
-from cyclegan.enhance_network import Generator, Precision
-from cyclegan.enhance_output import Plan, describe
-from cyclegan.enhance_source import SlabReader
-from cyclegan.enhance_store import Compression, Core, PartStore, resumable
+from cyclegan.enhance.grid import Grid, Region, Tile
+from cyclegan.enhance.memory import budget_bytes, choose_grid
+from cyclegan.enhance.network import Generator, Precision
+from cyclegan.enhance.output import Plan, describe
+from cyclegan.enhance.source import SlabReader
+from cyclegan.enhance.store import Compression, Core, PartStore, resumable
+from cyclegan.enhance.tiling import Read, TileOperator, apply_tiled, run_tile
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
-from cyclegan.grid import Grid, Region, Tile
 from cyclegan.networks import UNet3d
-from cyclegan.tiling import Read, TileOperator, apply_tiled, run_tile
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def enhance_file(
 ) -> Enhanced:
     """Enhance a volume, or the frames of a time series, into an HDF5 file.
 
-    The file is described in `cyclegan/enhance_output.py`. The source is read as `Volume` reads it:
+    The file is described in `output.py`. The source is read as `Volume` reads it:
     standardised, non-finite voxels replaced.
 
     Args:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan.grid import Grid, Size, Window
+from cyclegan.enhance.grid import Grid, Size, Window
+from cyclegan.enhance.tiling import Read, TileOperator, read_padded
 from cyclegan.quality import AffineFit, affine_fit
-from cyclegan.tiling import Read, TileOperator, read_padded
 
 logger = logging.getLogger(__name__)
 
