@@ -11,8 +11,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from cyclegan import config
-from cyclegan.config import Config, HPOptimizer, Lambdas, LossFunctions, LRSchedule
+from cyclegan.config import Config, HPOptimizer, Lambdas, LossFunctions, LRSchedule, schema
 from cyclegan.losses import GROUPS, functions_for
 
 GROUPED = (
@@ -33,7 +32,7 @@ MEANINGS = {
 
 def field_docs(name: str) -> dict[str, str]:
     """The string below each field of the configuration class `name`."""
-    tree = ast.parse(inspect.getsource(config))
+    tree = ast.parse(inspect.getsource(schema))
     (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     docs = {}
     for field, below in itertools.pairwise(body):
@@ -76,7 +75,7 @@ def page() -> str:
         "One YAML file; `--set a.b=c` on the command line changes any key. Unknown keys are",
         "refused with the nearest known name. Paths are relative to the folder the command is",
         "started in.",
-        "Made by `docs/make_config.py` from the docstrings in `cyclegan/config.py`.",
+        "Made by `docs/make_config.py` from the docstrings in `cyclegan/config/schema.py`.",
         "",
         *("| key | default | |", "|---|---|---|", *rows(Config)),
         "",

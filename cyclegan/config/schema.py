@@ -7,12 +7,9 @@ its resolved configuration. Paths are relative to the folder the command is star
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -25,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from cyclegan.config.messages import explain_all
 from cyclegan.errors import ConfigError, nearest
 from cyclegan.losses import GROUPS, Term, check_function, default_name
 from cyclegan.networks import (
@@ -264,7 +262,7 @@ class Config(Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain_all(type(self), error)) from error
+            raise ConfigError(explain_all(type(self), error)) from error
 
     @field_validator("net_A", "net_B")
     @classmethod
@@ -394,126 +392,3 @@ def generator_geometry(
 ) -> Geometry:
     """Geometry of the generator `name`; it does not depend on filters and channels."""
     return build_generator(name, filters=1, depth=depth, upsampling=upsampling).geometry
-
-
-def parse_config(values: Mapping[str, Any], *, source: str = "configuration") -> Config:
-    """A `Config` from plain values. Errors: `ConfigError`, one line, naming key, value and cure."""
-    _check_mapping(values, source)
-    try:
-        return Config(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-
-
-_S = TypeVar("_S", bound=Section)
-
-
-def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> _S:
-    """An instance of any configuration model, its errors turned into one line each."""
-    _check_mapping(values, source)
-    try:
-        return kind.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain_all(kind, error)}") from error
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Errors: `ConfigError` naming file, line and column."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read as text: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a mapping of keys to values is wanted")
-    return values
-
-
-def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
-    """A `Config` from a YAML file and overrides of the form `a.b=c`."""
-    values = override(load_yaml(Path(path)), parse_overrides(overrides))
-    return parse_config(values, source=str(path))
-
-
-def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """`["lambdas.C_A=100"]` as `{"lambdas.C_A": 100}`; values are read as YAML."""
-    result: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: the form is key=value, e.g. lambdas.C_A=100")
-        try:
-            result[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not valid YAML") from error
-    return result
-
-
-def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested `values` with dotted keys replaced; an index picks from a list."""
-    result: dict[str, Any] = copy.deepcopy(dict(values))
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        node: Any = result
-        for part in parents:
-            if isinstance(node, dict):
-                child = node.setdefault(part, {})
-                if isinstance(child, bool):  # a section's switch: `hp_optimizer: true`
-                    child = {"enabled": child}
-                elif not isinstance(child, dict | list):
-                    child = [child] if last.isdigit() else {}
-                node[part] = child
-                node = child
-            else:
-                node = _item(node, part, key)
-        if isinstance(node, list):
-            _item(node, last, key)
-            node[int(last)] = value
-        elif last.isdigit():
-            raise ConfigError(f"{key}: no list is given there whose item {last} could change")
-        else:
-            node[last] = value
-    return result
-
-
-def _item(node: list[Any], part: str, key: str) -> Any:
-    if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(f"{key}: '{part}' is not an index of a list of {len(node)}")
-    return node[int(part)]
-
-
-def _check_mapping(values: Any, source: str) -> None:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
-
-
-def _explain_all(kind: type[BaseModel], error: ValidationError) -> str:
-    lines = [_explain(kind, problem) for problem in error.errors()]
-    return "; ".join(dict.fromkeys(lines))
-
-
-def _explain(kind: type[BaseModel], problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        model: Any = kind
-        for part in problem["loc"][:-1]:
-            annotation = model.model_fields[str(part)].annotation
-            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-                return f"{location} is not a known key"
-            model = annotation
-        hint = nearest(str(problem["loc"][-1]), model.model_fields)
-        return f"{location} is not a known key; {hint}"
-    if problem["type"] == "missing":
-        return f"{location} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if not location:
-        return str(message)
-    return f"{location} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

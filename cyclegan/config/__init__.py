@@ -1,0 +1,43 @@
+"""The configuration of one training: its keys, how it is read, and what is said of a wrong one."""
+
+from cyclegan.config.reading import (
+    load_config,
+    load_yaml,
+    override,
+    parse_config,
+    parse_overrides,
+    parse_section,
+)
+from cyclegan.config.schema import (
+    Config,
+    Count,
+    HPOptimizer,
+    Lambdas,
+    LossChannels,
+    LossFunctions,
+    LossNames,
+    LRSchedule,
+    RunName,
+    Section,
+    generator_geometry,
+)
+
+__all__ = [
+    "Config",
+    "Count",
+    "HPOptimizer",
+    "LRSchedule",
+    "Lambdas",
+    "LossChannels",
+    "LossFunctions",
+    "LossNames",
+    "RunName",
+    "Section",
+    "generator_geometry",
+    "load_config",
+    "load_yaml",
+    "override",
+    "parse_config",
+    "parse_overrides",
+    "parse_section",
+]

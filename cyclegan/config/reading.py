@@ -1,0 +1,114 @@
+"""Configurations from YAML files and from the command line's `--set lambdas.C_A=100`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from cyclegan.config.messages import explain_all
+from cyclegan.config.schema import Config, Section
+from cyclegan.errors import ConfigError
+
+
+def parse_config(values: Mapping[str, Any], *, source: str = "configuration") -> Config:
+    """A `Config` from plain values. Errors: `ConfigError`, one line, naming key, value and cure."""
+    _check_mapping(values, source)
+    try:
+        return Config(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> _S:
+    """An instance of any configuration model, its errors turned into one line each."""
+    _check_mapping(values, source)
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain_all(kind, error)}") from error
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Errors: `ConfigError` naming file, line and column."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as text: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a mapping of keys to values is wanted")
+    return values
+
+
+def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
+    """A `Config` from a YAML file and overrides of the form `a.b=c`."""
+    values = override(load_yaml(Path(path)), parse_overrides(overrides))
+    return parse_config(values, source=str(path))
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """`["lambdas.C_A=100"]` as `{"lambdas.C_A": 100}`; values are read as YAML."""
+    result: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: the form is key=value, e.g. lambdas.C_A=100")
+        try:
+            result[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+    return result
+
+
+def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `values` with dotted keys replaced; an index picks from a list."""
+    result: dict[str, Any] = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node: Any = result
+        for part in parents:
+            if isinstance(node, dict):
+                child = node.setdefault(part, {})
+                if isinstance(child, bool):  # a section's switch: `hp_optimizer: true`
+                    child = {"enabled": child}
+                elif not isinstance(child, dict | list):
+                    child = [child] if last.isdigit() else {}
+                node[part] = child
+                node = child
+            else:
+                node = _item(node, part, key)
+        if isinstance(node, list):
+            _item(node, last, key)
+            node[int(last)] = value
+        elif last.isdigit():
+            raise ConfigError(f"{key}: no list is given there whose item {last} could change")
+        else:
+            node[last] = value
+    return result
+
+
+def _item(node: list[Any], part: str, key: str) -> Any:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"{key}: '{part}' is not an index of a list of {len(node)}")
+    return node[int(part)]
+
+
+def _check_mapping(values: Any, source: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
