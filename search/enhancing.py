@@ -24,7 +24,7 @@ from cyclegan.tiling import TileOperator
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
 from search.enhance_judging import Judged, judge, open_reference, quality_table
-from search.enhance_request import Request, Target, check_roi, targets
+from search.enhance_request import Request, Target, check_roi, keeps, targets
 
 if TYPE_CHECKING:
     from tracking import Run
@@ -214,7 +214,7 @@ def _enhance(
             compression=request.compression,
             scale=_scale(request, volumes[0], model),
             overwrite=request.overwrite,
-            keep=request.several,
+            keep=keeps(request, target),
             attributes=attributes,
             on_progress=progress,
         )
