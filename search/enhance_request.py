@@ -102,11 +102,21 @@ def targets(request: Request) -> list[Target]:
     for target in found:
         if target.output.resolve() in inputs:
             raise DataError(f"{target.output} is an input too; name another output")
-    if not request.several:
+    if not request.several and not _is_unfinished(found[0]):
         one = found[0]
         for path in (one.output, one.picture, one.report, one.report_picture):
             refuse_overwrite(path, request.overwrite)
     return found
+
+
+def keeps(request: Request, target: Target) -> bool:
+    """Whether an output that this very command made before stays, and only the rest is done."""
+    return not request.overwrite and (request.several or _is_unfinished(target))
+
+
+def _is_unfinished(target: Target) -> bool:
+    # The report comes last; without it the command was killed behind the volume.
+    return target.output.exists() and not target.report.exists()
 
 
 def _check(request: Request) -> None:

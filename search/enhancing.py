@@ -26,7 +26,7 @@ from cyclegan.report import Halves
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
 from search.enhance_judging import Judged, judge, open_reference, quality_table
-from search.enhance_request import Request, Target, check_roi, targets
+from search.enhance_request import Request, Target, check_roi, keeps, targets
 
 if TYPE_CHECKING:
     from tracking import Run
@@ -263,7 +263,7 @@ def _enhance(
             compression=request.compression,
             scale=_scale(request, volumes[0], model),
             overwrite=request.overwrite,
-            keep=request.several,
+            keep=keeps(request, target),
             attributes=attributes,
             on_progress=progress,
         )

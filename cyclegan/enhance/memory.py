@@ -102,6 +102,11 @@ def bytes_per_voxel(operator: TileOperator) -> float:
     return float(own + 2 * 4 * operator.channels_in + 3 * ends)
 
 
+def window_bytes(operator: TileOperator, grid: Grid) -> float:
+    """What a tile of the grid takes, on the safe side."""
+    return SAFETY * bytes_per_voxel(operator) * math.prod(grid.window)
+
+
 def choose_grid(
     operator: TileOperator,
     shape: Size,

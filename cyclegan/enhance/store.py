@@ -218,12 +218,18 @@ def _after(error: BaseException, store: PartStore, output: Path) -> None:
         discard(output)
 
 
+def described_job(output: Path) -> dict[str, Any]:
+    """The job of the finished tiles of `output`; empty if there are none."""
+    try:
+        found = json.loads((part_folder(output) / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _prepare(folder: Path, output: Path, job: Any) -> None:
     described = folder / "job.json"
-    try:
-        same = json.loads(described.read_text(encoding="utf-8")) == job
-    except (OSError, ValueError):
-        same = False
+    same = described_job(output) == job
     if not same and described.exists():
         logger.warning(
             "%s: removed, it was of another input, model or setting than %s has now",

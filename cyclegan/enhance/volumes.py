@@ -7,10 +7,6 @@ Finished tiles survive a kill (`store.py`).
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib.metadata
-import json
 import logging
 import math
 import time
@@ -26,7 +22,8 @@ from numpy.typing import NDArray
 
 from cyclegan.data import Size, Volume, VolumeEntry
 from cyclegan.enhance.grid import Grid, Region, Tile
-from cyclegan.enhance.memory import budget_bytes, choose_grid
+from cyclegan.enhance.job import Job
+from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Plan, describe
 from cyclegan.enhance.source import SlabReader
@@ -40,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """(voxels of `data` that are done, of all)."""
-_JOB = "job"
-"""Attribute: what made the output, so that it is known again."""
 _SLAB_SHARE, _SLAB_BYTES = 0.1, 512_000_000
 """Of the memory, at most, for input that is read ahead."""
 
@@ -153,31 +148,24 @@ def enhance_file(
     began = time.perf_counter()
     operator = as_operator(network, device=device)
     volumes = _volumes(source, operator.channels_in)
-    series = not isinstance(source, VolumeEntry | Volume)
-    budget = budget_bytes(torch.device(device), memory_gb)
-    grid = choose_grid(
-        operator,
-        volumes[0].shape,
+    job = Job(
+        operator=operator,
+        identity=identity,
+        volumes=volumes,
         region=region,
-        wanted=tile,
-        budget=(1 - _SLAB_SHARE) * budget,
+        compression=compression,
+        scale=scale,
     )
-    plan = Plan.of(operator, grid, len(volumes) if series else None)
-    layouts = plan.layouts(compression)
-    job = _job(operator, identity, volumes, grid, compression, scale)
-    digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
-    done = Enhanced(
-        path=output,
-        shape=layouts["data"].shape,
-        tile=grid.core,
-        tiles=len(grid) * len(volumes),
-        resumed=len(grid) * len(volumes),
-        seconds=0.0,
-    )
-    if keep and _made_by(output) == digest:
-        return done
+    frames = None if isinstance(source, VolumeEntry | Volume) else len(volumes)
+    made = job.made(output) if keep else None
+    if made is not None:
+        return _done(output, Plan.of(operator, made, frames))
     refuse_overwrite(output, overwrite)
-    about = _about(operator, volumes[0], grid, scale) | dict(attributes or {}) | {_JOB: digest}
+    budget = budget_bytes(torch.device(device), memory_gb)
+    grid = _grid(job, output, tile, (1 - _SLAB_SHARE) * budget)
+    plan = Plan.of(operator, grid, frames)
+    layouts = plan.layouts(compression)
+    about = job.attributes(grid) | dict(attributes or {})
     slab = min(_SLAB_SHARE * budget, _SLAB_BYTES)
     work = _Work(operator, volumes, plan, slab, scale, on_progress)
 
@@ -185,13 +173,34 @@ def enhance_file(
         size = volumes[0].voxel_size_um
         describe(file, plan, voxel_size_um=size, attributes=about)
 
-    with resumable(output, job, layouts) as (store, temporary):
+    with resumable(output, job.content(grid), layouts) as (store, temporary):
         resumed = len(store.finished)
         if resumed:
             logger.info("%s: %d of %d tiles were finished before", output, resumed, work.tiles)
         work.run(store)
         store.write(temporary, described)
-    return dataclasses.replace(done, resumed=resumed, seconds=time.perf_counter() - began)
+    return _done(output, plan, resumed, time.perf_counter() - began)
+
+
+def _grid(job: Job, output: Path, tile: Size | None, budget: float) -> Grid:
+    """With the tile that is wanted; else with that of the tiles finished before, if it fits."""
+    started = job.started(output) if tile is None else None
+    if started is not None and window_bytes(job.operator, started) <= budget:
+        return started
+    shape = job.volumes[0].shape
+    return choose_grid(job.operator, shape, region=job.region, wanted=tile, budget=budget)
+
+
+def _done(output: Path, plan: Plan, resumed: int | None = None, seconds: float = 0.0) -> Enhanced:
+    tiles = len(plan.grid) * (plan.frames or 1)
+    return Enhanced(
+        path=output,
+        shape=(*plan.leading("data"), *plan.grid.output_shape(plan.outputs["data"])),
+        tile=plan.grid.core,
+        tiles=tiles,
+        resumed=tiles if resumed is None else resumed,
+        seconds=seconds,
+    )
 
 
 class _Work:
@@ -262,72 +271,3 @@ def _volumes(source: VolumeEntry | Volume | Sequence[Volume], channels: int) -> 
                 "the frames of a series have one shape: enhance them one by one"
             )
     return source
-
-
-def _job(
-    operator: TileOperator,
-    identity: str | None,
-    volumes: Sequence[Volume],
-    grid: Grid,
-    compression: Compression,
-    scale: tuple[float, float],
-) -> dict[str, Any]:
-    """All that the result depends on, as JSON."""
-    return {
-        "model": identity or getattr(operator, "identity", None) or f"unknown {time.time_ns()}",
-        "inputs": [_described(volume) for volume in volumes],
-        "outputs": {name: str(factor) for name, factor in operator.outputs.items()},
-        "region": grid.region,
-        "tile": grid.core,
-        "window": grid.window,
-        "compression": compression,
-        "scale": scale,
-        "torch": torch.__version__,
-    }
-
-
-def _about(
-    operator: TileOperator, volume: Volume, grid: Grid, scale: tuple[float, float]
-) -> dict[str, Any]:
-    """Attributes of `data`: what was done to which grey values."""
-    return {
-        "tile": list(grid.core),
-        "roi": [list(limits) for limits in grid.region],
-        "source": f"{volume.entry.path}:{volume.entry.dset}",
-        "input_mean": volume.statistics.mean,
-        "input_std": volume.statistics.std,
-        "input_standardised_on_load": (volume.mean, volume.std) != (0.0, 1.0),
-        "offset": scale[0],
-        "factor": scale[1],
-        "software": f"cyclegan3d {_version()}, torch {torch.__version__}",
-        **getattr(operator, "attributes", {}),
-    }
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("cyclegan3d")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _made_by(output: Path) -> str | None:
-    """The job that made an output, or None if it is none of ours."""
-    try:
-        with h5py.File(output, "r") as file:
-            return str(file["data"].attrs[_JOB])
-    except (OSError, KeyError):
-        return None
-
-
-def _described(volume: Volume) -> dict[str, Any]:
-    stat = volume.entry.path.stat()
-    return {
-        "path": str(volume.entry.path.resolve()),
-        "dataset": volume.entry.dset,
-        "roi": volume.entry.roi,
-        "bytes": stat.st_size,
-        "modified_ns": stat.st_mtime_ns,
-        "mean": volume.mean,
-        "std": volume.std,
-    }

@@ -291,6 +291,21 @@ def test_killed_the_same_command_goes_on(model: str) -> None:
     assert not journal.parent.exists()
 
 
+def test_killed_behind_the_volume_the_same_command_does_the_rest(enhance: Any) -> None:
+    line = [write("a.h5", 300 + 20 * blobs(1)), "--output", "e.h5", "--no-trust"]
+    code, first, err = enhance(*line)
+    assert code == 0, err
+    made = Path("e.h5").stat().st_mtime_ns
+    Path(first["report"]).unlink()
+    code, data, err = enhance(*line)
+    assert (code, data["report"]) == (0, first["report"]), err
+    assert Path("e.h5").stat().st_mtime_ns == made
+    Path(first["report"]).unlink()
+    code, _, err = enhance(*line, "--units", "input")  # another result under this name
+    assert (code, "--overwrite" in err) == (1, True)
+    assert Path("e.h5").stat().st_mtime_ns == made
+
+
 def test_tile_and_roi_are_parsed() -> None:
     assert parse_tile("64, 96,8") == (64, 96, 8)
     assert parse_roi("0:64, 3:4,10:90") == ((0, 64), (3, 4), (10, 90))
