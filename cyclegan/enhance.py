@@ -26,7 +26,7 @@ from cyclegan.enhance_memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance_network import Generator, Precision
 from cyclegan.enhance_output import Plan, describe
 from cyclegan.enhance_source import SlabReader
-from cyclegan.enhance_store import Compression, Core, PartStore, resumable
+from cyclegan.enhance_store import Compression, Core, PartStore, discard, part_folder, resumable
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.grid import Grid, Region, Tile
@@ -143,7 +143,9 @@ def enhance_file(
     it; one line for a full disk. Finished tiles stay in `OUTPUT.part` after a kill, Ctrl-C or a
     full disk, and the same call goes on from there.
     """
-    if not keep:
+    # Killed after the output got its name: what is left to do is to clear up.
+    nearly = output.exists() and part_folder(output).exists()
+    if not (keep or nearly):
         refuse_overwrite(output, overwrite)
     began = time.perf_counter()
     operator = as_operator(network, device=device)
@@ -157,8 +159,10 @@ def enhance_file(
         scale=scale,
     )
     frames = None if isinstance(source, VolumeEntry | Volume) else len(volumes)
-    made = job.made(output) if keep else None
+    made = job.made(output) if keep or nearly else None
     if made is not None:
+        if nearly:
+            discard(output)
         return _done(output, Plan.of(operator, made, frames))
     refuse_overwrite(output, overwrite)
     budget = budget_bytes(torch.device(device), memory_gb)
