@@ -27,7 +27,7 @@ from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Plan, describe
 from cyclegan.enhance.source import SlabReader
-from cyclegan.enhance.store import Compression, Core, PartStore, resumable
+from cyclegan.enhance.store import Compression, Core, PartStore, discard, part_folder, resumable
 from cyclegan.enhance.tiling import Read, TileOperator, apply_tiled, run_tile
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
@@ -143,7 +143,9 @@ def enhance_file(
     it; one line for a full disk. Finished tiles stay in `OUTPUT.part` after a kill, Ctrl-C or a
     full disk, and the same call goes on from there.
     """
-    if not keep:
+    # Killed after the output got its name: what is left to do is to clear up.
+    nearly = output.exists() and part_folder(output).exists()
+    if not (keep or nearly):
         refuse_overwrite(output, overwrite)
     began = time.perf_counter()
     operator = as_operator(network, device=device)
@@ -157,8 +159,10 @@ def enhance_file(
         scale=scale,
     )
     frames = None if isinstance(source, VolumeEntry | Volume) else len(volumes)
-    made = job.made(output) if keep else None
+    made = job.made(output) if keep or nearly else None
     if made is not None:
+        if nearly:
+            discard(output)
         return _done(output, Plan.of(operator, made, frames))
     refuse_overwrite(output, overwrite)
     budget = budget_bytes(torch.device(device), memory_gb)

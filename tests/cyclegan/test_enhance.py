@@ -298,7 +298,9 @@ def run_until_killed(
     process, kills = None, 0
     for kills in range(60):
         process = multiprocessing.get_context("fork").Process(
-            target=enhance_file, args=(operator, entry, out), kwargs={"tile": (8, 8, 8)}
+            target=enhance_file,
+            args=(operator, entry, out),
+            kwargs={"tile": (8, 8, 8), "keep": True},  # it may be killed when all is done
         )
         process.start()
         process.join(float(chance.uniform(0.03, 0.25)) + kills / 100)
@@ -403,6 +405,22 @@ def test_what_a_power_failure_tore_is_done_again(tmp_path: Path, damage: str) ->
     interrupted(Slow(), entry, out, 2)  # goes on, and is stopped again
     assert resumed(Slow(), entry, out).resumed == 7
     np.testing.assert_array_equal(contents(out)["data"], apply_tiled(Slow(), image)["data"][0])
+
+
+def test_killed_while_it_clears_up_it_only_clears_up(tmp_path: Path) -> None:
+    entry, out = source(tmp_path, volume((16, 16, 32))), tmp_path / "out.h5"
+    resumed(Slow(), entry, out)
+    made = out.stat().st_mtime_ns
+    part_folder(out).mkdir()
+    (part_folder(out) / "chunks.bin").write_text("left")
+    again = resumed(Slow(), entry, out)
+    assert (again.resumed, out.stat().st_mtime_ns) == (again.tiles, made)
+    assert not part_folder(out).exists()
+    with pytest.raises(DataError, match="--overwrite"):
+        resumed(Slow(), entry, out)
+    part_folder(out).mkdir()
+    with pytest.raises(DataError, match="--overwrite"):  # an output of something else
+        resumed(Slow(), entry, out, scale=(1.0, 2.0))
 
 
 def test_two_processes_do_not_make_one_output(tmp_path: Path) -> None:
