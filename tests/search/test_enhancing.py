@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +66,7 @@ def model(project: Path, tiny: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def enhance(
-    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Any]:
+def enhance(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run `cyclegan enhance` in this process: (exit code, JSON or None, standard error)."""
 
     def call(*arguments: str) -> tuple[int, Any, str]:
@@ -80,12 +76,7 @@ def enhance(
         captured = capsys.readouterr()
         return code, json.loads(captured.out) if captured.out else None, captured.err
 
-    loggers = [logging.getLogger(name) for name in ("cyclegan", "tracking", "search")]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    yield call
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    return call
 
 
 def test_the_volume_comes_with_trust_maps_a_picture_and_a_report(enhance: Any) -> None:
