@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(__file__).parents[1] / "studies" / "demo.yaml"
 
 

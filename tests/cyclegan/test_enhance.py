@@ -384,7 +384,7 @@ def test_with_more_or_less_memory_than_before_it_goes_on_with_the_tiles_it_has(
     assert resumed(Slow(), entry, out, tile=None).resumed == 5  # one tile would do
     out.unlink()
     interrupted(Slow(), entry, out, 5)
-    monkeypatch.setattr("cyclegan.enhance.window_bytes", lambda *_: 1e15)
+    monkeypatch.setattr("cyclegan.enhance.volumes.window_bytes", lambda *_: 1e15)
     assert resumed(Slow(), entry, out, tile=None).tiles == 1
 
 

@@ -49,7 +49,7 @@ KINDS = [
     ("UNetSim3d", 3, "transposed"),
     ("UNetSim3dSRx4", 3, "transposed"),
     ("UNetSim3dSRd2", 1, "resize"),
-    ("UNet113d", None, "transposed"),
+    pytest.param("UNet113d", None, "transposed", marks=pytest.mark.slow),
     ("UNet113d", 3, "resize"),
 ]
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 CALL = [sys.executable, "-m", "search.cli"]
 
 

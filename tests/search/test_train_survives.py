@@ -20,6 +20,8 @@ from torch import Tensor, equal
 from cyclegan import state as states
 from cyclegan.checkpoints import CHECKPOINT_NAME
 
+pytestmark = pytest.mark.slow
+
 CALL = [sys.executable, "-m", "search.cli", "train", "training.yaml", "--quiet", "--resume"]
 EVERYTHING = {
     "run_name": "killed",
