@@ -1,10 +1,12 @@
 """How fast a volume is enhanced, beside MONAI's sliding window and one pass over everything.
 
-    python benchmarks/enhancement.py [--size 160] [--filters 32] [--repeats 3]
+    python benchmarks/enhancement.py [--size 160] [--filters 32] [--repeats 3] [--device cpu]
 
 Variants are run in turn, each in a process of its own, so that its peak memory is its own; a round
 of all of them is repeated, and medians are printed with their ratio to MONAI. Seconds are those of
-a second pass in the process: start-up and compiling are printed by themselves.
+a second pass in the process: start-up and compiling are printed by themselves. Beside them stands
+the share of this machine's matrix-product speed in the same precision, counting the network's
+operations on the volume once: what is computed twice in halos and overlaps counts as lost.
 
 MONAI is not a dependency of this project. To have it in the comparison, install it away from here
 and say where it is:
@@ -29,6 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import matmul_speed, peak_bytes
+from torch.utils.flop_counter import FlopCounterMode
 
 from cyclegan.enhance import enhance_array
 from cyclegan.enhance.memory import keep_freed_memory
@@ -60,46 +64,48 @@ def volume(size: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(size,) * 3).astype(np.float32)
 
 
-def enhancer(variant: str, filters: int) -> Callable[[np.ndarray], np.ndarray]:
+def flop_per_voxel(filters: int) -> float:
+    """Operations of the network for one input voxel."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(filters)(torch.zeros(1, 1, 32, 32, 32))
+    return counter.get_total_flops() / 32**3
+
+
+def enhancer(variant: str, filters: int, device: str) -> Callable[[np.ndarray], np.ndarray]:
     """A function that enhances an array in the way that `variant` says."""
-    net = network(filters)
+    net = network(filters).to(device)
     if variant == MONAI:
         from monai.inferers import sliding_window_inference
 
         def monai(image: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
-                out = sliding_window_inference(
-                    torch.from_numpy(image)[None, None], 64, 1, net, overlap=0.25, mode="gaussian"
-                )
-            return np.asarray(out[0, 0])
+                whole = torch.from_numpy(image)[None, None].to(device)
+                out = sliding_window_inference(whole, 64, 1, net, overlap=0.25, mode="gaussian")
+            return np.asarray(out[0, 0].cpu())
 
         return monai
     precision: Any = "bf16" if "bf16" in variant else "fp32"
-    generator = Generator(net, precision=precision, compiled="compiled" in variant)
+    compiled = "compiled" in variant
+    generator = Generator(net, device=device, precision=precision, compiled=compiled)
     if variant == WHOLE:
         return lambda image: apply_tiled(generator, image)["data"][0]
     memory = 2.0 if "2 GB" in variant else None
     if memory is None:  # as the command does
         keep_freed_memory()
-    return lambda image: enhance_array(generator, image, memory_gb=memory)
+    return lambda image: enhance_array(generator, image, memory_gb=memory, device=device)
 
 
-def peak_bytes() -> int:
-    """Of this process; `ru_maxrss` would start from that of the process that started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def run_one(variant: str, size: int, filters: int, reference: Path) -> None:
+def run_one(variant: str, options: argparse.Namespace) -> None:
     """Enhance twice; print seconds, peak memory and the error against one pass as JSON."""
-    image = volume(size)
-    enhance = enhancer(variant, filters)
+    reference: Path = options.reference
+    image = volume(options.size)
+    enhance = enhancer(variant, options.filters, options.device)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        result = enhance(image)
+        result = enhance(image)  # on the host in the end: a GPU has finished
         seconds.append(time.perf_counter() - start)
-    peak = peak_bytes()
+    peak = peak_bytes(options.device)
     if variant == WHOLE:
         np.save(reference, result)
     whole = np.load(reference, mmap_mode="r")
@@ -113,6 +119,7 @@ def in_a_process(variant: str, options: argparse.Namespace, reference: Path) -> 
     line = [
         *(sys.executable, __file__, "--variant", variant, "--reference", str(reference)),
         *("--size", str(options.size), "--filters", str(options.filters)),
+        *("--device", options.device),
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -134,11 +141,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--filters", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
-        run_one(options.variant, options.size, options.filters, options.reference)
+        run_one(options.variant, options)
         return
     variants = [WHOLE, *(v for v in VARIANTS if v != WHOLE)]  # it makes the reference
     if not has_monai():
@@ -149,22 +157,34 @@ def main() -> None:
         for _ in range(options.repeats):
             for variant in variants:
                 found[variant].append(in_a_process(variant, options, Path(folder) / "whole.npy"))
+    peaks = {
+        "fp32": matmul_speed(options.device, torch.float32),
+        "bf16": matmul_speed(options.device, torch.bfloat16),
+    }
+    flop = flop_per_voxel(options.filters) * options.size**3
     print(
-        f"UNetSim3d, nf = {options.filters}, {options.size}^3 voxels, {torch.get_num_threads()} "
-        f"threads, median of {options.repeats} (range)"
+        f"UNetSim3d, nf = {options.filters}, {options.size}^3 voxels, {options.device}, "
+        f"{torch.get_num_threads()} threads, median of {options.repeats} (range); "
+        f"{flop / 1e12:.2f} TFLOP; matrix products reach {peaks['fp32'] / 1e12:.2f} TFLOP/s in "
+        f"fp32 and {peaks['bf16'] / 1e12:.2f} in bf16"
     )
-    print(f"{'':30s}{'seconds':>16s}{'to MONAI':>10s}{'first':>8s}{'peak':>9s}{'error':>10s}")
+    print(
+        f"{'':30s}{'seconds':>16s}{'to MONAI':>10s}{'first':>8s}{'peak':>9s}{'error':>10s}"
+        f"{'of products':>13s}"
+    )
     seconds = {v: statistics.median(r["second"] for r in rs) for v, rs in found.items()}
     base = seconds.get(MONAI, float("nan"))
     for variant in (v for v in VARIANTS if v in found):
         rounds = found[variant]
         times = [r["second"] for r in rounds]
+        peak = peaks["bf16" if "bf16" in variant else "fp32"]
         print(
             f"{variant:30s}{seconds[variant]:7.2f} ({min(times):.1f}-{max(times):.1f})"
             f"{base / seconds[variant]:8.2f} x"
             f"{statistics.median(r['first'] for r in rounds):7.1f}"
             f"{max(r['peak'] for r in rounds) / 1e9:6.2f} GB"
             f"{max(r['error'] for r in rounds):10.1e}"
+            f"{100 * flop / seconds[variant] / peak:11.0f} %"
         )
     print("error: largest difference to one pass, in standard deviations of the result")
 

@@ -16,11 +16,10 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from machine import matmul_speed, peak_bytes, seconds_of
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -112,24 +111,6 @@ def build(options: argparse.Namespace, variant: str) -> Step:
     return plain_step(options) if kind == "plain" else our_step(options, precision)
 
 
-def synchronised(options: argparse.Namespace, step: Step) -> float:
-    """Seconds of one call."""
-    wait = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
-    wait()
-    start = time.perf_counter()
-    step()
-    wait()
-    return time.perf_counter() - start
-
-
-def matmul_speed(options: argparse.Namespace, dtype: torch.dtype) -> float:
-    """Best FLOP/s of a large matrix product: what this machine can do at most in `dtype`."""
-    size = 8192 if options.device.startswith("cuda") else 2048
-    a = torch.randn(size, size, device=options.device, dtype=dtype)
-    seconds = min(synchronised(options, lambda: torch.mm(a, a)) for _ in range(6))
-    return 2 * size**3 / seconds
-
-
 def peak_memory(options: argparse.Namespace, variant: str) -> float:
     """GB that a process of its own takes for two steps of `variant`."""
     line = [sys.executable, __file__, "--memory-of", variant]
@@ -144,13 +125,7 @@ def report_memory(options: argparse.Namespace) -> None:
     step = build(options, options.memory_of)
     step()
     step()
-    if options.device.startswith("cuda"):
-        used = torch.cuda.max_memory_allocated()
-    else:
-        # Not getrusage: its peak begins with that of the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        used = 1024 * int(status.split("VmHWM:")[1].split()[0])
-    print(json.dumps({"gb": used / 1e9}))
+    print(json.dumps({"gb": peak_bytes(options.device) / 1e9}))
 
 
 def main() -> None:
@@ -173,11 +148,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for repeat in range(options.repeats + 1):
         for variant, step in steps.items():
-            lasted = synchronised(options, step)
+            lasted = seconds_of(options.device, step)
             if repeat:  # the first round warms up
                 seconds[variant].append(lasted)
-    peaks = {"fp32": matmul_speed(options, torch.float32)}
-    peaks["bf16"] = matmul_speed(options, torch.bfloat16)
+    peaks = {"fp32": matmul_speed(options.device, torch.float32)}
+    peaks["bf16"] = matmul_speed(options.device, torch.bfloat16)
     first = statistics.median(seconds[VARIANTS[0]])
     print(
         f"{options.device}, {torch.get_num_threads()} threads, nf = {options.filters}, patch "

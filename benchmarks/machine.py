@@ -1,0 +1,35 @@
+"""What the scripts beside this measure of a machine: time, peak memory, the most it can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def seconds_of(device: str, call: Callable[[], object]) -> float:
+    """Seconds of one call, a GPU's work included."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
+
+
+def matmul_speed(device: str, dtype: torch.dtype) -> float:
+    """Best FLOP/s of a large matrix product: what this machine can do at most in `dtype`."""
+    size = 8192 if device.startswith("cuda") else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / min(seconds_of(device, lambda: torch.mm(a, a)) for _ in range(6))
+
+
+def peak_bytes(device: str) -> int:
+    """Most memory this process has used, of the GPU if that is the device."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    # Not getrusage: its peak begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
