@@ -126,8 +126,6 @@ class Trainer:
         self._cadence = Cadence(config.checkpoint_every, config.checkpoint_minutes)
         self._stop_requests: list[tuple[Outcome, str]] = []
         self._rollback_requests: list[_RollbackRequest] = []
-        if config.pretrained is not None:
-            load_pretrained(self.model, Path(config.pretrained))
         self.callbacks: list[Callback] = []
         for callback in callbacks:
             self.add_callback(callback)
@@ -205,6 +203,7 @@ class Trainer:
                 self.load_checkpoint(resume)
             if self._restored_random is None:
                 torch.manual_seed(self.config.seed)
+                self.load_pretrained()
             else:
                 states.load_random_state(self._restored_random, self.device)
             self._emit("on_train_start")
@@ -217,6 +216,14 @@ class Trainer:
         finally:
             self._close()
         return result
+
+    def load_pretrained(self) -> None:
+        """Take the networks of `config.pretrained`, if there is one; `fit` does so at step 0.
+
+        A resumed training doesn't need that file any more. Errors: `CheckpointError`.
+        """
+        if self.config.pretrained is not None:
+            load_pretrained(self.model, Path(self.config.pretrained))
 
     def _loop(self) -> TrainResult:
         while self.step < self.config.steps:

@@ -165,7 +165,14 @@ def _halves(
             )
         output = scratch / f"half-{number}.h5"
         session.say(f"enhance: half {number} of 2, {path}")
-        enhance_file(generator, half, output, tile=request.tile, memory_gb=request.memory_gb)
+        enhance_file(
+            generator,
+            half,
+            output,
+            tile=request.tile,
+            memory_gb=request.memory_gb,
+            device=choose_device(request.device),
+        )
         raw.append(half)
         # Grey values of a network's output, whatever they are, are not to be touched.
         enhanced.append(Volume(VolumeEntry(path=output, dset="data"), statistics=_AS_IT_IS))

@@ -129,6 +129,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     trainer = Trainer(
         config, folder=job.folder / SAVE_FOLDER
     )  # refuses bad input before a run exists
+    if not checkpoint:
+        trainer.load_pretrained()  # a wrong file, too
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = reopened(store, plan.run_id, console) or store.create_run(

@@ -127,6 +127,7 @@ def test_a_pretrained_start_has_the_given_networks(
         path = tmp_path / "generator.pt"
         save_generators(teacher.model, path, step=12)
     fresh = Trainer(parse_config(tiny | {"pretrained": str(path), "seed": 5}))
+    fresh.load_pretrained()
     given = teacher.model.G_A if source == "checkpoint" else teacher.model.mean_G_A
     assert_same_state(fresh.model.G_A.state_dict(), given.state_dict())
     assert_same_state(fresh.model.mean_G_A.state_dict(), teacher.model.mean_G_A.state_dict())
@@ -144,4 +145,24 @@ def test_a_pretrained_start_from_other_networks_is_refused(
     Trainer(parse_config(tiny), [StopAt(1)], tmp_path).fit()
     values = tiny | {"pretrained": str(tmp_path / CHECKPOINT_NAME), "filters": 3}
     with pytest.raises(CheckpointError, match="differs from this configuration's"):
-        Trainer(parse_config(values))
+        Trainer(parse_config(values)).fit()
+
+
+def test_a_resumed_training_no_longer_needs_the_file_it_started_from(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    first = tmp_path / "first.pt"
+    teacher = Trainer(parse_config(tiny))
+    teacher.fit()
+    save_generators(teacher.model, first, step=12)
+    config = parse_config(tiny | {"pretrained": str(first), "seed": 5})
+    whole = Trainer(config)
+    whole.fit()
+    plain = Trainer(parse_config(tiny | {"seed": 5}))
+    plain.fit()
+    assert whole.history.rows() != plain.history.rows()
+    Trainer(config, [StopAt(5)], tmp_path).fit()
+    first.unlink()
+    again = Trainer(config, folder=tmp_path)
+    again.fit(resume=tmp_path / CHECKPOINT_NAME)
+    assert_same_state(to_host(again.state_dict()), to_host(whole.state_dict()))
