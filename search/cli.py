@@ -163,7 +163,7 @@ def study_run(
 ) -> None:
     """Run a study, or go on with one that was interrupted."""
     from search.study import definition_of, run_study
-    from search.tables import study_data, study_table
+    from search.study.tables import study_data, study_table
 
     definition = definition_of(study)
     if trials:
@@ -178,7 +178,7 @@ def study_run(
 def study_list(session: Session) -> None:
     """List the studies that were run here."""
     from search.study import known_studies, open_study
-    from search.tables import one_line, study_data
+    from search.study.tables import one_line, study_data
 
     studies = [open_study(name) for name in known_studies()]
     text = "\n".join(one_line(opened) for opened in studies) or "no study was run here yet"
@@ -189,7 +189,7 @@ def study_list(session: Session) -> None:
 def study_show(session: Session, study: StudyArgument) -> None:
     """Show a study's trials: state, score, values, and why one was pruned."""
     from search.study import open_study
-    from search.tables import study_data, study_table
+    from search.study.tables import study_data, study_table
 
     opened = open_study(study)
     session.result(study_data(opened), study_table(opened))
@@ -199,7 +199,7 @@ def study_show(session: Session, study: StudyArgument) -> None:
 def study_best(session: Session, study: StudyArgument) -> None:
     """Show the best trial and its values."""
     from search.study import open_study
-    from search.tables import best_text
+    from search.study.tables import best_text
 
     opened = open_study(study)
     session.result(vars(opened.best()), best_text(opened))

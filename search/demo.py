@@ -18,7 +18,7 @@ from typing import Any
 
 from cyclegan.files import write_text
 from search.console import Console, duration
-from search.tables import table
+from search.table import table
 
 DATA = Path("data/demo")
 STUDY = Path("studies/demo.yaml")

@@ -19,7 +19,7 @@ from cyclegan.pictures import comparison, write_png
 from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
 from cyclegan.report import Halves, ReportSummary, write_report
 from search.enhance_request import Target
-from search.tables import table
+from search.table import table
 
 Image = NDArray[np.float32]
 _LARGE = 200_000_000

@@ -35,7 +35,7 @@ from cyclegan.prepare import (
     write_dataset,
 )
 from search.commandline import Session
-from search.tables import table
+from search.table import table
 
 Span = tuple[int, int]
 

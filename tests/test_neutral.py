@@ -9,8 +9,8 @@ import pytest
 
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.config import HPOptimizer
-from search.pruning import PruningCallback
 from search.rollback import RollbackOptimizer
+from search.study.pruning import PruningCallback
 from tracking import Store, TrackingCallback
 
 IDLE = HPOptimizer(enabled=True, snapshot_every=3, check_every=3, warmup=1000, fall_back=6)

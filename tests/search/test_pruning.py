@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from cyclegan import Config, Trainer
-from search.pruning import PruningCallback
+from search.study.pruning import PruningCallback
 
 
 def study_with_a_good_trial(storage: Any = None) -> optuna.Study:

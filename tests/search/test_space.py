@@ -11,9 +11,9 @@ import yaml
 
 from cyclegan import load_config
 from cyclegan.errors import ConfigError
-from search.definition import StudyDefinition, load_definition, parse_definition
-from search.pruning import explain
-from search.space import suggest
+from search.study.definition import StudyDefinition, load_definition, parse_definition
+from search.study.pruning import explain
+from search.study.space import suggest
 
 HERE = Path("study.yaml")
 

@@ -10,9 +10,9 @@ import yaml
 
 from cyclegan.errors import DataError, UsageError
 from search.console import Console
-from search.definition import load_definition
 from search.study import known_studies, open_study, run_study
-from search.tables import best_text, study_table
+from search.study.definition import load_definition
+from search.study.tables import best_text, study_table
 from tracking import Store
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from cyclegan.errors import DataError
-from search.study import OpenStudy, TrialSummary
+from search.study.opened import OpenStudy, TrialSummary
+from search.table import table
 
 
 def study_data(opened: OpenStudy) -> dict[str, Any]:
@@ -49,16 +49,6 @@ def best_text(opened: OpenStudy) -> str:
     best = opened.best()
     values = "\n".join(f"  {key} = {_value(best, key)}" for key in opened.definition.space)
     return f"trial {best.number}, score {_number(best.score)}\n{values}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, aligned to the right but for words."""
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in (header, *rows)
-    ]
-    return "\n".join(lines)
 
 
 def _rank(trial: TrialSummary) -> tuple[int, float, int]:

@@ -7,138 +7,31 @@ and a lock. Its trials train in `results/<name>/trial-<number>/`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import yaml
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from cyclegan.config import Config, load_yaml, parse_config
-from cyclegan.errors import ConfigError, CycleGANError, DataError, UsageError, nearest
+from cyclegan.config import Config, load_yaml
+from cyclegan.errors import ConfigError, CycleGANError
 from cyclegan.files import write_text
 from cyclegan.precision import choose_device, choose_precision
 from search.console import Console
-from search.definition import StudyDefinition, load_definition, parse_definition
 from search.launch import Finished, Job, reopened, run_training
 from search.locks import exclusive
-from search.pruning import PruningCallback
-from search.space import suggest
+from search.study.definition import StudyDefinition, parse_definition
+from search.study.opened import OpenStudy, optuna_study, studies_folder
+from search.study.pruning import PruningCallback
+from search.study.space import suggest
 from tracking import project_root
 
 if TYPE_CHECKING:
     from tracking import Run, Store
 
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 _FAILURES_IN_A_ROW = 3
 """After so many the study stops: something is wrong with it, not with its trials."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSummary:
-    """One trial, for tables."""
-
-    number: int
-    state: str
-    score: float | None
-    """The last one reported."""
-    step: int
-    values: Mapping[str, Any]
-    reason: str
-    run_id: str
-    seconds: float | None
-
-
-@dataclass(frozen=True)
-class OpenStudy:
-    """A study on disk, with its definition."""
-
-    definition: StudyDefinition
-    study: optuna.Study
-    folder: Path
-
-    @property
-    def results(self) -> Path:
-        """Folder of its trainings."""
-        return project_root() / "results" / self.definition.name
-
-    def trials(self) -> list[TrialSummary]:
-        """All its trials, by number."""
-        return [_summary(t) for t in self.study.get_trials(deepcopy=False)]
-
-    def best(self) -> TrialSummary:
-        """The complete trial with the highest score.
-
-        Errors: `DataError` if there is none yet.
-        """
-        trials, name = self.trials(), self.definition.name
-        done = [t for t in trials if t.state == "complete" and t.score is not None]
-        if not done and len(trials) >= self.definition.trials:
-            raise DataError(
-                f"study {name}: all {len(trials)} trials were pruned or failed (cyclegan study "
-                f"show {name}); run more of them with --trials, or promote one with --trial"
-            )
-        if not done:
-            raise DataError(
-                f"study {name} has no complete trial yet; go on with: cyclegan study run {name}"
-            )
-        return max(done, key=lambda t: t.score if t.score is not None else float("-inf"))
-
-    def config_of(self, number: int) -> Config:
-        """The resolved configuration a trial was trained with."""
-        trials = self.study.get_trials(deepcopy=False)
-        if not 0 <= number < len(trials):
-            raise UsageError(
-                f"--trial {number}: study {self.definition.name} has trials 0 to {len(trials) - 1}"
-            )
-        stored = trials[number].user_attrs.get("config")
-        if stored is None:
-            raise DataError(f"trial {number} of study {self.definition.name} was never started")
-        return parse_config(json.loads(stored), source=f"trial {number}")
-
-    def trial_folder(self, number: int) -> Path:
-        """Where trial `number` trains."""
-        return self.results / f"trial-{number:03d}"
-
-
-def studies_folder() -> Path:
-    """Where local study state lives."""
-    return project_root() / "studies" / "local"
-
-
-def known_studies() -> list[str]:
-    """Names of the studies that were started here."""
-    return sorted(p.parent.name for p in studies_folder().glob("*/journal.log"))
-
-
-def open_study(name_or_file: str) -> OpenStudy:
-    """A study that was started here, by its name or its YAML file. Errors: `UsageError`."""
-    path = Path(name_or_file)
-    name = load_definition(path).name if path.suffix in (".yaml", ".yml") else name_or_file
-    if name not in known_studies():
-        hint = nearest(name, known_studies()) if known_studies() else "none was started here yet"
-        raise UsageError(f"study '{name}' was not started here; {hint}")
-    folder = studies_folder() / name
-    stored = folder / "study.yaml"
-    definition = parse_definition(load_yaml(stored), stored)
-    return OpenStudy(definition, _optuna_study(definition, folder), folder)
-
-
-def definition_of(name_or_file: str) -> StudyDefinition:
-    """The definition in a YAML file, or of a study that was started here."""
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return load_definition(path)
-    return open_study(name_or_file).definition
 
 
 def run_study(definition: StudyDefinition, *, store: Store, console: Console) -> OpenStudy:
@@ -150,7 +43,7 @@ def run_study(definition: StudyDefinition, *, store: Store, console: Console) ->
     folder = studies_folder() / definition.name
     with exclusive(folder / ".lock", f"study {definition.name}"):
         opened = OpenStudy(
-            _checked_against_stored(definition, folder), _optuna_study(definition, folder), folder
+            _checked_against_stored(definition, folder), optuna_study(definition, folder), folder
         )
         return _StudyRun(opened, store, console).go()
 
@@ -292,19 +185,6 @@ class _StudyRun:
         parent.log_text(json.dumps(rows, indent=1), "trials.json")
 
 
-def _optuna_study(definition: StudyDefinition, folder: Path) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    return optuna.create_study(
-        study_name=definition.name,
-        storage=storage,
-        direction="maximize",
-        pruner=definition.pruner.build(),
-        load_if_exists=True,
-    )
-
-
 def _checked_against_stored(definition: StudyDefinition, folder: Path) -> StudyDefinition:
     """Refuse to mix two definitions in one study; only budgets may change between runs."""
     stored = folder / "study.yaml"
@@ -328,22 +208,6 @@ def _as_yaml(definition: StudyDefinition) -> str:
 def _first_values(definition: StudyDefinition) -> dict[str, Any]:
     first: dict[str, Any] = {key: dim.examples()[0] for key, dim in definition.space.items()}
     return first | {key: first[source] for key, source in definition.ties.items()}
-
-
-def _summary(trial: FrozenTrial) -> TrialSummary:
-    score = trial.value
-    if score is None and trial.intermediate_values:
-        score = trial.intermediate_values[max(trial.intermediate_values)]
-    return TrialSummary(
-        number=trial.number,
-        state=STATES[trial.state],
-        score=score,
-        step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
-        values=trial.params,
-        reason=trial.user_attrs.get("reason", ""),
-        run_id=trial.user_attrs.get("mlflow_run_id", ""),
-        seconds=trial.duration.total_seconds() if trial.duration else None,
-    )
 
 
 def _short(value: Any) -> str:

@@ -6,57 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import optuna
 from pydantic import Field
 
 from cyclegan.config import Config, Count, RunName, Section, load_yaml, override, parse_config
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
-from search.space import Choices, FloatRange, IntRange, check_space
-
-
-class Sampler(Section):
-    """How values are chosen."""
-
-    name: Literal["tpe", "random"] = "tpe"
-    seed: int = Field(default=0, ge=0)
-    startup_trials: Count = 10
-    """Random trials before TPE uses what it has seen."""
-
-    def build(self, number: int) -> optuna.samplers.BaseSampler:
-        """The sampler of trial `number`.
-
-        Made afresh for every trial, seeded by the study's seed and the number: an interrupted study
-        goes on with the values it would have had, although Optuna stores no sampler state.
-        """
-        seed = self.seed * 100_003 + number
-        if self.name == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup_trials)
-
-
-class Pruner(Section):
-    """How hopeless trials are ended early."""
-
-    name: Literal["successive_halving", "median", "none"] = "successive_halving"
-    prune_after: Count = 1_000
-    """Iterations before a trial is judged first."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 2
-    """One in so many survives a rung; the next rung is so many times later."""
-    startup_trials: int = Field(default=3, ge=0)
-    """Trials that must have finished before the median is a yardstick."""
-
-    def build(self) -> optuna.pruners.BasePruner:
-        """Optuna's pruner of that name."""
-        if self.name == "none":
-            return optuna.pruners.NopPruner()
-        if self.name == "median":
-            return optuna.pruners.MedianPruner(
-                n_startup_trials=self.startup_trials, n_warmup_steps=self.prune_after
-            )
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=self.prune_after, reduction_factor=self.reduction_factor
-        )
+from search.study.pruners import Pruner
+from search.study.rules import Checkpoints, StopRules
+from search.study.samplers import Sampler
+from search.study.space import Choices, FloatRange, IntRange, check_space
 
 
 class Promotion(Section):
@@ -83,6 +41,10 @@ class StudyDefinition(Section):
     """Keys that always have the value of a searched one, e.g. `lambdas.C_B: lambdas.C_A`."""
     enqueue: tuple[dict[str, Any], ...] = ()
     """Values to try first, by searched key."""
+    enqueue_defaults: bool = True
+    """Try the base configuration's own values first, where they lie in the space."""
+    warm_start: tuple[RunName, ...] = ()
+    """Earlier studies whose best values are tried first."""
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     trials: Count = 20
@@ -90,6 +52,10 @@ class StudyDefinition(Section):
     """Steps of a trial that is not pruned."""
     report_every: Count = 100
     """Steps between reports of the score."""
+    seeds: Count = 1
+    """Trainings of a trial that is not pruned, each with another seed; its score is their mean."""
+    stop: StopRules = StopRules()
+    checkpoints: Checkpoints = Checkpoints()
     promote: Promotion = Promotion()
 
     @property

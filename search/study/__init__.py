@@ -1,0 +1,13 @@
+"""Studies: what one searches (`definition`), what is known of it (`opened`), and running it."""
+
+from search.study.opened import OpenStudy, TrialSummary, definition_of, known_studies, open_study
+from search.study.runner import run_study
+
+__all__ = [
+    "OpenStudy",
+    "TrialSummary",
+    "definition_of",
+    "known_studies",
+    "open_study",
+    "run_study",
+]
