@@ -160,17 +160,32 @@ def study_run(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials, instead of the file's.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes on this host, each with its GPU or CPU threads.")
+    ] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Database of the trials, e.g. postgresql://host/name, for hosts."
+        ),
+    ] = None,
 ) -> None:
-    """Run a study, or go on with one that was interrupted."""
+    """Run a study, go on with one that was interrupted, or join one that runs."""
     from search.study import definition_of, run_study
     from search.study.tables import study_data, study_table
 
     definition = definition_of(study)
     if trials:
         definition = definition.model_copy(update={"trials": trials})
-    opened = run_study(definition, store=session.store, console=session.console)
+    opened = run_study(
+        definition,
+        store=session.store,
+        console=session.console,
+        workers=workers,
+        storage=storage,
+    )
     session.result(study_data(opened), study_table(opened))
-    unfinished = any(t.state == "running" for t in opened.trials())
+    unfinished = any(t.state == "interrupted" for t in opened.trials())
     session.exit_code = INTERRUPTED if unfinished else 0
 
 

@@ -49,20 +49,28 @@ class Console:
         """One line, always."""
         self.write(f"error: {text}")
 
+    def rich(self) -> RichConsole:
+        """This console for a live display; until `rich_is_over` messages appear above that."""
+        from rich.console import Console as RichConsole
+
+        self._bar = RichConsole(file=self.stream)
+        return self._bar
+
+    def rich_is_over(self) -> None:
+        """The live display has ended."""
+        self._bar = None
+
     @contextlib.contextmanager
     def progress(self, label: str, total: int, *, unit: str, start: int = 0) -> Iterator[Update]:
         """Show the progress of `total` units of work, of which `start` were done before."""
         if self.quiet:
             yield lambda done, note="": None
         elif self.stream.isatty():
-            from rich.console import Console as RichConsole
-
-            self._bar = RichConsole(file=self.stream)
             try:
-                with _bar(label, total, unit, start, self._bar) as update:
+                with _bar(label, total, unit, start, self.rich()) as update:
                     yield update
             finally:
-                self._bar = None
+                self.rich_is_over()
         else:
             yield _Lines(self, label, total, unit, start)
 

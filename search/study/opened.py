@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
+from search.study.lease import is_held
+from search.study.storage import StudyStorage, storage_for
 from tracking import project_root
 
 STATES = {
@@ -32,6 +33,7 @@ class TrialSummary:
 
     number: int
     state: str
+    """`complete pruned failed running waiting`, or `interrupted`: begun, and nobody is at it."""
     score: float | None
     """The last one reported."""
     step: int
@@ -48,6 +50,7 @@ class OpenStudy:
     definition: StudyDefinition
     study: optuna.Study
     folder: Path
+    storage: StudyStorage
 
     @property
     def results(self) -> Path:
@@ -56,7 +59,11 @@ class OpenStudy:
 
     def trials(self) -> list[TrialSummary]:
         """All its trials, by number."""
-        return [_summary(t) for t in self.study.get_trials(deepcopy=False)]
+        return [_summary(t, self.folder) for t in self.study.get_trials(deepcopy=False)]
+
+    def with_trials(self, count: int) -> OpenStudy:
+        """The same study with another number of trials wanted."""
+        return replace(self, definition=self.definition.model_copy(update={"trials": count}))
 
     def best(self) -> TrialSummary:
         """The complete trial with the highest score.
@@ -100,7 +107,7 @@ def studies_folder() -> Path:
 
 def known_studies() -> list[str]:
     """Names of the studies that were started here."""
-    return sorted(p.parent.name for p in studies_folder().glob("*/journal.log"))
+    return sorted(p.parent.name for p in studies_folder().glob("*/study.yaml"))
 
 
 def open_study(name_or_file: str) -> OpenStudy:
@@ -111,9 +118,18 @@ def open_study(name_or_file: str) -> OpenStudy:
         hint = nearest(name, known_studies()) if known_studies() else "none was started here yet"
         raise UsageError(f"study '{name}' was not started here; {hint}")
     folder = studies_folder() / name
-    stored = folder / "study.yaml"
-    definition = parse_definition(load_yaml(stored), stored)
-    return OpenStudy(definition, optuna_study(definition, folder), folder)
+    storage = storage_for(folder, None)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage.open())
+    except KeyError:
+        raise DataError(
+            f"study '{name}' is not in {storage.shown}; remove {folder} to start it anew"
+        ) from None
+    source = folder / "study.yaml"
+    stored = study.user_attrs.get("definition")
+    definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
+    study.pruner = definition.pruner.build()
+    return OpenStudy(definition, study, folder, storage)
 
 
 def definition_of(name_or_file: str) -> StudyDefinition:
@@ -124,27 +140,24 @@ def definition_of(name_or_file: str) -> StudyDefinition:
     return open_study(name_or_file).definition
 
 
-def optuna_study(definition: StudyDefinition, folder: Path) -> optuna.Study:
+def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.Study:
     """The study in its storage, made if it is not there."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     return optuna.create_study(
         study_name=definition.name,
-        storage=storage,
+        storage=storage.open(),
         direction="maximize",
         pruner=definition.pruner.build(),
         load_if_exists=True,
     )
 
 
-def _summary(trial: FrozenTrial) -> TrialSummary:
+def _summary(trial: FrozenTrial, folder: Path) -> TrialSummary:
     score = trial.value
     if score is None and trial.intermediate_values:
         score = trial.intermediate_values[max(trial.intermediate_values)]
     return TrialSummary(
         number=trial.number,
-        state=STATES[trial.state],
+        state=_state(trial, folder),
         score=score,
         step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
         values=trial.params,
@@ -152,3 +165,9 @@ def _summary(trial: FrozenTrial) -> TrialSummary:
         run_id=trial.user_attrs.get("mlflow_run_id", ""),
         seconds=trial.duration.total_seconds() if trial.duration else None,
     )
+
+
+def _state(trial: FrozenTrial, folder: Path) -> str:
+    if trial.state == TrialState.RUNNING and not is_held(trial, folder):
+        return "interrupted"
+    return STATES[trial.state]

@@ -1,204 +1,185 @@
-"""Running a study: ask for values, train, report, prune, and go on after any interruption.
+"""Running a study: begin it or join it, let workers train its trials, and close it.
 
-A study's local state lives in `studies/local/<name>/`: Optuna's journal, a copy of the definition
-and a lock. Its trials train in `results/<name>/trial-<number>/`.
+A study's local state lives in `studies/local/<name>/`: Optuna's journal, a copy of the definition,
+locks. Its trials train in `results/<name>/trial-<number>/`. Whoever runs a study that is run
+already, on this host or on another with the same storage, joins it: trials are claimed one by one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import yaml
-from optuna.trial import TrialState
 
-from cyclegan.config import Config, load_yaml
-from cyclegan.errors import ConfigError, CycleGANError
+from cyclegan.config import Config
+from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
 from cyclegan.precision import choose_device, choose_precision
 from search.console import Console
-from search.launch import Finished, Job, reopened, run_training
-from search.locks import exclusive
+from search.launch import reopened
+from search.study.board import LocalBoard
 from search.study.definition import StudyDefinition, parse_definition
+from search.study.lease import Owner
 from search.study.opened import OpenStudy, optuna_study, studies_folder
-from search.study.pruning import PruningCallback
-from search.study.space import suggest
+from search.study.processes import run_workers
+from search.study.storage import StudyStorage, storage_for
+from search.study.trial import Bench
+from search.study.worker import work
 from tracking import project_root
 
 if TYPE_CHECKING:
     from tracking import Run, Store
 
-_FAILURES_IN_A_ROW = 3
-"""After so many the study stops: something is wrong with it, not with its trials."""
+_FREE = ("trials", "promote", "stop", "checkpoints")
+"""What may differ when a study is continued: budgets, and what comes after it."""
 
 
-def run_study(definition: StudyDefinition, *, store: Store, console: Console) -> OpenStudy:
+def run_study(
+    definition: StudyDefinition,
+    *,
+    store: Store,
+    console: Console,
+    workers: int = 1,
+    storage: str | None = None,
+) -> OpenStudy:
     """Run or continue a study until it has all its trials, or is interrupted.
 
-    Errors: `BusyError` if another process runs it; `ConfigError` if it was started with another
-    definition; what a trial refuses (missing data, a full disk) stops the study where it is.
+    Args:
+        workers: processes on this host; one works in this process itself.
+        storage: address of a database instead of the journal (see `search.study.storage`).
+
+    Errors: `ConfigError` if the study was started with another definition; what a trial refuses
+    (missing data, a full disk) stops the study where it is.
     """
-    folder = studies_folder() / definition.name
-    with exclusive(folder / ".lock", f"study {definition.name}"):
-        opened = OpenStudy(
-            _checked_against_stored(definition, folder), optuna_study(definition, folder), folder
-        )
-        return _StudyRun(opened, store, console).go()
-
-
-class _StudyRun:
-    """One process's work on a study."""
-
-    def __init__(self, opened: OpenStudy, store: Store, console: Console) -> None:
-        self.opened, self.store, self.console = opened, store, console
-        self.definition, self.study = opened.definition, opened.study
-        self.interrupted = False
-
-    def go(self) -> OpenStudy:
-        first = self.definition.config_of(0, _first_values(self.definition))
-        self.precision = self._precision(first)
-        parent = self._parent_run()
-        try:
-            self._enqueue()
-            failures = 0
-            while not self.interrupted and (trial := self._next_trial()):
-                failures = 0 if self._run_trial(trial, parent) else failures + 1
-                self._update_parent(parent)
-                if failures >= _FAILURES_IN_A_ROW:
-                    raise CycleGANError(
-                        f"study {self.definition.name}: {failures} trials in a row failed; see "
-                        f"cyclegan study show {self.definition.name}"
-                    )
-        except BaseException as error:
-            parent.finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
-            raise
-        if self.interrupted:
-            parent.finish("KILLED", "interrupted")
+    place = storage_for(studies_folder() / definition.name, storage)
+    begun = _begin(definition, place, store, console)
+    opened = begun.opened
+    with (
+        _study_run(begun, store) as end,
+        LocalBoard(console, definition.name, definition.trials) as board,
+    ):
+        if workers == 1:
+            with Owner(opened.folder) as owner:
+                bench = Bench(
+                    opened=opened,
+                    store=store,
+                    console=Console(quiet=True, stream=console.stream),
+                    board=board,
+                    owner=owner,
+                    parent=begun.parent,
+                    precision=begun.precision,
+                )
+                end.interrupted = work(bench) == "interrupted"
         else:
-            parent.finish("FINISHED", "")
-        return self.opened
-
-    def _precision(self, first: Config) -> str:
-        # Decided once: trials of one study must not differ in it.
-        stored = self.study.user_attrs.get("precision")
-        if stored is None:
-            stored = choose_precision(first, choose_device(first.device)).precision
-            self.study.set_user_attr("precision", stored)
-        return str(stored)
-
-    def _parent_run(self) -> Run:
-        stored = reopened(self.store, self.study.user_attrs.get("mlflow_run_id"), self.console)
-        if stored:
-            return stored
-        name = self.definition.name
-        experiment = self.store.experiment(name, note=f"Trials of the study `{name}`.")
-        run = self.store.create_run(
-            name,
-            name,
-            kind="study",
-            params={"trials": self.definition.trials, "steps": self.definition.steps},
-            tags={"study": name},
-        )
-        run.log_text(_as_yaml(self.definition), "study.yaml")
-        self.store.trials_view(experiment, list(self.definition.space))
-        self.study.set_user_attr("mlflow_run_id", run.id)
-        return run
-
-    def _enqueue(self) -> None:
-        for values in self.definition.enqueue:
-            self.study.enqueue_trial(values, skip_if_exists=True)
-
-    def _next_trial(self) -> optuna.trial.Trial | None:
-        """A trial that was interrupted, else a new one, else None when all are done."""
-        trials = self.study.get_trials(deepcopy=False)
-        for frozen in trials:
-            if frozen.state == TrialState.RUNNING:
-                self.console.say(f"trial {frozen.number}: interrupted before, continuing")
-                return optuna.trial.Trial(self.study, frozen._trial_id)
-        finished = sum(t.state.is_finished() for t in trials)
-        if finished >= self.definition.trials:
-            return None
-        self.study.sampler = self.definition.sampler.build(finished)
-        return self.study.ask()
-
-    def _run_trial(self, trial: optuna.trial.Trial, parent: Run) -> bool:
-        values = suggest(trial, self.definition.space, self.definition.ties)
-        config = self.definition.config_of(trial.number, values | {"precision": self.precision})
-        trial.set_user_attr("config", json.dumps(config.to_dict()))
-        self.console.say(
-            f"trial {trial.number} of {self.definition.trials}: "
-            + ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
-        )
-        job = Job(
-            config=config,
-            folder=self.opened.trial_folder(trial.number),
-            experiment=self.definition.name,
-            kind="trial",
-            tags={"study": self.definition.name, "trial": str(trial.number)},
-            parent=parent.id,
-        )
-        pruning = PruningCallback(trial, prune_after=self.definition.pruner.prune_after)
-        try:
-            done = run_training(job, store=self.store, console=self.console, callbacks=[pruning])
-        except CycleGANError:
-            raise  # the surroundings are wrong, not the trial: mend them and run again
-        except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
-            trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            self.console.say(f"trial {trial.number}: failed: {error}")
-            return False
-        self._tell(trial, done)
-        return True
-
-    def _tell(self, trial: optuna.trial.Trial, done: Finished) -> None:
-        result = done.result
-        trial.set_user_attr("mlflow_run_id", done.run_id)
-        trial.set_user_attr("step", result.step)
-        if result.outcome == "interrupted":
-            self.interrupted = True
-            self.console.say(f"trial {trial.number}: interrupted at step {result.step}")
-            return
-        trial.set_user_attr("reason", result.reason)
-        pruned = result.outcome == "pruned" or result.score is None
-        if pruned:
-            self.study.tell(trial.number, state=TrialState.PRUNED)
-        else:
-            self.study.tell(trial.number, result.score)
-        self.store.run(done.run_id).set_tags({"state": "pruned" if pruned else "complete"})
-        score = "no score" if result.score is None else f"score {result.score:.2f}"
-        self.console.say(
-            f"trial {trial.number}: " + (f"pruned: {result.reason}" if pruned else score)
-        )
-
-    def _update_parent(self, parent: Run) -> None:
-        trials = self.opened.trials()
-        scores = [t.score for t in trials if t.state == "complete" and t.score is not None]
-        finished = sum(t.state in ("complete", "pruned", "failed") for t in trials)
-        counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}
-        metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
-        if scores:
-            metrics["score/best"] = max(scores)
-        parent.log_metrics(metrics, step=finished)
-        rows = [vars(t) | {"values": dict(t.values)} for t in trials]
-        parent.log_text(json.dumps(rows, indent=1), "trials.json")
+            end.interrupted = run_workers(
+                opened,
+                board,
+                count=workers,
+                tracking_uri=store.uri,
+                parent=begun.parent,
+                precision=begun.precision,
+            )
+    return opened
 
 
-def _checked_against_stored(definition: StudyDefinition, folder: Path) -> StudyDefinition:
+@dataclass(frozen=True)
+class _Begun:
+    """A study that is ready for workers."""
+
+    opened: OpenStudy
+    parent: str
+    precision: str
+
+
+def _begin(
+    definition: StudyDefinition, place: StudyStorage, store: Store, console: Console
+) -> _Begun:
+    with place.claiming():  # of several that begin it at once one makes it, the others find it
+        study = optuna_study(definition, place)
+        _check_against_stored(definition, study, place)
+        place.remember()
+        opened = OpenStudy(definition, study, place.folder, place)
+        write_text(place.folder / "study.yaml", _as_yaml(definition))
+        first = definition.config_of(0, _first_values(definition))
+        precision = _precision(study, first)
+        parent = _parent_run(opened, store, console)
+        for values in definition.enqueue:
+            study.enqueue_trial(values, skip_if_exists=True)
+    return _Begun(opened, parent.id, precision)
+
+
+def _precision(study: optuna.Study, first: Config) -> str:
+    # Decided once: trials of one study must not differ in it.
+    stored = study.user_attrs.get("precision")
+    if stored is None:
+        stored = choose_precision(first, choose_device(first.device)).precision
+        study.set_user_attr("precision", stored)
+    return str(stored)
+
+
+def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
+    definition, study = opened.definition, opened.study
+    stored = reopened(store, study.user_attrs.get("mlflow_run_id"), console)
+    if stored:
+        return stored
+    name = definition.name
+    experiment = store.experiment(name, note=f"Trials of the study `{name}`.")
+    run = store.create_run(
+        name,
+        name,
+        kind="study",
+        params={"trials": definition.trials, "steps": definition.steps},
+        tags={"study": name},
+    )
+    run.log_text(_as_yaml(definition), "study.yaml")
+    store.trials_view(experiment, list(definition.space))
+    study.set_user_attr("mlflow_run_id", run.id)
+    return run
+
+
+@dataclass
+class _End:
+    """How the work ended."""
+
+    interrupted: bool = False
+
+
+@contextlib.contextmanager
+def _study_run(begun: _Begun, store: Store) -> Iterator[_End]:
+    """Closes the study's MLflow run as the work inside ended, unless others still work."""
+    end, run = _End(), store.run(begun.parent)
+    try:
+        yield end
+    except BaseException as error:
+        run.finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
+        raise
+    if any(trial.state == "running" for trial in begun.opened.trials()):
+        return  # on another host, or in another terminal: the last one closes it
+    run.finish(*(("KILLED", "interrupted") if end.interrupted else ("FINISHED", "")))
+
+
+def _check_against_stored(
+    definition: StudyDefinition, study: optuna.Study, place: StudyStorage
+) -> None:
     """Refuse to mix two definitions in one study; only budgets may change between runs."""
-    stored = folder / "study.yaml"
-    if stored.is_file():
-        before = parse_definition(load_yaml(stored), stored).model_dump(mode="json")
-        for key, value in definition.model_dump(mode="json").items():
-            if key not in ("trials", "promote") and before[key] != value:
+    new = definition.model_dump(mode="json")
+    stored = study.user_attrs.get("definition")
+    if stored is not None:
+        before = parse_definition(json.loads(stored), place.folder / "study.yaml")
+        old: dict[str, Any] = before.model_dump(mode="json")
+        for key, value in new.items():
+            if key not in _FREE and old[key] != value:
+                results = project_root() / "results" / definition.name
                 raise ConfigError(
                     f"study {definition.name} was started with another '{key}'; give the changed "
-                    f"study another name, or remove {folder} and {project_root() / 'results'}"
-                    f"/{definition.name}"
+                    f"study another name, or remove {place.folder} and {results}"
                 )
-    write_text(stored, _as_yaml(definition))
-    return definition
+    study.set_user_attr("definition", json.dumps(new))
 
 
 def _as_yaml(definition: StudyDefinition) -> str:
@@ -208,7 +189,3 @@ def _as_yaml(definition: StudyDefinition) -> str:
 def _first_values(definition: StudyDefinition) -> dict[str, Any]:
     first: dict[str, Any] = {key: dim.examples()[0] for key, dim in definition.space.items()}
     return first | {key: first[source] for key, source in definition.ties.items()}
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

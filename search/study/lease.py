@@ -1,0 +1,116 @@
+"""Who trains a trial now: leases, kept in the study's storage and renewed as long as the work goes.
+
+A trial that Optuna calls RUNNING may be trained at this moment, or be left over from a process that
+died. Its lease tells: on this host by a lock file that the operating system drops with the process,
+on others by the time of the last renewal. A worker that finds a lease in another's hands (it slept
+longer than a lease lasts) stops its training there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from search.locks import exclusive, is_free
+
+LEASE = "lease"
+RENEW_SECONDS = 20.0
+LEASE_SECONDS = 120.0
+"""After so long without a renewal a lease on another host is over."""
+
+
+def host() -> str:
+    """This machine, until it is started again."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # not Linux
+        boot = ""
+    return f"{socket.gethostname()} {boot}".strip()
+
+
+class Owner:
+    """One worker process, as leases name it. Enter it to hold its lock file for its life."""
+
+    def __init__(self, folder: Path) -> None:
+        self.id = uuid.uuid4().hex
+        self.folder = folder / "workers"
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Owner:
+        self._stack.enter_context(exclusive(_lock_file(self.folder, self.id), "worker"))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _lock_file(self.folder, self.id).unlink(missing_ok=True)
+        self._stack.close()
+
+    def claim(self, storage: BaseStorage, trial_id: int) -> None:
+        """Take the lease, or renew it."""
+        storage.set_trial_user_attr(
+            trial_id,
+            LEASE,
+            {"owner": self.id, "host": host(), "pid": os.getpid(), "at": round(time.time(), 3)},
+        )
+
+    def release(self, storage: BaseStorage, trial_id: int) -> None:
+        """Give it back: the trial can be continued by anybody at once."""
+        storage.set_trial_user_attr(trial_id, LEASE, {})
+
+    def holds(self, storage: BaseStorage, trial_id: int) -> bool:
+        """Whether the lease is still this worker's."""
+        lease = storage.get_trial(trial_id).user_attrs.get(LEASE, {})
+        return bool(lease.get("owner") == self.id)
+
+
+def is_held(trial: FrozenTrial, folder: Path) -> bool:
+    """Whether some worker trains the RUNNING `trial` of the study in `folder` now."""
+    return lease_holds(trial.user_attrs.get(LEASE, {}), folder / "workers", time.time(), host())
+
+
+def lease_holds(lease: Mapping[str, Any], workers: Path, now: float, here: str) -> bool:
+    """The same from plain values: a lease, the folder of lock files, seconds since 1970, a host."""
+    if not lease:
+        return False
+    path = _lock_file(workers, str(lease["owner"]))
+    if lease["host"] == here and path.is_file():
+        return not is_free(path)
+    return bool(now - float(lease["at"]) < LEASE_SECONDS)
+
+
+@contextlib.contextmanager
+def renewing(
+    owner: Owner, study: optuna.Study, trial_id: int, lost: Callable[[], None]
+) -> Iterator[None]:
+    """While inside, the lease is renewed; `lost` is called once if somebody else has it."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            with contextlib.suppress(Exception):  # a storage that is away now may be back soon
+                if not owner.holds(study._storage, trial_id):
+                    lost()
+                    return
+                owner.claim(study._storage, trial_id)
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _lock_file(folder: Path, owner: str) -> Path:
+    return folder / f"{owner}.lock"

@@ -1,0 +1,244 @@
+"""Several workers of one study on this host, each a process with its own GPU or CPU threads.
+
+A worker that is killed is replaced, and its trial goes on in the new one. Workers end with the
+process that started them, even if that one is killed: they notice the closed pipe, write a
+checkpoint and leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+from typing import Any
+
+from cyclegan.errors import CycleGANError, UsageError
+from search.study.board import Board, LocalBoard, Message, RemoteBoard
+from search.study.opened import OpenStudy
+
+_OVER = "over"
+_SECONDS = 0.5
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a worker process needs to know."""
+
+    study: str
+    trials: int
+    tracking_uri: str
+    parent: str
+    precision: str
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    over: tuple[int, str] | None = None
+    """Exit code and message, once it said so."""
+
+
+def run_workers(
+    opened: OpenStudy,
+    board: LocalBoard,
+    *,
+    count: int,
+    tracking_uri: str,
+    parent: str,
+    precision: str,
+) -> bool:
+    """Let `count` processes work on the study; whether they were interrupted.
+
+    Errors: `CycleGANError` of the first worker that stopped for one; the others end in order.
+    """
+    definition = opened.definition
+    order = _Order(definition.name, definition.trials, tracking_uri, parent, precision)
+    crew = _Crew(order, board, _places(count, str(definition.base.get("device", "auto"))))
+    with _forwarding(crew):
+        crew.start()
+        while crew.workers:
+            crew.listen()
+    if crew.problem is not None:
+        code, message = crew.problem
+        raise (UsageError if code == UsageError.exit_code else CycleGANError)(message)
+    return crew.stopping
+
+
+class _Crew:
+    """The workers that live."""
+
+    def __init__(self, order: _Order, board: LocalBoard, places: Sequence[Mapping[str, str]]):
+        self.order, self.board, self.places = order, board, places
+        self.workers: dict[int, _Worker] = {}
+        self.stopping = False
+        self.problem: tuple[int, str] | None = None
+
+    def start(self) -> None:
+        for number in range(len(self.places)):
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_child, args=(self.order, theirs), name=f"worker-{number}")
+        with _environment(self.places[number]):
+            process.start()
+        theirs.close()
+        self.workers[number] = _Worker(process, ours)
+
+    def listen(self) -> None:
+        """Show what workers tell, for half a second at most; replace those that were killed."""
+        ready = wait([worker.pipe for worker in self.workers.values()], timeout=_SECONDS)
+        for number, worker in list(self.workers.items()):
+            if worker.pipe not in ready:
+                continue
+            try:
+                message: Message = worker.pipe.recv()
+            except (EOFError, OSError):
+                self._ended(number, worker)
+                continue
+            if message[0] == _OVER:
+                code, text = message[1]
+                worker.over = (code, text)
+            else:
+                self.board.receive(message)
+
+    def _ended(self, number: int, worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.join()
+        del self.workers[number]
+        code, text = worker.over or (worker.process.exitcode or 1, "")
+        if code == _INTERRUPTED:
+            self.stopping = True
+        elif worker.over and code != 0:
+            self.problem = self.problem or (code, text)
+            self.stop()
+        elif not worker.over and not self.stopping:
+            why = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.board.say(f"worker {number} died ({why}); another one takes its place")
+            self._start(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask all to write a checkpoint and leave."""
+        self.stopping = True
+        for worker in self.workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                if worker.process.pid and worker.process.is_alive():
+                    os.kill(worker.process.pid, number)
+
+
+@contextlib.contextmanager
+def _forwarding(crew: _Crew) -> Iterator[None]:
+    """Ctrl-C and SIGTERM reach the workers as SIGTERM, the second time as SIGKILL."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        crew.stop(signal.SIGKILL if crew.stopping else signal.SIGTERM)
+
+    previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for worker in crew.workers.values():  # an error on our side: leave nobody behind
+            worker.process.terminate()
+
+
+def _places(count: int, device: str) -> list[dict[str, str]]:
+    """The environment of each worker: its GPU, or its share of the CPU's threads."""
+    gpus: list[str] = []
+    if device in ("auto", "cuda"):
+        import torch
+
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = [str(n) for n in range(torch.cuda.device_count())]
+        if given and gpus:
+            gpus = [name.strip() for name in given.split(",")][: len(gpus)]
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = str(max(1, (cores or 1) // count))
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}
+    return [dict(threads) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _child(order: _Order, pipe: Connection) -> None:
+    """A worker process: from the order to its last word."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on once
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        with lock, contextlib.suppress(OSError):
+            pipe.send(message)
+
+    send((_OVER, _work(order, RemoteBoard(send))))
+    pipe.close()
+
+
+def _work(order: _Order, board: Board) -> tuple[int, str]:
+    """Exit code and message."""
+    from search.console import Console
+    from search.study.lease import Owner
+    from search.study.opened import open_study
+    from search.study.trial import Bench
+    from search.study.worker import work
+    from tracking import Store
+
+    console = Console(quiet=True)
+    console.log_to_here()
+    try:
+        opened = open_study(order.study).with_trials(order.trials)
+        with Owner(opened.folder) as owner:
+            bench = Bench(
+                opened=opened,
+                store=Store.open(order.tracking_uri),
+                console=console,
+                board=board,
+                owner=owner,
+                parent=order.parent,
+                precision=order.precision,
+            )
+            return (0, "") if work(bench) == "done" else (_INTERRUPTED, "interrupted")
+    except KeyboardInterrupt:
+        return _INTERRUPTED, "interrupted"
+    except CycleGANError as error:
+        return error.exit_code, str(error)
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()  # nothing is ever sent this way: it returns when the parent is gone
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt

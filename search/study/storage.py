@@ -1,0 +1,223 @@
+"""Where a study's trials are stored: a journal file by default, or any database Optuna takes.
+
+The journal lies in `studies/local/<name>/journal.log` and serves the workers of one host (or of
+several that share that folder). A database (`postgresql://host/name`, `sqlite:///file.db`) serves
+all who reach it; which one a study uses is remembered in `studies/local/<name>/storage.json`,
+without its password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.engine import URL, make_url
+
+from cyclegan.errors import CycleGANError, DataError, UsageError
+from cyclegan.files import write_text
+from search.locks import waiting_for
+
+JOURNAL = "journal.log"
+_REMEMBERED = "storage.json"
+_SQLITE_SECONDS = 60
+_KINDS = ("postgresql", "mysql", "sqlite")
+
+
+class _JournalLock(JournalFileOpenLock):
+    """Guards appending to a journal; the operating system drops it with a killed process.
+
+    Optuna's own lock is a symbolic link, which a killed process leaves behind for 30 seconds. On
+    taking it, a line that a killed process or a full disk left half-written is cut off: whatever is
+    appended to it would make the whole journal unreadable.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self.journal = journal
+        self._handle: int | None = None
+
+    def acquire(self) -> bool:
+        handle = os.open(f"{self.journal}.flock", os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._handle = handle
+        mend_journal(self.journal)
+        return True
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def mend_journal(path: Path) -> int:
+    """Cut a half-written last line off; the bytes removed. Only while its lock is held."""
+    with path.open("r+b") as handle:
+        end = handle.seek(0, os.SEEK_END)
+        if end == 0:
+            return 0
+        handle.seek(end - 1)
+        if handle.read(1) == b"\n":
+            return 0
+        handle.seek(0)
+        whole = handle.read().rfind(b"\n") + 1
+        handle.truncate(whole)
+        return end - whole
+
+
+@dataclass(frozen=True)
+class StudyStorage:
+    """The storage of one study.
+
+    `url` is None for the journal in `folder`. It may hold a password: `shown` is for messages.
+    """
+
+    folder: Path
+    url: URL | None = None
+    _opened: list[BaseStorage] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def shown(self) -> str:
+        """For messages and records: without the password."""
+        if self.url is None:
+            return str(self.folder / JOURNAL)
+        return self.url.set(password=None).render_as_string(hide_password=False)
+
+    def exists(self) -> bool:
+        """Whether there can be a study in it; a database is not asked."""
+        return self.url is not None or (self.folder / JOURNAL).is_file()
+
+    def open(self) -> BaseStorage:
+        """Optuna's storage object; opened once. Errors: `CycleGANError` if it can't be reached."""
+        if not self._opened:
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._creating():
+                self._opened.append(self._journal() if self.url is None else self._database())
+        return self._opened[0]
+
+    @contextlib.contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Hold what only one process of all that share this storage may hold at a time.
+
+        Trials are handed out inside: Optuna alone would hand the same waiting trial of an SQLite
+        file to several processes, and knows no hand-over of an interrupted trial at all. A killed
+        process can't leave it behind: it is a file lock, or an advisory lock of the connection.
+        """
+        engine = getattr(getattr(self.open(), "_backend", None), "engine", None)
+        if self.url is None or engine is None or self.url.get_backend_name() == "sqlite":
+            with waiting_for(self._claim_file()):
+                yield
+            return
+        take, give = _advisory_lock(self.url)
+        with engine.connect() as connection:
+            connection.execute(take)
+            connection.commit()
+            try:
+                yield
+            finally:
+                connection.execute(give)
+                connection.commit()
+
+    def remember(self) -> None:
+        """Note in the study's folder which storage it uses."""
+        if self.url is not None:
+            write_text(self.folder / _REMEMBERED, json.dumps({"url": self.shown}))
+
+    def _claim_file(self) -> Path:
+        if self.url is not None and self.url.database:
+            return Path(f"{Path(self.url.database).resolve()}.claim")
+        return self.folder / "claim.lock"
+
+    def _creating(self) -> contextlib.AbstractContextManager[None]:
+        # Several processes that make the tables of one new database at once crash each other.
+        if self.url is not None and self.url.get_backend_name() == "sqlite":
+            return waiting_for(self._claim_file())
+        return waiting_for(self.folder / "claim.lock")
+
+    def _journal(self) -> BaseStorage:
+        path = self.folder / JOURNAL
+        try:
+            backend = JournalFileBackend(str(path), lock_obj=_JournalLock(path))
+            return JournalStorage(backend)
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(
+                f"{path}: the study's journal can't be read ({error}); bring it back from a copy"
+            ) from error
+
+    def _database(self) -> BaseStorage:
+        assert self.url is not None
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if self.url.get_backend_name() == "sqlite":
+            options["connect_args"] = {"timeout": _SQLITE_SECONDS}
+        text = self.url.render_as_string(hide_password=False)
+        try:
+            return optuna.storages.get_storage(RDBStorage(text, engine_kwargs=options))
+        except ImportError as error:
+            raise UsageError(
+                f"--storage {self.shown}: the driver is missing; for PostgreSQL: "
+                "pip install 'psycopg[binary]'"
+            ) from error
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise CycleGANError(f"study storage {self.shown} can't be used: {cause}") from error
+
+
+def storage_for(folder: Path, url: str | None) -> StudyStorage:
+    """The storage given, else the one remembered in `folder`, else the journal there.
+
+    Errors: `UsageError` for an address that is none, or another one than the study's own.
+    """
+    path = folder / _REMEMBERED
+    before = None
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["url"]
+    if url is None:
+        return StudyStorage(folder, _parsed(before) if before else None)
+    storage = StudyStorage(folder, _parsed(url))
+    journal = (folder / JOURNAL).is_file()
+    if (before and before != storage.shown) or (journal and not before):
+        raise UsageError(
+            f"--storage {storage.shown}: the study was started in {before or folder / JOURNAL}; "
+            "leave --storage out, or give the study another name"
+        )
+    return storage
+
+
+def _parsed(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except sqlalchemy.exc.ArgumentError:
+        raise UsageError(
+            f"--storage {text}: not an address of a database, such as postgresql://host/name or "
+            "sqlite:///studies/local/study.db"
+        ) from None
+    if url.get_backend_name() not in _KINDS:
+        raise UsageError(f"--storage {text}: Optuna stores in {', '.join(_KINDS)}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise UsageError(f"--storage {text}: a database in memory can't be shared or continued")
+    return url
+
+
+def _advisory_lock(url: URL) -> tuple[sqlalchemy.TextClause, sqlalchemy.TextClause]:
+    if url.get_backend_name() == "mysql":
+        name = f"cyclegan-{url.database}"
+        return (
+            sqlalchemy.text("SELECT GET_LOCK(:name, 3600)").bindparams(name=name),
+            sqlalchemy.text("SELECT RELEASE_LOCK(:name)").bindparams(name=name),
+        )
+    key = zlib.crc32(b"cyclegan claim")
+    return (
+        sqlalchemy.text("SELECT pg_advisory_lock(:key)").bindparams(key=key),
+        sqlalchemy.text("SELECT pg_advisory_unlock(:key)").bindparams(key=key),
+    )

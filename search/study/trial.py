@@ -1,0 +1,174 @@
+"""Training one trial: its configuration, its seeds, and what Optuna and MLflow are told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from torch import Tensor
+
+from cyclegan.callbacks import Callback
+from cyclegan.config import Config, override, parse_config
+from cyclegan.errors import CycleGANError
+from cyclegan.trainer import Trainer
+from cyclegan.validation import ValidationReport
+from search.console import Console
+from search.launch import Finished, Job, run_training
+from search.study.board import Board
+from search.study.lease import Owner, renewing
+from search.study.opened import OpenStudy
+from search.study.pruning import PruningCallback
+from search.study.space import suggest
+
+if TYPE_CHECKING:
+    from tracking import Store
+
+Ending = Literal["complete", "pruned", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What all trials of one worker have in common."""
+
+    opened: OpenStudy
+    store: Store
+    console: Console
+    board: Board
+    owner: Owner
+    parent: str
+    """MLflow id of the study's run."""
+    precision: str
+
+
+class _Watch(Callback):
+    """Shows a training on the board, and stops it when its lease is lost."""
+
+    def __init__(self, board: Board, number: int, seed: int) -> None:
+        self.board, self.number, self.seed = board, number, seed
+        self._lost = False
+
+    def lost(self) -> None:
+        """Another worker has the trial now; called by the thread that renews the lease."""
+        self._lost = True
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        self.board.step(self.number, trainer.step, trainer.config.steps, seed=self.seed)
+        if self._lost:
+            reason = "another worker goes on with this trial"
+            trainer.request_stop(reason, outcome="interrupted")
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        self.board.score(self.number, report.score)
+
+
+def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
+    """Train a claimed trial to its end, or until it is pruned or interrupted, and tell Optuna.
+
+    Errors: `CycleGANError` when not the trial but its surroundings are wrong (missing data, a full
+    disk); the trial can then be continued. Any other error fails the trial.
+    """
+    number, study = trial.number, bench.opened.study
+    watch = _Watch(bench.board, number, 0)
+    with renewing(bench.owner, study, trial._trial_id, watch.lost):
+        try:
+            return _train(trial, bench, watch)
+        except CycleGANError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
+            trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
+            study.tell(number, state=TrialState.FAIL)
+            bench.board.ended(number, "failed", str(error))
+            return "failed"
+        finally:
+            # Finished trials are closed for changes; an unfinished one is free for anybody.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                if bench.owner.holds(study._storage, trial._trial_id):
+                    bench.owner.release(study._storage, trial._trial_id)
+
+
+def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
+    definition = bench.opened.definition
+    values = suggest(trial, definition.space, definition.ties)
+    config = definition.config_of(trial.number, values | {"precision": bench.precision})
+    trial.set_user_attr("config", json.dumps(config.to_dict()))
+    bench.board.began(trial.number, config.steps, trial.params)
+    pruning = PruningCallback(trial, prune_after=definition.pruner.prune_after)
+    first = _run(trial, bench, config, 0, [pruning, watch])
+    if first.result.outcome == "interrupted":
+        return _interrupted(trial, bench, first)
+    if first.result.outcome == "pruned" or first.result.score is None:
+        return _tell(trial, bench, first, [first])
+    done = [first]
+    for seed in range(1, definition.seeds):
+        watch.seed = seed
+        done.append(_run(trial, bench, seeded(config, seed), seed, [watch]))
+        if done[-1].result.outcome == "interrupted":
+            return _interrupted(trial, bench, done[-1])
+    return _tell(trial, bench, first, done)
+
+
+def seeded(config: Config, seed: int) -> Config:
+    """The same training with another seed, under another name."""
+    changes = {"seed": config.seed + seed, "run_name": f"{config.run_name}-seed-{seed}"}
+    return parse_config(override(config.to_dict(), changes), source=config.run_name)
+
+
+def _run(
+    trial: optuna.trial.Trial, bench: Bench, config: Config, seed: int, callbacks: list[Callback]
+) -> Finished:
+    folder = bench.opened.trial_folder(trial.number)
+    tags = {"study": bench.opened.definition.name, "trial": str(trial.number)}
+    job = Job(
+        config=config,
+        folder=folder / f"seed-{seed}" if seed else folder,
+        experiment=bench.opened.definition.name,
+        kind="trial" if not seed else "seed",
+        tags=tags | ({"seed": str(config.seed)} if seed else {}),
+        parent=bench.parent,
+    )
+    return run_training(job, store=bench.store, console=bench.console, callbacks=callbacks)
+
+
+def _interrupted(trial: optuna.trial.Trial, bench: Bench, last: Finished) -> Ending:
+    trial.set_user_attr("mlflow_run_id", last.run_id)
+    trial.set_user_attr("step", last.result.step)
+    bench.board.ended(trial.number, "interrupted", f"at step {last.result.step}")
+    return "interrupted"
+
+
+def _tell(trial: optuna.trial.Trial, bench: Bench, first: Finished, done: list[Finished]) -> Ending:
+    result, study = first.result, bench.opened.study
+    scores = [one.result.score for one in done if one.result.score is not None]
+    pruned = result.outcome == "pruned" or not scores
+    score = float(np.mean(scores)) if scores else None
+    attributes: dict[str, Any] = {
+        "mlflow_run_id": first.run_id,
+        "step": result.step,
+        "iteration": sum(one.result.iteration for one in done),
+        "reason": result.reason,
+        "seeds": [
+            {"run_id": one.run_id, "score": one.result.score, "iteration": one.result.iteration}
+            for one in done
+        ],
+    }
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    if pruned:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, score)
+    run = bench.store.run(first.run_id)
+    run.set_tags({"state": "pruned" if pruned else "complete"})
+    if len(done) > 1 and score is not None:
+        values = {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(scores))}
+        run.log_metrics(values, step=result.iteration)
+    ending: Ending = "pruned" if pruned else "complete"
+    text = result.reason if pruned else f"score {score:.2f}"
+    bench.board.ended(trial.number, ending, text, score)
+    return ending

@@ -1,0 +1,102 @@
+"""One worker: claim a trial, train it, and again, until nothing is left to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cyclegan.errors import CycleGANError
+from search.study.lease import is_held
+from search.study.opened import OpenStudy
+from search.study.trial import Bench, train_trial
+
+_FAILURES_IN_A_ROW = 3
+"""After so many the study stops: something is wrong with it, not with its trials."""
+_DEATHS = 5
+"""Deaths of its process, without progress between them, after which a trial is given up."""
+
+
+def work(bench: Bench) -> Literal["done", "interrupted"]:
+    """Train trials of the study until there are enough, or this process is interrupted.
+
+    Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
+    """
+    failures = 0
+    while (trial := claim(bench)) is not None:
+        ending = train_trial(trial, bench)
+        if ending == "interrupted":
+            return "interrupted"
+        update_study_run(bench)
+        failures = failures + 1 if ending == "failed" else 0
+        if failures >= _FAILURES_IN_A_ROW:
+            name = bench.opened.definition.name
+            raise CycleGANError(
+                f"study {name}: {failures} trials in a row failed; see cyclegan study show {name}"
+            )
+    return "done"
+
+
+def claim(bench: Bench) -> optuna.trial.Trial | None:
+    """A trial for this worker alone: an interrupted one, else a new one, else None.
+
+    The sampler is made afresh for every trial: an interrupted study goes on with the values it
+    would have had, although Optuna stores no sampler state.
+    """
+    opened, study = bench.opened, bench.opened.study
+    with opened.storage.claiming():
+        trials = study.get_trials(deepcopy=False)
+        for frozen in trials:
+            if frozen.state == TrialState.RUNNING and not is_held(frozen, opened.folder):
+                trial = _continued(frozen, bench)
+                if trial is not None:
+                    return trial
+        waiting = any(t.state == TrialState.WAITING for t in trials)
+        if not waiting and not _more_wanted(opened, trials):
+            return None
+        asked = sum(t.state != TrialState.WAITING for t in trials)
+        study.sampler = opened.definition.sampler.build(asked)
+        trial = study.ask()
+        bench.owner.claim(study._storage, trial._trial_id)
+        return trial
+
+
+def _more_wanted(opened: OpenStudy, trials: list[FrozenTrial]) -> bool:
+    begun = [t for t in trials if t.state != TrialState.WAITING and "revives" not in t.user_attrs]
+    return len(begun) < opened.definition.trials
+
+
+def _continued(frozen: FrozenTrial, bench: Bench) -> optuna.trial.Trial | None:
+    """The interrupted trial, now this worker's; None if it has killed its process too often."""
+    study = bench.opened.study
+    trial = optuna.trial.Trial(study, frozen._trial_id)
+    bench.owner.claim(study._storage, frozen._trial_id)
+    progress = max(frozen.intermediate_values, default=0)
+    before = frozen.user_attrs.get("deaths", {"at": -1, "count": 0})
+    released = frozen.user_attrs.get("lease") == {}  # by an orderly end, such as Ctrl-C
+    count = 0 if released else 1 + (before["count"] if before["at"] == progress else 0)
+    trial.set_user_attr("deaths", {"at": progress, "count": count})
+    if count < _DEATHS:
+        bench.board.say(f"trial {frozen.number}: interrupted before, continuing")
+        return trial
+    reason = f"its process died {count} times at iteration {progress}; out of memory?"
+    trial.set_user_attr("reason", reason)
+    study.tell(frozen.number, state=TrialState.FAIL)
+    bench.board.ended(frozen.number, "failed", reason)
+    return None
+
+
+def update_study_run(bench: Bench) -> None:
+    """Counts, best score and the table of trials, in the study's MLflow run."""
+    trials = bench.opened.trials()
+    scores = [t.score for t in trials if t.state == "complete" and t.score is not None]
+    counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}
+    metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
+    if scores:
+        metrics["score/best"] = max(scores)
+    run = bench.store.run(bench.parent)
+    run.log_metrics(metrics, step=sum(counts.values()))
+    rows = [vars(t) | {"values": dict(t.values)} for t in trials]
+    run.log_text(json.dumps(rows, indent=1), "trials.json")
