@@ -177,7 +177,7 @@ def study_run(
     definition = definition_of(study)
     if trials:
         definition = definition.model_copy(update={"trials": trials})
-    opened = run_study(
+    opened, interrupted = run_study(
         definition,
         store=session.store,
         console=session.console,
@@ -185,8 +185,7 @@ def study_run(
         storage=storage,
     )
     session.result(study_data(opened), study_table(opened))
-    unfinished = any(t.state == "interrupted" for t in opened.trials())
-    session.exit_code = INTERRUPTED if unfinished else 0
+    session.exit_code = INTERRUPTED if interrupted else 0
 
 
 @command(study_app, "list", example="cyclegan study list")

@@ -81,6 +81,8 @@ class Finished:
     """The step of the generators that were kept, in `generator.pt`."""
     best_score: float | None = None
     """Their score; None if no validation was usable."""
+    stop_asked: bool = False
+    """Ctrl-C or SIGTERM came, even if the training was complete just then."""
 
 
 class _Progress(Callback):
@@ -161,7 +163,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
             console.say(f"{config.run_name}: continuing at step {trainer.step}")
     with (
         console.progress(config.run_name, config.steps, unit="steps", start=trainer.step) as update,
-        stop_on_signal(trainer),
+        stop_on_signal(trainer) as asked,
     ):
         trainer.add_callback(_Progress(update))
         result = trainer.fit()
@@ -173,7 +175,9 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         "best_score": keeper.score,
     }
     _remember(job.folder, run_id=run.id, result=asdict(result), **record)
-    return Finished(result=result, run_id=run.id, folder=job.folder, **record)
+    return Finished(
+        result=result, run_id=run.id, folder=job.folder, stop_asked=bool(asked), **record
+    )
 
 
 def _apply_asked_changes(trainer: Trainer, before: Config) -> None:
@@ -272,19 +276,24 @@ def _remember(folder: Path, **record: Any) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signal(trainer: Trainer) -> Iterator[None]:
-    """While inside, Ctrl-C and SIGTERM stop the training after its step; Ctrl-C twice, at once."""
+def stop_on_signal(trainer: Trainer) -> Iterator[list[int]]:
+    """While inside, Ctrl-C and SIGTERM stop the training after its step; Ctrl-C twice, at once.
+
+    Gives the list of the signals that came.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         trainer.request_stop(signal.Signals(number).name, outcome="interrupted")
 
     previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

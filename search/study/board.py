@@ -89,7 +89,7 @@ class _Row:
     def seconds_left(self, now: float) -> float | None:
         """Of the training that runs."""
         done = self.step - self.first_step
-        if done <= 0:
+        if done <= 0 or now - self.began < 1.0:
             return None
         return (self.steps - self.step) * (now - self.began) / done
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 import yaml
@@ -39,6 +39,14 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 """What may differ when a study is continued: budgets, and what comes after it."""
 
 
+class RanStudy(NamedTuple):
+    """A study that was run."""
+
+    opened: OpenStudy
+    interrupted: bool
+    """By Ctrl-C or a signal; otherwise there was nothing left to do here."""
+
+
 def run_study(
     definition: StudyDefinition,
     *,
@@ -46,7 +54,7 @@ def run_study(
     console: Console,
     workers: int = 1,
     storage: str | None = None,
-) -> OpenStudy:
+) -> RanStudy:
     """Run or continue a study until it has all its trials, or is interrupted.
 
     Args:
@@ -84,7 +92,7 @@ def run_study(
                 parent=begun.parent,
                 precision=begun.precision,
             )
-    return opened
+    return RanStudy(opened, end.interrupted)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from search.study.space import suggest
 if TYPE_CHECKING:
     from tracking import Store
 
-Ending = Literal["complete", "pruned", "failed", "interrupted"]
+Ending = Literal["complete", "pruned", "failed", "interrupted", "lost"]
+"""`interrupted`: this process is to stop, whatever became of the trial; `lost`: only this trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +50,17 @@ class Bench:
 class _Watch(Callback):
     """Shows a training on the board, and stops it when its lease is lost."""
 
-    def __init__(self, board: Board, number: int, seed: int) -> None:
-        self.board, self.number, self.seed = board, number, seed
-        self._lost = False
+    def __init__(self, board: Board, number: int) -> None:
+        self.board, self.number, self.seed = board, number, 0
+        self.is_lost = False
 
     def lost(self) -> None:
         """Another worker has the trial now; called by the thread that renews the lease."""
-        self._lost = True
+        self.is_lost = True
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         self.board.step(self.number, trainer.step, trainer.config.steps, seed=self.seed)
-        if self._lost:
+        if self.is_lost:
             reason = "another worker goes on with this trial"
             trainer.request_stop(reason, outcome="interrupted")
 
@@ -74,7 +75,7 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
     disk); the trial can then be continued. Any other error fails the trial.
     """
     number, study = trial.number, bench.opened.study
-    watch = _Watch(bench.board, number, 0)
+    watch = _Watch(bench.board, number)
     with renewing(bench.owner, study, trial._trial_id, watch.lost):
         try:
             return _train(trial, bench, watch)
@@ -99,18 +100,23 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
     trial.set_user_attr("config", json.dumps(config.to_dict()))
     bench.board.began(trial.number, config.steps, trial.params)
     pruning = PruningCallback(trial, prune_after=definition.pruner.prune_after)
-    first = _run(trial, bench, config, 0, [pruning, watch])
-    if first.result.outcome == "interrupted":
-        return _interrupted(trial, bench, first)
-    if first.result.outcome == "pruned" or first.result.score is None:
-        return _tell(trial, bench, first, [first])
-    done = [first]
-    for seed in range(1, definition.seeds):
+    done = [_run(trial, bench, config, 0, [pruning, watch])]
+    hopeless = done[0].result.outcome == "pruned" or done[0].result.score is None
+    for seed in range(1, 1 if hopeless else definition.seeds):
+        if done[-1].stop_asked or done[-1].result.outcome == "interrupted":
+            break
         watch.seed = seed
         done.append(_run(trial, bench, seeded(config, seed), seed, [watch]))
-        if done[-1].result.outcome == "interrupted":
-            return _interrupted(trial, bench, done[-1])
-    return _tell(trial, bench, first, done)
+    whole = hopeless or len(done) == definition.seeds
+    if whole and done[-1].result.outcome != "interrupted":
+        ending = _tell(trial, bench, done)
+        return "interrupted" if done[-1].stop_asked else ending
+    bench.board.ended(trial.number, "interrupted", f"at step {done[-1].result.step}")
+    if watch.is_lost:
+        return "lost"
+    trial.set_user_attr("mlflow_run_id", done[0].run_id)
+    trial.set_user_attr("step", done[0].result.step)
+    return "interrupted"
 
 
 def seeded(config: Config, seed: int) -> Config:
@@ -135,15 +141,9 @@ def _run(
     return run_training(job, store=bench.store, console=bench.console, callbacks=callbacks)
 
 
-def _interrupted(trial: optuna.trial.Trial, bench: Bench, last: Finished) -> Ending:
-    trial.set_user_attr("mlflow_run_id", last.run_id)
-    trial.set_user_attr("step", last.result.step)
-    bench.board.ended(trial.number, "interrupted", f"at step {last.result.step}")
-    return "interrupted"
-
-
-def _tell(trial: optuna.trial.Trial, bench: Bench, first: Finished, done: list[Finished]) -> Ending:
-    result, study = first.result, bench.opened.study
+def _tell(trial: optuna.trial.Trial, bench: Bench, done: list[Finished]) -> Ending:
+    first, study = done[0], bench.opened.study
+    result = first.result
     scores = [one.result.score for one in done if one.result.score is not None]
     pruned = result.outcome == "pruned" or not scores
     score = float(np.mean(scores)) if scores else None

@@ -34,7 +34,8 @@ def study_file(project: Path, tiny: dict[str, Any]) -> Path:
 
 
 def run(path: Path) -> Any:
-    return run_study(load_definition(path), store=Store.open(), console=Console(quiet=True))
+    store, console = Store.open(), Console(quiet=True)
+    return run_study(load_definition(path), store=store, console=console).opened
 
 
 def test_best_is_the_complete_trial_with_the_highest_score(study_file: Path) -> None:

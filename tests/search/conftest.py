@@ -1,0 +1,157 @@
+"""Real processes on a small study, in a project folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+CALL = [sys.executable, "-m", "search.cli"]
+
+
+def small_study(tiny: dict[str, Any]) -> dict[str, Any]:
+    gentle = {"lr_g": 3e-3, "filters": 4, "run_name": "base", "checkpoint_every": 3}
+    return {
+        "name": "small",
+        "config": tiny | gentle,
+        "space": {
+            "lr_g": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True},
+            "lambdas.I_A": {"type": "float", "low": 1.0, "high": 10.0},
+        },
+        "sampler": {"startup_trials": 2, "seed": 3},
+        "pruner": {"name": "successive_halving", "prune_after": 8},
+        "trials": 4,
+        "steps": 24,
+        "report_every": 4,
+        "enqueue_defaults": False,
+        "promote": {"steps": 30, "start": "continue"},
+    }
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+    return result
+
+
+class StudyProject:
+    """A project folder with a study `small`, and the command line run in it."""
+
+    def __init__(self, folder: Path, definition: dict[str, Any], store: Path) -> None:
+        self.folder = folder
+        (folder / "studies").mkdir(parents=True)
+        shutil.copytree(store, folder / "mlruns")
+        self.define(definition)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "small"
+
+    def define(self, definition: dict[str, Any]) -> None:
+        (self.folder / "studies" / "small.yaml").write_text(yaml.safe_dump(definition))
+
+    def options(self) -> dict[str, Any]:
+        inherited = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        return {"cwd": self.folder, "env": inherited}
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [*CALL, *arguments]
+        return subprocess.run(line, **self.options(), capture_output=True, text=True, check=False)
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        done = self.call(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        line = [*CALL, *arguments, "--quiet"]
+        return subprocess.Popen(line, **self.options(), stdout=subprocess.DEVNULL, text=True)
+
+    def trials(self, storage: str | None = None) -> list[optuna.trial.FrozenTrial]:
+        from optuna.storages.journal import JournalFileBackend
+
+        journal = self.folder / "studies" / "local" / "small" / "journal.log"
+        place: Any = storage
+        if storage is None:
+            if not journal.is_file():
+                return []
+            place = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        try:
+            return optuna.load_study(study_name="small", storage=place).trials
+        except KeyError:
+            return []
+
+    def owners(self) -> dict[int, int]:
+        """Process by trial, of the trials that are trained now."""
+        leases = {t.number: t.user_attrs.get("lease") for t in self.trials()}
+        return {number: lease["pid"] for number, lease in leases.items() if lease}
+
+    def check(self, result: dict[str, Any]) -> None:
+        """No run is left running, and no iteration is in MLflow twice or not at all."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlruns' / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+        assert {r.info.status for r in runs} <= {"FINISHED", "KILLED"}
+        trials = [r for r in runs if r.data.tags.get("kind") == "trial"]
+        numbers = [t["number"] for t in result["trials"]]
+        assert sorted(int(r.data.tags["trial"]) for r in trials) == numbers
+        for trial in result["trials"]:
+            steps = [m.step for m in client.get_metric_history(trial["run_id"], "loss/G_total")]
+            assert steps == list(range(1, trial["step"] + 1))
+
+
+@pytest.fixture(scope="session")
+def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh embedded store, made once: a new database takes seconds."""
+    from tracking import Store
+
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "studies").mkdir()
+    (folder / "mlruns").mkdir()
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        Store.open()
+    finally:
+        os.chdir(before)
+    return folder / "mlruns"
+
+
+@pytest.fixture(scope="session")
+def small(tiny: dict[str, Any]) -> dict[str, Any]:
+    """The definition of a study whose trials take seconds."""
+    return small_study(tiny)
+
+
+@pytest.fixture
+def study_project(tmp_path: Path, small: dict[str, Any], fresh_store: Path) -> StudyProject:
+    return StudyProject(tmp_path / "p", small, fresh_store)
+
+
+@pytest.fixture(scope="session")
+def whole_study(
+    tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any], fresh_store: Path
+) -> dict[str, Any]:
+    """What `study run --json` tells of the study `small` that nothing interrupted."""
+    project = StudyProject(tmp_path_factory.mktemp("whole") / "p", small, fresh_store)
+    return project.run("study", "run", "studies/small.yaml")
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., Any]:
+    """The function `wait_for`."""
+    return wait_for
