@@ -360,6 +360,17 @@ def ui(
     serve(session.store, port=port, host=host)
 
 
+@command(app, "doctor", example="cyclegan doctor --dry-run")
+def doctor(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; change nothing.")] = False,
+) -> None:
+    """Find and repair what disagrees between studies, MLflow and the disk after a crash."""
+    from search.doctor import run_doctor
+
+    run_doctor(session, dry_run=dry_run)
+
+
 def main() -> Any:
     """Entry point of the command `cyclegan`."""
     sys.exit(run_app(app))

@@ -11,6 +11,7 @@ from tracking import views
 from tracking.database import Location, ensure, locate, project_root
 from tracking.errors import translated
 from tracking.info import ExperimentInfo, RunInfo, hint
+from tracking.process import PROCESS, this_process
 from tracking.run import Run
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Store:
         experiment_id = self.experiment(experiment)
         own = {"kind": kind, "mlflow.source.name": f"cyclegan {kind}"}
         own |= {"mlflow.source.type": "LOCAL"} | ({_PARENT: parent} if parent else {})
+        own |= {PROCESS: this_process()}
         with translated(f"{self.location}: run '{name}' can't be made"):
             made = self._client.create_run(experiment_id, run_name=name, tags=own | dict(tags))
         run = self._wrap(made)
@@ -160,6 +162,7 @@ class Store:
         found = self._get(run_id)
         with translated(f"{self.location}: run {run_id} can't be continued"):
             self._client.update_run(run_id, status="RUNNING")
+            self._client.set_tag(run_id, PROCESS, this_process())
         return self._wrap(found)
 
     def run(self, run_id: str) -> Run:

@@ -80,7 +80,7 @@ class _Row:
     seed: int = 0
     scores: list[float] = field(default_factory=list)
     text: str = ""
-    shown: float = 0.0
+    shown: float = -_LINE_SECONDS
 
     @property
     def score(self) -> float | None:
@@ -148,7 +148,7 @@ class LocalBoard(Board):
     def _on_step(self, number: int, step: int, steps: int, seed: int) -> None:
         row, now = self.rows[number], self._clock()
         if row.first_step < 0 or seed != row.seed:
-            row.first_step, row.began, row.seed = step - 1, now, seed
+            row.first_step, row.began, row.seed = step, now, seed
         row.step, row.steps = step, steps
         if self._live is None and (step == steps or now - row.shown >= _LINE_SECONDS):
             row.shown = now

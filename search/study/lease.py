@@ -82,9 +82,8 @@ def lease_holds(lease: Mapping[str, Any], workers: Path, now: float, here: str) 
     """The same from plain values: a lease, the folder of lock files, seconds since 1970, a host."""
     if not lease:
         return False
-    path = _lock_file(workers, str(lease["owner"]))
-    if lease["host"] == here and path.is_file():
-        return not is_free(path)
+    if lease["host"] == here:
+        return not is_free(_lock_file(workers, str(lease["owner"])))
     return bool(now - float(lease["at"]) < LEASE_SECONDS)
 
 

@@ -110,26 +110,31 @@ def known_studies() -> list[str]:
     return sorted(p.parent.name for p in studies_folder().glob("*/study.yaml"))
 
 
-def open_study(name_or_file: str) -> OpenStudy:
-    """A study that was started here, by its name or its YAML file. Errors: `UsageError`."""
+def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
+    """A study that was started here, by its name or its YAML file.
+
+    `storage` is needed only for an address with a password, which is not remembered.
+
+    Errors: `UsageError` if it was not started here.
+    """
     path = Path(name_or_file)
     name = load_definition(path).name if path.suffix in (".yaml", ".yml") else name_or_file
     if name not in known_studies():
         hint = nearest(name, known_studies()) if known_studies() else "none was started here yet"
         raise UsageError(f"study '{name}' was not started here; {hint}")
     folder = studies_folder() / name
-    storage = storage_for(folder, None)
+    place = storage_for(folder, storage)
     try:
-        study = optuna.load_study(study_name=name, storage=storage.open())
+        study = optuna.load_study(study_name=name, storage=place.open())
     except KeyError:
         raise DataError(
-            f"study '{name}' is not in {storage.shown}; remove {folder} to start it anew"
+            f"study '{name}' is not in {place.shown}; remove {folder} to start it anew"
         ) from None
     source = folder / "study.yaml"
     stored = study.user_attrs.get("definition")
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
     study.pruner = definition.pruner.build()
-    return OpenStudy(definition, study, folder, storage)
+    return OpenStudy(definition, study, folder, place)
 
 
 def definition_of(name_or_file: str) -> StudyDefinition:

@@ -28,11 +28,13 @@ _SECONDS = 0.5
 _INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Order:
     """What a worker process needs to know."""
 
     study: str
+    storage: str | None
+    """With its password, if it has one."""
     trials: int
     tracking_uri: str
     parent: str
@@ -61,7 +63,14 @@ def run_workers(
     Errors: `CycleGANError` of the first worker that stopped for one; the others end in order.
     """
     definition = opened.definition
-    order = _Order(definition.name, definition.trials, tracking_uri, parent, precision)
+    order = _Order(
+        study=definition.name,
+        storage=opened.storage.secret,
+        trials=definition.trials,
+        tracking_uri=tracking_uri,
+        parent=parent,
+        precision=precision,
+    )
     crew = _Crew(order, board, _places(count, str(definition.base.get("device", "auto"))))
     with _forwarding(crew):
         crew.start()
@@ -216,7 +225,7 @@ def _work(order: _Order, board: Board) -> tuple[int, str]:
     console = Console(quiet=True)
     console.log_to_here()
     try:
-        opened = open_study(order.study).with_trials(order.trials)
+        opened = open_study(order.study, order.storage).with_trials(order.trials)
         with Owner(opened.folder) as owner:
             bench = Bench(
                 opened=opened,

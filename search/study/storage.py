@@ -91,11 +91,15 @@ class StudyStorage:
         """For messages and records: without the password."""
         if self.url is None:
             return str(self.folder / JOURNAL)
-        return self.url.set(password=None).render_as_string(hide_password=False)
+        url = self.url
+        return URL.create(
+            url.drivername, url.username, None, url.host, url.port, url.database, url.query
+        ).render_as_string(hide_password=False)
 
-    def exists(self) -> bool:
-        """Whether there can be a study in it; a database is not asked."""
-        return self.url is not None or (self.folder / JOURNAL).is_file()
+    @property
+    def secret(self) -> str | None:
+        """The address with its password, for another process; None for the journal."""
+        return None if self.url is None else self.url.render_as_string(hide_password=False)
 
     def open(self) -> BaseStorage:
         """Optuna's storage object; opened once. Errors: `CycleGANError` if it can't be reached."""
@@ -160,9 +164,10 @@ class StudyStorage:
         options: dict[str, Any] = {"pool_pre_ping": True}
         if self.url.get_backend_name() == "sqlite":
             options["connect_args"] = {"timeout": _SQLITE_SECONDS}
-        text = self.url.render_as_string(hide_password=False)
+        assert self.secret is not None
         try:
-            return optuna.storages.get_storage(RDBStorage(text, engine_kwargs=options))
+            storage = RDBStorage(self.secret, engine_kwargs=options)
+            return optuna.storages.get_storage(storage)
         except ImportError as error:
             raise UsageError(
                 f"--storage {self.shown}: the driver is missing; for PostgreSQL: "

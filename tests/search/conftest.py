@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,20 @@ def whole_study(
 def wait() -> Callable[..., Any]:
     """The function `wait_for`."""
     return wait_for
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a real PostgreSQL server that lives as long as the tests."""
+    spec = importlib.util.spec_from_file_location("postgres", Path(__file__).parent / "postgres.py")
+    assert spec and spec.loader
+    postgres = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(postgres)
+    programs = postgres.programs()
+    if programs is None:
+        missing = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CYCLEGAN_REQUIRE_POSTGRES"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with postgres.server(programs) as address:
+        yield address

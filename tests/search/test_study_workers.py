@@ -75,3 +75,20 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_workers_share_a_database(
+    study_project: Any, request: pytest.FixtureRequest, kind: str
+) -> None:
+    address = "sqlite:///studies/local/small.db"
+    if kind == "postgresql":
+        address = request.getfixturevalue("postgresql")
+    else:
+        (study_project.folder / "studies" / "local").mkdir()
+    result = study_project.run(*RUN, "--storage", address)
+    check_finished(study_project, result)
+    assert study_project.run("study", "show", "small")["trials"] == result["trials"]  # remembered
+    in_file = f"sqlite:///{study_project.folder / 'studies' / 'local' / 'small.db'}"
+    trials = study_project.trials(in_file if kind == "sqlite" else address)
+    assert len({t.user_attrs["lease"]["owner"] for t in trials}) == 2

@@ -1,0 +1,59 @@
+"""Which process writes a run, so that one left RUNNING by a dead process can be told.
+
+A process is named by host, boot, number and start time; a number alone is given out again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+PROCESS = "process"
+"""The tag of a run with the process that writes it."""
+_PROC = Path("/proc")
+
+
+def this_process() -> str:
+    """This process, by a name no other process has."""
+    return _name(os.getpid())
+
+
+def is_alive(process: str) -> bool | None:
+    """Whether the process of that name lives; None if that can't be told from here."""
+    parts = process.split("/")
+    if len(parts) != 4 or parts[:2] != [socket.gethostname(), _boot()]:
+        return None
+    if not parts[3]:  # no /proc on this system: only the number is known
+        return _answers(int(parts[2]))
+    return _name(int(parts[2])) == process
+
+
+def _name(pid: int) -> str:
+    return f"{socket.gethostname()}/{_boot()}/{pid}/{_start(pid)}"
+
+
+def _boot() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _start(pid: int) -> str:
+    """Clock ticks from boot to the start of `pid`; empty if there is none, or it is a zombie."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
