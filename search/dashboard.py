@@ -69,12 +69,13 @@ def running_dashboard(opened: OpenStudy, port: int, host: str = "127.0.0.1") -> 
         from optuna_dashboard import wsgi
 
         server.set_app(read_only(wsgi(storage), host))
-        thread = threading.Thread(target=server.serve_forever, name="dashboard", daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, name="dashboard", daemon=True).start()
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
         where = f"[{shown}]" if ":" in shown else shown
-        yield f"http://{where}:{server.server_port}/dashboard/studies/{study_id}"
-        server.shutdown()
+        try:
+            yield f"http://{where}:{server.server_port}/dashboard/studies/{study_id}"
+        finally:
+            server.shutdown()
     finally:
         server.server_close()
 

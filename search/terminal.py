@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
-_NARROWEST = 60
+_NARROWEST = 72
 
 
 def can_draw_blocks(stream: TextIO) -> bool:

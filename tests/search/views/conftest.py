@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.definition import parse_definition
+from search.study.definition import StudyDefinition, parse_definition
 from search.study.opened import OpenStudy
+from search.study.space import suggest
 
 SPACE: dict[str, Any] = {
     "lr_g": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
@@ -31,6 +33,8 @@ MakeStudy = Callable[..., OpenStudy]
 def make_study(project: Path, tiny: Mapping[str, Any]) -> MakeStudy:
     """A function that makes a study of `trials` trials, in memory."""
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
     def make(trials: int, space: Mapping[str, Any] = SPACE, **changes: Any) -> OpenStudy:
         content = {
             "name": "made",
@@ -46,17 +50,17 @@ def make_study(project: Path, tiny: Mapping[str, Any]) -> MakeStudy:
         study = optuna.create_study(study_name="made", direction="maximize")
         random = np.random.default_rng(0)
         for number in range(trials):
-            study.add_trial(_trial(number, definition.space, random))
+            study.add_trial(_trial(number, definition, random))
         return OpenStudy(definition, study, project / "studies" / "local" / "made")
 
     return make
 
 
-def _trial(number: int, space: Mapping[str, Any], random: np.random.Generator) -> FrozenTrial:
+def _trial(number: int, definition: StudyDefinition, random: np.random.Generator) -> FrozenTrial:
     """Every fourth is gated, every other of the rest pruned at a rung."""
     asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number)).ask()
-    for key, dimension in space.items():
-        dimension.suggest(asked, key)
+    values = suggest(asked, definition.space, {})
+    config = definition.config_of(number, values)
     goal = 2.0 - abs(np.log10(asked.params.get("lr_g", 1e-3)) + 3.0) + 0.2 * random.normal()
     gated, pruned = number % 4 == 3, number % 2 == 1
     end = 100 if pruned else STEPS
@@ -70,7 +74,13 @@ def _trial(number: int, space: Mapping[str, Any], random: np.random.Generator) -
         params=asked.params,
         distributions=asked.distributions,
         intermediate_values=curve,
-        user_attrs={"step": end, "iteration": end + 10, "reason": reason, "mlflow_run_id": "r"},
+        user_attrs={
+            "config": json.dumps(config.to_dict()),
+            "step": end,
+            "iteration": end + 10,
+            "reason": reason,
+            "mlflow_run_id": f"run{number}",
+        },
     )
     trial.datetime_start = BEGIN + timedelta(minutes=2 * number)
     trial.datetime_complete = trial.datetime_start + timedelta(seconds=end / 4)
