@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cyclegan.errors import UsageError
 from search.commandline import INTERRUPTED, Session, command
 from search.commandline import run as run_app
 
@@ -201,7 +202,7 @@ def study_list(session: Session) -> None:
 
 @command(study_app, "show", example="cyclegan study show demo")
 def study_show(session: Session, study: StudyArgument) -> None:
-    """Show a study's trials: state, score, values, and why one was pruned."""
+    """Show a study's trials, best first: state, score, curve, values, and why one was pruned."""
     from search.study import open_study
     from search.study.tables import study_data, study_table
 
@@ -209,14 +210,72 @@ def study_show(session: Session, study: StudyArgument) -> None:
     session.result(study_data(opened), study_table(opened))
 
 
-@command(study_app, "best", example="cyclegan study best demo")
-def study_best(session: Session, study: StudyArgument) -> None:
+@command(study_app, "best", example="cyclegan study best demo --config best.yaml")
+def study_best(
+    session: Session,
+    study: StudyArgument,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Write its configuration, for cyclegan train."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Show the best trial and its values."""
     from search.study import open_study
-    from search.study.tables import best_text
+    from search.study.export import write_best_config
+    from search.study.tables import best_data, best_text
 
     opened = open_study(study)
-    session.result(vars(opened.best()), best_text(opened))
+    if config:
+        write_best_config(opened, config, overwrite=overwrite)
+        session.say(f"configuration written to {config}")
+    session.result(best_data(opened), best_text(opened))
+
+
+@command(study_app, "export", example="cyclegan study export demo --output demo.csv")
+def study_export(
+    session: Session,
+    study: StudyArgument,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="File to write: .csv, or .json with the curves.")
+    ],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write all trials of a study to a file, one row a trial."""
+    from search.study import open_study
+    from search.study.export import export_study
+
+    count = export_study(open_study(study), output, overwrite=overwrite)
+    session.result({"output": str(output), "trials": count}, f"{count} trials written to {output}")
+
+
+@command(study_app, "importance", example="cyclegan study importance demo")
+def study_importance(session: Session, study: StudyArgument) -> None:
+    """Show how much each searched key mattered for the score, by PED-ANOVA."""
+    from search.study import open_study
+    from search.study.importance import importance, importance_data, importance_text
+
+    opened = open_study(study)
+    found = importance(opened)
+    session.result(importance_data(opened, found), importance_text(found))
+
+
+@command(study_app, "figures", example="cyclegan study figures demo")
+def study_figures(
+    session: Session,
+    study: StudyArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder to write into [results/STUDY/figures]."),
+    ] = None,
+) -> None:
+    """Draw a study as PNG: history, importance, slices, parallel coordinates, rungs, timeline."""
+    from search.study import open_study
+    from search.study.figures import figures_folder, write_figures
+
+    opened = open_study(study)
+    written = [str(p) for p in write_figures(opened, output or figures_folder(opened))]
+    session.result(written, "\n".join(written) or "nothing can be drawn yet: no trial has begun")
 
 
 @command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer")
@@ -351,13 +410,29 @@ def enhance(
 @command(app, "ui", example="cyclegan ui --port 5001")
 def ui(
     session: Session,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="With --optuna: the study to show.")
+    ] = None,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Serve optuna-dashboard instead, to look at a study.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port [5000, with --optuna 8080].")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Serve the MLflow user interface until Ctrl-C."""
+    """Serve the MLflow user interface until Ctrl-C, or optuna-dashboard on one study."""
+    if optuna:
+        from search.dashboard import PORT, serve_dashboard, study_to_show
+
+        opened = study_to_show(study)
+        serve_dashboard(opened, port=port or PORT, host=host, say=typer.echo)
+        return
+    if study is not None:
+        raise UsageError(f"{study}: a study is named with --optuna only; MLflow shows all of them")
     from tracking.ui import serve
 
-    serve(session.store, port=port, host=host)
+    serve(session.store, port=port or 5000, host=host)
 
 
 @command(app, "doctor", example="cyclegan doctor --dry-run")

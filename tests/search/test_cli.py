@@ -21,6 +21,7 @@ from search.commandline import run
 COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["ui"], ["doctor"]),
     *(["study", name] for name in ("run", "list", "show", "best")),
+    *(["study", name] for name in ("export", "importance", "figures")),
 ]
 
 
@@ -103,6 +104,12 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["enhance", "v.h5", "--model", "m", "--output", "o.h5"], 1, ["v.h5", "no such file"]),
         (["enhance", "v.h5", "--model", "m", "--output", "o.h5", "--tile", "3"], 2, ["--tile 3"]),
         (["ui", "--port", "0"], 2, ["--port"]),
+        (["ui", "demo"], 2, ["demo", "--optuna"]),
+        (["ui", "--optuna"], 2, ["no study was run here yet"]),
+        (["study", "export", "none", "--output", "s.csv"], 2, ["'none'", "not started here"]),
+        (["study", "export", "none"], 2, ["--output"]),
+        (["study", "importance", "none"], 2, ["'none'", "was not started here"]),
+        (["study", "figures", "none"], 2, ["'none'", "was not started here"]),
     ],
 )
 def test_mistakes_give_one_line_and_the_right_code(

@@ -1,0 +1,93 @@
+"""Figures of a study: history, importance, slices, parallel coordinates, rungs, timeline.
+
+Drawn with matplotlib's Figure objects and Agg, without pyplot: a study draws them again and again
+while it runs, and must neither pile up open figures nor change the settings of its surroundings.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cyclegan.files import replacing
+from search.study.figures.history import history
+from search.study.figures.ranking import ranking
+from search.study.figures.rungs import rungs
+from search.study.figures.timeline import timeline
+from search.study.figures.values import parallel_coordinates, slices
+from search.study.opened import OpenStudy
+from search.study.records import trial_records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+    from tracking import Run
+
+FIGURES = {
+    "history": history,
+    "importance": ranking,
+    "slices": slices,
+    "parallel_coordinates": parallel_coordinates,
+    "rungs": rungs,
+    "timeline": timeline,
+}
+_DPI = 110
+_log = logging.getLogger(__name__)
+
+
+def figures_folder(opened: OpenStudy) -> Path:
+    """Where a study's figures are written if nothing else is said."""
+    return opened.results / "figures"
+
+
+def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
+    """Write every figure that can be drawn by now as PNG into `folder`, over earlier ones.
+
+    What needs more trials than there are is left out; what can't be drawn for another reason is
+    left out with a warning. Errors: `CycleGANError` if the folder can't be written to.
+    """
+    records = trial_records(opened)
+    written = []
+    for name, draw in FIGURES.items():
+        try:
+            figure = draw(opened, records)
+        except Exception as error:  # noqa: BLE001  (a picture must never end a study)
+            _log.warning("figure %s can't be drawn: %s: %s", name, type(error).__name__, error)
+            continue
+        if figure is None:
+            continue
+        path = folder / f"{name}.png"
+        with replacing(path) as temporary:
+            _pixels(figure).save(temporary, format="PNG", optimize=True)
+        written.append(path)
+    return written
+
+
+def _pixels(figure: Figure) -> Image:
+    """A figure in 256 colours, a quarter of the bytes: it is logged again and again."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL.Image import fromarray
+
+    figure.set_dpi(_DPI)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib has no types for it
+    canvas.draw()
+    return fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256)
+
+
+def log_figures(opened: OpenStudy, run: Run) -> list[Path]:
+    """Write the figures into the study's results, and log them as `figures/` of its MLflow run.
+
+    For a study that runs: whatever goes wrong is a warning.
+    """
+    try:
+        written = write_figures(opened, figures_folder(opened))
+        for path in written:
+            run.log_file(path, "figures")
+    except Exception as error:  # noqa: BLE001  (a picture must never end a study)
+        _log.warning("the study's figures can't be kept: %s", error)
+        return []
+    return written

@@ -1,0 +1,137 @@
+"""The score of every trial as its training went on, and where trials were ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from search.study.figures.style import (
+    BEST,
+    GREY,
+    ScoreAxis,
+    colour,
+    new_figure,
+    state_legend,
+    tidy,
+)
+from search.study.opened import OpenStudy
+from search.study.records import TrialRecord, best_of
+
+_HALVING = ("successive_halving", "hyperband")
+_NAMED = 12
+"""Trials up to which every curve bears its number."""
+_APART = 0.04
+"""Share of the axis that labels keep apart."""
+
+
+def rung_iterations(pruner: Any, steps: int) -> list[int]:
+    """Where trials are judged: the rungs of successive halving, else where judging begins.
+
+    Hyperband's brackets share one geometric series of rungs.
+    """
+    first, factor = int(pruner.prune_after), int(getattr(pruner, "reduction_factor", 0))
+    if pruner.name == "none":
+        return []
+    if pruner.name not in _HALVING or factor < 2:
+        return [first] if first < steps else []
+    found = []
+    while first < steps:
+        found.append(first)
+        first *= factor
+    return found
+
+
+def rungs(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
+    """Score by iteration; None before the first report."""
+    shown = [r for r in records if r.curve]
+    if not shown:
+        return None
+    definition = opened.definition
+    judged = rung_iterations(definition.pruner, definition.steps)
+    figure = new_figure(8.0, 4.4, f"{definition.name}: scores during the trainings")
+    axes = figure.subplots()
+    # Scores from before the first judgement are often far off and matter to nobody.
+    begin = judged[0] if judged else 0
+    scale = ScoreAxis.of(
+        [score for r in shown for i, score in r.curve if i >= begin]
+        or [score for r in shown for _, score in r.curve]
+    )
+    for iteration in judged:
+        axes.axvline(iteration, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    best = best_of(shown)
+    for record in shown:
+        _curve(axes, record, scale, best=record is best)
+    _name_ends(axes, shown if len(shown) <= _NAMED else [best] if best else [], best, scale)
+    _lower_rim(axes, scale)
+    axes.set_xlabel("iteration", fontsize=9)
+    axes.set_ylabel("score (higher is better)", fontsize=9)
+    axes.set_xlim(0, 1.05 * max(i for r in shown for i, _ in r.curve))
+    scale.apply(axes)
+    tidy(axes)
+    state_legend(figure, [r for r in shown if r.score is not None], scale, _legend(judged, best))
+    return figure
+
+
+def _curve(axes: Axes, record: TrialRecord, scale: ScoreAxis, *, best: bool) -> None:
+    x, y = [float(i) for i, _ in record.curve], scale.place([s for _, s in record.curve])
+    shade = BEST if best else colour(record.state)
+    front = 4 if best else 3 if record.state == "complete" else 2
+    axes.plot(x, y, color=shade, linewidth=2.0 if best else 1.0, alpha=0.85, zorder=front)
+    marker = {"complete": "o", "pruned": "x", "running": ">"}.get(record.state, "s")
+    if record.curve[-1][1] < scale.low:
+        marker = "v"
+    axes.scatter(x[-1], y[-1], s=20, marker=marker, color=shade, zorder=front + 2)
+
+
+def _name_ends(
+    axes: Axes, records: Sequence[TrialRecord], best: TrialRecord | None, scale: ScoreAxis
+) -> None:
+    """Trial numbers beside the ends of their curves; those that would overlap share a label."""
+    apart = _APART * (scale.high - scale.low)
+    groups: list[tuple[float, float, list[TrialRecord]]] = []
+    for record in sorted(records, key=lambda r: (r.curve[-1][0], -r.curve[-1][1])):
+        x = float(record.curve[-1][0])
+        y = float(scale.place([record.curve[-1][1]])[0])
+        if groups and groups[-1][0] == x and abs(groups[-1][1] - y) < apart:
+            groups[-1][2].append(record)
+        else:
+            groups.append((x, y, [record]))
+    for end, height, members in groups:
+        is_best = best in members
+        axes.annotate(
+            ", ".join(str(r.number) for r in members),
+            (end, height),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=BEST if is_best else colour(members[0].state),
+            weight="bold" if is_best else "normal",
+            zorder=7,
+        )
+
+
+def _lower_rim(axes: Axes, scale: ScoreAxis) -> None:
+    axes.axhspan(scale.limits[0], scale.low, color="#F2F2F2", zorder=-1)
+    axes.text(
+        *(0.995, scale.rim, "lower scores"),
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="center",
+        fontsize=7,
+        color=GREY,
+    )
+
+
+def _legend(judged: Sequence[int], best: TrialRecord | None) -> list[Line2D]:
+    lines = []
+    if best is not None:
+        lines.append(Line2D([], [], color=BEST, linewidth=2.0, label=f"best: {best.number}"))
+    if judged:
+        label = "judged here" if len(judged) > 1 else "judged from here on"
+        lines.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label=label))
+    return lines

@@ -1,0 +1,159 @@
+"""What the figures share: colours of the states, and axes for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from cyclegan.score import GATED
+from search.study.records import TrialRecord
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+COLOURS = {
+    "complete": "#0072B2",
+    "pruned": "#E69F00",
+    "failed": "#D55E00",
+    "running": "#009E73",
+    "interrupted": "#CC79A7",
+    "waiting": "#BBBBBB",
+}
+BEST = "#111111"
+GREY = "#666666"
+_MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "interrupted": "s"}
+
+
+def colour(state: str) -> str:
+    """The colour of a state."""
+    return COLOURS.get(state, GREY)
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+    return figure
+
+
+def tidy(axes: Axes) -> None:
+    """A light grid, no box."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+@dataclass(frozen=True)
+class ScoreAxis:
+    """The part of the scores an axis shows. What lies below is drawn at its lower rim."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, scores: Iterable[float | None]) -> ScoreAxis:
+        """An axis that shows all but gated scores and far outliers."""
+        return cls(*score_range([s for s in scores if s is not None]))
+
+    @property
+    def rim(self) -> float:
+        """Where scores below `low` are drawn."""
+        return self.low - 0.08 * (self.high - self.low)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the drawn axis."""
+        span = self.high - self.low
+        return self.low - 0.12 * span, self.high + 0.06 * span
+
+    def place(self, scores: Sequence[float]) -> NDArray[np.float64]:
+        """Where to draw `scores`."""
+        values = np.asarray(scores, dtype=float)
+        return np.where(values < self.low, self.rim, values)
+
+    def below(self, score: float | None) -> bool:
+        """Whether it lies outside, or is none at all."""
+        return score is None or score < self.low
+
+    def apply(self, axes: Axes) -> None:
+        """Set the vertical limits; nothing is marked in the rim, where the scale does not hold."""
+        ticks = [
+            t
+            for t in MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
+            if t >= self.low
+        ]
+        axes.set_yticks(ticks)
+        axes.set_ylim(*self.limits)
+
+
+def score_range(scores: Sequence[float]) -> tuple[float, float]:
+    """The range of scores that is worth an axis: low < high.
+
+    Its top is the best score. Gated scores and those more than three interquartile ranges below
+    the lower quartile (Tukey's far outliers) lie below it: they would flatten all the others.
+    """
+    usable = np.array([s for s in scores if s > GATED and np.isfinite(s)])
+    if not usable.size:
+        return GATED - 1.0, GATED + 1.0
+    lower, upper = np.quantile(usable, [0.25, 0.75])
+    fence = lower - 3.0 * (upper - lower) if upper > lower else usable.min()
+    low, high = float(usable[usable >= fence].min()), float(usable.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def scatter_states(
+    axes: Axes, x: Sequence[float], records: Sequence[TrialRecord], scale: ScoreAxis
+) -> None:
+    """Scores over `x`: one marker a state, triangles at the rim for what lies below."""
+    for position, record in zip(x, records, strict=True):
+        outside = scale.below(record.score)
+        y = scale.rim if record.score is None or outside else record.score
+        marker = "v" if outside else _MARKERS.get(record.state, ".")
+        size = 34 if record.state == "complete" else 26
+        axes.scatter(position, y, s=size, marker=marker, color=colour(record.state), zorder=3)
+
+
+def state_legend(
+    figure: Figure, records: Sequence[TrialRecord], scale: ScoreAxis, extra: Sequence[Line2D] = ()
+) -> None:
+    """Below the axes: the states that occur, and what a triangle means if there is one."""
+    handles = [
+        Line2D([], [], linestyle="", marker=_MARKERS.get(s, "."), color=colour(s), label=s)
+        for s in states_of(records)
+    ]
+    if any(scale.below(r.score) for r in records):
+        label = f"below {scale.low:.3g}, or no score"
+        handles.append(Line2D([], [], linestyle="", marker="v", color=GREY, label=label))
+    legend_below(figure, [*extra, *handles])
+
+
+def states_of(records: Sequence[TrialRecord]) -> list[str]:
+    """The states that occur."""
+    return [state for state in COLOURS if any(r.state == state for r in records)]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend in one line below everything, where it meets no title."""
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower right",
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+        handletextpad=0.5,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )
+
+
+def trials(number: int) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} trial" + ("" if number == 1 else "s")

@@ -1,0 +1,209 @@
+"""The score against the searched values: key by key, and all keys at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
+
+from search.study.figures.style import (
+    BEST,
+    ScoreAxis,
+    colour,
+    new_figure,
+    scatter_states,
+    state_legend,
+    tidy,
+    trials,
+)
+from search.study.names import short_names, short_text
+from search.study.opened import OpenStudy
+from search.study.records import TrialRecord, best_of, declared_keys, searched_keys
+
+_COLUMNS = 4
+_ENOUGH = 3
+"""Complete trials that make a score axis by themselves."""
+_MAP = "viridis"
+_ENDED = ("complete", "pruned")
+
+
+@dataclass(frozen=True)
+class KeyAxis:
+    """How the values of one key lie on an axis."""
+
+    low: float
+    high: float
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, key: str, records: Sequence[TrialRecord]) -> KeyAxis:
+        """The axis of all values that were drawn: a space may differ from trial to trial."""
+        drawn = [r.distributions[key] for r in records if key in r.distributions]
+        if any(isinstance(d, CategoricalDistribution) for d in drawn):
+            every = (c for d in drawn for c in getattr(d, "choices", ()))
+            found = [*every, *(r.values[key] for r in records if key in r.values)]
+            choices = tuple(dict.fromkeys(short_text(c, 12) for c in found))
+            return cls(0.0, max(1.0, len(choices) - 1.0), choices=choices)
+        low, high = min(d.low for d in drawn), max(d.high for d in drawn)  # type: ignore[attr-defined]
+        log = all(d.log for d in drawn) and low > 0  # type: ignore[attr-defined]
+        return cls(low, high if high > low else low + 1.0, log=log)
+
+    def place(self, value: Any) -> float:
+        """Where a value lies, in the axis's own units."""
+        return float(self.choices.index(short_text(value, 12)) if self.choices else value)
+
+    def share(self, value: Any) -> float:
+        """Where a value lies between the axis's ends, 0 to 1."""
+        at, low, high = self.place(value), self.low, self.high
+        if self.log:
+            at, low, high = np.log(at), np.log(low), np.log(high)
+        return float((at - low) / (high - low))
+
+    def apply(self, axes: Axes) -> None:
+        """Scale, limits and labels of the horizontal axis."""
+        if self.choices:
+            axes.set_xlim(-0.5, len(self.choices) - 0.5)
+            turned = sum(map(len, self.choices)) > 24
+            axes.set_xticks(
+                range(len(self.choices)),
+                self.choices,
+                rotation=30 if turned else 0,
+                ha="right" if turned else "center",
+            )
+            return
+        margin = 0.04
+        if self.log:
+            axes.set_xscale("log")
+            axes.set_xticks(self._log_ticks(), [f"{tick:.3g}" for tick in self._log_ticks()])
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            reach = (self.high / self.low) ** margin
+            axes.set_xlim(self.low / reach, self.high * reach)
+        else:
+            reach = margin * (self.high - self.low)
+            axes.set_xlim(self.low - reach, self.high + reach)
+
+    def _log_ticks(self) -> list[float]:
+        """Every power of ten if there are two or more (of many only some), else the two ends."""
+        first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+        if last <= first:
+            return [self.low, self.high]
+        return [10.0**power for power in range(first, last + 1, 1 + (last - first) // 4)]
+
+    def ends(self) -> tuple[str, str]:
+        """What stands at the lower and the upper end."""
+        return f"{self.low:.3g}", f"{self.high:.3g}"
+
+
+def slices(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
+    """Score over each key's values; None before the first score."""
+    shown = [r for r in records if r.state in _ENDED and r.score is not None]
+    keys = _keys(opened, shown)
+    if not keys:
+        return None
+    # Pruned trials were judged earlier, when scores are lower; they must not flatten the others.
+    done = [r.score for r in shown if r.state == "complete"]
+    scale = ScoreAxis.of(done if len(done) >= _ENOUGH else [r.score for r in shown])
+    names = short_names(keys)
+    rows = -(-len(keys) // _COLUMNS)
+    columns = -(-len(keys) // rows)
+    title = f"{opened.definition.name}: score by searched value"
+    figure = new_figure(max(6.0, 2.6 * columns), 1.0 + 2.3 * rows, title)
+    grid: NDArray[Any] = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, key in zip(grid.flat, keys, strict=False):
+        with_key = [r for r in shown if key in r.values]
+        axis = KeyAxis.of(key, with_key)
+        scatter_states(axes, [axis.place(r.values[key]) for r in with_key], with_key, scale)
+        axis.apply(axes)
+        scale.apply(axes)
+        tidy(axes)
+        axes.set_xlabel(names[key], fontsize=9)
+    for axes in grid.flat[len(keys) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("score", fontsize=9)
+    state_legend(figure, shown, scale)
+    return figure
+
+
+def parallel_coordinates(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
+    """A line for each trial through its values, coloured by score; None before two complete ones.
+
+    Pruned trials are thin lines behind.
+    """
+    shown = [r for r in records if r.state in _ENDED and r.score is not None]
+    done = [r for r in shown if r.state == "complete"]
+    keys = _keys(opened, shown)
+    if len(done) < 2 or not keys:
+        return None
+    names = short_names(keys)
+    every = {key: KeyAxis.of(key, [r for r in shown if key in r.values]) for key in keys}
+    scale = ScoreAxis.of(r.score for r in done)
+    figure = new_figure(
+        max(6.0, 2.4 + 1.0 * len(keys)),
+        4.6,
+        f"{opened.definition.name}: values of {trials(len(shown))}",
+    )
+    axes = figure.subplots()
+    shades = ScalarMappable(Normalize(scale.low, scale.high), _MAP)
+    best = best_of(done)
+    for record in sorted(shown, key=lambda r: (r.state == "complete", r.score)):
+        y = [every[k].share(record.values[k]) if k in record.values else np.nan for k in keys]
+        if record.state != "complete":
+            axes.plot(y, color=colour("pruned"), alpha=0.35, linewidth=0.8, zorder=1)
+        else:
+            width = 2.8 if record is best else 1.4
+            axes.plot(y, color=_shade(shades, record), linewidth=width, marker="o", ms=3)
+    _uprights(axes, [every[key] for key in keys], [names[key] for key in keys])
+    bar = figure.colorbar(shades, ax=axes, pad=0.02)
+    bar.set_label("score of complete trials" + _thick(best), fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def _uprights(axes: Axes, every: Sequence[KeyAxis], names: Sequence[str]) -> None:
+    """A vertical axis for each key with its ends, or all its choices."""
+    for x, axis in enumerate(every):
+        axes.axvline(x, color="#999999", linewidth=0.8, zorder=0)
+        if axis.choices:
+            for choice in axis.choices:
+                axes.text(x + 0.04, axis.share(choice), choice, fontsize=7, color=BEST, va="center")
+            continue
+        for y, text, side in zip((0, 1), axis.ends(), ("top", "bottom"), strict=True):
+            axes.text(x, y - 0.02 + 0.04 * y, text, fontsize=7, ha="center", va=side)
+    axes.set_xticks(
+        range(len(names)),
+        [f"{name}\n(log)" if axis.log else name for name, axis in zip(names, every, strict=True)],
+        fontsize=8,
+    )
+    axes.set_xlim(-0.3, len(names) - 0.6)
+    axes.set_ylim(-0.1, 1.08)
+    axes.set_yticks([])
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="x", length=0, pad=8)
+
+
+def _shade(shades: ScalarMappable, record: TrialRecord) -> Any:
+    return shades.to_rgba(np.array([record.score], dtype=float))[0]
+
+
+def _thick(best: TrialRecord | None) -> str:
+    return f" (thick: trial {best.number})" if best else ""
+
+
+def _keys(opened: OpenStudy, records: Sequence[TrialRecord]) -> list[str]:
+    """The keys that some of `records` have a value for, in the definition's order."""
+    found = searched_keys(records)
+    declared = declared_keys(opened.definition.space)
+    return [*(k for k in declared if k in found), *(k for k in found if k not in declared)]

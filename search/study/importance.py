@@ -1,0 +1,118 @@
+"""How much each searched key mattered, by PED-ANOVA.
+
+Watanabe, Bansal, Hutter: PED-ANOVA (IJCAI 2023), as Optuna has it: where the best complete trials
+lie along one key, compared with where all of them lie.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from dataclasses import dataclass
+
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+from cyclegan.errors import DataError
+from search.study.names import short_names
+from search.study.opened import OpenStudy
+from search.study.records import FINISHED, TrialRecord, trial_records
+from search.table import table
+from search.terminal import can_draw_blocks
+
+FEWEST = 4
+"""Complete trials below which nothing can be said."""
+_ENOUGH_AT_TOP = 5
+"""Trials that should be among the best ones, by Optuna's advice."""
+_QUANTILE, _WIDEST_QUANTILE = 0.1, 0.5
+_BAR = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """Shares by key, largest first; they sum to 1."""
+
+    shares: dict[str, float]
+    trials: int
+    """Complete trials that they were computed from."""
+    top: int
+    """How many of them were taken for the best."""
+
+    @property
+    def caution(self) -> str:
+        """Why the shares mean little, or nothing if there are trials enough."""
+        wanted = max(10 * len(self.shares), 2 * _ENOUGH_AT_TOP)
+        if self.trials >= wanted:
+            return ""
+        keys = "1 key" if len(self.shares) == 1 else f"{len(self.shares)} keys"
+        return (
+            f"{self.trials} complete trials say little about {keys}: take it as a hint "
+            f"(from some {wanted} on it means more)"
+        )
+
+
+def importance(opened: OpenStudy) -> Importance:
+    """The importance of every key that was searched, over the complete trials.
+
+    The best trials are the top tenth, but at least five of them and at most half: of the top tenth
+    of a dozen trials, which is Optuna's default, one stray trial would decide.
+
+    Errors: `DataError` if there are too few complete trials or their scores are all the same.
+    """
+    records = trial_records(opened)
+    scores = [r.score for r in records if r.state == "complete" and r.score is not None]
+    name = opened.definition.name
+    if len(scores) < FEWEST:
+        raise DataError(
+            f"study {name} has {len(scores)} complete trials; importance needs {FEWEST} or more"
+            + _way_out(records, opened.definition.trials, name)
+        )
+    if min(scores) == max(scores):
+        raise DataError(
+            f"study {name}: all {len(scores)} complete trials have the score {scores[0]:.2f}; "
+            "no key can be told to matter"
+        )
+    quantile = max(_QUANTILE, min(_WIDEST_QUANTILE, _ENOUGH_AT_TOP / len(scores)))
+    with warnings.catch_warnings():  # of few trials we warn in our own words
+        warnings.simplefilter("ignore")
+        shares = get_param_importances(
+            opened.study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile)
+        )
+    ranked = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+    cutoff = sorted(scores, reverse=True)[math.ceil(quantile * len(scores)) - 1]
+    return Importance(
+        shares=ranked, trials=len(scores), top=sum(score >= cutoff for score in scores)
+    )
+
+
+def importance_data(opened: OpenStudy, found: Importance) -> dict[str, object]:
+    """As plain values."""
+    return {
+        "study": opened.definition.name,
+        "evaluator": "ped_anova",
+        "complete_trials": found.trials,
+        "best_trials": found.top,
+        "importance": found.shares,
+        "caution": found.caution,
+    }
+
+
+def importance_text(found: Importance) -> str:
+    """A bar for each key."""
+    block = "█" if can_draw_blocks(sys.stdout) else "#"
+    names = short_names(list(found.shares))
+    largest = max(found.shares.values())
+    rows = []
+    for key, share in found.shares.items():
+        length = round(_BAR * share / largest) if largest else 0
+        rows.append([names[key], f"{share:.2f}", (block * length).ljust(_BAR)])
+    lines = [table(["key", "share", "".ljust(_BAR)], rows)]
+    lines.append(f"\nfrom the {found.top} best of {found.trials} complete trials (PED-ANOVA)")
+    return "\n".join([*lines, *([found.caution] if found.caution else [])])
+
+
+def _way_out(records: list[TrialRecord], wanted: int, name: str) -> str:
+    finished = sum(r.state in FINISHED for r in records)
+    if finished < wanted:
+        return f"; go on with: cyclegan study run {name}"
+    return f"; run more: cyclegan study run {name} --trials {wanted + 10}"

@@ -1,0 +1,40 @@
+"""Curves as one line of text, all on one scale, so that trials can be compared by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII = "_.:-=+*#"
+
+Curve = Sequence[tuple[int, float]]
+"""(iteration, score)"""
+
+
+def sparklines(curves: Sequence[Curve], *, width: int = 12, blocks: bool = True) -> list[str]:
+    """One line of `width` characters for each curve, on common axes.
+
+    The height is a score's rank among all scores of all curves, in eighths: the higher character
+    is the better score, and neither bad beginnings nor gates flatten what matters in the end.
+    A score fills the characters since the one before it; of several in one character the last is
+    shown. A curve that ends early leaves blanks.
+    """
+    levels = _BLOCKS if blocks else _ASCII
+    known = np.sort([score for curve in curves for _, score in curve])
+    end = max((iteration for curve in curves for iteration, _ in curve), default=1)
+    return [_line(curve, width, end, known, levels) for curve in curves]
+
+
+def _line(curve: Curve, width: int, end: int, known: NDArray[np.float64], levels: str) -> str:
+    cells = [" "] * width
+    start = 0
+    for iteration, score in curve:
+        last = min(width - 1, max(0, -(-iteration * width // max(end, 1)) - 1))
+        rank = (np.searchsorted(known, score) + np.searchsorted(known, score, "right")) / 2
+        level = levels[min(len(levels) - 1, int(len(levels) * rank / len(known)))]
+        cells[min(start, last) : last + 1] = level * (last + 1 - min(start, last))
+        start = last + 1
+    return "".join(cells)
