@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search.console import Console, duration
-from search.sparkline import sparkline
+from search.study.sparkline import sparklines
+from search.terminal import can_draw_blocks
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -36,9 +37,9 @@ class Board:
         """Where its training is; `seed` counts its repetitions."""
         self._tell("step", number, step, steps, seed)
 
-    def score(self, number: int, score: float) -> None:
+    def score(self, number: int, iteration: int, score: float) -> None:
         """A validation."""
-        self._tell("score", number, score)
+        self._tell("score", number, iteration, score)
 
     def ended(self, number: int, state: str, text: str, score: float | None = None) -> None:
         """It is complete, pruned, failed or interrupted; `text` says more."""
@@ -78,13 +79,11 @@ class _Row:
     step: int = 0
     first_step: int = -1
     seed: int = 0
-    scores: list[float] = field(default_factory=list)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(iteration, score) of its first training."""
+    score: float | None = None
     text: str = ""
     shown: float = -_LINE_SECONDS
-
-    @property
-    def score(self) -> float | None:
-        return self.scores[-1] if self.scores else None
 
     def seconds_left(self, now: float) -> float | None:
         """Of the training that runs."""
@@ -158,14 +157,17 @@ class LocalBoard(Board):
             again = f" (seed {seed})" if seed else ""
             self._line(f"trial {number}{again}: {step}/{steps} steps{rest}{score}")
 
-    def _on_score(self, number: int, score: float) -> None:
-        self.rows[number].scores.append(score)
+    def _on_score(self, number: int, iteration: int, score: float) -> None:
+        row = self.rows[number]
+        row.score = score
+        if not row.seed:
+            row.curve.append((iteration, score))
 
     def _on_ended(self, number: int, state: str, text: str, score: float | None) -> None:
         row = self.rows.setdefault(number, _Row(steps=0, began=self._clock()))
         row.state, row.text = state, text
-        if score is not None and row.score != score:
-            row.scores.append(score)
+        if score is not None:
+            row.score = score
         self._line(f"trial {number}: {text if state == 'complete' else f'{state}: {text}'}")
 
     def _line(self, text: str) -> None:
@@ -189,14 +191,16 @@ class LocalBoard(Board):
             table.add_column(name, justify="left" if name in ("state", "scores") else "right")
         ordered = sorted(self.rows.items(), key=lambda item: _rank(*item))
         room = max(rich.size.height - 8, 5)
-        for number, row in ordered[:room]:
+        blocks = can_draw_blocks(self.console.stream)
+        curves = sparklines([row.curve for _, row in ordered[:room]], blocks=blocks)
+        for (number, row), curve in zip(ordered[:room], curves, strict=True):
             left = row.seconds_left(now) if row.state == "running" else None
             table.add_row(
                 str(number),
                 row.state if not row.seed else f"{row.state}, seed {row.seed}",
                 f"{row.step}/{row.steps}",
                 "" if row.score is None else f"{row.score:.2f}",
-                sparkline(row.scores),
+                curve,
                 "" if left is None else duration(left),
             )
         if len(ordered) > room:

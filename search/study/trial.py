@@ -65,7 +65,7 @@ class _Watch(Callback):
             trainer.request_stop(reason, outcome="interrupted")
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        self.board.score(self.number, report.score)
+        self.board.score(self.number, report.iteration, report.score)
 
 
 def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:

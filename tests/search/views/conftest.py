@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.opened import OpenStudy
 from search.study.space import suggest
+from search.study.storage import StudyStorage
 
 SPACE: dict[str, Any] = {
     "lr_g": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
@@ -51,7 +52,8 @@ def make_study(project: Path, tiny: Mapping[str, Any]) -> MakeStudy:
         random = np.random.default_rng(0)
         for number in range(trials):
             study.add_trial(_trial(number, definition, random))
-        return OpenStudy(definition, study, project / "studies" / "local" / "made")
+        folder = project / "studies" / "local" / "made"
+        return OpenStudy(definition, study, folder, StudyStorage(folder))
 
     return make
 

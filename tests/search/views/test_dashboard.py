@@ -20,6 +20,7 @@ from cyclegan.errors import CycleGANError, UsageError
 from search.dashboard import running_dashboard, study_to_show
 from search.study.definition import parse_definition
 from search.study.opened import OpenStudy, optuna_study, studies_folder
+from search.study.storage import StudyStorage
 
 
 def free_port() -> int:
@@ -36,13 +37,13 @@ def on_disk(make_study: Any) -> Any:
     def make(name: str) -> OpenStudy:
         made = make_study(8, name=name)
         folder = studies_folder() / name
-        study = optuna_study(made.definition, folder)
+        storage = StudyStorage(folder)
+        study = optuna_study(made.definition, storage)
         study.add_trials(made.study.trials)
         stored = folder / "study.yaml"
         stored.write_text(yaml.safe_dump(made.definition.model_dump(mode="json")))
-        return OpenStudy(
-            parse_definition(yaml.safe_load(stored.read_text()), stored), study, folder
-        )
+        definition = parse_definition(yaml.safe_load(stored.read_text()), stored)
+        return OpenStudy(definition, study, folder, storage)
 
     return make
 
@@ -73,7 +74,7 @@ def test_page_and_trials_are_answered_while_the_study_goes_on(served: Any) -> No
     summaries = json.loads(ask(port, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in summaries] == ["one"]
     # Another process, as far as the storage can tell.
-    other = optuna_study(opened.definition, opened.folder)
+    other = optuna_study(opened.definition, StudyStorage(opened.folder))
     assert len(json.loads(ask(port, "/api/studies/0?after=0")[1])["trials"]) == 8
     other.ask()
     deadline = time.monotonic() + 20
