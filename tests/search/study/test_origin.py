@@ -13,10 +13,13 @@ from typing import Any
 import h5py
 import pytest
 
-from cyclegan import Config, parse_config
+from cyclegan import Config, Trainer, load_config, parse_config
 from cyclegan.errors import DataError
+from search.console import Console
+from search.study import run_study
+from search.study.definition import parse_definition
 from search.study.origin import check_data, origin
-from tracking import provenance
+from tracking import Store, provenance
 
 ROOT = Path(__file__).parents[3]
 
@@ -133,3 +136,24 @@ def test_a_source_that_comes_back_is_a_change(copied: Config) -> None:
     Path("data/elsewhere.h5").rename("data/part.h5")
     with pytest.raises(DataError, match=r"part\.h5 changed since the study began: missing then"):
         check_data(known, copied)
+
+
+@pytest.mark.slow
+def test_a_trial_is_made_again_from_what_it_stores(
+    copied: Config, project: Path, tiny: dict[str, Any]
+) -> None:
+    base = copied.to_dict() | {"filters": 4, "batch_size": 2, "lr_g": 5e-3}
+    content = {
+        "name": "s",
+        "config": base,
+        "space": {"lambdas.I_A": {"type": "float", "low": 3.0, "high": 9.0}},
+        "pruner": {"name": "none"},
+        "trials": 1,
+        "steps": 12,
+        "report_every": 4,
+    }
+    definition = parse_definition(content, project / "s.yaml")
+    opened = run_study(definition, store=Store.open(), console=Console(quiet=True))
+    stored = load_config(opened.trial_folder(0) / "config.yaml", ["run_name=again"])
+    assert stored.seed == 7
+    assert Trainer(stored).fit().score == opened.best().score
