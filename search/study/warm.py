@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _SAME = 1e-6
 """Relative difference up to which two values are not worth two trials."""
+_WHOLE = 1e-8
+"""How far from a whole number of steps counts as whole; Optuna's own tolerance."""
 
 
 def first_values(definition: StudyDefinition) -> list[dict[str, Any]]:
@@ -69,7 +71,7 @@ def _in_range(dimension: Any, value: float) -> Scalar | None:
         return None
     if dimension.step is not None:
         steps = (value - dimension.low) / dimension.step
-        if not math.isclose(steps, round(steps), rel_tol=_SAME, abs_tol=_SAME):
+        if abs(steps - round(steps)) > _WHOLE:
             return None
     return float(value) if isinstance(dimension, FloatRange) else int(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,8 @@ FILES = ("checkpoint.pt", "checkpoint-00000008.pt", "checkpoint-00000004.pt", "b
 
 
 def trial(number: int, state: str, score: float | None) -> TrialSummary:
-    return TrialSummary(
-        number=number,
-        state=state,
-        score=score,
-        step=4,
-        values={},
-        reason="",
-        run_id="",
-        seconds=None,
-    )
+    others = {field.name: None for field in dataclasses.fields(TrialSummary)}
+    return TrialSummary(**others | {"number": number, "state": state, "score": score})
 
 
 def drawn(seed: int) -> list[TrialSummary]:
