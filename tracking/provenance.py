@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
+import hashlib
 import importlib.metadata
+import logging
 import platform
 import subprocess
 from pathlib import Path
@@ -11,27 +14,92 @@ from pathlib import Path
 import torch
 
 from cyclegan.config import Config
+from cyclegan.data.fingerprint import combined, fingerprint
+from cyclegan.errors import DataError
+from tracking.database import project_root
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("cyclegan3d", "torch", "numpy", "optuna", "mlflow")
 
 
 def provenance(config: Config, device: torch.device) -> dict[str, str]:
-    """Tags `data_A`, `data_B`, `host`, `device`, `version.<package>` and, from a git checkout,
-    `mlflow.source.git.commit` with `git.modified` = `yes` if files differ from that commit.
+    """Tags `data_A`, `data_B`, `data_hash.A`, `data_hash.B`, `lock_sha256`, `host`, `device`,
+    `version.<package>` and, from a git checkout, `mlflow.source.git.commit` with `git.modified` =
+    `yes` if files differ from that commit.
     """
     tags = {
         "data_A": str(Path(config.data_A).resolve()),
         "data_B": str(Path(config.data_B).resolve()),
         "host": platform.node(),
         "device": _device_name(device),
-        "version.python": platform.python_version(),
         "mlflow.user": _user(),
     }
-    for package in _PACKAGES:
-        version = _version(package)
-        if version:
-            tags[f"version.{package}"] = version
-    return tags | _commit(Path(__file__).parent)
+    tags |= {f"version.{name}": version for name, version in versions().items()}
+    lock = lock_sha256()
+    if lock:
+        tags["lock_sha256"] = lock
+    return tags | _data_hashes(config) | _commit_tags()
+
+
+def data_hashes(config: Config) -> dict[str, dict[str, str]]:
+    """By domain, `A` and `B`: the hash of every file of its dataset, by path.
+
+    Hashes of large files are remembered in `studies/local/fingerprints.json`.
+
+    Errors: `DataError` for files that are missing or damaged.
+    """
+    cache = project_root() / "studies" / "local" / "fingerprints.json"
+    datasets = {"A": Path(config.data_A), "B": Path(config.data_B)}
+    return {domain: fingerprint(path, cache=cache) for domain, path in datasets.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {package: _version(package) for package in _PACKAGES}
+    return {"python": platform.python_version()} | {p: v for p, v in found.items() if v}
+
+
+@functools.cache
+def lock_sha256() -> str | None:
+    """The hash of `requirements.lock` beside these rooms; None where there is none."""
+    try:
+        content = (Path(__file__).parents[1] / "requirements.lock").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(content).hexdigest()
+
+
+def git_state() -> tuple[str, bool] | None:
+    """The commit these files were checked out from, and whether some differ from it.
+
+    None if they are not in a git checkout.
+    """
+    folder = Path(__file__).parent
+    # Only if this very file is tracked: the package may lie installed in somebody's own checkout.
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no", ":/"))
+
+
+def _data_hashes(config: Config) -> dict[str, str]:
+    try:
+        found = data_hashes(config)
+    except DataError as error:  # the training has its data; a tag is not worth its end
+        log.warning("the data's hashes are not recorded: %s", error)
+        return {}
+    return {f"data_hash.{domain}": combined(hashes) for domain, hashes in found.items()}
+
+
+def _commit_tags() -> dict[str, str]:
+    state = git_state()
+    if state is None:
+        return {}
+    commit, modified = state
+    return {"mlflow.source.git.commit": commit, "git.modified": "yes" if modified else "no"}
 
 
 def _device_name(device: torch.device) -> str:
@@ -52,17 +120,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit(folder: Path) -> dict[str, str]:
-    # Only if this very file is tracked: the package may lie installed in somebody's own checkout.
-    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return {}
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return {}
-    modified = _git(folder, "status", "--porcelain", "--untracked-files=no", ":/")
-    return {"mlflow.source.git.commit": commit, "git.modified": "yes" if modified else "no"}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -48,7 +48,7 @@ class DatasetSpec:
     """The training volumes if the JSON names none."""
 
     @classmethod
-    def load(cls, path: Path) -> DatasetSpec:
+    def load(cls, path: Path, *, warn: bool = True) -> DatasetSpec:
         """Read a dataset JSON; warns where volumes are validated on that are trained on, too.
 
         Errors: `DataError` naming the file, the place and the cure.
@@ -61,15 +61,12 @@ class DatasetSpec:
                 raise DataError(f"{path}: unknown key '{key}'; {nearest(key, _PARTS)}")
         train = _entries(path, content, "train")
         if not content.get("validate"):
-            logger.warning(
-                "%s: 'validate' is missing, so the training volumes are validated on and the score "
-                "can't show overfitting; name a volume (or a part of one, by ROI0) that is not "
-                "trained on",
-                path,
-            )
+            if warn:
+                _warn_of_missing(path)
             return cls(source=path, train=train, validate=train)
         spec = cls(source=path, train=train, validate=_entries(path, content, "validate"))
-        _warn_of_overlap(spec)
+        if warn:
+            _warn_of_overlap(spec)
         return spec
 
 
@@ -137,6 +134,14 @@ def _limits(what: str, value: Any) -> Limits:
 
 def _is_list(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) == length
+
+
+def _warn_of_missing(path: Path) -> None:
+    logger.warning(
+        "%s: 'validate' is missing, so the training volumes are validated on and the score can't "
+        "show overfitting; name a volume (or a part of one, by ROI0) that is not trained on",
+        path,
+    )
 
 
 def _warn_of_overlap(spec: DatasetSpec) -> None:

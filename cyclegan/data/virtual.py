@@ -44,14 +44,18 @@ def _missing(dataset: h5py.Dataset, name: str, wanted: set[str]) -> Iterator[str
 
 
 def _found(dataset: h5py.Dataset, name: str) -> list[Path]:
-    """The file as HDF5 finds it: prefix, the virtual file's folder (of a link and of its target).
-
-    See H5Pset_virtual_prefix in the HDF5 reference.
-    """
     own = Path(dataset.file.filename)
-    if name == ".":
-        return [own]
-    prefix = os.environ.get("HDF5_VDS_PREFIX", "").replace("${ORIGIN}", str(own.parent))
+    return [own] if name == "." else find_files(own, name, "HDF5_VDS_PREFIX")
+
+
+def find_files(own: Path, name: str, variable: str) -> list[Path]:
+    """The files that the file `own` calls `name`, as HDF5 finds them; none if it is not there.
+
+    Looked for in the folder of the environment `variable`, then in that of `own` (of a link and of
+    its target) and in the working directory. See H5Pset_virtual_prefix and H5Pset_elink_prefix in
+    the HDF5 reference.
+    """
+    prefix = os.environ.get(variable, "").replace("${ORIGIN}", str(own.parent))
     folders = [Path(prefix)] if prefix else []
     folders += [own.parent, Path(), Path(os.path.realpath(own)).parent]
     for folder in folders:

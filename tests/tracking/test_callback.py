@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config, parse_config
+from cyclegan.data.fingerprint import combined, fingerprint
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
 
@@ -69,6 +71,10 @@ def test_a_training_is_logged_whole(run: Run, client: MlflowClient, tiny: Make) 
     assert (found.data.tags["outcome"], found.data.tags["reason"]) == ("completed", "")
     assert found.data.tags["data_A"] == str(Path(trainer.config.data_A).resolve())
     assert found.data.tags["version.torch"] == torch.__version__
+    hashes = fingerprint(Path(trainer.config.data_A))
+    assert found.data.tags["data_hash.A"] == found.data.tags["data_hash.B"] == combined(hashes)
+    lock = (Path(__file__).parents[2] / "requirements.lock").read_bytes()
+    assert found.data.tags["lock_sha256"] == hashlib.sha256(lock).hexdigest()
     assert found.data.params["lambdas.C_A"] == "100.0"
     stored = yaml.safe_load(run.artifact_path("config.yaml").read_text())
     assert parse_config(stored) == trainer.config
@@ -94,6 +100,20 @@ def test_a_training_is_logged_whole(run: Run, client: MlflowClient, tiny: Make) 
         data = shown[shown.attrs["default"]]
         assert data[data.attrs["signal"]] == file["fake_B"]
         assert [data[axis].size for axis in data.attrs["axes"]] == [2, 1, 16, 16, 16]
+
+
+def test_data_that_cannot_be_hashed_ends_no_training(
+    run: Run, client: MlflowClient, tiny: Make, data: Path, tmp_path: Path
+) -> None:
+    for name in ("dataset.json", "volume.h5"):
+        shutil.copy(data.parent / name, tmp_path / name)
+    config = tiny(steps=2, data_A=str(tmp_path / "dataset.json"))
+    trainer = Trainer(config, [TrackingCallback(run)])
+    (tmp_path / "dataset.json").unlink()
+    assert trainer.fit().outcome == "completed"
+    tags = client.get_run(run.id).data.tags
+    assert "data_hash.A" not in tags
+    assert tags["outcome"] == "completed"
 
 
 def test_after_a_kill_nothing_is_logged_twice(

@@ -1,0 +1,142 @@
+"""Fingerprints of data: hashes that tell whether the files of a dataset are still the same.
+
+Files up to 1 GiB are hashed whole: `sha256:<hex>`. Larger ones by their size and 256 pieces of
+1 MiB spread evenly from the first byte to the last: `sampled-sha256:<hex>`. That finds another
+scan, another reconstruction or a truncated file in a second; a change that lies between all of the
+pieces it does not find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclegan.data.dataset import DatasetSpec
+from cyclegan.data.sources import files_behind
+from cyclegan.errors import CycleGANError, DataError
+from cyclegan.files import write_text
+
+logger = logging.getLogger(__name__)
+
+WHOLE_BYTES = 1 << 30
+"""Files up to this size are hashed from the first byte to the last."""
+SAMPLES, SAMPLE_BYTES = 256, 1 << 20
+"""How many pieces of what size stand for a larger one."""
+MISSING = "missing"
+"""In place of the hash of a virtual dataset's source that is not there."""
+
+_CACHED_FROM_BYTES = 16 << 20  # a smaller file is hashed in hundredths of a second
+_SETTLED_SECONDS = 2.0
+_CACHE_ENTRIES = 10_000
+
+
+def fingerprint(dataset: Path, *, cache: Path | None = None) -> dict[str, str]:
+    """The hash of every file that a dataset JSON leads to, the JSON itself first, by its path.
+
+    Paths are those the JSON's entries lead to (relative ones stay relative), so that the same call
+    in the same place has the same keys.
+
+    Args:
+        dataset: a dataset JSON.
+        cache: a file that remembers the hashes of large files by path, size, times and inode.
+
+    Errors: `DataError` in one line for a file that is missing, damaged, or written to meanwhile.
+    """
+    spec = DatasetSpec.load(dataset, warn=False)
+    paths = [dataset]
+    for entry in dict.fromkeys((*spec.train, *spec.validate)):
+        paths += files_behind(entry)
+    known = _Cache(cache)
+    hashes = {os.path.normpath(path): _hash_of(path, known) for path in dict.fromkeys(paths)}
+    known.save()
+    return hashes
+
+
+def combined(hashes: Mapping[str, str]) -> str:
+    """16 hexadecimal digits that stand for all files together, wherever they lie."""
+    return hashlib.sha256("\n".join(sorted(hashes.values())).encode()).hexdigest()[:16]
+
+
+def _hash_of(path: Path, cache: _Cache) -> str:
+    try:
+        before = path.stat()
+        stored = cache.get(path, before)
+        if stored is not None:
+            return stored
+        with path.open("rb") as handle:
+            if before.st_size <= WHOLE_BYTES:
+                result = "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
+            else:
+                result = "sampled-sha256:" + _sampled(handle, before.st_size)
+        after = path.stat()
+    except FileNotFoundError:
+        return MISSING
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
+    if _key(before) != _key(after):
+        raise DataError(f"{path}: was written to while it was read; try again when it is finished")
+    cache.put(path, after, result)
+    return result
+
+
+def _sampled(handle: Any, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    for index in range(SAMPLES):
+        handle.seek(index * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+        digest.update(handle.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _key(stat: os.stat_result) -> list[int]:
+    # The time of the last change of the inode, too: a tool can set the other one back.
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+class _Cache:
+    """Hashes of large files by real path, each with what told the file's state when it was read."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._entries = _read(path)
+        self._new: dict[str, dict[str, Any]] = {}
+
+    def get(self, path: Path, stat: os.stat_result) -> str | None:
+        """The hash of a file that is as it was."""
+        entry = self._entries.get(os.path.realpath(path))
+        if entry is None or entry.get("state") != _key(stat):
+            return None
+        stored = entry.get("hash")
+        return stored if isinstance(stored, str) else None
+
+    def put(self, path: Path, stat: os.stat_result, value: str) -> None:
+        """Remember a large file, unless it is so young that a change might not show in its time."""
+        settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS
+        if stat.st_size >= _CACHED_FROM_BYTES and settled:
+            self._new[os.path.realpath(path)] = {"state": _key(stat), "hash": value}
+
+    def save(self) -> None:
+        """Write what is new, beside what other processes have written meanwhile."""
+        if self._path is None or not self._new:
+            return
+        entries = {**_read(self._path), **self._new}
+        kept = dict(list(entries.items())[-_CACHE_ENTRIES:])
+        try:
+            write_text(self._path, json.dumps(kept, indent=1))
+        except CycleGANError as error:  # it only saves time
+            logger.info("hashes of data files are not remembered: %s", error)
+
+
+def _read(path: Path | None) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError, RecursionError):  # none yet, or a damaged one
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: entry for key, entry in content.items() if isinstance(entry, dict)}

@@ -1,0 +1,77 @@
+"""What a trial was made from, so that it can be made again: code, packages, data, seed.
+
+With the resolved configuration, which a trial has too, this is all that its result depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cyclegan.config import Config
+from cyclegan.errors import DataError
+from tracking.provenance import data_hashes, git_state, lock_sha256, versions
+
+_DIGITS = 12
+
+
+def origin(config: Config) -> dict[str, Any]:
+    """Plain values: `git_commit`, `git_modified` (both None outside of a git checkout),
+    `lock_sha256` (None where there is no lock), `data` (the hash of every file by path), `seed` and
+    `versions` of Python and packages.
+
+    Errors: `DataError` for data that are missing or damaged.
+    """
+    commit, modified = git_state() or (None, None)
+    return {
+        "git_commit": commit,
+        "git_modified": modified,
+        "lock_sha256": lock_sha256(),
+        "data": _files(config),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def check_data(known: Mapping[str, str], config: Config) -> dict[str, str]:
+    """The hash of every file of the configuration's data, which must be `known` ones.
+
+    Args:
+        known: what this gave when the study began; empty then.
+        config: any configuration of the study.
+
+    Errors: `DataError` with both hashes for the first file that is not as it was.
+    """
+    found = _files(config)
+    if not known:
+        return found
+    changes = [
+        text
+        for path in dict.fromkeys((*known, *found))
+        if (text := _change(path, known.get(path), found.get(path)))
+    ]
+    if changes:
+        more = f" (and {len(changes) - 1} more of its files)" if len(changes) > 1 else ""
+        raise DataError(f"{changes[0]}{more}; restore the file or start a study under another name")
+    return found
+
+
+def _files(config: Config) -> dict[str, str]:
+    by_domain = data_hashes(config)
+    return by_domain["A"] | by_domain["B"]
+
+
+def _change(path: str, before: str | None, now: str | None) -> str:
+    if before == now:
+        return ""
+    if before is None:
+        return f"{path} ({_short(now)}) was not among the data when the study began"
+    if now is None:
+        return f"{path} ({_short(before)}) is no longer among the data the study began with"
+    return f"{path} changed since the study began: {_short(before)} then, {_short(now)} now"
+
+
+def _short(value: str | None) -> str:
+    """`sha256:` and the first digits; `missing` as it is."""
+    kind, colon, digits = str(value).partition(":")
+    return f"{kind}:{digits[:_DIGITS]}…" if colon else kind
