@@ -24,11 +24,14 @@ from search.console import Console
 from search.launch import reopened
 from search.study.board import LocalBoard
 from search.study.definition import StudyDefinition, parse_definition
+from search.study.figures import log_figures
 from search.study.lease import Owner
 from search.study.opened import OpenStudy, optuna_study, studies_folder
+from search.study.origin import check_data
 from search.study.processes import run_workers
 from search.study.storage import StudyStorage, storage_for
 from search.study.trial import Bench
+from search.study.warm import first_values
 from search.study.worker import work
 from tracking import project_root
 
@@ -115,9 +118,12 @@ def _begin(
         write_text(place.folder / "study.yaml", _as_yaml(definition))
         first = definition.config_of(0, _first_values(definition))
         precision = _precision(study, first)
+        data = check_data(study.user_attrs.get("data", {}), first)
         parent = _parent_run(opened, store, console)
-        for values in definition.enqueue:
-            study.enqueue_trial(values, skip_if_exists=True)
+        study.set_user_attr("data", data)
+        if not study.get_trials(deepcopy=False):  # later an earlier study may have another best
+            for values in first_values(definition):
+                study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(opened, parent.id, precision)
 
 
@@ -166,6 +172,7 @@ def _study_run(begun: _Begun, store: Store) -> Iterator[_End]:
     except BaseException as error:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
+    log_figures(begun.opened, run)
     if any(trial.state == "running" for trial in begun.opened.trials()):
         return  # on another host, or in another terminal: the last one closes it
     run.finish(*(("KILLED", "interrupted") if end.interrupted else ("FINISHED", "")))

@@ -23,6 +23,7 @@ from search.launch import Finished, Job, run_training
 from search.study.board import Board
 from search.study.lease import Owner, renewing
 from search.study.opened import OpenStudy
+from search.study.origin import origin
 from search.study.pruning import PruningCallback
 from search.study.space import suggest
 
@@ -98,6 +99,7 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
     values = suggest(trial, definition.space, definition.ties)
     config = definition.config_of(trial.number, values | {"precision": bench.precision})
     trial.set_user_attr("config", json.dumps(config.to_dict()))
+    trial.set_user_attr("origin", origin(config))
     bench.board.began(trial.number, config.steps, trial.params)
     pruning = PruningCallback(trial, prune_after=definition.pruner.prune_after)
     done = [_run(trial, bench, config, 0, [pruning, watch])]

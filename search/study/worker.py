@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.errors import CycleGANError
 from search.study.lease import is_held
 from search.study.opened import OpenStudy
+from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.trial import Bench, train_trial
 
 _FAILURES_IN_A_ROW = 3
@@ -30,6 +31,7 @@ def work(bench: Bench) -> Literal["done", "interrupted"]:
         if ending == "interrupted":
             return "interrupted"
         update_study_run(bench)
+        release_checkpoints(bench.opened)
         failures = failures + 1 if ending == "failed" else 0
         if failures >= _FAILURES_IN_A_ROW:
             name = bench.opened.definition.name
@@ -56,6 +58,9 @@ def claim(bench: Bench) -> optuna.trial.Trial | None:
         waiting = any(t.state == TrialState.WAITING for t in trials)
         if not waiting and not _more_wanted(opened, trials):
             return None
+        at_work = sum(t.state == TrialState.RUNNING for t in trials)
+        expected = (at_work + 1) * expected_bytes(opened)  # those at work may not have it yet
+        check_disk(opened.definition, opened.results, expected)
         asked = sum(t.state != TrialState.WAITING for t in trials)
         study.sampler = opened.definition.sampler.build(asked)
         trial = study.ask()
