@@ -167,7 +167,7 @@ def study_run(
 
     definition = definition_of(study)
     if trials:
-        definition = definition.model_copy(update={"trials": trials})
+        definition = definition.with_trials(trials)
     opened = run_study(definition, store=session.store, console=session.console)
     session.result(study_data(opened), study_table(opened))
     unfinished = any(t.state == "running" for t in opened.trials())

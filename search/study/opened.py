@@ -35,6 +35,8 @@ class TrialSummary:
     score: float | None
     """The last one reported."""
     step: int
+    iterations: int
+    """Optimisation steps spent on it."""
     values: Mapping[str, Any]
     reason: str
     run_id: str
@@ -133,7 +135,7 @@ def optuna_study(definition: StudyDefinition, folder: Path) -> optuna.Study:
         study_name=definition.name,
         storage=storage,
         direction="maximize",
-        pruner=definition.pruner.build(),
+        pruner=definition.pruner.build(definition.steps),
         load_if_exists=True,
     )
 
@@ -147,8 +149,15 @@ def _summary(trial: FrozenTrial) -> TrialSummary:
         state=STATES[trial.state],
         score=score,
         step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
+        iterations=_iterations(trial),
         values=trial.params,
         reason=trial.user_attrs.get("reason", ""),
         run_id=trial.user_attrs.get("mlflow_run_id", ""),
         seconds=trial.duration.total_seconds() if trial.duration else None,
     )
+
+
+def _iterations(trial: FrozenTrial) -> int:
+    """Of all its trainings; while one is running, up to its last report."""
+    first = trial.user_attrs.get("iteration", max(trial.intermediate_values, default=0))
+    return int(first)

@@ -23,7 +23,7 @@ from search.launch import Finished, Job, reopened, run_training
 from search.locks import exclusive
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.opened import OpenStudy, optuna_study, studies_folder
-from search.study.pruning import PruningCallback
+from search.study.pruning import PruningCallback, last_reported
 from search.study.space import suggest
 from tracking import project_root
 
@@ -57,7 +57,7 @@ class _StudyRun:
         self.interrupted = False
 
     def go(self) -> OpenStudy:
-        first = self.definition.config_of(0, _first_values(self.definition))
+        first = self.definition.config_of(0, self.definition.first_values())
         self.precision = self._precision(first)
         parent = self._parent_run()
         try:
@@ -120,7 +120,7 @@ class _StudyRun:
         finished = sum(t.state.is_finished() for t in trials)
         if finished >= self.definition.trials:
             return None
-        self.study.sampler = self.definition.sampler.build(finished)
+        self.study.sampler = self.definition.sampler.build(finished, self.definition.space)
         return self.study.ask()
 
     def _run_trial(self, trial: optuna.trial.Trial, parent: Run) -> bool:
@@ -139,7 +139,9 @@ class _StudyRun:
             tags={"study": self.definition.name, "trial": str(trial.number)},
             parent=parent.id,
         )
-        pruning = PruningCallback(trial, prune_after=self.definition.pruner.prune_after)
+        pruning = PruningCallback(
+            trial, self.definition.pruner, objective=self.definition.objective
+        )
         try:
             done = run_training(job, store=self.store, console=self.console, callbacks=[pruning])
         except CycleGANError:
@@ -161,13 +163,14 @@ class _StudyRun:
             self.console.say(f"trial {trial.number}: interrupted at step {result.step}")
             return
         trial.set_user_attr("reason", result.reason)
-        pruned = result.outcome == "pruned" or result.score is None
+        value = last_reported(trial)
+        pruned = result.outcome == "pruned" or value is None
         if pruned:
             self.study.tell(trial.number, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial.number, result.score)
+            self.study.tell(trial.number, value)
         self.store.run(done.run_id).set_tags({"state": "pruned" if pruned else "complete"})
-        score = "no score" if result.score is None else f"score {result.score:.2f}"
+        score = "no score" if value is None else f"score {value:.2f}"
         self.console.say(
             f"trial {trial.number}: " + (f"pruned: {result.reason}" if pruned else score)
         )
@@ -203,11 +206,6 @@ def _checked_against_stored(definition: StudyDefinition, folder: Path) -> StudyD
 
 def _as_yaml(definition: StudyDefinition) -> str:
     return yaml.safe_dump(definition.model_dump(mode="json"), sort_keys=False)
-
-
-def _first_values(definition: StudyDefinition) -> dict[str, Any]:
-    first: dict[str, Any] = {key: dim.examples()[0] for key, dim in definition.space.items()}
-    return first | {key: first[source] for key, source in definition.ties.items()}
 
 
 def _short(value: Any) -> str:
