@@ -174,6 +174,24 @@ def study_run(
     session.exit_code = INTERRUPTED if unfinished else 0
 
 
+@command(study_app, "validate", example="cyclegan study validate studies/prune_1000.yaml")
+def study_validate(
+    session: Session,
+    study: StudyArgument,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Time a few steps on the study's data.")
+    ] = True,
+) -> None:
+    """Check a study's file; show its space, its rungs, and what it will cost."""
+    from search.study import definition_of
+    from search.study.preview import first_config, preview_data, preview_text
+    from search.study.probe import probe as timed
+
+    definition = definition_of(study)
+    found = timed(first_config(definition)) if probe else None
+    session.result(preview_data(definition, found), preview_text(definition, found))
+
+
 @command(study_app, "list", example="cyclegan study list")
 def study_list(session: Session) -> None:
     """List the studies that were run here."""
