@@ -60,6 +60,8 @@ class Probe:
     step: float
     validation: float
     checkpoint: float
+    core_share: float
+    """Of its cores what the training got, on a CPU; well below 1 others were using them too."""
     checkpoint_bytes: int
     generator_bytes: int
     picture_bytes: int

@@ -14,6 +14,8 @@ from search.study.samplers import Sampler
 from search.study.space import Choices, Dimension, FloatRange, IntRange, cells
 
 _GB = 1e9
+_BUSY = 0.75
+"""Share of its cores below which a probe was slowed down by others."""
 
 
 def first_config(definition: StudyDefinition) -> Config:
@@ -153,6 +155,16 @@ def _costs(probe: Probe, spent: Cost) -> list[str]:
         f"{duration(3600 * spent.hours_at_most)} at most, one trial at a time on this machine",
         f"            ({probe.step:.3g} s a step, {probe.validation:.2g} s a validation, measured "
         f"over {probe.steps} steps on {probe.device} in {probe.precision}; without MLflow)",
+        *_busy(probe),
         f"disk        {spent.disk_bytes / _GB:.2g} GB (a checkpoint is "
         f"{probe.checkpoint_bytes / 1e6:.3g} MB)",
+    ]
+
+
+def _busy(probe: Probe) -> list[str]:
+    if probe.device != "cpu" or probe.core_share >= _BUSY:
+        return []
+    return [
+        "            others use this machine too: the probe got "
+        f"{100 * probe.core_share:.0f} % of its cores, alone it would be quicker"
     ]

@@ -43,6 +43,7 @@ def probe(config: Config, *, seconds: float = 10.0) -> Probe:
             step=seconds_of(clock.steps[2:]),  # the first ones pay for the libraries' preparations
             validation=min(clock.validations),
             checkpoint=clock.checkpoint,
+            core_share=min(clock.cpu / sum(clock.steps) / torch.get_num_threads(), 1.0),
             checkpoint_bytes=clock.sizes["checkpoint"],
             generator_bytes=clock.sizes["generator"],
             picture_bytes=clock.sizes["picture"],
@@ -57,20 +58,25 @@ class _Clock(Callback):
         self.start = 0.0
         self.steps: list[float] = []
         self.validations: list[float] = []
+        self.cpu = 0.0
+        """Processor seconds of all steps and threads."""
         self.checkpoint = 0.0
         self.sizes: dict[str, int] = {}
         self._last = began
+        self._cpu = 0.0
 
     def on_train_start(self, trainer: Trainer) -> None:
         self._last = time.perf_counter()
         self.start = self._last - self.began
+        self._cpu = time.process_time()
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         now = time.perf_counter()
         self.steps.append(now - self._last)
-        self._last = now
+        self.cpu += time.process_time() - self._cpu
+        self._last, self._cpu = now, time.process_time()
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         now = time.perf_counter()
@@ -78,7 +84,7 @@ class _Clock(Callback):
         if len(self.validations) >= 2 and now - self.began >= self.seconds:
             self._write(trainer, report)
             trainer.request_stop("probed")
-        self._last = time.perf_counter()
+        self._last, self._cpu = time.perf_counter(), time.process_time()
 
     def _write(self, trainer: Trainer, report: ValidationReport) -> None:
         """What a training leaves on disk, into a folder that is removed."""

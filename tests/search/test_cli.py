@@ -20,7 +20,7 @@ from search.commandline import run
 
 COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["ui"]),
-    *(["study", name] for name in ("run", "list", "show", "best")),
+    *(["study", name] for name in ("run", "validate", "list", "show", "best")),
 ]
 
 
@@ -95,6 +95,7 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["train"], 2, ["CONFIG"]),
         (["train", "none.yaml"], 2, ["none.yaml", "no such file"]),
         (["study", "run", "none.yaml"], 2, ["none.yaml", "no such file"]),
+        (["study", "validate", "none.yaml"], 2, ["none.yaml", "no such file"]),
         (["study", "show", "none"], 2, ["'none'", "was not started here"]),
         (["promote", "none"], 2, ["'none'", "was not started here"]),
         (["simulate", "out", "--scale", "3"], 2, ["--scale 3", "1, 2 or 4"]),
