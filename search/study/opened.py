@@ -135,6 +135,7 @@ def optuna_study(definition: StudyDefinition, folder: Path) -> optuna.Study:
         study_name=definition.name,
         storage=storage,
         direction="maximize",
+        sampler=definition.sampler.for_study(definition.space),
         pruner=definition.pruner.build(definition.steps),
         load_if_exists=True,
     )

@@ -120,7 +120,6 @@ class _StudyRun:
         finished = sum(t.state.is_finished() for t in trials)
         if finished >= self.definition.trials:
             return None
-        self.study.sampler = self.definition.sampler.build(finished, self.definition.space)
         return self.study.ask()
 
     def _run_trial(self, trial: optuna.trial.Trial, parent: Run) -> bool:

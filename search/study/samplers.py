@@ -7,7 +7,6 @@ sampler has to know of the past it takes from the study's storage.
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,6 @@ from cyclegan.errors import ConfigError
 from search.study.function_space import FunctionSpace
 from search.study.space import Choices, Scalar, Space, cells
 
-logger = logging.getLogger(__name__)
-
 
 class Sampler(Section):
     """How values are chosen."""
@@ -35,6 +32,14 @@ class Sampler(Section):
     """The same seed, the same values, given the same scores."""
     startup_trials: Count = 10
     """Random trials before TPE and GP use what they have seen."""
+
+    def for_study(self, space: Space | FunctionSpace) -> BaseSampler:
+        """A sampler for all trials of a study, in however many processes.
+
+        Every trial gets the sampler of its own number when it begins, or is taken up again. Which
+        number that is nobody knows before: of two workers that ask at once each gets another.
+        """
+        return _PerTrial(self, space)
 
     def build(self, number: int, space: Space | FunctionSpace) -> BaseSampler:
         """The sampler of trial `number`.
@@ -88,6 +93,61 @@ class Sampler(Section):
                     "sampler cmaes evolves float and int keys together and needs two of them; take "
                     "tpe for this space"
                 )
+
+
+class _PerTrial(BaseSampler):
+    """Hands every trial to the sampler of its number."""
+
+    def __init__(self, settings: Sampler, space: Space | FunctionSpace) -> None:
+        self.settings, self.space = settings, space
+        self._own: dict[int, BaseSampler] = {}
+        """Of the trials in hand, by number."""
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """A trial begins, or is taken up again."""
+        self._own[trial.number] = self.settings.build(trial.number, self.space)
+        self._own[trial.number].before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What is chosen together."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """The values of those."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The value of another."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """A trial has ended."""
+        self._of(trial).after_trial(study, trial, state, values)
+        self._own.pop(trial.number, None)
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        if trial.number not in self._own:  # told by a process that did not ask
+            self._own[trial.number] = self.settings.build(trial.number, self.space)
+        return self._own[trial.number]
 
 
 class _Grid(optuna.samplers.GridSampler):

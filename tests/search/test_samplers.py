@@ -67,18 +67,17 @@ def run(
             load_if_exists=True,
             direction="maximize",
             pruner=pruner if not restart else parsed.pruner.build(parsed.steps),
+            sampler=parsed.sampler.for_study(parsed.space),
         )
 
     study = opened()
     for number in range(parsed.trials):
         if restart:
             study = opened()
-        study.sampler = parsed.sampler.build(number, parsed.space)
         trial = study.ask()
         assert trial.number == number
         if kill and number % 2:
             study = opened()
-            study.sampler = parsed.sampler.build(number, parsed.space)
             trial = optuna.trial.Trial(study, trial._trial_id)
         values = suggest(trial, parsed.space, parsed.ties)
         score = -abs(values["lr_g"] - 3e-3) - 1e-4 * values.get("filters", 0)
@@ -101,6 +100,38 @@ def test_an_interrupted_study_asks_for_the_values_it_would_have_asked_for(
     assert run(parsed, tmp_path / "again", restart=True) == whole
     assert run(parsed, tmp_path / "killed", restart=True, kill=True) == whole
     assert len({tuple(values.values()) for values in whole}) == len(whole)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_workers_that_ask_at_once_get_different_values(
+    tiny: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    parsed = definition(tiny, name, trials=4)
+
+    def worker() -> optuna.Study:
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+        sampler = parsed.sampler.for_study(parsed.space)
+        return optuna.create_study(
+            study_name="s",
+            storage=storage,
+            sampler=sampler,
+            load_if_exists=True,
+            direction="maximize",
+        )
+
+    trials = [worker().ask() for _ in range(4)]
+    given = [suggest(trial, parsed.space, parsed.ties) for trial in reversed(trials)]
+    assert len({tuple(values.values()) for values in given}) == 4
+
+
+def test_a_study_with_several_trials_in_hand(tiny: dict[str, Any]) -> None:
+    parsed = definition(tiny, "random")
+    study = optuna.create_study(sampler=parsed.sampler.for_study(parsed.space))
+    first, second = study.ask(), study.ask()
+    late = suggest(first, parsed.space, parsed.ties)
+    assert suggest(second, parsed.space, parsed.ties) != late
+    alone = optuna.create_study(sampler=parsed.sampler.build(0, parsed.space))
+    assert suggest(alone.ask(), parsed.space, parsed.ties) == late
 
 
 @pytest.mark.parametrize("name", ["tpe", "random"])
