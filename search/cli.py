@@ -177,7 +177,7 @@ def study_run(
 
     definition = definition_of(study)
     if trials:
-        definition = definition.model_copy(update={"trials": trials})
+        definition = definition.with_trials(trials)
     opened, interrupted = run_study(
         definition,
         store=session.store,
@@ -187,6 +187,24 @@ def study_run(
     )
     session.result(study_data(opened), study_table(opened))
     session.exit_code = INTERRUPTED if interrupted else 0
+
+
+@command(study_app, "validate", example="cyclegan study validate studies/prune_1000.yaml")
+def study_validate(
+    session: Session,
+    study: StudyArgument,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Time a few steps on the study's data.")
+    ] = True,
+) -> None:
+    """Check a study's file; show its space, its rungs, and what it will cost."""
+    from search.study import definition_of
+    from search.study.preview import first_config, preview_data, preview_text
+    from search.study.probe import probe as timed
+
+    definition = definition_of(study)
+    found = timed(first_config(definition)) if probe else None
+    session.result(preview_data(definition, found), preview_text(definition, found))
 
 
 @command(study_app, "list", example="cyclegan study list")
@@ -276,6 +294,23 @@ def study_figures(
     opened = open_study(study)
     written = [str(p) for p in write_figures(opened, output or figures_folder(opened))]
     session.result(written, "\n".join(written) or "nothing can be drawn yet: no trial has begun")
+
+
+@command(study_app, "unprune", example="cyclegan study unprune demo 4")
+def study_unprune(
+    session: Session,
+    study: StudyArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a pruned trial.")],
+) -> None:
+    """Let the next `study run` go on with a pruned trial, from its checkpoint to the last step."""
+    from search.study import open_study
+    from search.study.revive import revive
+
+    opened = open_study(study)
+    number = revive(opened, trial)
+    name = opened.definition.name
+    text = f"trial {trial} goes on as trial {number} with: cyclegan study run {name}"
+    session.result({"study": name, "revives": trial, "trial": number}, text)
 
 
 @command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer")

@@ -10,6 +10,7 @@ import pytest
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.config import HPOptimizer
 from search.rollback import RollbackOptimizer
+from search.study.pruners import Pruner
 from search.study.pruning import PruningCallback
 from tracking import Store, TrackingCallback
 
@@ -24,7 +25,7 @@ def tracking() -> Callback:
 
 def pruning() -> Callback:
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
-    return PruningCallback(study.ask(), prune_after=1000)
+    return PruningCallback(study.ask(), Pruner(name="median"))
 
 
 def rollback() -> Callback:

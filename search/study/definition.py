@@ -4,23 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+import optuna
+from pydantic import Field, PlainSerializer, WrapValidator
 
 from cyclegan.config import Config, Count, RunName, Section, load_yaml, override, parse_config
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
-from search.study.pruners import Pruner
+from search.study.function_space import FunctionSpace, draws, read_function_space
+from search.study.objective import Objective
+from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
-from search.study.space import Choices, FloatRange, IntRange, check_space
+from search.study.space import (
+    Choices,
+    FloatRange,
+    IntRange,
+    Space,
+    check_space,
+    check_ties,
+    contains,
+    suggest,
+)
+
+
+def _function_or_ranges(value: Any, ranges: Any) -> Any:
+    """A function's space as it is stored, else what a mapping of ranges is validated to."""
+    if isinstance(value, FunctionSpace):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("function"), str):
+        return FunctionSpace.model_validate(value)
+    return ranges(value)
+
+
+if TYPE_CHECKING:
+    AnySpace = Space | FunctionSpace
+else:
+    # Not a union for pydantic: it would report what is wrong with a range twice.
+    AnySpace = Annotated[
+        dict[str, Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]],
+        Field(min_length=1),
+        WrapValidator(_function_or_ranges),
+        PlainSerializer(
+            lambda space: (
+                space.model_dump(mode="json")
+                if isinstance(space, FunctionSpace)
+                else {key: dimension.model_dump(mode="json") for key, dimension in space.items()}
+            )
+        ),
+    ]
 
 
 class Promotion(Section):
     """The training that the best trial becomes."""
 
     steps: Count = 10_000
+    """Of the training, those of the trial included if it is continued."""
     start: Literal["continue", "scratch"] = "scratch"
     """`continue` from the trial's checkpoint, or start afresh with its hyperparameters."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -31,12 +71,11 @@ class StudyDefinition(Section):
     """What a study searches, how, and for how long."""
 
     name: RunName
+    """Of the study, its MLflow experiment and its folder in `results/`."""
     config: dict[str, Any] | str
     """The base configuration, inline or the path of a YAML file (relative to this one)."""
-    space: Annotated[
-        dict[str, Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]],
-        Field(min_length=1),
-    ]
+    space: AnySpace
+    """What each searched key may be, or `file.py:function` (see `search.study.function_space`)."""
     ties: dict[str, str] = Field(default_factory=dict)
     """Keys that always have the value of a searched one, e.g. `lambdas.C_B: lambdas.C_A`."""
     enqueue: tuple[dict[str, Any], ...] = ()
@@ -45,9 +84,14 @@ class StudyDefinition(Section):
     """Try the base configuration's own values first, where they lie in the space."""
     warm_start: tuple[RunName, ...] = ()
     """Earlier studies whose best values are tried first."""
+    objective: Objective = "score"
+    """What is maximised: the score, or one of its parts alone."""
     sampler: Sampler = Sampler()
+    """How values are chosen."""
     pruner: Pruner = Pruner()
+    """How hopeless trials are ended early."""
     trials: Count = 20
+    """Trials that are begun; a grid's default is one for every combination."""
     steps: Count = 4_000
     """Steps of a trial that is not pruned."""
     report_every: Count = 100
@@ -55,8 +99,11 @@ class StudyDefinition(Section):
     seeds: Count = 1
     """Trainings of a trial that is not pruned, each with another seed; its score is their mean."""
     stop: StopRules = StopRules()
+    """What ends the study earlier."""
     checkpoints: Checkpoints = Checkpoints()
+    """Which trials keep theirs."""
     promote: Promotion = Promotion()
+    """The training that the best trial becomes."""
 
     @property
     def base(self) -> dict[str, Any]:
@@ -69,33 +116,112 @@ class StudyDefinition(Section):
         changes = {**values, "run_name": f"{self.name}-{number:03d}"}
         return parse_config(override(self.base, changes), source=f"study {self.name}")
 
+    def first_values(self) -> dict[str, Any]:
+        """Values that some trial could have: of each range its low end, of a function a draw."""
+        if isinstance(self.space, FunctionSpace):
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+            return suggest(study.ask(), self.space, self.ties)
+        first: dict[str, Any] = {key: dim.examples()[0] for key, dim in self.space.items()}
+        return first | {key: first[source] for key, source in self.ties.items() if source in first}
+
+    def with_trials(self, trials: int) -> StudyDefinition:
+        """The same study with another number of trials. Errors: `ConfigError` beyond a grid."""
+        changed = self.model_copy(update={"trials": trials})
+        _check_budget(changed)
+        return changed
+
 
 def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition:
     """A definition from plain values, checked as far as it can be without data.
+
+    A space that is named `file.py:function` is read, and the function is tried. One that is stored
+    with its text, as `model_dump` gives it, is not run.
 
     Errors: `ConfigError` naming the file, the key, the value and the cure.
     """
     content = dict(values)
     if isinstance(content.get("config"), str):
         content["config"] = load_yaml(source.parent / content["config"])
+    new_function = isinstance(content.get("space"), str)
+    try:
+        if new_function:
+            content["space"] = read_function_space(content["space"], source.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
     definition = parse(StudyDefinition, content, source=str(source))
-    first = {key: dim.examples()[0] for key, dim in definition.space.items()}
-    tied = {key: first[other] for key, other in definition.ties.items() if other in first}
-    base = override(definition.base, first | tied)
-    parse_config(base, source=f"{source}: config")
-    check_space(definition.base, definition.space, definition.ties, str(source))
-    for values_ in definition.enqueue:
-        for key in values_:
-            if key not in definition.space:
-                raise ConfigError(f"{source}: enqueue has {key}, which is not in the space")
-    if definition.pruner.name != "none" and definition.pruner.prune_after >= definition.steps:
-        raise ConfigError(
-            f"{source}: pruner.prune_after = {definition.pruner.prune_after} is not below "
-            f"steps = {definition.steps}: nothing could be pruned"
-        )
+    try:
+        if new_function:
+            definition = _with_tried_function(definition)
+        elif not isinstance(definition.space, FunctionSpace):
+            check_ties(definition.space, definition.ties)
+        definition.sampler.check(definition.space)
+        cells = definition.sampler.cells(definition.space)
+        if cells and "trials" not in content:
+            definition = definition.model_copy(update={"trials": cells})
+        _check_budget(definition)
+        _check_enqueued(definition)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    if not isinstance(definition.space, FunctionSpace):
+        base = override(definition.base, definition.first_values())
+        parse_config(base, source=f"{source}: config")
+        check_space(definition.base, definition.space, definition.ties, str(source))
     return definition
 
 
 def load_definition(path: Path) -> StudyDefinition:
     """Read a study's YAML file."""
     return parse_definition(load_yaml(path), path)
+
+
+def _with_tried_function(definition: StudyDefinition) -> StudyDefinition:
+    """The definition with the names its function asks for, after every draw made a configuration.
+
+    Errors: `ConfigError` with the values of the draw that failed.
+    """
+    space = definition.space
+    assert isinstance(space, FunctionSpace)
+    given, names = draws(space)
+    for values in given:
+        missing = [source for source in definition.ties.values() if source not in values]
+        if missing:
+            raise ConfigError(f"ties: {space.function} gives no value for {missing[0]}")
+        values |= {key: values[source] for key, source in definition.ties.items()}
+        source = f"{space.function} in {space.file} gave {values}"
+        parse_config(override(definition.base, values), source=source)
+    named = space.model_copy(update={"parameters": names})
+    return definition.model_copy(update={"space": named})
+
+
+def _check_enqueued(definition: StudyDefinition) -> None:
+    """Refuse values to try first that the space does not have: Optuna would take them all the same.
+
+    Errors: `ConfigError`.
+    """
+    space = definition.space
+    if definition.sampler.name == "grid" and (definition.enqueue or definition.warm_start):
+        key = "enqueue" if definition.enqueue else "warm_start"
+        raise ConfigError(f"{key}: the sampler grid tries every combination anyway; leave it out")
+    for values in definition.enqueue:
+        for key, value in values.items():
+            if key not in space:
+                raise ConfigError(f"enqueue has {key}, which is not in the space")
+            if not isinstance(space, FunctionSpace) and not contains(space[key], value):
+                raise ConfigError(
+                    f"enqueue has {key} = {value}, which is not among the values of space.{key}"
+                )
+
+
+def _check_budget(definition: StudyDefinition) -> None:
+    pruner, last = definition.pruner, definition.steps
+    if pruner.name != "none" and judged_at(pruner.prune_after, definition.report_every) >= last:
+        raise ConfigError(
+            f"pruner.prune_after = {pruner.prune_after} with report_every = "
+            f"{definition.report_every} is not below steps = {last}: nothing could be pruned"
+        )
+    cells = definition.sampler.cells(definition.space)
+    if cells and definition.trials > cells:
+        raise ConfigError(
+            f"trials = {definition.trials}: the grid has {cells} combinations and no more; leave "
+            "trials out to try all of them"
+        )

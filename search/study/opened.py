@@ -37,6 +37,8 @@ class TrialSummary:
     score: float | None
     """The last one reported."""
     step: int
+    iterations: int
+    """Optimisation steps spent on it."""
     values: Mapping[str, Any]
     reason: str
     run_id: str
@@ -63,7 +65,7 @@ class OpenStudy:
 
     def with_trials(self, count: int) -> OpenStudy:
         """The same study with another number of trials wanted."""
-        return replace(self, definition=self.definition.model_copy(update={"trials": count}))
+        return replace(self, definition=self.definition.with_trials(count))
 
     def best(self) -> TrialSummary:
         """The complete trial with the highest score.
@@ -133,7 +135,8 @@ def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
     source = folder / "study.yaml"
     stored = study.user_attrs.get("definition")
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
-    study.pruner = definition.pruner.build()
+    study.pruner = definition.pruner.build(definition.steps)
+    study.sampler = definition.sampler.for_study(definition.space)
     return OpenStudy(definition, study, folder, place)
 
 
@@ -151,7 +154,8 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
         study_name=definition.name,
         storage=storage.open(),
         direction="maximize",
-        pruner=definition.pruner.build(),
+        sampler=definition.sampler.for_study(definition.space),
+        pruner=definition.pruner.build(definition.steps),
         load_if_exists=True,
     )
 
@@ -165,6 +169,7 @@ def _summary(trial: FrozenTrial, folder: Path) -> TrialSummary:
         state=_state(trial, folder),
         score=score,
         step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
+        iterations=_iterations(trial),
         values=trial.params,
         reason=trial.user_attrs.get("reason", ""),
         run_id=trial.user_attrs.get("mlflow_run_id", ""),
@@ -176,3 +181,9 @@ def _state(trial: FrozenTrial, folder: Path) -> str:
     if trial.state == TrialState.RUNNING and not is_held(trial, folder):
         return "interrupted"
     return STATES[trial.state]
+
+
+def _iterations(trial: FrozenTrial) -> int:
+    """Of all its trainings; while one is running, up to its last report."""
+    first = trial.user_attrs.get("iteration", max(trial.intermediate_values, default=0))
+    return int(first)

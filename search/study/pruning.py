@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.callbacks import Callback
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
+from search.study import verdict as verdicts
+from search.study.objective import Objective, objective_of
+from search.study.pruners import Pruner, bracket_of
+from search.study.verdict import Verdict
 
-_VERDICT = "verdicts"
+_JUDGED = "verdicts"
+"""User attribute: why the trial was pruned, by iteration; empty where it passed."""
+VERDICT = "verdict"
+"""User attribute: the judgement that ended the trial, as `Verdict.as_dict` gives it."""
 
 
 class PruningCallback(Callback):
@@ -21,52 +26,125 @@ class PruningCallback(Callback):
     is needed to see that it is unusable. Before, a young generator may look like that and recover.
     """
 
-    def __init__(self, trial: optuna.trial.Trial, *, prune_after: int) -> None:
+    def __init__(
+        self,
+        trial: optuna.trial.Trial,
+        pruner: Pruner,
+        *,
+        objective: Objective = "score",
+        gates: bool = True,
+    ) -> None:
         self.trial = trial
-        self.prune_after = prune_after
+        self.pruner = pruner
+        self.objective = objective
+        self.gates = gates
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Report, then ask the pruner, but at the last step: then nothing is saved by pruning."""
-        frozen = self.trial.study._storage.get_trial(self.trial._trial_id)
-        if report.iteration not in frozen.intermediate_values:  # a resumed trial repeats some
-            self.trial.report(report.score, report.iteration)
-        if report.gate and report.iteration >= self.prune_after:
-            trainer.request_stop(f"gate at step {report.step}: {report.gate}", outcome="pruned")
-        elif trainer.step < trainer.config.steps:
-            reason = self._verdict(report, frozen.user_attrs.get(_VERDICT, {}))
+        before = self._frozen()
+        if report.iteration not in before.intermediate_values:  # a resumed trial repeats some
+            self.trial.report(objective_of(report, self.objective), report.iteration)
+        if self.gates and report.gate and report.iteration >= self.pruner.prune_after:
+            found = verdicts.gated(
+                objective_of(report, self.objective), report.gate, step=report.step
+            )
+            self.trial.set_user_attr(VERDICT, found.as_dict())
+            trainer.request_stop(found.in_words(), outcome="pruned")
+        elif self.pruner.name != "none" and trainer.step < trainer.config.steps:
+            reason = self._judged(report)
             if reason:
                 trainer.request_stop(reason, outcome="pruned")
 
-    def _verdict(self, report: ValidationReport, before: dict[str, str]) -> str:
+    def _judged(self, report: ValidationReport) -> str:
         """Why the trial is hopeless, or nothing.
 
-        A verdict is kept: Optuna's pruners remember that they judged a rung, so a trial that is
-        killed right after it would not be judged there again and would go on.
+        What was judged once stays: Optuna's pruners remember that they judged a rung, so a trial
+        that is killed right after it would not be judged there again and would go on.
         """
+        frozen = self._frozen()
+        known: dict[str, str] = frozen.user_attrs.get(_JUDGED, {})
         key = str(report.iteration)
-        if key not in before:
-            reason = self._why(report) if bool(self.trial.should_prune()) else ""
-            before = {**before, key: reason}
-            self.trial.set_user_attr(_VERDICT, before)
-        return before[key]
+        if key not in known:
+            found = self._judge(frozen, report.step)
+            if found:
+                self.trial.set_user_attr(VERDICT, found.as_dict())
+            known = {**known, key: found.in_words() if found else ""}
+            self.trial.set_user_attr(_JUDGED, known)
+        return known[key]
 
-    def _why(self, report: ValidationReport) -> str:
-        trials = self.trial.study.get_trials(deepcopy=False)
+    def _judge(self, frozen: FrozenTrial, step: int) -> Verdict | None:
+        """The verdict if the trial is to be pruned at its last report, else None."""
+        if self.pruner.name in ("successive_halving", "hyperband"):
+            done = len(verdicts.rungs_done(frozen.system_attrs))
+            due = self._rungs_due(frozen)
+            if done and done - 1 in due:  # by a process that was killed before it said so
+                found = self._at_rung(frozen, step)
+                if _fails(found):
+                    return found
+            return self._at_rung(self._frozen(), step) if self._should_prune() else None
+        if not self._should_prune():
+            return None
+        values = [frozen.intermediate_values[at] for at in sorted(frozen.intermediate_values)]
+        if self.pruner.name == "median":
+            return verdicts.median(
+                values, self._complete_at(max(frozen.intermediate_values)), step=step
+            )
+        if self.pruner.name == "patience":
+            return verdicts.patience(
+                values, patience=self.pruner.patience, min_delta=self.pruner.min_delta, step=step
+            )
+        assert self.pruner.lower is not None
+        return verdicts.threshold(values[-1], lower=self.pruner.lower, step=step)
+
+    def _should_prune(self) -> bool:
+        return bool(self.trial.should_prune())  # may be NumPy's
+
+    def _rungs_due(self, frozen: FrozenTrial) -> list[int]:
+        """Rungs, by number, that the last report is the first to reach."""
+        *earlier, last = sorted(frozen.intermediate_values)
+        start = earlier[-1] if earlier else 0
+        rungs = self.pruner.rungs(last + 1, self._bracket(frozen))
+        return [number for number, at in enumerate(rungs) if start < at <= last]
+
+    def _at_rung(self, frozen: FrozenTrial, step: int) -> Verdict:
+        """Judgement at the last rung that Optuna noted for the trial."""
+        mine, bracket = verdicts.rungs_done(frozen.system_attrs), self._bracket(frozen)
+        rung = len(mine) - 1
+        key = verdicts.rung_key(rung)
         rivals = [
-            t.intermediate_values[report.iteration]
-            for t in trials
-            if t.number != self.trial.number and report.iteration in t.intermediate_values
+            float(other.system_attrs[key])
+            for other in self.trial.study.get_trials(deepcopy=False)
+            if other.number != frozen.number
+            and key in other.system_attrs
+            and self._bracket(other) == bracket
         ]
-        return explain(report.score, rivals, report.step)
+        return verdicts.halving(
+            mine[rung],
+            rivals,
+            reduction_factor=self.pruner.reduction_factor,
+            step=step,
+            rung=rung,
+            bracket=bracket if self.pruner.name == "hyperband" else None,
+        )
+
+    def _complete_at(self, iteration: int) -> list[float]:
+        """Complete trials' values there."""
+        trials = self.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        curves = (trial.intermediate_values for trial in trials)
+        return [float(curve[iteration]) for curve in curves if iteration in curve]
+
+    def _bracket(self, trial: FrozenTrial) -> int:
+        return bracket_of(self.trial.study.pruner, self.trial.study, trial)
+
+    def _frozen(self) -> FrozenTrial:
+        return self.trial.study._storage.get_trial(self.trial._trial_id)
 
 
-def explain(value: float, rivals: Sequence[float], step: int) -> str:
-    """Why a trial with `value` was pruned at `step`, given the rivals' values there."""
-    if not rivals:
-        return f"score {value:.2f} at step {step}"
-    rank = 1 + sum(rival > value for rival in rivals)
-    best, median = max(rivals), float(np.median(rivals))
-    return (
-        f"score {value:.2f} at step {step}: rank {rank} of {len(rivals) + 1} there "
-        f"(best {best:.2f}, median {median:.2f}, {best - value:.2f} below the best)"
-    )
+def last_reported(trial: optuna.trial.Trial) -> float | None:
+    """The objective at a trial's last validation; None if it never had one."""
+    values = trial.study._storage.get_trial(trial._trial_id).intermediate_values
+    return values[max(values)] if values else None
+
+
+def _fails(verdict: Verdict) -> bool:
+    return verdict.margin is not None and verdict.margin < 0

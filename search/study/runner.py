@@ -116,7 +116,7 @@ def _begin(
         place.remember()
         opened = OpenStudy(definition, study, place.folder, place)
         write_text(place.folder / "study.yaml", _as_yaml(definition))
-        first = definition.config_of(0, _first_values(definition))
+        first = definition.config_of(0, definition.first_values())
         precision = _precision(study, first)
         data = check_data(study.user_attrs.get("data", {}), first)
         parent = _parent_run(opened, store, console)
@@ -151,7 +151,8 @@ def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
         tags={"study": name},
     )
     run.log_text(_as_yaml(definition), "study.yaml")
-    store.trials_view(experiment, list(definition.space))
+    searched = definition.space if isinstance(definition.space, dict) else ()
+    store.trials_view(experiment, list(searched))
     study.set_user_attr("mlflow_run_id", run.id)
     return run
 
@@ -199,8 +200,3 @@ def _check_against_stored(
 
 def _as_yaml(definition: StudyDefinition) -> str:
     return yaml.safe_dump(definition.model_dump(mode="json"), sort_keys=False)
-
-
-def _first_values(definition: StudyDefinition) -> dict[str, Any]:
-    first: dict[str, Any] = {key: dim.examples()[0] for key, dim in definition.space.items()}
-    return first | {key: first[source] for key, source in definition.ties.items()}

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from pydantic import Field, model_validator
 
 from cyclegan.config import Section, override, parse_config
 from cyclegan.errors import ConfigError
+from search.study.function_space import FunctionSpace
 
 Scalar = bool | int | float | str
+_WHOLE = 1e-8
+"""How far from a whole number of steps counts as whole; Optuna's own tolerance."""
 
 
 class _Range(Section):
@@ -20,10 +29,21 @@ class _Range(Section):
     low: float
     high: float
     log: bool = False
+    points: int | None = Field(default=None, ge=2)
+    """For the sampler `grid`: so many values from low to high, evenly spaced on their scale."""
 
     def examples(self) -> tuple[Scalar, ...]:
         """Its two ends."""
         return self.low, self.high
+
+    def _spaced(self, points: int) -> list[float]:
+        """`points` numbers from low to high; six digits are enough for a hyperparameter."""
+        low, high, last = float(self.low), float(self.high), points - 1
+        if self.log:
+            inner = [low * (high / low) ** (i / last) for i in range(1, last)]
+        else:
+            inner = [low + (high - low) * i / last for i in range(1, last)]
+        return [low, *(float(f"{value:.6g}") for value in inner), high]
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -31,8 +51,17 @@ class _Range(Section):
             raise ValueError(f"low = {self.low} is above high = {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"log needs low > 0, not {self.low}")
-        if self.log and getattr(self, "step", None) not in (None, 1):
+        step = getattr(self, "step", None)
+        if step in (None, 1) and (self.log or step is None):
+            return self
+        if self.log:
             raise ValueError("log and step exclude each other")
+        steps = (self.high - self.low) / step
+        if abs(steps - round(steps)) > _WHOLE:
+            raise ValueError(
+                f"high = {self.high} is not a whole number of steps of {step} above low = "
+                f"{self.low}"
+            )
         return self
 
 
@@ -42,9 +71,22 @@ class FloatRange(_Range):
     type: Literal["float"] = "float"
     step: float | None = Field(default=None, gt=0)
 
+    def distribution(self) -> BaseDistribution:
+        """In Optuna's terms."""
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """A value from the trial's sampler."""
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    def grid(self) -> Sequence[Scalar] | None:
+        """Its values for a grid; None if it doesn't say which."""
+        if self.points:
+            return self._spaced(self.points)
+        if self.step is None:
+            return None
+        count = round((self.high - self.low) / self.step)
+        return [min(self.low + i * self.step, self.high) for i in range(count + 1)]
 
 
 class IntRange(_Range):
@@ -55,9 +97,21 @@ class IntRange(_Range):
     high: int
     step: int = Field(default=1, ge=1)
 
+    def distribution(self) -> BaseDistribution:
+        """In Optuna's terms."""
+        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
+
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """A value from the trial's sampler."""
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
+
+    def grid(self) -> Sequence[Scalar] | None:
+        """Its values for a grid: all, or `points` of them."""
+        if self.points:
+            low, step = self.low, self.step
+            near = (low + step * round((value - low) / step) for value in self._spaced(self.points))
+            return list(dict.fromkeys(near))
+        return list(range(self.low, self.high + 1, self.step))
 
 
 class Choices(Section):
@@ -65,6 +119,10 @@ class Choices(Section):
 
     type: Literal["categorical"]
     choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
+
+    def distribution(self) -> BaseDistribution:
+        """In Optuna's terms."""
+        return CategoricalDistribution(self.choices)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """A value from the trial's sampler."""
@@ -75,15 +133,63 @@ class Choices(Section):
         """All of them."""
         return self.choices
 
+    def grid(self) -> Sequence[Scalar] | None:
+        """All of them."""
+        return self.choices
+
 
 Dimension = FloatRange | IntRange | Choices
 Space = Mapping[str, Dimension]
 
 
-def suggest(trial: optuna.trial.BaseTrial, space: Space, ties: Mapping[str, str]) -> dict[str, Any]:
-    """The values of one trial for every searched key and every key tied to one."""
-    values: dict[str, Any] = {key: dim.suggest(trial, key) for key, dim in space.items()}
+def suggest(
+    trial: optuna.trial.BaseTrial, space: Space | FunctionSpace, ties: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values of one trial for every searched key and every key tied to one.
+
+    Errors: `ConfigError` if a function fails, or leaves out a key that others are tied to.
+    """
+    if isinstance(space, FunctionSpace):
+        values = space(trial)
+        missing = [source for source in ties.values() if source not in values]
+        if missing:
+            raise ConfigError(f"ties: {space.name} in {space.file} gives no value for {missing[0]}")
+    else:
+        values = {key: dimension.suggest(trial, key) for key, dimension in space.items()}
     return values | {key: values[source] for key, source in ties.items()}
+
+
+def contains(dimension: Dimension, value: Any) -> bool:
+    """Whether `value` is one that the dimension can have."""
+    try:
+        distribution = dimension.distribution()
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
+
+
+def cells(space: Space) -> dict[str, list[Scalar]]:
+    """The values of every key on the grid.
+
+    Errors: `ConfigError` naming a key that doesn't say which values it has there.
+    """
+    values = {key: dimension.grid() for key, dimension in space.items()}
+    for key, found in values.items():
+        if found is None:
+            raise ConfigError(
+                f"space.{key}: sampler grid needs to know its values; give it points: 3 or a step, "
+                "or make it categorical with choices"
+            )
+    return {key: list(found) for key, found in values.items() if found is not None}
+
+
+def check_ties(space: Space, ties: Mapping[str, str]) -> None:
+    """Refuse ties to keys that are not searched, and of keys that are. Errors: `ConfigError`."""
+    for key, source in ties.items():
+        if source not in space:
+            raise ConfigError(f"ties.{key} = {source}, but {source} is not in the space")
+        if key in space:
+            raise ConfigError(f"{key} is in the space, so it can't be tied to {source}")
 
 
 def check_space(base: Mapping[str, Any], space: Space, ties: Mapping[str, str], where: str) -> None:
@@ -91,9 +197,6 @@ def check_space(base: Mapping[str, Any], space: Space, ties: Mapping[str, str], 
 
     Errors: `ConfigError` before any trial is started.
     """
-    for key, source in ties.items():
-        if source not in space:
-            raise ConfigError(f"{where}: ties.{key} = {source}, but {source} is not in the space")
     for key, dimension in space.items():
         tied = [other for other, source in ties.items() if source == key]
         for value in dimension.examples():

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,9 +23,12 @@ from search.console import Console
 from search.launch import Finished, Job, run_training
 from search.study.board import Board
 from search.study.lease import Owner, renewing
+from search.study.objective import Objective, objective_of
 from search.study.opened import OpenStudy
 from search.study.origin import origin
-from search.study.pruning import PruningCallback
+from search.study.pruners import Pruner
+from search.study.pruning import PruningCallback, last_reported
+from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 
 if TYPE_CHECKING:
@@ -101,17 +105,24 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
     trial.set_user_attr("config", json.dumps(config.to_dict()))
     trial.set_user_attr("origin", origin(config))
     bench.board.began(trial.number, config.steps, trial.params)
-    pruning = PruningCallback(trial, prune_after=definition.pruner.prune_after)
-    done = [_run(trial, bench, config, 0, [pruning, watch])]
-    hopeless = done[0].result.outcome == "pruned" or done[0].result.score is None
+    before = revived(trial, bench.opened)
+    pruner = definition.pruner if before is None else Pruner(name="none")
+    pruning = PruningCallback(trial, pruner, objective=definition.objective, gates=before is None)
+    start = checkpoint_of(before, bench.opened) if before else None
+    done = [_run(trial, bench, config, 0, [pruning, watch], start)]
+    first = last_reported(trial)
+    hopeless = done[0].result.outcome == "pruned" or first is None
+    reached = [first]
     for seed in range(1, 1 if hopeless else definition.seeds):
         if done[-1].stop_asked or done[-1].result.outcome == "interrupted":
             break
         watch.seed = seed
-        done.append(_run(trial, bench, seeded(config, seed), seed, [watch]))
+        repeated = _Objective(trial, seed, definition.objective)
+        done.append(_run(trial, bench, seeded(config, seed), seed, [repeated, watch]))
+        reached.append(repeated.value())
     whole = hopeless or len(done) == definition.seeds
     if whole and done[-1].result.outcome != "interrupted":
-        ending = _tell(trial, bench, done)
+        ending = _tell(trial, bench, done, [value for value in reached if value is not None])
         return "interrupted" if done[-1].stop_asked else ending
     bench.board.ended(trial.number, "interrupted", f"at step {done[-1].result.step}")
     if watch.is_lost:
@@ -127,11 +138,40 @@ def seeded(config: Config, seed: int) -> Config:
     return parse_config(override(config.to_dict(), changes), source=config.run_name)
 
 
+class _Objective(Callback):
+    """Keeps the objective at the last validation of a trial's further training.
+
+    In the trial, not in memory: a training that is complete already is not run again.
+    """
+
+    def __init__(self, trial: optuna.trial.Trial, seed: int, objective: Objective) -> None:
+        self.trial, self.key, self.objective = trial, f"objective_of_seed_{seed}", objective
+
+    @property
+    def name(self) -> str:
+        return "objective"
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        self.trial.set_user_attr(self.key, objective_of(report, self.objective))
+
+    def value(self) -> float | None:
+        """None if there was no validation."""
+        value = self.trial.user_attrs.get(self.key)
+        return None if value is None else float(value)
+
+
 def _run(
-    trial: optuna.trial.Trial, bench: Bench, config: Config, seed: int, callbacks: list[Callback]
+    trial: optuna.trial.Trial,
+    bench: Bench,
+    config: Config,
+    seed: int,
+    callbacks: list[Callback],
+    start: Path | None = None,
 ) -> Finished:
     folder = bench.opened.trial_folder(trial.number)
     tags = {"study": bench.opened.definition.name, "trial": str(trial.number)}
+    if REVIVES in trial.user_attrs:
+        tags |= {REVIVES: str(trial.user_attrs[REVIVES])}
     job = Job(
         config=config,
         folder=folder / f"seed-{seed}" if seed else folder,
@@ -139,16 +179,18 @@ def _run(
         kind="trial" if not seed else "seed",
         tags=tags | ({"seed": str(config.seed)} if seed else {}),
         parent=bench.parent,
+        start=start,
     )
     return run_training(job, store=bench.store, console=bench.console, callbacks=callbacks)
 
 
-def _tell(trial: optuna.trial.Trial, bench: Bench, done: list[Finished]) -> Ending:
+def _tell(
+    trial: optuna.trial.Trial, bench: Bench, done: list[Finished], values: list[float]
+) -> Ending:
     first, study = done[0], bench.opened.study
     result = first.result
-    scores = [one.result.score for one in done if one.result.score is not None]
-    pruned = result.outcome == "pruned" or not scores
-    score = float(np.mean(scores)) if scores else None
+    pruned = result.outcome == "pruned" or not values
+    score = float(np.mean(values)) if values else None
     attributes: dict[str, Any] = {
         "mlflow_run_id": first.run_id,
         "step": result.step,
@@ -168,8 +210,8 @@ def _tell(trial: optuna.trial.Trial, bench: Bench, done: list[Finished]) -> Endi
     run = bench.store.run(first.run_id)
     run.set_tags({"state": "pruned" if pruned else "complete"})
     if len(done) > 1 and score is not None:
-        values = {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(scores))}
-        run.log_metrics(values, step=result.iteration)
+        spread = {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
+        run.log_metrics(spread, step=result.iteration)
     ending: Ending = "pruned" if pruned else "complete"
     text = result.reason if pruned else f"score {score:.2f}"
     bench.board.ended(trial.number, ending, text, score)

@@ -10,8 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.errors import CycleGANError
 from search.study.lease import is_held
-from search.study.opened import OpenStudy
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
+from search.study.revive import REVIVES
+from search.study.rules import why_stop
+from search.study.sessions import hours, touch
 from search.study.trial import Bench, train_trial
 
 _FAILURES_IN_A_ROW = 3
@@ -42,11 +44,7 @@ def work(bench: Bench) -> Literal["done", "interrupted"]:
 
 
 def claim(bench: Bench) -> optuna.trial.Trial | None:
-    """A trial for this worker alone: an interrupted one, else a new one, else None.
-
-    The sampler is made afresh for every trial: an interrupted study goes on with the values it
-    would have had, although Optuna stores no sampler state.
-    """
+    """A trial for this worker alone: an interrupted one, else a new one, else None."""
     opened, study = bench.opened, bench.opened.study
     with opened.storage.claiming():
         trials = study.get_trials(deepcopy=False)
@@ -56,21 +54,26 @@ def claim(bench: Bench) -> optuna.trial.Trial | None:
                 if trial is not None:
                     return trial
         waiting = any(t.state == TrialState.WAITING for t in trials)
-        if not waiting and not _more_wanted(opened, trials):
+        touch(study, bench.owner.id)
+        if not waiting and not _more_wanted(bench, trials):
             return None
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
         expected = (at_work + 1) * expected_bytes(opened)  # those at work may not have it yet
         check_disk(opened.definition, opened.results, expected)
-        asked = sum(t.state != TrialState.WAITING for t in trials)
-        study.sampler = opened.definition.sampler.build(asked)
         trial = study.ask()
         bench.owner.claim(study._storage, trial._trial_id)
         return trial
 
 
-def _more_wanted(opened: OpenStudy, trials: list[FrozenTrial]) -> bool:
-    begun = [t for t in trials if t.state != TrialState.WAITING and "revives" not in t.user_attrs]
-    return len(begun) < opened.definition.trials
+def _more_wanted(bench: Bench, trials: list[FrozenTrial]) -> bool:
+    opened = bench.opened
+    begun = [t for t in trials if t.state != TrialState.WAITING and REVIVES not in t.user_attrs]
+    if len(begun) >= opened.definition.trials:
+        return False
+    reason = why_stop(opened.definition.stop, opened.trials(), hours(opened.study.user_attrs))
+    if reason:
+        bench.board.say(f"study {opened.definition.name} ends here: {reason}")
+    return reason is None
 
 
 def _continued(frozen: FrozenTrial, bench: Bench) -> optuna.trial.Trial | None:

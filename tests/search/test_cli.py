@@ -20,8 +20,8 @@ from search.commandline import run
 
 COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["ui"], ["doctor"]),
-    *(["study", name] for name in ("run", "list", "show", "best")),
-    *(["study", name] for name in ("export", "importance", "figures")),
+    *(["study", name] for name in ("run", "validate", "list", "show", "best")),
+    *(["study", name] for name in ("export", "importance", "figures", "unprune")),
 ]
 
 
@@ -96,6 +96,7 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["train"], 2, ["CONFIG"]),
         (["train", "none.yaml"], 2, ["none.yaml", "no such file"]),
         (["study", "run", "none.yaml"], 2, ["none.yaml", "no such file"]),
+        (["study", "validate", "none.yaml"], 2, ["none.yaml", "no such file"]),
         (["study", "show", "none"], 2, ["'none'", "was not started here"]),
         (["promote", "none"], 2, ["'none'", "was not started here"]),
         (["simulate", "out", "--scale", "3"], 2, ["--scale 3", "1, 2 or 4"]),

@@ -12,7 +12,6 @@ import yaml
 from cyclegan import load_config
 from cyclegan.errors import ConfigError
 from search.study.definition import StudyDefinition, load_definition, parse_definition
-from search.study.pruning import explain
 from search.study.space import suggest
 
 HERE = Path("study.yaml")
@@ -61,8 +60,26 @@ def test_suggested_values_make_a_config_and_ties_follow(tiny: dict[str, Any]) ->
         ({"space": {"lr_g": {"type": "flot", "low": 0.1, "high": 3}}}, ["lr_g", "flot"]),
         ({"space": {}}, ["space"]),
         ({"ties": {"lr_d": "lr_x"}}, ["ties.lr_d = lr_x", "not in the space"]),
+        ({"ties": {"lr_g": "filters"}}, ["lr_g is in the space", "tied to filters"]),
+        ({"space": {"lr_g": {"type": "float", "low": 0.1, "high": 0.5, "step": 0.3}}}, ["0.3"]),
+        ({"space": {"lr_g": {"type": "float", "low": 0.1, "high": 0.5, "points": 3}}}, ["points"]),
         ({"enqueue": [{"lr_d": 1}]}, ["enqueue", "lr_d"]),
+        ({"enqueue": [{"lr_g": 0.5}]}, ["enqueue", "lr_g = 0.5", "not among"]),
+        ({"enqueue": [{"norm_D": "batch"}]}, ["enqueue", "norm_D = batch", "not among"]),
         ({"pruner": {"prune_after": 12}}, ["prune_after = 12", "steps = 12"]),
+        # Judged at the first report from 9 on, which is the last one.
+        ({"pruner": {"prune_after": 9}}, ["prune_after = 9", "report_every = 4"]),
+        ({"pruner": {"name": "threshold", "prune_after": 4}}, ["threshold needs lower"]),
+        ({"pruner": {"name": "median", "patience": 2}}, ["patience", "median does not look"]),
+        ({"objective": "loss"}, ["objective", "loss", "score"]),
+        ({"sampler": {"name": "grid"}}, ["space.lr_g", "points: 3"]),
+        (
+            {
+                "sampler": {"name": "cmaes"},
+                "space": {"lr_g": {"type": "float", "low": 0.1, "high": 0.2}},
+            },
+            ["cmaes", "two"],
+        ),
         ({"sampler": {"name": "tpee"}}, ["sampler.name", "tpee"]),
         ({"trails": 3}, ["trails", "did you mean 'trials'"]),
         ({"name": "a/b"}, ["name", "a/b"]),
@@ -92,28 +109,6 @@ def test_a_definition_survives_its_yaml(tiny: dict[str, Any]) -> None:
     assert parse_definition(yaml.safe_load(text), HERE) == parsed
 
 
-@pytest.mark.parametrize("name", ["tpe", "random"])
-def test_an_interrupted_study_asks_for_the_values_it_would_have_asked_for(
-    tiny: dict[str, Any], name: str
-) -> None:
-    parsed = parse_definition(definition(tiny, sampler={"name": name, "startup_trials": 2}), HERE)
-
-    def run(restart: bool) -> list[dict[str, Any]]:
-        storage = optuna.storages.InMemoryStorage()
-        for number in range(5):
-            if number == 0 or restart:  # a new process knows only the storage
-                study = optuna.create_study(
-                    study_name="s", storage=storage, load_if_exists=True, direction="maximize"
-                )
-            study.sampler = parsed.sampler.build(number)
-            trial = study.ask()
-            values = suggest(trial, parsed.space, parsed.ties)
-            study.tell(trial, values["lr_g"])
-        return [t.params for t in study.trials]
-
-    assert run(restart=True) == run(restart=False)
-
-
 def test_shipped_studies_are_valid() -> None:
     folder = Path(__file__).parents[2] / "studies"
     files = [p for p in folder.glob("*.yaml") if "space" in p.read_text()]
@@ -124,10 +119,3 @@ def test_shipped_studies_are_valid() -> None:
     assert trainings
     for path in trainings:
         assert load_config(path).data_A
-
-
-def test_why_a_trial_was_pruned() -> None:
-    text = explain(0.5, [2.0, 1.0, 0.1], 60)
-    assert text == (
-        "score 0.50 at step 60: rank 3 of 4 there (best 2.00, median 1.00, 1.50 below the best)"
-    )

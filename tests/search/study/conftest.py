@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from search.study import OpenStudy
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.opened import optuna_study, studies_folder
+from search.study.storage import StudyStorage
 
 LR = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
 CYCLE = {"type": "float", "low": 0.1, "high": 10.0}
@@ -51,13 +52,14 @@ def begin(define: Define) -> Begin:
     ) -> OpenStudy:
         definition = definition or define()
         folder = studies_folder() / definition.name
-        study = optuna_study(definition, folder)
+        storage = StudyStorage(folder)
+        study = optuna_study(definition, storage)
         text = yaml.safe_dump(definition.model_dump(mode="json"))
         (folder / "study.yaml").write_text(text)
         for number, (state, score, values, attributes) in enumerate(trials):
             config = json.dumps(definition.config_of(number, values).to_dict())
             study.add_trial(_trial(state, score, values, {"config": config} | attributes))
-        return OpenStudy(definition, study, folder)
+        return OpenStudy(definition, study, folder, storage)
 
     return make
 

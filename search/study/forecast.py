@@ -1,0 +1,223 @@
+"""What a study will cost: optimisation steps, hours, disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+
+from cyclegan.config import Config
+from search.study.definition import StudyDefinition
+from search.study.pruners import bracket_of, judged_at
+from search.study.verdict import halving_cutoff
+
+_TRIALS_SIMULATED = 20_000
+_MOST_STUDIES = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One judgement that trials have to pass."""
+
+    bracket: int
+    rung: int
+    iteration: int
+    """Of the report it is judged at."""
+    arrive: float
+    """Trials expected to get so far."""
+    go_on: float
+    """Trials expected to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """Optimisation steps of a whole study."""
+
+    at_most: int
+    """If no trial is pruned."""
+    expected: int | None
+    """With pruning; None for pruners that look at each curve by itself."""
+    trainings: float
+    """Trainings begun, further seeds included."""
+    complete: float
+    """Trials expected to get all their steps."""
+    rungs: tuple[Rung, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a few real steps showed; times in seconds, sizes in bytes."""
+
+    device: str
+    precision: str
+    steps: int
+    """Steps that were timed."""
+    start: float
+    """Until the first step: reading data, making networks, choosing the precision."""
+    step: float
+    validation: float
+    checkpoint: float
+    core_share: float
+    """Of its cores what the training got, on a CPU; well below 1 others were using them too."""
+    checkpoint_bytes: int
+    generator_bytes: int
+    picture_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an effort costs on the machine that was probed, one trial at a time."""
+
+    hours: float
+    """Of the expected steps; of the most there can be where nothing is expected."""
+    hours_at_most: float
+    disk_bytes: int
+
+
+class _Curve(Protocol):
+    """How far a trial gets: the judgements it comes to, and whether it passes."""
+
+    def __call__(self, number: int, quality: float) -> Iterator[tuple[int, int, int, bool]]:
+        """Bracket, rung, iteration and outcome of each."""
+
+
+def effort(definition: StudyDefinition) -> Effort:
+    """Steps of a study, by playing it many times with trials in random order.
+
+    A trial's rank is taken to be the same at every report. Gates and failures are left out; they
+    make a study cheaper.
+    """
+    trials, steps = definition.trials, definition.steps
+    extra = definition.seeds - 1
+    at_most = trials * steps * definition.seeds
+    if definition.pruner.name in ("patience", "threshold"):
+        trainings = float(trials * definition.seeds)
+        return Effort(at_most=at_most, expected=None, trainings=trainings, complete=float(trials))
+    studies = max(1, min(_MOST_STUDIES, _TRIALS_SIMULATED // trials))
+    rng = np.random.default_rng(0)
+    spent, complete = 0, 0
+    counts: dict[tuple[int, int, int], list[int]] = {}
+    for _ in range(studies):
+        play = _player(definition)
+        for number, quality in enumerate(rng.permutation(trials)):
+            end = steps
+            for bracket, rung, iteration, passed in play(number, float(quality)):
+                count = counts.setdefault((bracket, rung, iteration), [0, 0])
+                count[0] += 1
+                count[1] += passed
+                if not passed:
+                    end = iteration
+            complete += end == steps
+            spent += end + (extra * steps if end == steps else 0)
+    rungs = [
+        Rung(bracket=b, rung=r, iteration=i, arrive=n / studies, go_on=passed / studies)
+        for (b, r, i), (n, passed) in sorted(counts.items())
+    ]
+    return Effort(
+        at_most=at_most,
+        expected=round(spent / studies),
+        trainings=trials + extra * complete / studies,
+        complete=complete / studies,
+        rungs=tuple(rungs) if definition.pruner.name != "median" else (),
+    )
+
+
+def _player(definition: StudyDefinition) -> _Curve:
+    """A study from its beginning; call it for one trial after the other."""
+    pruner, every, steps = definition.pruner, definition.report_every, definition.steps
+    at_rung: dict[tuple[int, int], list[float]] = {}
+    complete: list[float] = []
+    built = pruner.build(steps)
+    study: Any = SimpleNamespace(study_name=definition.name)
+
+    def halving(number: int, quality: float) -> Iterator[tuple[int, int, int, bool]]:
+        trial: Any = SimpleNamespace(number=number)
+        bracket = bracket_of(built, study, trial)
+        for rung, at in enumerate(pruner.rungs(steps, bracket)):
+            iteration = judged_at(at, every)
+            if iteration >= steps:  # nothing is pruned at the last report
+                return
+            rivals = at_rung.setdefault((bracket, rung), [])
+            passed = quality >= halving_cutoff(quality, rivals, pruner.reduction_factor)
+            rivals.append(quality)
+            yield bracket, rung, iteration, passed
+            if not passed:
+                return
+
+    def median(number: int, quality: float) -> Iterator[tuple[int, int, int, bool]]:
+        passed = not (
+            complete
+            and len(complete) >= pruner.startup_trials
+            and quality < float(np.median(complete))
+        )
+        if passed:
+            complete.append(quality)
+        yield 0, 0, judged_at(pruner.prune_after, every), passed
+
+    return median if pruner.name == "median" else halving
+
+
+def cost(definition: StudyDefinition, config: Config, effort: Effort, probe: Probe) -> Cost:
+    """Hours and bytes of `effort`, with the probe's times; `config` is that of a trial."""
+    expected = effort.at_most if effort.expected is None else effort.expected
+    cap = definition.stop.iterations
+    if cap is not None:
+        expected = min(expected, cap)
+    return Cost(
+        hours=_hours(definition, config, expected, effort.trainings, probe),
+        hours_at_most=_hours(
+            definition,
+            config,
+            min(effort.at_most, cap or effort.at_most),
+            definition.trials * definition.seeds,
+            probe,
+        ),
+        disk_bytes=disk_bytes(definition, config, expected, effort, probe),
+    )
+
+
+def _hours(
+    definition: StudyDefinition, config: Config, iterations: int, trainings: float, probe: Probe
+) -> float:
+    seconds = (
+        trainings * (probe.start + probe.checkpoint)
+        + iterations * probe.step
+        + iterations / definition.report_every * probe.validation
+        + iterations / config.checkpoint_every * probe.checkpoint
+    )
+    return seconds / 3600
+
+
+def disk_bytes(
+    definition: StudyDefinition, config: Config, iterations: int, effort: Effort, probe: Probe
+) -> int:
+    """What a study leaves in `results/` and in the store.
+
+    Checkpoints of the trials that keep theirs, and of the one that is running; of every training
+    the generators and the picture of each validation, both twice: in its folder and in the store.
+    """
+    keep = definition.checkpoints.keep_trials
+    pruned = definition.trials - effort.complete
+    kept = min(keep, effort.complete) + min(keep, pruned) + 1
+    each = config.keep_checkpoints + config.keep_best_checkpoint
+    checkpoints = kept * definition.seeds * each * checkpoint_bytes(config, probe)
+    pictures = iterations / definition.report_every * probe.picture_bytes
+    return round(checkpoints + 2 * (effort.trainings * probe.generator_bytes + pictures))
+
+
+def checkpoint_bytes(config: Config, probe: Probe) -> int:
+    """Of a checkpoint once the image pools and the rollback optimizer's ring are full."""
+    voxels = np.prod(config.imsize_A) * config.channels_A
+    voxels += np.prod(config.imsize_B) * config.channels_B
+    state = probe.checkpoint_bytes + config.pool_size * int(voxels) * 4
+    # Its ring, the start and the best.
+    snapshots = config.hp_optimizer.keep + 2 if config.hp_optimizer.enabled else 0
+    return state * (1 + snapshots)
+
+
+def seconds_of(times: Sequence[float]) -> float:
+    """A typical one of some times."""
+    return float(np.median(times)) if times else 0.0

@@ -1,0 +1,72 @@
+"""Reviving a pruned trial: it goes on from its checkpoint, and nothing prunes it again.
+
+What Optuna has finished stays finished, so the revived training is a new trial with the same
+values; it says which one it revives, and brings that one's reports along.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.errors import DataError, UsageError
+from search.launch import SAVE_FOLDER
+from search.study.opened import STATES, OpenStudy
+from search.study.retention import can_continue
+
+REVIVES = "revives"
+"""User attribute of a trial: the number of the one it goes on with."""
+
+
+def revive(opened: OpenStudy, number: int) -> int:
+    """Let `study run` go on with the pruned trial `number`; the number of the new trial.
+
+    Errors: `UsageError` for a trial that was not pruned or is revived already, `DataError` if its
+    checkpoint is gone.
+    """
+    study, name = opened.study, opened.definition.name
+    with opened.storage.claiming():
+        trials = study.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            raise UsageError(f"trial {number}: study {name} has trials 0 to {len(trials) - 1}")
+        frozen = trials[number]
+        if frozen.state != TrialState.PRUNED:
+            raise UsageError(
+                f"trial {number} of study {name} is {STATES[frozen.state]}; only pruned ones can "
+                "be revived"
+            )
+        for other in trials:
+            if other.user_attrs.get(REVIVES) == number and other.state != TrialState.FAIL:
+                raise UsageError(
+                    f"trial {number} of study {name} is revived already, as trial {other.number}"
+                )
+        if not can_continue(opened.trial_folder(number)):
+            kept = opened.definition.checkpoints.keep_trials
+            raise DataError(
+                f"trial {number} of study {name} has no checkpoint any more (checkpoints of the "
+                f"{kept} best pruned trials are kept: checkpoints.keep_trials); its values can be "
+                "tried anew with enqueue"
+            )
+        study.enqueue_trial(frozen.params, user_attrs={REVIVES: number})
+        return len(study.get_trials(deepcopy=False)) - 1
+
+
+def revived(trial: optuna.trial.Trial, opened: OpenStudy) -> FrozenTrial | None:
+    """The pruned trial that `trial` goes on with, or None; its reports become this one's."""
+    number = trial.user_attrs.get(REVIVES)
+    if number is None:
+        return None
+    frozen: FrozenTrial = opened.study.get_trials(deepcopy=False)[number]
+    known = opened.study._storage.get_trial(trial._trial_id).intermediate_values
+    for iteration, value in sorted(frozen.intermediate_values.items()):
+        if iteration not in known:
+            trial.report(value, iteration)
+    return frozen
+
+
+def checkpoint_of(frozen: FrozenTrial, opened: OpenStudy) -> Path | None:
+    """Where a revived trial begins."""
+    return newest_checkpoint(opened.trial_folder(frozen.number) / SAVE_FOLDER)
