@@ -156,8 +156,10 @@ def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition
             check_ties(definition.space, definition.ties)
         definition.sampler.check(definition.space)
         cells = definition.sampler.cells(definition.space)
-        if cells and "trials" not in content:
-            definition = definition.model_copy(update={"trials": cells})
+        if cells:
+            asked = {"trials": cells, "enqueue_defaults": False}
+            unsaid = {key: value for key, value in asked.items() if key not in content}
+            definition = definition.model_copy(update=unsaid)
         _check_budget(definition)
         _check_enqueued(definition)
     except ConfigError as error:
@@ -199,9 +201,12 @@ def _check_enqueued(definition: StudyDefinition) -> None:
     Errors: `ConfigError`.
     """
     space = definition.space
-    if definition.sampler.name == "grid" and (definition.enqueue or definition.warm_start):
-        key = "enqueue" if definition.enqueue else "warm_start"
-        raise ConfigError(f"{key}: the sampler grid tries every combination anyway; leave it out")
+    if definition.sampler.name == "grid":
+        for key in ("enqueue", "enqueue_defaults", "warm_start"):
+            if getattr(definition, key):
+                raise ConfigError(
+                    f"{key}: the sampler grid tries every combination anyway; leave it out"
+                )
     for values in definition.enqueue:
         for key, value in values.items():
             if key not in space:

@@ -52,9 +52,9 @@ class _Range(Section):
         if self.log and self.low <= 0:
             raise ValueError(f"log needs low > 0, not {self.low}")
         step = getattr(self, "step", None)
-        if step in (None, 1) and (self.log or step is None):
+        if step is None:
             return self
-        if self.log:
+        if self.log and not (isinstance(self.low, int) and step == 1):
             raise ValueError("log and step exclude each other")
         steps = (self.high - self.low) / step
         if abs(steps - round(steps)) > _WHOLE:

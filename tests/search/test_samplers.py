@@ -183,8 +183,11 @@ def test_a_grid_tries_every_combination_once(tiny: dict[str, Any], tmp_path: Pat
         parsed.with_trials(19)
     with pytest.raises(ConfigError, match="the grid has 18 combinations"):
         parse_definition(values | {"trials": 20}, HERE)
-    with pytest.raises(ConfigError, match="tries every combination anyway"):
-        parse_definition(values | {"enqueue": [{"lr_g": 1e-4}]}, HERE)
+    assert not parsed.enqueue_defaults
+    for extra in ({"enqueue": [{"lr_g": 1e-4}]}, {"warm_start": ["s"]}, {"enqueue_defaults": True}):
+        with pytest.raises(ConfigError, match="tries every combination anyway"):
+            parse_definition(values | extra, HERE)
+    assert parse_definition(parsed.model_dump(mode="json"), HERE) == parsed
 
 
 def test_a_sobol_sequence_fills_the_space_from_its_first_trial_on(

@@ -12,7 +12,7 @@ import yaml
 from cyclegan import load_config
 from cyclegan.errors import ConfigError
 from search.study.definition import StudyDefinition, load_definition, parse_definition
-from search.study.space import suggest
+from search.study.space import Choices, FloatRange, IntRange, contains, suggest
 
 HERE = Path("study.yaml")
 
@@ -63,6 +63,18 @@ def test_suggested_values_make_a_config_and_ties_follow(tiny: dict[str, Any]) ->
         ({"ties": {"lr_g": "filters"}}, ["lr_g is in the space", "tied to filters"]),
         ({"space": {"lr_g": {"type": "float", "low": 0.1, "high": 0.5, "step": 0.3}}}, ["0.3"]),
         ({"space": {"lr_g": {"type": "float", "low": 0.1, "high": 0.5, "points": 3}}}, ["points"]),
+        (
+            {"space": {"filters": {"type": "int", "low": 2, "high": 8, "log": True, "step": 2}}},
+            ["filters", "log and step exclude"],
+        ),
+        (
+            {
+                "space": {
+                    "batch_size": {"type": "float", "low": 1, "high": 2, "log": True, "step": 1}
+                }
+            },
+            ["batch_size", "log and step exclude"],
+        ),
         ({"enqueue": [{"lr_d": 1}]}, ["enqueue", "lr_d"]),
         ({"enqueue": [{"lr_g": 0.5}]}, ["enqueue", "lr_g = 0.5", "not among"]),
         ({"enqueue": [{"norm_D": "batch"}]}, ["enqueue", "norm_D = batch", "not among"]),
@@ -92,6 +104,21 @@ def test_definitions_that_cannot_work(
         parse_definition(definition(tiny, **changes), HERE)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_ranges_in_optunas_terms_and_on_a_grid() -> None:
+    log = FloatRange(low=1e-4, high=1e-2, log=True, points=3)
+    assert log.grid() == [1e-4, 1e-3, 1e-2]
+    assert FloatRange(low=0.1, high=0.7, step=0.2).grid() == pytest.approx([0.1, 0.3, 0.5, 0.7])
+    assert FloatRange(low=0.1, high=0.7).grid() is None
+    assert IntRange(type="int", low=2, high=8, step=3).grid() == [2, 5, 8]
+    assert IntRange(type="int", low=1, high=64, log=True, points=3).grid() == [1, 8, 64]
+    assert Choices(type="categorical", choices=("a", True)).grid() == ("a", True)
+    for dimension in (log, FloatRange(low=0.1, high=0.7, step=0.2)):
+        assert all(contains(dimension, value) for value in dimension.grid() or ())
+    assert not contains(log, 0.5)
+    assert not contains(log, "a")
+    assert not contains(FloatRange(low=0.1, high=0.7, step=0.2), 0.2)
 
 
 def test_base_configuration_can_be_a_file_beside_the_study(
