@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import optuna
 from pydantic import Field, PlainSerializer, WrapValidator
 
 from cyclegan.config import Config, Count, RunName, Section, load_yaml, override, parse_config
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
-from search.study.function_space import FunctionSpace, draws, read_function_space
+from search.study.function_space import FunctionSpace, draws, random_trials, read_function_space
 from search.study.objective import Objective
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
@@ -119,8 +118,7 @@ class StudyDefinition(Section):
     def first_values(self) -> dict[str, Any]:
         """Values that some trial could have: of each range its low end, of a function a draw."""
         if isinstance(self.space, FunctionSpace):
-            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-            return suggest(study.ask(), self.space, self.ties)
+            return suggest(random_trials(1)[0], self.space, self.ties)
         first: dict[str, Any] = {key: dim.examples()[0] for key, dim in self.space.items()}
         return first | {key: first[source] for key, source in self.ties.items() if source in first}
 

@@ -201,8 +201,9 @@ def disk_bytes(
     """
     keep = definition.checkpoints.keep_trials
     pruned = definition.trials - effort.complete
-    kept = min(keep, effort.complete) + min(keep, pruned) + 1
-    each = config.keep_checkpoints + config.keep_best_checkpoint
+    kept = min(min(keep, effort.complete) + min(keep, pruned) + 1, definition.trials)
+    written = definition.steps // config.checkpoint_every + 1
+    each = min(config.keep_checkpoints, written) + config.keep_best_checkpoint
     checkpoints = kept * definition.seeds * each * checkpoint_bytes(config, probe)
     pictures = iterations / definition.report_every * probe.picture_bytes
     return round(checkpoints + 2 * (effort.trainings * probe.generator_bytes + pictures))

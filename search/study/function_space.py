@@ -104,13 +104,18 @@ def read_function_space(reference: str, folder: Path) -> FunctionSpace:
 
 def draws(space: FunctionSpace) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """What the function gives for `DRAWS` random trials, and the names it asked them for."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     given, names = [], dict[str, None]()
-    for _ in range(DRAWS):
-        trial = study.ask()
+    for trial in random_trials(DRAWS):
         given.append(space(trial))
         names |= dict.fromkeys(trial.params)
     return given, tuple(names)
+
+
+def random_trials(count: int) -> list[optuna.trial.Trial]:
+    """Trials of no study, the same ones every time, that draw their values at random."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [study.ask() for _ in range(count)]
 
 
 class _Text(importlib.abc.InspectLoader):

@@ -81,7 +81,7 @@ class _Clock(Callback):
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         now = time.perf_counter()
         self.validations.append(now - self._last)
-        if len(self.validations) >= 2 and now - self.began >= self.seconds:
+        if len(self.validations) >= 2 and now - self.began - self.start >= self.seconds:
             self._write(trainer, report)
             trainer.request_stop("probed")
         self._last, self._cpu = time.perf_counter(), time.process_time()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -75,13 +77,7 @@ class PruningCallback(Callback):
     def _judge(self, frozen: FrozenTrial, step: int) -> Verdict | None:
         """The verdict if the trial is to be pruned at its last report, else None."""
         if self.pruner.name in ("successive_halving", "hyperband"):
-            done = len(verdicts.rungs_done(frozen.system_attrs))
-            due = self._rungs_due(frozen)
-            if done and done - 1 in due:  # by a process that was killed before it said so
-                found = self._at_rung(frozen, step)
-                if _fails(found):
-                    return found
-            return self._at_rung(self._frozen(), step) if self._should_prune() else None
+            return self._judge_at_rungs(frozen, step)
         if not self._should_prune():
             return None
         values = [frozen.intermediate_values[at] for at in sorted(frozen.intermediate_values)]
@@ -96,6 +92,20 @@ class PruningCallback(Callback):
         assert self.pruner.lower is not None
         return verdicts.threshold(values[-1], lower=self.pruner.lower, step=step)
 
+    def _judge_at_rungs(self, frozen: FrozenTrial, step: int) -> Verdict | None:
+        due = self._rungs_due(frozen)
+        before = self._trials() if due else []
+        done = len(verdicts.rungs_done(frozen.system_attrs))
+        if done - 1 in due:  # by a process that was killed before it said so
+            found = self._at_rung(frozen, step, before)
+            if _fails(found):
+                return found
+        if not self._should_prune():
+            return None
+        found = self._at_rung(self._frozen(), step, self._trials())
+        # A rival that came while the pruner decided would not be among those it saw.
+        return found if _fails(found) else self._at_rung(self._frozen(), step, before)
+
     def _should_prune(self) -> bool:
         return bool(self.trial.should_prune())  # may be NumPy's
 
@@ -106,14 +116,14 @@ class PruningCallback(Callback):
         rungs = self.pruner.rungs(last + 1, self._bracket(frozen))
         return [number for number, at in enumerate(rungs) if start < at <= last]
 
-    def _at_rung(self, frozen: FrozenTrial, step: int) -> Verdict:
+    def _at_rung(self, frozen: FrozenTrial, step: int, trials: Sequence[FrozenTrial]) -> Verdict:
         """Judgement at the last rung that Optuna noted for the trial."""
         mine, bracket = verdicts.rungs_done(frozen.system_attrs), self._bracket(frozen)
         rung = len(mine) - 1
         key = verdicts.rung_key(rung)
         rivals = [
             float(other.system_attrs[key])
-            for other in self.trial.study.get_trials(deepcopy=False)
+            for other in trials
             if other.number != frozen.number
             and key in other.system_attrs
             and self._bracket(other) == bracket
@@ -126,6 +136,9 @@ class PruningCallback(Callback):
             rung=rung,
             bracket=bracket if self.pruner.name == "hyperband" else None,
         )
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.trial.study.get_trials(deepcopy=False)
 
     def _complete_at(self, iteration: int) -> list[float]:
         """Complete trials' values there."""

@@ -93,6 +93,32 @@ def test_a_trial_killed_while_it_was_judged_is_judged_there_again(config: Config
     assert study.trials[1].user_attrs[VERDICT]["value"] == -100.0
 
 
+class Racing(optuna.pruners.SuccessiveHalvingPruner):
+    """While it decides, another worker's trial comes to the rung."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        decision = super().prune(study, trial)
+        other = study.ask()
+        study._storage.set_trial_system_attr(other._trial_id, rung_key(0), 0.0)
+        return decision
+
+
+def test_the_verdict_is_the_pruners_even_if_a_rival_comes_meanwhile() -> None:
+    study = optuna.create_study(
+        direction="maximize", pruner=Racing(min_resource=4, reduction_factor=2)
+    )
+    for value in (1000.0, 1.0):
+        rival = study.ask()
+        study._storage.set_trial_system_attr(rival._trial_id, rung_key(0), value)
+    trial = study.ask()
+    trial.report(5.0, 4)
+    callback = PruningCallback(trial, HALVING)
+    # Among three one passes; among the four of a moment later, two would.
+    found = callback._judge(callback._frozen(), 4)
+    assert found is not None
+    assert (found.cutoff, found.rivals) == (1000.0, (1000.0, 1.0))
+
+
 def test_gates_prune_from_prune_after_on_with_their_reason(config: Config) -> None:
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
     trial = study.ask()
