@@ -40,7 +40,7 @@ def write(folder: Path, tiny: dict[str, Any], **changes: Any) -> Path:
 def run(path: Path, trials: int | None = None) -> OpenStudy:
     definition = load_definition(path)
     definition = definition.with_trials(trials) if trials else definition
-    return run_study(definition, store=Store.open(), console=Console(quiet=True))
+    return run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
 
 
 def test_a_grid_is_run_whole_also_in_two_goes(project: Path, tiny: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_a_function_decides_and_is_not_needed_to_go_on_or_to_show(
     opened = open_study("s")
     assert "both" in study_table(opened)
     definition = opened.definition.with_trials(2)
-    opened = run_study(definition, store=Store.open(), console=Console(quiet=True))
+    opened = run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
     assert len(opened.trials()) == 2
     for trial in opened.trials():
         lambdas = opened.config_of(trial.number).lambdas
