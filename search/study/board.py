@@ -7,7 +7,7 @@ the process the user started; that one shows them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,19 +54,36 @@ class Board:
 
 
 class RemoteBoard(Board):
-    """Sends what it is told through `send`; steps at most twice a second."""
+    """Sends what it is told through `send`; of steps at most two a second, and always the last."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
         self._sent = 0.0
+        self._held: Message | None = None
 
     def _tell(self, kind: str, *content: Any) -> None:
+        now = time.monotonic()
+        if kind == "step" and now - self._sent < _MESSAGE_SECONDS:
+            self._held = (kind, content)
+            return
         if kind == "step":
-            now = time.monotonic()
-            if now - self._sent < _MESSAGE_SECONDS:
-                return
             self._sent = now
+        elif self._held:
+            self._send(self._held)
+        self._held = None
         self._send((kind, content))
+
+
+class BoardConsole(Console):
+    """A console whose lines, warnings of the log for instance, appear above a board's table."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(quiet=True)
+        self._board = board
+
+    def write(self, text: str) -> None:
+        """One line, always."""
+        self._board.say(text)
 
 
 @dataclass
@@ -113,6 +130,15 @@ class LocalBoard(Board):
         self.rows: dict[int, _Row] = {}
         self._began = clock()
         self._live: Live | None = None
+
+    def remember(
+        self, number: int, state: str, score: float | None, curve: Sequence[tuple[int, float]]
+    ) -> None:
+        """A trial that ended before."""
+        step = max((iteration for iteration, _ in curve), default=0)
+        self.rows[number] = _Row(
+            steps=step, began=0.0, state=state, step=step, curve=list(curve), score=score
+        )
 
     def __enter__(self) -> LocalBoard:
         if not self.console.quiet and self.console.stream.isatty():

@@ -215,14 +215,14 @@ def _child(order: _Order, pipe: Connection) -> None:
 
 def _work(order: _Order, board: Board) -> tuple[int, str]:
     """Exit code and message."""
-    from search.console import Console
+    from search.study.board import BoardConsole
     from search.study.lease import Owner
     from search.study.opened import open_study
     from search.study.trial import Bench
     from search.study.worker import work
     from tracking import Store
 
-    console = Console(quiet=True)
+    console = BoardConsole(board)
     console.log_to_here()
     try:
         opened = open_study(order.study, order.storage).with_trials(order.trials)

@@ -26,7 +26,7 @@ from search.study.board import LocalBoard
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import log_figures
 from search.study.lease import Owner
-from search.study.opened import OpenStudy, optuna_study, studies_folder
+from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.origin import check_data
 from search.study.processes import run_workers
 from search.study.storage import StudyStorage, storage_for
@@ -74,6 +74,10 @@ def run_study(
         _study_run(begun, store) as end,
         LocalBoard(console, definition.name, definition.trials) as board,
     ):
+        for trial in opened.study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                curve = sorted(trial.intermediate_values.items())
+                board.remember(trial.number, STATES[trial.state], trial.value, curve)
         if workers == 1:
             with Owner(opened.folder) as owner:
                 bench = Bench(

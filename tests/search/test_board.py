@@ -94,3 +94,12 @@ def test_a_remote_board_tells_the_local_one_the_same(clock: Clock, board: LocalB
         board.receive(message)
     assert board.rows[0].curve == [(n, n / 10) for n in range(10, 51, 10)]
     assert board.rows[1].state == "pruned"
+    assert board.rows[0].step == 50  # the last one is never held back
+
+
+def test_what_ended_before_is_in_the_table(board: LocalBoard) -> None:
+    board.remember(0, "complete", -0.5, [(20, -1.0), (40, -0.5)])
+    text = shown(board)
+    assert "1 of 3 trials" in text
+    assert "best score -0.50" in text
+    assert "40/40" in text
