@@ -40,7 +40,8 @@ def run_promotion(session: Session, study: str, request: Request) -> None:
         confirmation = confirm(
             opened, top=top, seeds=seeds, store=session.store, console=session.console
         )
-        session.say(confirmation.text())
+        if confirmation.complete:
+            session.say(f"confirm: {confirmation.verdict()}")
     promoted = list(_promotions(session, opened, request, confirmation))
     data, text = _result(session, opened, request, confirmation, promoted)
     session.result(data, text)

@@ -206,7 +206,9 @@ def _new_plan(
                 "more, or promote with --from-scratch"
             )
         return _Plan(start=start, schedule=())
-    schedule = schedule_of(folder, links.run_of(store, source.run_id))
+    schedule: Schedule = ()
+    if opened.config_of(source.number).hp_optimizer.enabled:  # else nothing changed them
+        schedule = schedule_of(folder, links.run_of(store, source.run_id))
     before = HParams.from_config(opened.config_of(source.number)).flat()
     now = HParams.from_config(config).flat()
     asked = {name for name, value in before.items() if now.get(name) != value}
