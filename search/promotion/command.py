@@ -9,7 +9,7 @@ from typing import Any
 from cyclegan.errors import UsageError
 from search.commandline import INTERRUPTED, Session
 from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
-from search.promotion.promote import Promoted, Start, promote
+from search.promotion.promote import Promoted, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
 from search.study import OpenStudy, open_study
 from search.training import finished_data, finished_text
@@ -34,15 +34,18 @@ def run_promotion(session: Session, study: str, request: Request) -> None:
     if len(options) > 1:
         raise UsageError(f"{options[0]} and {options[1]} choose trials both; give one of them")
     opened = open_study(study)
-    confirmation = None
+    confirmation, numbers = None, _candidates(opened, request)
+    for number in numbers:  # nothing is to be refused after hours of training others
+        plan_promotion(opened, store=session.store, trial=number, **_options(request))
     if request.confirm is not None:
         top, seeds = parse_confirm(request.confirm)
         confirmation = confirm(
             opened, top=top, seeds=seeds, store=session.store, console=session.console
         )
+        numbers = [confirmation.trials[0].trial] if confirmation.complete else []
         if confirmation.complete:
             session.say(f"confirm: {confirmation.verdict()}")
-    promoted = list(_promotions(session, opened, request, confirmation))
+    promoted = list(_promotions(session, opened, request, numbers))
     data, text = _result(session, opened, request, confirmation, promoted)
     session.result(data, text)
     unfinished = (confirmation is not None and not confirmation.complete) or any(
@@ -51,24 +54,36 @@ def run_promotion(session: Session, study: str, request: Request) -> None:
     session.exit_code = INTERRUPTED if unfinished else 0
 
 
+def _candidates(opened: OpenStudy, request: Request) -> list[int]:
+    """The trials that are, or could be, promoted; the best first."""
+    if request.trial is not None:
+        return [request.trial]
+    if request.confirm is not None:
+        return [t.number for t in best_trials(opened, parse_confirm(request.confirm)[0])]
+    if request.top is not None:
+        return [t.number for t in best_trials(opened, request.top)]
+    return [opened.best().number]
+
+
+def _options(request: Request) -> dict[str, Any]:
+    return {
+        "steps": request.steps,
+        "start": request.start,
+        "hp_optimizer": request.hp_optimizer,
+    }
+
+
 def _promotions(
-    session: Session, opened: OpenStudy, request: Request, confirmation: Confirmation | None
+    session: Session, opened: OpenStudy, request: Request, numbers: list[int]
 ) -> Iterator[Promoted]:
     """One after another, until one is interrupted."""
-    numbers: list[int | None] = [request.trial]
-    if confirmation is not None:
-        numbers = [confirmation.trials[0].trial] if confirmation.complete else []
-    elif request.top is not None:
-        numbers = [t.number for t in best_trials(opened, request.top)]
     for number in numbers:
         promoted = promote(
             opened,
             store=session.store,
             console=session.console,
             trial=number,
-            steps=request.steps,
-            start=request.start,
-            hp_optimizer=request.hp_optimizer,
+            **_options(request),
         )
         yield promoted
         if promoted.interrupted:

@@ -16,7 +16,7 @@ from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
 from search.console import Console
-from search.launch import SAVE_FOLDER, Finished, Job, run_training
+from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, run_training
 from search.promotion import links
 from search.promotion.registering import Registered, register
 from search.promotion.schedule import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Start = Literal["continue", "scratch"]
 _PLAN_NAME = "promotion.json"
+"""How a promotion began, in its folder: it goes on in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,16 @@ class Promoted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How a promotion began; kept in its folder, so that it goes on as it began."""
+class Plan:
+    """A promotion that can begin, or go on."""
 
+    source: TrialSummary
+    config: Config
+    folder: Path
     start: Start
     schedule: Schedule
+    first: Path | None
+    """The trial's checkpoint, if it continues from there."""
 
 
 def promote(
@@ -77,6 +83,43 @@ def promote(
 
     Called again it continues an interrupted promotion, or does nothing if it is complete.
 
+    Errors: those of `plan_promotion`.
+    """
+    plan = plan_promotion(
+        opened, store=store, trial=trial, steps=steps, start=start, hp_optimizer=hp_optimizer
+    )
+    _remember(plan)
+    if plan.schedule:
+        last = plan.schedule[-1].step
+        console.say(f"{plan.config.run_name}: follows the trial's changes up to step {last}")
+    callbacks = [Replay(plan.schedule)] if plan.schedule else []
+    job = _job(opened, plan)
+    finished = run_training(job, store=store, console=console, callbacks=callbacks)
+    links.link_promoted(opened, plan.source, finished, store)
+    registered = None
+    if finished.result.outcome != "interrupted":
+        registered = register(opened, plan.source.number, finished, store)
+    return Promoted(
+        trial=plan.source.number,
+        run_name=plan.config.run_name,
+        start=plan.start,
+        replayed=len(plan.schedule),
+        finished=finished,
+        registered=registered,
+    )
+
+
+def plan_promotion(
+    opened: OpenStudy,
+    *,
+    store: Store,
+    trial: int | None = None,
+    steps: int | None = None,
+    start: Start | None = None,
+    hp_optimizer: bool | None = None,
+) -> Plan:
+    """What `promote` would do; all that it refuses is refused here, and nothing is written.
+
     Errors: `DataError` if no trial is complete or the data changed since; `UsageError` for a trial
     that does not exist; `ConfigError` for other data, or a promotion that began another way.
     """
@@ -84,41 +127,22 @@ def promote(
     config = promoted_config(opened, source.number, steps=steps, hp_optimizer=hp_optimizer)
     check_same_data(opened, config)
     folder = opened.results / config.run_name
-    plan = _plan(opened, source, config, folder, start, store)
+    default = opened.definition.promote.start
+    before = _begun(folder, start, default)
+    begin = before[0] if before else start or default
     first = None
-    if plan.start == "continue":
+    if begin == "continue":
         first = newest_checkpoint(opened.trial_folder(source.number) / SAVE_FOLDER)
-    if plan.schedule:
-        last = plan.schedule[-1].step
-        console.say(f"{config.run_name}: follows the trial's lambdas and rates up to step {last}")
-    job = Job(
-        config=config,
-        folder=folder,
-        experiment=opened.definition.name,
-        kind="promoted",
-        tags={
-            "study": opened.definition.name,
-            "trial": str(source.number),
-            "seed": str(config.seed),
-            "start": plan.start,
-            "promoted_from": source.run_id,
-        },
-        parent=opened.study.user_attrs.get("mlflow_run_id"),
-        start=first,
-    )
-    callbacks = [Replay(plan.schedule)] if plan.schedule else []
-    finished = run_training(job, store=store, console=console, callbacks=callbacks)
-    links.link_promoted(opened, source, finished, store)
-    registered = None
-    if finished.result.outcome != "interrupted":
-        registered = register(opened, source.number, finished, store)
-    return Promoted(
-        trial=source.number,
-        run_name=config.run_name,
-        start=plan.start,
-        replayed=len(plan.schedule),
-        finished=finished,
-        registered=registered,
+        if before is None:
+            _check_continuation(opened, source, config, first)
+    if before is not None:
+        schedule = before[1]
+    elif begin == "continue":
+        schedule = ()  # the checkpoint brings the values that the trial ended with
+    else:
+        schedule = _schedule(opened, source, config, store)
+    return Plan(
+        source=source, config=config, folder=folder, start=begin, schedule=schedule, first=first
     )
 
 
@@ -165,54 +189,76 @@ def check_same_data(opened: OpenStudy, config: Config) -> None:
         importlib.import_module("search.study.origin").check_data(known, config)
 
 
-def _plan(
-    opened: OpenStudy,
-    source: TrialSummary,
-    config: Config,
-    folder: Path,
-    start: Start | None,
-    store: Store,
-) -> _Plan:
-    """How the promotion in `folder` began, or how it shall begin."""
-    path = folder / _PLAN_NAME
-    begun = newest_checkpoint(folder / SAVE_FOLDER) is not None
-    if begun and not path.is_file():  # by a version of this software that kept no plan
-        return _Plan(start=start or opened.definition.promote.start, schedule=())
-    if begun:
-        stored: Mapping[str, Any] = read_json(path)
-        if start not in (None, stored["start"]):
-            raise ConfigError(
-                f"{folder}: the promotion there began with {_option(stored['start'])}, asked for "
-                f"is {_option(start)}; leave the option out, or remove that folder"
-            )
-        return _Plan(start=stored["start"], schedule=from_plain(stored["schedule"]))
-    plan = _new_plan(opened, source, config, start or opened.definition.promote.start, store)
-    content = {"trial": source.number, "start": plan.start, "schedule": to_plain(plan.schedule)}
-    write_text(path, json.dumps(content, indent=1))
-    return plan
+def _job(opened: OpenStudy, plan: Plan) -> Job:
+    tags = {
+        "study": opened.definition.name,
+        "trial": str(plan.source.number),
+        "seed": str(plan.config.seed),
+        "start": plan.start,
+        "promoted_from": plan.source.run_id,
+    }
+    return Job(
+        config=plan.config,
+        folder=plan.folder,
+        experiment=opened.definition.name,
+        kind="promoted",
+        tags=tags,
+        parent=opened.study.user_attrs.get("mlflow_run_id"),
+        start=plan.first,
+    )
 
 
-def _new_plan(
-    opened: OpenStudy, source: TrialSummary, config: Config, start: Start, store: Store
-) -> _Plan:
+def _begun(folder: Path, asked: Start | None, default: Start) -> tuple[Start, Schedule] | None:
+    """How the promotion in `folder` began; None if it has nothing yet to go on from.
+
+    Errors: `ConfigError` if it is asked to begin another way.
+    """
+    path, record = folder / _PLAN_NAME, folder / RECORD_NAME
+    ended = record.is_file() and "result" in read_json(record)
+    if not ended and newest_checkpoint(folder / SAVE_FOLDER) is None:
+        return None
+    if not path.is_file():  # promoted before there were such files
+        return asked or default, ()
+    stored: Mapping[str, Any] = read_json(path)
+    if asked not in (None, stored["start"]):
+        raise ConfigError(
+            f"{folder}: the promotion there began with {_option(stored['start'])}, asked for is "
+            f"{_option(asked)}; leave the option out, or remove that folder"
+        )
+    return stored["start"], from_plain(stored["schedule"])
+
+
+def _remember(plan: Plan) -> None:
+    content = {
+        "trial": plan.source.number,
+        "start": plan.start,
+        "schedule": to_plain(plan.schedule),
+    }
+    write_text(plan.folder / _PLAN_NAME, json.dumps(content, indent=1))
+
+
+def _check_continuation(
+    opened: OpenStudy, source: TrialSummary, config: Config, first: Path | None
+) -> None:
+    if first is None:
+        folder = opened.trial_folder(source.number)
+        raise DataError(f"{folder} holds no checkpoint; promote with --from-scratch")
+    if config.steps <= source.step:
+        raise UsageError(
+            f"--steps {config.steps}: trial {source.number} has {source.step} already; ask for "
+            "more, or promote with --from-scratch"
+        )
+
+
+def _schedule(opened: OpenStudy, source: TrialSummary, config: Config, store: Store) -> Schedule:
+    """What the trial's optimizer changed, but for what this promotion is asked to change."""
+    its = opened.config_of(source.number)
+    if not its.hp_optimizer.enabled:  # nothing changed them
+        return ()
     folder = opened.trial_folder(source.number)
-    if start == "continue":
-        # Its checkpoint brings the values that it ended with.
-        if newest_checkpoint(folder / SAVE_FOLDER) is None:
-            raise DataError(f"{folder} holds no checkpoint; promote with --from-scratch")
-        if config.steps <= source.step:
-            raise UsageError(
-                f"--steps {config.steps}: trial {source.number} has {source.step} already; ask for "
-                "more, or promote with --from-scratch"
-            )
-        return _Plan(start=start, schedule=())
-    schedule: Schedule = ()
-    if opened.config_of(source.number).hp_optimizer.enabled:  # else nothing changed them
-        schedule = schedule_of(folder, links.run_of(store, source.run_id))
-    before = HParams.from_config(opened.config_of(source.number)).flat()
-    now = HParams.from_config(config).flat()
-    asked = {name for name, value in before.items() if now.get(name) != value}
-    return _Plan(start=start, schedule=without(schedule, asked))
+    schedule = schedule_of(folder, links.run_of(store, source.run_id))
+    before, now = HParams.from_config(its).flat(), HParams.from_config(config).flat()
+    return without(schedule, {name for name, value in before.items() if now.get(name) != value})
 
 
 def _option(start: str | None) -> str:

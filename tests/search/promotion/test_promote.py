@@ -190,6 +190,8 @@ def test_the_study_s_file_and_the_call_change_what_they_name(
         (["--confirm", "nine"], 2, "--confirm nine: TRIALSxSEEDS is wanted"),
         (["--confirm", "9x2"], 1, "has 2 complete trials, 9 are asked for"),
         (["--top", "3"], 1, "has 2 complete trials, 3 are asked for"),
+        # Before anything is trained, not after the confirmation.
+        (["--confirm", "2x2", "--continue"], 1, "holds no checkpoint; promote with --from-scratch"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -199,6 +201,7 @@ def test_mistakes_are_one_line(
     got, data, err = call("promote", "s", *arguments)
     assert (got, data, err.count("\n")) == (code, None, 1)
     assert words in err
+    assert not Path("results").exists()
 
 
 def test_a_trial_that_is_not_over_is_not_promoted(
