@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from cyclegan import load_config
+from cyclegan import load_config, parse_config
 from cyclegan.errors import ConfigError, DataError, UsageError
+from cyclegan.generator import save_generators
+from cyclegan.model import CycleGAN
 from search import cli
 from search.commandline import run
 from search.console import Console
@@ -24,6 +28,7 @@ from search.promotion.promote import promoted_config
 from search.promotion.registering import Registered
 from search.study import OpenStudy
 from tracking import Challenge, ModelVersion, Store, views
+from tracking.ui import running_server
 
 QUIET = Console(quiet=True)
 
@@ -227,6 +232,31 @@ def test_the_winner_of_a_confirmation_is_promoted(
     assert confirmation["lead"] == pytest.approx(means[0] - means[1])
     config = load_config(opened.results / "s-promoted-000" / "config.yaml")
     assert (config.seed, config.steps) == (0, 12)
+
+
+@pytest.mark.slow
+def test_enhancing_with_the_champion_of_a_server(
+    store: Store, call: Any, project: Path, tiny: dict[str, Any]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    model = CycleGAN(parse_config(tiny), torch.device("cpu"))
+    save_generators(model, project / "generator.pt", step=7, score=0.5)
+    with running_server(store, port) as server:
+        remote = Store.open(server.address)
+        training = remote.create_run("elsewhere", "p", kind="promoted", params={}, tags={})
+        version, _ = remote.registry.register(
+            "demo", training, project / "generator.pt", score=0.5, tags={}
+        )
+        assert remote.registry.challenge(version).won
+        uri = ("--tracking-uri", server.address)
+        code, done, err = call(
+            "enhance", volume(project), "--model", "champion", "--output", "e.h5", *uri
+        )
+        assert code == 0, err  # an untrained generator is warned of
+        assert (done["model_version"], done["model_run"]) == ("demo@1", training.id)
+        assert remote.find_run(done["run_id"]).tags["model_version"] == "demo@1"
 
 
 def test_what_is_told_of_a_registration() -> None:
