@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from cyclegan import load_config, parse_config
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.generator import save_generators
 from cyclegan.model import CycleGAN
+from cyclegan.trainer import TrainResult
 from search import cli
 from search.commandline import run
 from search.console import Console
-from search.launch import Job, run_training
+from search.launch import Finished, Job, run_training
 from search.promotion import promote
 from search.promotion.promote import promoted_config
-from search.promotion.registering import Registered
+from search.promotion.registering import Registered, register
 from search.study import OpenStudy
 from tracking import Challenge, ModelVersion, Store, views
 from tracking.ui import running_server
@@ -232,6 +234,37 @@ def test_the_winner_of_a_confirmation_is_promoted(
     assert confirmation["lead"] == pytest.approx(means[0] - means[1])
     config = load_config(opened.results / "s-promoted-000" / "config.yaml")
     assert (config.seed, config.steps) == (0, 12)
+
+
+def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
+    written: Callable[..., OpenStudy], store: Store, project: Path
+) -> None:
+    opened = written([1.0])
+
+    def finished(number: int, score: float) -> Finished:
+        folder = project / f"p{number}"
+        (folder / "save").mkdir(parents=True)
+        (folder / "save" / "generator.pt").write_bytes(bytes([number]))
+        made = store.create_run("s", f"p{number}", kind="promoted", params={}, tags={})
+        result = TrainResult(outcome="completed", reason="", step=9, iteration=9, score=score)
+        return Finished(result=result, run_id=made.id, folder=folder, best_score=score)
+
+    trainings = [finished(1, 1.0), finished(2, 3.0), finished(3, 2.0)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda f: register(opened, 0, f, Store.open()), [*trainings, *trainings]))
+    assert len(store.registry.versions("s")) == 3
+    holder = store.registry.holder("s")
+    assert holder is not None
+    assert holder.score == 3.0
+
+
+def test_without_a_usable_validation_nothing_is_registered(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    opened = written([1.0], promote={"steps": 12, "set": {"lr_g": 1e-6}})  # stays flat
+    promoted = promote(opened, store=store, console=QUIET)
+    assert (promoted.finished.best_score, promoted.registered) == (None, None)
+    assert store.registry.versions("s") == []
 
 
 @pytest.mark.slow
