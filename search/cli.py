@@ -225,7 +225,14 @@ def study_show(session: Session, study: StudyArgument) -> None:
     from search.study.tables import study_data, study_table
 
     opened = open_study(study)
-    session.result(study_data(opened), study_table(opened))
+    data, text = study_data(opened), study_table(opened)
+    if any(opened.results.glob("*-promoted-*")):
+        from search.promotion import AT_LEAST, summary
+
+        screening = summary(opened, session.store)
+        data |= {"screening": screening.data()}
+        text += f"\n\n{screening.text()}" if len(screening.pairs) >= AT_LEAST else ""
+    session.result(data, text)
 
 
 @command(study_app, "best", example="cyclegan study best demo --config best.yaml")
@@ -318,6 +325,17 @@ def promote(
     session: Session,
     study: StudyArgument,
     trial: Annotated[int | None, typer.Option(help="This trial, instead of the best.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="The best so many trials, one after another.")
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRIALSxSEEDS",
+            help="Train the best trials with several seeds each first, e.g. 3x3; the highest mean "
+            "is promoted.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the training.")] = None,
     start: Annotated[
         bool | None,
@@ -330,32 +348,27 @@ def promote(
         typer.Option("--hp-optimizer/--no-hp-optimizer", help="Dynamic rollback optimizer."),
     ] = None,
 ) -> None:
-    """Turn a study's best trial into the real training; the study's file gives the defaults."""
-    from search.promote import promote as promote_trial
-    from search.study import open_study
-    from search.training import finished_data, finished_text
+    """Turn a study's best trial into the real training; the study's file gives the defaults.
 
-    opened = open_study(study)
-    promoted = promote_trial(
-        opened,
-        store=session.store,
-        console=session.console,
+    The generator is registered under the study's name, as champion if no score before was higher.
+    """
+    from search.promotion.command import Request, run_promotion
+
+    request = Request(
         trial=trial,
+        top=top,
+        confirm=confirm,
         steps=steps,
         start=None if start is None else ("continue" if start else "scratch"),
         hp_optimizer=hp_optimizer,
     )
-    data = {"trial": promoted.trial} | finished_data(promoted.run_name, promoted.finished)
-    text = f"trial {promoted.trial} of {opened.definition.name} promoted\n" + finished_text(data)
-    session.result(data, text)
-    outcome = promoted.finished.result.outcome
-    session.exit_code = INTERRUPTED if outcome == "interrupted" else 0
+    run_promotion(session, study, request)
 
 
 @command(
     app,
     "enhance",
-    example="cyclegan enhance data/demo/fast_validate.h5 --model demo-promoted-003 "
+    example="cyclegan enhance data/demo/fast_validate.h5 --model demo@champion "
     "--output enhanced.h5 --reference data/demo/slow_validate.h5",
 )
 def enhance(
@@ -364,7 +377,11 @@ def enhance(
         list[Path], typer.Argument(metavar="VOLUME...", help="HDF5 files.", show_default=False)
     ],
     model: Annotated[
-        str, typer.Option(help="An MLflow run (name or id), or a generator or checkpoint file.")
+        str,
+        typer.Option(
+            help="champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a "
+            "generator or checkpoint file."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="HDF5 file to write; for several volumes a folder.")],
     dataset: Annotated[str, typer.Option(help="Name of the dataset in VOLUME.")] = "data",

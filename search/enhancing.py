@@ -27,9 +27,10 @@ from cyclegan.trust import TrustOperator
 from search.commandline import Session
 from search.enhance_judging import Judged, judge, open_reference, quality_table
 from search.enhance_request import Request, Target, check_roi, keeps, targets
+from tracking.registry import CHAMPION, artifact_of
 
 if TYPE_CHECKING:
-    from tracking import Run
+    from tracking import ModelVersion, Run
 
 _AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 __all__ = ["Request", "quality_table", "run_enhancement"]
@@ -39,14 +40,25 @@ __all__ = ["Request", "quality_table", "run_enhancement"]
 class _Model:
     generator: TrainedGenerator
     file: Path
-    run_id: str | None
-    run_name: str | None
-    experiment: str | None
+    run: Run | None = None
+    """Kept: a file fetched from a server lives as long as this."""
+    experiment: str | None = None
+    version: ModelVersion | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that trained it."""
+        return self.run.id if self.run else None
 
     @property
     def name(self) -> str:
         """As it is recorded."""
         return self.run_id or str(self.file)
+
+    @property
+    def label(self) -> str:
+        """The registered version, such as `demo@3`; empty if it is none."""
+        return self.version.label if self.version else ""
 
 
 def factor_of(session: Session, name: str) -> Fraction:
@@ -109,7 +121,8 @@ def _enhance_volumes(
     done = _enhance(session, request, target, model, operator, device, volumes)
     judged = Judged()
     if not request.series:
-        about = {"model": model.name, "step": model.generator.step, "tile": list(done.tile)}
+        shown = f"{model.label}, run {model.name}" if model.label else model.name
+        about = {"model": shown, "step": model.generator.step, "tile": list(done.tile)}
         with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
             halves = _halves(session, request, model, operator, first, Path(scratch))
             judged = judge(
@@ -128,6 +141,8 @@ def _enhance_volumes(
         "seconds": done.seconds,
         "voxels_per_second": done.voxels_per_second,
         "model": request.model,
+        "model_version": model.label or None,
+        "model_run": model.run_id,
         "run_id": run.id,
         "quality": [vars(row) for row in judged.rows],
     }
@@ -180,22 +195,22 @@ def _halves(
 
 
 def _find_model(session: Session, name: str) -> _Model:
+    """What `--model` names: a file, a registered model, or an MLflow run."""
     if Path(name).is_file():
-        return _Model(
-            generator=load_generator(Path(name)),
-            file=Path(name),
-            run_id=None,
-            run_name=None,
-            experiment=None,
-        )
-    info = session.store.find_run(name)
-    file = session.store.run(info.id).artifact_path("checkpoints/generator.pt")
+        return _Model(generator=load_generator(Path(name)), file=Path(name))
+    version, artifact, run_name = None, "checkpoints/generator.pt", name
+    if name == CHAMPION or "@" in name:
+        version = session.store.registry.find(name)
+        artifact, run_name = artifact_of(version), version.run_id
+    info = session.store.find_run(run_name)
+    run = session.store.run(info.id)
+    file = run.artifact_path(artifact)
     return _Model(
         generator=load_generator(file),
         file=file,
-        run_id=info.id,
-        run_name=info.name,
+        run=run,
         experiment=info.experiment,
+        version=version,
     )
 
 
@@ -239,6 +254,7 @@ def _enhance(
 ) -> Enhanced:
     attributes = {
         "model": model.name,
+        **({"model_version": model.label} if model.label else {}),
         "step": model.generator.step,
         "precision": getattr(getattr(operator, "G_A", operator), "precision", "fp32"),
         "units": request.units,
@@ -315,7 +331,11 @@ def _track(
             "precision": request.precision,
             "units": request.units,
         },
-        tags={"model_run": model.run_id or "", "model_file": str(model.file)},
+        tags={
+            "model_run": model.run_id or "",
+            "model_version": model.label,
+            "model_file": str(model.file),
+        },
         parent=model.run_id,
     )
     run.log_metrics(judged.metrics() | {"speed/voxels_per_s": done.voxels_per_second}, step=0)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 GENERATOR_NAME = "generator.pt"
 SAVE_FOLDER = "save"
+RECORD_NAME = "run.json"
 _PICTURE_FOLDER = "train"
 
 
@@ -59,7 +60,7 @@ class Job:
     folder: Path
     experiment: str
     kind: str
-    """`train`, `trial` or `promoted`: the run's tag `kind`."""
+    """`train`, `trial`, `confirm` or `promoted`: the run's tag `kind`."""
     tags: Mapping[str, str]
     parent: str | None = None
     """MLflow id of the parent run."""
@@ -267,12 +268,12 @@ def _already_complete(job: Job) -> Finished | None:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
+    path = folder / RECORD_NAME
     return dict(read_json(path)) if path.is_file() else {}
 
 
 def _remember(folder: Path, **record: Any) -> None:
-    write_text(folder / "run.json", json.dumps(record, indent=1))
+    write_text(folder / RECORD_NAME, json.dumps(record, indent=1))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking.database import project_root
 from tracking.info import ExperimentInfo, RunInfo
+from tracking.registry import Challenge, ModelVersion
 from tracking.run import Run
 from tracking.store import Store
 from tracking.ui import serve
@@ -24,7 +25,17 @@ from tracking.ui import serve
 if TYPE_CHECKING:
     from tracking.callback import TrackingCallback
 
-__all__ = ["ExperimentInfo", "Run", "RunInfo", "Store", "TrackingCallback", "project_root", "serve"]
+__all__ = [
+    "Challenge",
+    "ExperimentInfo",
+    "ModelVersion",
+    "Run",
+    "RunInfo",
+    "Store",
+    "TrackingCallback",
+    "project_root",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -204,8 +204,9 @@ class TrackingCallback(Callback):
 
     def _add_hparams(self, trainer: Trainer, upto: int) -> None:
         """Hyperparameters at `upto`, and before and after each change: charts then show steps."""
+        after = self._seen or -1  # what another callback changed before the first step counts
         for change in trainer.hparam_log:
-            if not self._seen < change.iteration <= upto:
+            if not after < change.iteration <= upto:
                 continue
             for name, value in change.changes.items():
                 before = self._in_force[name]

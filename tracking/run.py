@@ -20,6 +20,7 @@ from cyclegan.errors import DataError, nearest
 from tracking import params as parameters
 from tracking.errors import translated
 from tracking.points import Sample, batches, finite, merge, metric_name
+from tracking.views import link_between_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +31,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow's limits of one request.
 _METRICS, _PARAMS, _TAGS, _TAG_LENGTH = 1000, 100, 100, 8000
 _MARKER = "iteration"
+_NOTE = "mlflow.note.content"
 
 
 class Run:
@@ -106,6 +108,18 @@ class Run:
             with self._writing("tags"):
                 self._client.log_batch(self.id, tags=items[start : start + _TAGS])
 
+    def annotate(self, begin: str, text: str) -> None:
+        """Add the paragraph `begin text` to the run's description, instead of the one so begun.
+
+        Markdown. Other paragraphs stay: people write there, too.
+        """
+        before = self._read().data.tags.get(_NOTE, "")
+        self.set_tags({_NOTE: with_paragraph(before, begin, text)})
+
+    def link(self) -> str:
+        """Markdown that leads from another run's description to this one."""
+        return f"[{self.name}]({link_between_runs(self.experiment_id, self.id)})"
+
     def log_image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Add a picture, grey (Y, X) or RGB (Y, X, 3), to the series `key` of the image panel."""
         if image.dtype != np.uint8:
@@ -177,3 +191,12 @@ class Run:
 
     def _writing(self, what: str) -> contextlib.AbstractContextManager[None]:
         return translated(f"run {self.name} ({self.id}): {what} can't be written to the store")
+
+
+def with_paragraph(note: str, begin: str, text: str) -> str:
+    """`note` with the paragraph `begin text`, in place of one that begins so, else at its end."""
+    new = f"{begin} {text}"
+    paragraphs = [p for p in note.split("\n\n") if p.strip()]
+    if not any(p.startswith(f"{begin} ") for p in paragraphs):
+        paragraphs.append(new)
+    return "\n\n".join(new if p.startswith(f"{begin} ") else p for p in paragraphs)

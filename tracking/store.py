@@ -12,6 +12,7 @@ from tracking.database import Location, ensure, locate, project_root
 from tracking.errors import translated
 from tracking.info import ExperimentInfo, RunInfo, hint
 from tracking.process import PROCESS, this_process
+from tracking.registry import Registry
 from tracking.run import Run
 
 if TYPE_CHECKING:
@@ -128,6 +129,21 @@ class Store:
             experiment_id, views.TRIALS, "Trials", columns, columns[0], views.TRIAL_FILTER
         )
 
+    def promoted_view(self, experiment_id: str) -> None:
+        """Ship the view `promoted`: what trials became, the best score first."""
+        tags = ("kind", "trial", "seed", "start", "best_score", "model_version", "outcome")
+        columns = [views.column("metrics", "score"), *(views.column("tags", t) for t in tags)]
+        self.preset_view(
+            experiment_id, views.PROMOTED, "Promoted", columns, columns[0], views.PROMOTED_FILTER
+        )
+
+    # -- registered models --------------------------------------------------------------------
+
+    @property
+    def registry(self) -> Registry:
+        """The registered generators."""
+        return Registry(self._client, str(self.location))
+
     # -- runs ---------------------------------------------------------------------------------
 
     def create_run(
@@ -144,7 +160,7 @@ class Store:
 
         Args:
             experiment: its name; made if needed.
-            kind: `study`, `trial`, `train` or `enhance`; the tag `kind`.
+            kind: `study`, `trial`, `confirm`, `promoted`, `train` or `enhance`; the tag `kind`.
             parent: id of the run below which the interface shows it.
         """
         experiment_id = self.experiment(experiment)

@@ -17,6 +17,10 @@ from urllib.parse import urlencode
 TRIALS = "trials"
 """Key of the view that every study's experiment gets."""
 TRIAL_FILTER = "tags.kind = 'trial'"
+PROMOTED = "promoted"
+"""Key of the view of what trials became; a study gets it with its first promotion."""
+PROMOTED_FILTER = "tags.trial LIKE '%' and tags.kind != 'trial'"
+"""Runs of the kinds `promoted` and `confirm`: MLflow has no IN for tags."""
 
 _PREFIX = "deflate;"
 # Without it a first visit opens the tools for language models.
@@ -84,5 +88,9 @@ def experiment_link(server: str, experiment_id: str, key: str | None = None) -> 
 
 def run_link(server: str, experiment_id: str, run_id: str) -> str:
     """Address of a run on `server`."""
-    query = urlencode(_TRAININGS)
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{query}"
+    return f"{server.rstrip('/')}/{link_between_runs(experiment_id, run_id)}"
+
+
+def link_between_runs(experiment_id: str, run_id: str) -> str:
+    """The same relative to the server, for the notes of another run: it holds on every server."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(_TRAININGS)}"

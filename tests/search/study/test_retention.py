@@ -16,7 +16,7 @@ from cyclegan.errors import DataError
 from cyclegan.score import GATED
 from search.console import Console
 from search.locks import exclusive
-from search.promote import promote
+from search.promotion import promote
 from search.study import OpenStudy, run_study
 from search.study import retention as module
 from search.study.definition import StudyDefinition

@@ -1,0 +1,240 @@
+"""Is the best trial the best, or was it lucky? The top trials trained again with other seeds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cyclegan.config import Config, override, parse_config
+from cyclegan.errors import DataError, UsageError
+from cyclegan.score import GATED
+from search.console import Console
+from search.launch import Job, run_training
+from search.promotion import links
+from search.promotion.promote import check_same_data
+from search.study import OpenStudy, TrialSummary
+from search.table import table
+
+if TYPE_CHECKING:
+    from tracking import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedScore:
+    """One training of a trial's configuration."""
+
+    seed: int
+    score: float
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """One trial with its trainings."""
+
+    trial: int
+    scores: tuple[SeedScore, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the scores."""
+        return float(np.mean([s.score for s in self.scores]))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation between seeds; NaN of a single one."""
+        values = [s.score for s in self.scores]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What came of it, the highest mean first."""
+
+    trials: tuple[Confirmed, ...]
+    wanted: int
+    """Trainings asked for, over all trials."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every training has ended; else the same command goes on."""
+        return sum(len(t.scores) for t in self.trials) == self.wanted
+
+    @property
+    def lead(self) -> float:
+        """Of the winner's mean over the second's; NaN without a second."""
+        return self.trials[0].mean - self.trials[1].mean if len(self.trials) > 1 else math.nan
+
+    @property
+    def lead_error(self) -> float:
+        """Standard error of the lead: sqrt(s1^2/n1 + s2^2/n2); NaN with single trainings."""
+        if len(self.trials) < 2:
+            return math.nan
+        parts = [t.spread**2 / len(t.scores) for t in self.trials[:2]]
+        return math.sqrt(sum(parts))
+
+    def data(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "complete": self.complete,
+            "trials": [
+                {
+                    "trial": t.trial,
+                    "scores": [vars(s) for s in t.scores],
+                    "mean": t.mean,
+                    "spread": _or_none(t.spread),
+                }
+                for t in self.trials
+            ],
+            "lead": _or_none(self.lead),
+            "lead_error": _or_none(self.lead_error),
+        }
+
+    def text(self) -> str:
+        """As a table, and what it means."""
+        seeds = sorted({s.seed for t in self.trials for s in t.scores})
+        rows = []
+        for t in self.trials:
+            known = {s.seed: f"{s.score:.2f}" for s in t.scores}
+            spread = "" if math.isnan(t.spread) else f"{t.spread:.2f}"
+            cells = [known.get(seed, "") for seed in seeds]
+            rows.append([str(t.trial), *cells, f"{t.mean:.2f}", spread])
+        header = ["trial", *(f"seed {seed}" for seed in seeds), "mean", "spread"]
+        return "\n".join([table(header, rows), *([self.verdict()] if self.complete else [])])
+
+    def verdict(self) -> str:
+        """The winner, and whether its lead is more than noise."""
+        first = self.trials[0]
+        if math.isnan(self.lead):
+            return f"trial {first.trial}: mean {first.mean:.2f}"
+        begin = f"trial {first.trial} leads trial {self.trials[1].trial} by {self.lead:.2f}"
+        if math.isnan(self.lead_error):
+            return f"{begin}; one training each says nothing of the noise between seeds"
+        if self.lead > self.lead_error:
+            return f"{begin}, more than the difference's standard error of {self.lead_error:.2f}"
+        return (
+            f"{begin}, less than the difference's standard error of {self.lead_error:.2f}: as far "
+            "as this tells they are equal; more seeds would tell more"
+        )
+
+
+def parse_confirm(text: str) -> tuple[int, int]:
+    """`3x2`: the best 3 trials with 2 seeds each. Errors: `UsageError`."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip())
+    if not found:
+        raise UsageError(f"--confirm {text}: TRIALSxSEEDS is wanted, e.g. --confirm 3x2")
+    return int(found[1]), int(found[2])
+
+
+def confirm(
+    opened: OpenStudy, *, top: int, seeds: int, store: Store, console: Console
+) -> Confirmation:
+    """Train the best `top` trials until each has been trained with `seeds` seeds.
+
+    A trial's own training is its first; the others take the following seeds, start afresh and have
+    the study's steps. What is complete is not trained again, so after an interruption (the result
+    is not complete then) the same call goes on.
+
+    Errors: `DataError` if fewer trials are complete.
+    """
+    chosen = best_trials(opened, top)
+    results = {t.number: _own_scores(opened, t, seeds) for t in chosen}
+    for trial in chosen:
+        first = opened.config_of(trial.number).seed
+        for seed in range(first, first + seeds):
+            if all(s.seed != seed for s in results[trial.number]):
+                score = _train(opened, trial, seed, store, console)
+                if score is None:
+                    return _result(results, top * seeds)
+                results[trial.number].append(score)
+    confirmation = _result(results, top * seeds)
+    _annotate(opened, confirmation, store)
+    return confirmation
+
+
+def best_trials(opened: OpenStudy, count: int) -> Sequence[TrialSummary]:
+    """The `count` complete trials with the highest scores.
+
+    Errors: `DataError` if there are fewer.
+    """
+    done = [t for t in opened.trials() if t.state == "complete" and t.score is not None]
+    if len(done) < count:
+        raise DataError(
+            f"study {opened.definition.name} has {len(done)} complete trials, {count} are asked "
+            "for; ask for fewer, or run more with cyclegan study run --trials"
+        )
+    return sorted(done, key=lambda t: (-(t.score or 0.0), t.number))[:count]
+
+
+def _own_scores(opened: OpenStudy, trial: TrialSummary, seeds: int) -> list[SeedScore]:
+    """Trainings the study itself made of this trial, with the seeds that count."""
+    first = opened.config_of(trial.number).seed
+    attributes = opened.study.get_trials(deepcopy=False)[trial.number].user_attrs
+    own = [
+        SeedScore(seed=item["seed"], score=item["score"], run_id=item["run_id"])
+        for item in attributes.get("seeds", ())
+    ]
+    if not own and trial.score is not None:
+        own = [SeedScore(seed=first, score=trial.score, run_id=trial.run_id)]
+    return [s for s in own if first <= s.seed < first + seeds]
+
+
+def _train(
+    opened: OpenStudy, trial: TrialSummary, seed: int, store: Store, console: Console
+) -> SeedScore | None:
+    """The training with that seed; None if it is interrupted."""
+    name = f"confirm-{trial.number:03d}-seed-{seed}"
+    config = _with_seed(opened, trial.number, seed, f"{opened.definition.name}-{name}")
+    check_same_data(opened, config)
+    job = Job(
+        config=config,
+        folder=opened.results / name,
+        experiment=opened.definition.name,
+        kind="confirm",
+        tags={"study": opened.definition.name, "trial": str(trial.number), "seed": str(seed)},
+        parent=opened.study.user_attrs.get("mlflow_run_id"),
+    )
+    console.say(f"confirm: trial {trial.number} with seed {seed}")
+    finished = run_training(job, store=store, console=console)
+    if finished.result.outcome == "interrupted":
+        return None
+    score = finished.result.score
+    return SeedScore(seed=seed, score=GATED if score is None else score, run_id=finished.run_id)
+
+
+def _with_seed(opened: OpenStudy, trial: int, seed: int, run_name: str) -> Config:
+    changes = {"seed": seed, "run_name": run_name}
+    values = override(opened.config_of(trial).to_dict(), changes)
+    return parse_config(values, source=f"trial {trial} with seed {seed}")
+
+
+def _result(results: dict[int, list[SeedScore]], wanted: int) -> Confirmation:
+    trials = [
+        Confirmed(trial=number, scores=tuple(sorted(scores, key=lambda s: s.seed)))
+        for number, scores in results.items()
+        if scores
+    ]
+    return Confirmation(trials=tuple(sorted(trials, key=lambda t: -t.mean)), wanted=wanted)
+
+
+def _annotate(opened: OpenStudy, confirmation: Confirmation, store: Store) -> None:
+    """The table's content as a paragraph of the study's description, with links."""
+    study = links.study_run(opened, store)
+    if study is None:
+        return
+    store.promoted_view(study.experiment_id)
+    lines = []
+    for t in confirmation.trials:
+        runs = [(s, links.run_of(store, s.run_id)) for s in t.scores]
+        linked = [f"{s.score:.2f} {run.link() if run else ''}".strip() for s, run in runs]
+        lines.append(f"trial {t.trial} mean {t.mean:.2f} ({', '.join(linked)})")
+    study.annotate("Confirmed:", "; ".join(lines) + ". " + confirmation.verdict() + ".")
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,265 @@
+"""Turning one trial of a study into the real training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.config import Config, override, parse_config
+from cyclegan.data import read_json
+from cyclegan.errors import ConfigError, DataError, UsageError
+from cyclegan.files import write_text
+from cyclegan.hparams import HParams
+from search.console import Console
+from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, run_training
+from search.promotion import links
+from search.promotion.registering import Registered, register
+from search.promotion.schedule import (
+    Replay,
+    Schedule,
+    from_plain,
+    schedule_of,
+    to_plain,
+    without,
+)
+from search.study import OpenStudy, TrialSummary
+from search.study.origin import check_data
+
+if TYPE_CHECKING:
+    from tracking import Store
+
+Start = Literal["continue", "scratch"]
+_PLAN_NAME = "promotion.json"
+"""How a promotion began, in its folder: it goes on in the same way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoted:
+    """A promoted training and where it came from."""
+
+    trial: int
+    run_name: str
+    start: Start
+    replayed: int
+    """Changes of hyperparameters in the trial's schedule that it follows."""
+    finished: Finished
+    registered: Registered | None
+    """None while it is interrupted, or if no validation was usable."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the same command has to be given again."""
+        return self.finished.result.outcome == "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A promotion that can begin, or go on."""
+
+    source: TrialSummary
+    config: Config
+    folder: Path
+    start: Start
+    schedule: Schedule
+    first: Path | None
+    """The trial's checkpoint, if it continues from there."""
+
+
+def promote(
+    opened: OpenStudy,
+    *,
+    store: Store,
+    console: Console,
+    trial: int | None = None,
+    steps: int | None = None,
+    start: Start | None = None,
+    hp_optimizer: bool | None = None,
+) -> Promoted:
+    """Train the best trial (or number `trial`) in earnest; what is not given the study's file says.
+
+    Called again it continues an interrupted promotion, or does nothing if it is complete.
+
+    Errors: those of `plan_promotion`.
+    """
+    plan = plan_promotion(
+        opened, store=store, trial=trial, steps=steps, start=start, hp_optimizer=hp_optimizer
+    )
+    _remember(plan)
+    if plan.schedule:
+        last = plan.schedule[-1].step
+        console.say(f"{plan.config.run_name}: follows the trial's changes up to step {last}")
+    callbacks = [Replay(plan.schedule)] if plan.schedule else []
+    job = _job(opened, plan)
+    finished = run_training(job, store=store, console=console, callbacks=callbacks)
+    links.link_promoted(opened, plan.source, finished, store)
+    registered = None
+    if finished.result.outcome != "interrupted":
+        registered = register(opened, plan.source.number, finished, store)
+    return Promoted(
+        trial=plan.source.number,
+        run_name=plan.config.run_name,
+        start=plan.start,
+        replayed=len(plan.schedule),
+        finished=finished,
+        registered=registered,
+    )
+
+
+def plan_promotion(
+    opened: OpenStudy,
+    *,
+    store: Store,
+    trial: int | None = None,
+    steps: int | None = None,
+    start: Start | None = None,
+    hp_optimizer: bool | None = None,
+) -> Plan:
+    """What `promote` would do; all that it refuses is refused here, and nothing is written.
+
+    Errors: `DataError` if no trial is complete or the data changed since; `UsageError` for a trial
+    that does not exist; `ConfigError` for other data, or a promotion that began another way.
+    """
+    source = opened.best() if trial is None else finished_trial(opened, trial)
+    config = promoted_config(opened, source.number, steps=steps, hp_optimizer=hp_optimizer)
+    check_same_data(opened, config)
+    folder = opened.results / config.run_name
+    default = opened.definition.promote.start
+    before = _begun(folder, start, default)
+    begin = before[0] if before else start or default
+    first = None
+    if begin == "continue":
+        first = newest_checkpoint(opened.trial_folder(source.number) / SAVE_FOLDER)
+        if before is None:
+            _check_continuation(opened, source, config, first)
+    if before is not None:
+        schedule = before[1]
+    elif begin == "continue":
+        schedule = ()  # the checkpoint brings the values that the trial ended with
+    else:
+        schedule = _schedule(opened, source, config, store)
+    return Plan(
+        source=source, config=config, folder=folder, start=begin, schedule=schedule, first=first
+    )
+
+
+def finished_trial(opened: OpenStudy, number: int) -> TrialSummary:
+    """Trial `number`. Errors: `UsageError` if there is none, `DataError` if it is not over."""
+    opened.config_of(number)
+    trial = next(t for t in opened.trials() if t.number == number)
+    if trial.state not in ("complete", "pruned", "failed"):
+        name = opened.definition.name
+        raise DataError(
+            f"trial {number} of study {name} is {trial.state}; end it first: cyclegan study run "
+            f"{name}"
+        )
+    return trial
+
+
+def promoted_config(
+    opened: OpenStudy, trial: int, *, steps: int | None, hp_optimizer: bool | None
+) -> Config:
+    """The trial's configuration with what the study's file and the call change.
+
+    Errors: `ConfigError` if that changes the data, by which the trial was chosen.
+    """
+    settings, source = opened.definition.promote, opened.config_of(trial)
+    changes: dict[str, Any] = dict(settings.set)
+    changes["run_name"] = f"{opened.definition.name}-promoted-{trial:03d}"
+    changes["steps"] = steps or settings.steps
+    if hp_optimizer is not None:
+        changes["hp_optimizer.enabled"] = hp_optimizer
+    config = parse_config(override(source.to_dict(), changes), source=f"promotion of trial {trial}")
+    for key in ("data_A", "data_B"):
+        if getattr(config, key) != getattr(source, key):
+            raise ConfigError(
+                f"promote.set.{key} = {getattr(config, key)}: the trial was chosen on "
+                f"{getattr(source, key)}; a promotion trains on the same data, leave the key out"
+            )
+    return config
+
+
+def check_same_data(opened: OpenStudy, config: Config) -> None:
+    """Errors: `DataError` if the data are not what they were when the study was run."""
+    known = opened.study.user_attrs.get("data")
+    if known:
+        check_data(known, config)
+
+
+def _job(opened: OpenStudy, plan: Plan) -> Job:
+    tags = {
+        "study": opened.definition.name,
+        "trial": str(plan.source.number),
+        "seed": str(plan.config.seed),
+        "start": plan.start,
+        "promoted_from": plan.source.run_id,
+    }
+    return Job(
+        config=plan.config,
+        folder=plan.folder,
+        experiment=opened.definition.name,
+        kind="promoted",
+        tags=tags,
+        parent=opened.study.user_attrs.get("mlflow_run_id"),
+        start=plan.first,
+    )
+
+
+def _begun(folder: Path, asked: Start | None, default: Start) -> tuple[Start, Schedule] | None:
+    """How the promotion in `folder` began; None if it has nothing yet to go on from.
+
+    Errors: `ConfigError` if it is asked to begin another way.
+    """
+    path, record = folder / _PLAN_NAME, folder / RECORD_NAME
+    ended = record.is_file() and "result" in read_json(record)
+    if not ended and newest_checkpoint(folder / SAVE_FOLDER) is None:
+        return None
+    if not path.is_file():  # promoted before there were such files
+        return asked or default, ()
+    stored: Mapping[str, Any] = read_json(path)
+    if asked not in (None, stored["start"]):
+        raise ConfigError(
+            f"{folder}: the promotion there began with {_option(stored['start'])}, asked for is "
+            f"{_option(asked)}; leave the option out, or remove that folder"
+        )
+    return stored["start"], from_plain(stored["schedule"])
+
+
+def _remember(plan: Plan) -> None:
+    content = {
+        "trial": plan.source.number,
+        "start": plan.start,
+        "schedule": to_plain(plan.schedule),
+    }
+    write_text(plan.folder / _PLAN_NAME, json.dumps(content, indent=1))
+
+
+def _check_continuation(
+    opened: OpenStudy, source: TrialSummary, config: Config, first: Path | None
+) -> None:
+    if first is None:
+        folder = opened.trial_folder(source.number)
+        raise DataError(f"{folder} holds no checkpoint; promote with --from-scratch")
+    if config.steps <= source.step:
+        raise UsageError(
+            f"--steps {config.steps}: trial {source.number} has {source.step} already; ask for "
+            "more, or promote with --from-scratch"
+        )
+
+
+def _schedule(opened: OpenStudy, source: TrialSummary, config: Config, store: Store) -> Schedule:
+    """What the trial's optimizer changed, but for what this promotion is asked to change."""
+    its = opened.config_of(source.number)
+    if not its.hp_optimizer.enabled:  # nothing changed them
+        return ()
+    folder = opened.trial_folder(source.number)
+    schedule = schedule_of(folder, links.run_of(store, source.run_id))
+    before, now = HParams.from_config(its).flat(), HParams.from_config(config).flat()
+    return without(schedule, {name for name, value in before.items() if now.get(name) != value})
+
+
+def _option(start: str | None) -> str:
+    return "--continue" if start == "continue" else "--from-scratch"

@@ -1,0 +1,79 @@
+"""A promoted training's generator in the model registry, and whether it is the champion."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.launch import GENERATOR_NAME, SAVE_FOLDER, Finished
+from search.study import OpenStudy
+
+if TYPE_CHECKING:
+    from tracking import Challenge, ModelVersion, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A registered generator."""
+
+    version: ModelVersion
+    new: bool
+    """Registered now rather than before."""
+    challenge: Challenge
+
+    @property
+    def text(self) -> str:
+        """What came of it, in a line."""
+        score = f"score {self.version.score:.2f}"
+        holder = self.challenge.before
+        if holder is not None and holder.version == self.version.version:
+            return f"{self.version.label}, {score}, is champion already"
+        if self.challenge.won:
+            beaten = "" if holder is None else f", before {_scored(holder)}"
+            return f"{self.version.label}, {score}, is champion now{beaten}"
+        assert holder is not None
+        return f"{self.version.label}, {score}; champion stays {_scored(holder)}"
+
+
+def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) -> Registered | None:
+    """Register the kept generator once, and make it champion if its score is the best.
+
+    None if no validation was usable: such a generator is nobody's champion.
+    """
+    if finished.best_score is None:
+        return None
+    run = store.run(finished.run_id)
+    name = opened.definition.name
+    tags = {
+        "study": name,
+        "trial": trial,
+        "steps": finished.result.step,
+        "best_step": finished.best_step,
+    }
+    generator = finished.folder / SAVE_FOLDER / GENERATOR_NAME
+    # Processes that promote at the same time compare with each other's outcome.
+    with _one_after_another(opened.folder / ".registering"):
+        version, new = store.registry.register(
+            name, run, generator, score=finished.best_score, tags=tags
+        )
+        challenge = store.registry.challenge(version)
+    run.set_tags({"model_version": version.label})
+    return Registered(version=version, new=new, challenge=challenge)
+
+
+@contextlib.contextmanager
+def _one_after_another(path: Path) -> Iterator[None]:
+    """Wait for other processes; a killed one leaves nothing behind."""
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _scored(version: ModelVersion) -> str:
+    return f"{version.label}, " + (
+        "chosen by hand" if version.score is None else f"score {version.score:.2f}"
+    )

@@ -1,0 +1,180 @@
+"""Were the trials long enough? How screening scores rank what full trainings reached.
+
+The rank correlation of Spearman, with the chance that unrelated rankings correlate as much: exact
+over all permutations for few trials, over 9,999 drawn ones for many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.errors import DataError
+from search.study import OpenStudy
+
+if TYPE_CHECKING:
+    from tracking import RunInfo, Store
+
+AT_LEAST = 3
+"""Promoted trials below which no correlation is computed."""
+FEW = 6
+"""Below so many even a perfect agreement is weak evidence."""
+_PERMUTATIONS = 9_999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A promoted trial: how it was judged, and what it became."""
+
+    trial: int
+    judged: float | None
+    """Score at the first report from `prune_after` on; None without one."""
+    last: float
+    """Score at the study's end."""
+    full: float
+    """Best score of the promoted training."""
+    steps: int
+    """Of the promoted training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Spearman's rank correlation, and the one-sided chance of one so high."""
+
+    rho: float
+    p: float
+    n: int
+
+    @property
+    def text(self) -> str:
+        """`rho = 0.80 (n = 4, p = 0.17)`."""
+        return f"rho = {self.rho:.2f} (n = {self.n}, p = {self.p:.2g})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screening:
+    """What the promoted trials tell of a study's number of steps."""
+
+    study: str
+    pairs: tuple[Pair, ...]
+    judged_at: int
+    """Steps after which the study judges first."""
+    last_at: int
+    """Steps of a trial."""
+    judged: Correlation | None
+    last: Correlation | None
+    """None with fewer than three trials, or equal scores."""
+
+    def data(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "n": len(self.pairs),
+            "pairs": [vars(pair) for pair in self.pairs],
+            "judged_at": self.judged_at,
+            "last_at": self.last_at,
+            "judged": vars(self.judged) if self.judged else None,
+            "last": vars(self.last) if self.last else None,
+        }
+
+    def text(self) -> str:
+        """In two or three lines."""
+        n = len(self.pairs)
+        if n < AT_LEAST:
+            return (
+                f"screening: {n} of the {AT_LEAST} promoted trials that a rank correlation with "
+                f"full trainings needs; more: cyclegan promote {self.study} --top {AT_LEAST}"
+            )
+        lines = ["screening: rank correlation of a trial's score with its full training's best"]
+        for where, found in ((self.judged_at, self.judged), (self.last_at, self.last)):
+            shown = found.text if found else "not defined"
+            lines.append(f"  at step {where}: {shown}")
+        notes = ["only promoted trials count, and these were good: among all it is easier to rank"]
+        if n < FEW:
+            notes.insert(0, f"{n} trials are few: even a perfect ranking is weak evidence")
+        if len({pair.steps for pair in self.pairs}) > 1:
+            notes.append("the full trainings have different numbers of steps")
+        return "\n".join([*lines, *(f"  {note}" for note in notes)])
+
+
+def summary(opened: OpenStudy, store: Store) -> Screening:
+    """The promoted trainings of a study against its trials."""
+    definition = opened.definition
+    pairs = tuple(_pairs(opened, _promoted(opened, store)))
+    judged = [(pair.judged, pair.full) for pair in pairs if pair.judged is not None]
+    return Screening(
+        study=definition.name,
+        pairs=pairs,
+        judged_at=definition.pruner.prune_after,
+        last_at=definition.steps,
+        judged=correlate([a for a, _ in judged], [b for _, b in judged]),
+        last=correlate([pair.last for pair in pairs], [pair.full for pair in pairs]),
+    )
+
+
+def correlate(screening: Sequence[float], full: Sequence[float]) -> Correlation | None:
+    """Spearman's rho and its one-sided p; None for fewer than three pairs or constant scores."""
+    if len(screening) < AT_LEAST or len(set(screening)) < 2 or len(set(full)) < 2:
+        return None
+    from scipy.stats import permutation_test, rankdata
+
+    ours, theirs = (rankdata(values) - (len(values) + 1) / 2 for values in (screening, full))
+    norm = float(np.sqrt((ours**2).sum() * (theirs**2).sum()))
+
+    def rho(ranks: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        products: NDArray[np.float64] = (ranks * theirs).sum(axis=axis)
+        return products / norm
+
+    test = permutation_test(
+        (ours,),
+        rho,
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=_PERMUTATIONS,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return Correlation(rho=float(test.statistic), p=float(test.pvalue), n=len(screening))
+
+
+def _promoted(opened: OpenStudy, store: Store) -> dict[int, RunInfo]:
+    """The newest complete promoted run of every trial."""
+    name = opened.definition.name
+    try:
+        found = store.search(name, f"tags.kind = 'promoted' and tags.study = '{name}'")
+    except DataError:  # no such experiment in this store
+        return {}
+    complete = [r for r in found if r.tags.get("outcome") == "completed" and _best(r) is not None]
+    return {int(run.tags["trial"]): run for run in reversed(complete)}
+
+
+def _pairs(opened: OpenStudy, runs: dict[int, RunInfo]) -> list[Pair]:
+    trials = opened.study.get_trials(deepcopy=False)
+    pairs = []
+    for summary_ in opened.trials():
+        run = runs.get(summary_.number)
+        if run is None or summary_.score is None:
+            continue
+        reports = trials[summary_.number].intermediate_values
+        later = [step for step in reports if step >= opened.definition.pruner.prune_after]
+        best = _best(run)
+        assert best is not None
+        pairs.append(
+            Pair(
+                trial=summary_.number,
+                judged=reports[min(later)] if later else None,
+                last=summary_.score,
+                full=best,
+                steps=round(run.metrics.get("step", 0)),
+            )
+        )
+    return pairs
+
+
+def _best(run: RunInfo) -> float | None:
+    value = float(run.tags.get("best_score", "nan"))
+    return None if math.isnan(value) else value

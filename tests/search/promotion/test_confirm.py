@@ -1,0 +1,139 @@
+"""The top trials again with other seeds: the winner by its mean, and how sure that is."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from cyclegan import Callback, Trainer, load_config
+from cyclegan.errors import DataError, UsageError
+from search import launch
+from search.console import Console
+from search.promotion import Confirmation, confirm
+from search.promotion.confirm import Confirmed, SeedScore, parse_confirm
+from search.study import OpenStudy
+from tracking import Store
+
+QUIET = Console(quiet=True)
+
+
+def made(scores: Mapping[int, list[float]]) -> Confirmation:
+    trials = [
+        Confirmed(
+            trial=number,
+            scores=tuple(SeedScore(seed=i, score=s, run_id="") for i, s in enumerate(values)),
+        )
+        for number, values in scores.items()
+    ]
+    wanted = sum(len(values) for values in scores.values())
+    return Confirmation(trials=tuple(trials), wanted=wanted)
+
+
+@pytest.mark.parametrize(
+    ("scores", "lead", "error", "words"),
+    [
+        # s = 1 each: sqrt(1/2 + 1/2) = 1
+        ({3: [5.0, 5 + math.sqrt(2)], 1: [2.0, 2 + math.sqrt(2)]}, 3.0, 1.0, "more than"),
+        ({3: [2.5, 2.5 + math.sqrt(2)], 1: [2.0, 2 + math.sqrt(2)]}, 0.5, 1.0, "less than"),
+        ({3: [2.0], 1: [1.0]}, 1.0, math.nan, "says nothing of the noise"),
+        ({3: [2.0, 4.0]}, math.nan, math.nan, "trial 3: mean 3.00"),
+    ],
+)
+def test_the_lead_is_compared_with_its_standard_error(
+    scores: dict[int, list[float]], lead: float, error: float, words: str
+) -> None:
+    confirmation = made(scores)
+    assert confirmation.lead == pytest.approx(lead, nan_ok=True)
+    assert confirmation.lead_error == pytest.approx(error, nan_ok=True)
+    assert words in confirmation.verdict()
+    assert confirmation.text().splitlines()[-1] == confirmation.verdict()
+
+
+@pytest.mark.parametrize("text", ["3", "0x3", "3x0", "3x", "ax2", "3x3x3", "-1x2"])
+def test_a_wrong_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--confirm .*TRIALSxSEEDS is wanted"):
+        parse_confirm(text)
+    assert parse_confirm(" 4x12") == (4, 12)
+
+
+class Trains(Callback):
+    """Stands for `run_training`'s own callbacks: counts steps, and can press Ctrl-C."""
+
+    def __init__(self, interrupt_at: int | None) -> None:
+        self.steps, self.interrupt_at = 0, interrupt_at
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        self.steps += 1
+        if self.steps == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
+    written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = written([1.0, 90.0, 80.0])
+    counted: list[Trains] = []
+
+    def run(interrupt_at: int | None) -> tuple[Confirmation, int]:
+        original = launch.run_training
+        watch = Trains(interrupt_at)
+        counted.append(watch)
+        monkeypatch.setattr(
+            importlib.import_module("search.promotion.confirm"),
+            "run_training",
+            lambda job, **given: original(job, **given, callbacks=[watch]),
+        )
+        return confirm(opened, top=2, seeds=2, store=store, console=QUIET), watch.steps
+
+    # Trial 1's second seed is whole, trial 2's is interrupted at its second step.
+    first, steps = run(interrupt_at=10)
+    assert (first.complete, steps) == (False, 10)
+    assert [(t.trial, len(t.scores)) for t in first.trials] == [(2, 1), (1, 2)]
+    second, steps = run(interrupt_at=None)
+    assert (second.complete, steps) == (True, 6)  # only what was missing
+    third, steps = run(interrupt_at=None)
+    assert (third, steps) == (second, 0)
+
+    assert [t.trial for t in second.trials] == [1, 2]
+    own, other = second.trials[0].scores
+    assert (own.seed, own.score, own.run_id) == (0, 90.0, opened.trials()[1].run_id)
+    run_info = store.find_run(other.run_id)
+    assert run_info.tags["kind"] == "confirm"
+    assert (run_info.tags["trial"], run_info.tags["seed"]) == ("1", "1")
+    assert run_info.tags["mlflow.parentRunId"] == opened.study.user_attrs["mlflow_run_id"]
+    assert run_info.metrics["score"] == pytest.approx(other.score)
+    config = load_config(opened.results / "confirm-001-seed-1" / "config.yaml")
+    assert (config.seed, config.steps, config.lambdas.I_A[0]) == (1, 8, 4.0)
+    note = store.find_run(opened.study.user_attrs["mlflow_run_id"]).tags["mlflow.note.content"]
+    assert note.startswith("Confirmed: trial 1 mean ")
+    assert f"#/experiments/{run_info.experiment_id}/runs/{other.run_id}" in note
+
+
+def test_seeds_that_the_study_trained_itself_count(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    def run_of(seed: int, score: float) -> dict[str, Any]:
+        return {"seed": seed, "run_id": f"r{seed}", "score": score, "iteration": 8}
+
+    both = ((2.0, 4.0, 9.0), (2.0, 2.0, 9.0))  # of the third seed nobody asks
+    attributes = [{"seeds": [run_of(i, s) for i, s in enumerate(scores)]} for scores in both]
+    opened = written([5.0, 4.0], attributes=attributes)
+    done = confirm(opened, top=2, seeds=2, store=store, console=QUIET)
+    assert [(t.trial, t.mean, t.spread) for t in done.trials] == [
+        (0, 3.0, pytest.approx(math.sqrt(2))),
+        (1, 2.0, 0.0),
+    ]
+
+
+def test_more_trials_than_are_complete_are_refused(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    with pytest.raises(DataError, match="has 2 complete trials, 3 are asked for"):
+        confirm(written([1.0, 2.0]), top=3, seeds=2, store=store, console=QUIET)

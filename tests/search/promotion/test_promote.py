@@ -1,0 +1,310 @@
+"""`cyclegan promote` and what comes of it: training, links, champion, enhancement."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cyclegan import load_config, parse_config
+from cyclegan.errors import ConfigError, DataError, UsageError
+from cyclegan.generator import save_generators
+from cyclegan.model import CycleGAN
+from cyclegan.trainer import TrainResult
+from search import cli
+from search.commandline import run
+from search.console import Console
+from search.launch import Finished, Job, run_training
+from search.promotion import promote
+from search.promotion.promote import promoted_config
+from search.promotion.registering import Registered, register
+from search.study import OpenStudy
+from tracking import Challenge, ModelVersion, Store, views
+from tracking.ui import running_server
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line in this process: (exit code, JSON or None, standard error)."""
+
+    def run_it(*arguments: str) -> tuple[int, Any, str]:
+        monkeypatch.setattr(sys, "argv", ["cyclegan", *arguments, "--json", "--quiet"])
+        code = run(cli.app)
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out) if captured.out else None, captured.err
+
+    return run_it
+
+
+def volume(project: Path) -> str:
+    with h5py.File(project / "a.h5", "w") as handle:
+        handle["data"] = np.random.default_rng(0).normal(size=(16, 20, 24)).astype(np.float32)
+    return "a.h5"
+
+
+def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
+    written: Callable[..., OpenStudy], store: Store, call: Any, project: Path
+) -> None:
+    opened = written([1.0, 3.0, 2.0])
+    code, data, err = call("promote", "s", "--top", "2")
+    assert (code, err) == (0, "")
+    assert [p["trial"] for p in data["promoted"]] == [1, 2]
+    scores = {p["model"]["version"]: p["best_score"] for p in data["promoted"]}
+    assert list(scores) == ["s@1", "s@2"]
+    best = max(scores, key=lambda label: scores[label])
+    assert data["promoted"][1]["model"]["champion"] == (best == "s@2")
+    assert data["screening"]["n"] == 2
+
+    # Links from everywhere to everywhere.
+    first = data["promoted"][0]
+    trial, promoted = store.find_run(opened.trials()[1].run_id), store.find_run(first["run_id"])
+    study = store.find_run(opened.study.user_attrs["mlflow_run_id"])
+    assert promoted.tags["promoted_from"] == trial.id
+    assert trial.tags["promoted_to"] == promoted.id
+    assert promoted.tags["mlflow.parentRunId"] == study.id
+    assert (promoted.tags["kind"], promoted.tags["start"]) == ("promoted", "scratch")
+    assert float(promoted.tags["best_score"]) == first["best_score"]
+    for source, targets in (
+        (trial, [promoted.id]),
+        (promoted, [trial.id, study.id]),
+        (study, [p["run_id"] for p in data["promoted"]]),
+    ):
+        note = source.tags["mlflow.note.content"]
+        for target in targets:
+            assert f"(#/experiments/{source.experiment_id}/runs/{target}?" in note
+    shown = {r.id for r in store.search("s", views.PROMOTED_FILTER)}
+    assert shown == {p["run_id"] for p in data["promoted"]}
+
+    # The same command again trains nothing and registers nothing.
+    code, again, err = call("promote", "s", "--top", "2")
+    assert [p["reused"] for p in again["promoted"]] == [True, True]
+    assert [v.label for v in store.registry.versions("s")] == ["s@2", "s@1"]
+    holder = store.registry.holder("s")
+    assert holder is not None
+    assert holder.label == best
+
+    # Enhancing with it says which version it was, in the file and in MLflow.
+    code, done, err = call(
+        "enhance", volume(project), "--model", "champion", "--output", "e.h5", "--no-trust"
+    )
+    assert (code, err) == (0, "")
+    assert done["model_version"] == best
+    with h5py.File("e.h5") as handle:
+        attributes = dict(handle["data"].attrs)
+    assert (attributes["model_version"], attributes["model"]) == (best, holder.run_id)
+    tags = store.find_run(done["run_id"]).tags
+    assert (tags["model_version"], tags["model_run"]) == (best, holder.run_id)
+    assert best in Path("e.html").read_text()
+    code, done, _ = call(
+        "enhance",
+        "a.h5",
+        "--model",
+        "s@2",
+        "--output",
+        "f.h5",
+        "--no-trust",
+        "--other-model",
+        "s@1",
+    )
+    assert code == 2  # --no-trust leaves out what the other model is for
+    code, _, err = call("enhance", "a.h5", "--model", "s@7", "--output", "f.h5")
+    assert (code, "there are s@champion, s@2, s@1" in err) == (1, True)
+
+
+def test_more_steps_go_on_and_make_a_version_of_their_own_only_if_better(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    opened = written([1.0])
+    first = promote(opened, store=store, console=QUIET)
+    assert first.registered is not None
+    more = promote(opened, store=store, console=QUIET, steps=24)
+    assert more.finished.run_id == first.finished.run_id
+    assert more.finished.result.step == 24
+    assert more.registered is not None
+    improved = (more.finished.best_score or 0) > (first.finished.best_score or 0)
+    assert more.registered.new == improved
+    assert len(store.registry.versions("s")) == 1 + improved
+    with pytest.raises(ConfigError, match=r"began with --from-scratch.*asked for is --continue"):
+        promote(opened, store=store, console=QUIET, start="continue")
+
+
+def trained(opened: OpenStudy, store: Store) -> None:
+    """Trial 0 with a real checkpoint."""
+    job = Job(
+        config=opened.config_of(0),
+        folder=opened.trial_folder(0),
+        experiment="s",
+        kind="trial",
+        tags={},
+    )
+    run_training(job, store=store, console=QUIET)
+
+
+def test_a_promotion_that_continues_begins_where_the_trial_ended(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    opened = written([1.0])
+    with pytest.raises(DataError, match=r"holds no checkpoint; promote with --from-scratch"):
+        promote(opened, store=store, console=QUIET, start="continue")
+    trained(opened, store)
+    with pytest.raises(UsageError, match=r"--steps 8: trial 0 has 8 already"):
+        promote(opened, store=store, console=QUIET, start="continue", steps=8)
+    done = promote(opened, store=store, console=QUIET, start="continue")
+    assert done.finished.result.step == 12
+    assert store.find_run(done.finished.run_id).tags["start"] == "continue"
+    # How it began is remembered, so that nothing need be said again, and no checkpoint kept.
+    shutil.rmtree(opened.trial_folder(0))
+    assert promote(opened, store=store, console=QUIET).start == "continue"
+
+
+def test_the_data_stay_those_of_the_trial(
+    written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = written([1.0], promote={"steps": 12, "set": {"data_A": "other.json"}})
+    with pytest.raises(ConfigError, match=r"promote.set.data_A = other.json.*leave the key out"):
+        promote(opened, store=store, console=QUIET)
+    assert not (opened.results / "s-promoted-000").exists()
+
+
+def test_the_study_s_file_and_the_call_change_what_they_name(
+    written: Callable[..., OpenStudy],
+) -> None:
+    opened = written([1.0], promote={"steps": 12, "set": {"lr_d": 1e-5}})
+    config = promoted_config(opened, 0, steps=99, hp_optimizer=True)
+    assert (config.lr_d, config.steps, config.hp_optimizer.enabled) == (1e-5, 99, True)
+    assert config.lambdas == opened.config_of(0).lambdas
+    assert (config.seed, config.data_A) == (opened.config_of(0).seed, opened.config_of(0).data_A)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--trial", "7"], 2, "--trial 7: study s has trials 0 to 1"),
+        (["--trial", "1", "--top", "2"], 2, "--trial and --top choose trials both"),
+        (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm choose trials both"),
+        (["--confirm", "nine"], 2, "--confirm nine: TRIALSxSEEDS is wanted"),
+        (["--confirm", "9x2"], 1, "has 2 complete trials, 9 are asked for"),
+        (["--top", "3"], 1, "has 2 complete trials, 3 are asked for"),
+        # Before anything is trained, not after the confirmation.
+        (["--confirm", "2x2", "--continue"], 1, "holds no checkpoint; promote with --from-scratch"),
+    ],
+)
+def test_mistakes_are_one_line(
+    written: Callable[..., OpenStudy], call: Any, arguments: list[str], code: int, words: str
+) -> None:
+    written([1.0, 2.0])
+    got, data, err = call("promote", "s", *arguments)
+    assert (got, data, err.count("\n")) == (code, None, 1)
+    assert words in err
+    assert not Path("results").exists()
+
+
+def test_a_trial_that_is_not_over_is_not_promoted(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    opened = written([1.0])
+    trial = opened.study.ask()
+    trial.set_user_attr("config", json.dumps(opened.config_of(0).to_dict()))
+    with pytest.raises(DataError, match="trial 1 of study s is interrupted; end it first"):
+        promote(opened, store=store, console=QUIET, trial=1)
+
+
+def test_the_winner_of_a_confirmation_is_promoted(
+    written: Callable[..., OpenStudy], call: Any
+) -> None:
+    opened = written([500.0, 400.0])
+    code, data, err = call("promote", "s", "--confirm", "2x2")
+    assert (code, err) == (0, "")
+    confirmation = data["confirmation"]
+    assert confirmation["complete"]
+    means = {t["trial"]: t["mean"] for t in confirmation["trials"]}
+    assert data["trial"] == max(means, key=lambda t: means[t]) == 0
+    assert confirmation["lead"] == pytest.approx(means[0] - means[1])
+    config = load_config(opened.results / "s-promoted-000" / "config.yaml")
+    assert (config.seed, config.steps) == (0, 12)
+
+
+def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
+    written: Callable[..., OpenStudy], store: Store, project: Path
+) -> None:
+    opened = written([1.0])
+
+    def finished(number: int, score: float) -> Finished:
+        folder = project / f"p{number}"
+        (folder / "save").mkdir(parents=True)
+        (folder / "save" / "generator.pt").write_bytes(bytes([number]))
+        made = store.create_run("s", f"p{number}", kind="promoted", params={}, tags={})
+        result = TrainResult(outcome="completed", reason="", step=9, iteration=9, score=score)
+        return Finished(result=result, run_id=made.id, folder=folder, best_score=score)
+
+    trainings = [finished(1, 1.0), finished(2, 3.0), finished(3, 2.0)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda f: register(opened, 0, f, Store.open()), [*trainings, *trainings]))
+    assert len(store.registry.versions("s")) == 3
+    holder = store.registry.holder("s")
+    assert holder is not None
+    assert holder.score == 3.0
+
+
+def test_without_a_usable_validation_nothing_is_registered(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    opened = written([1.0], promote={"steps": 12, "set": {"lr_g": 1e-6}})  # stays flat
+    promoted = promote(opened, store=store, console=QUIET)
+    assert (promoted.finished.best_score, promoted.registered) == (None, None)
+    assert store.registry.versions("s") == []
+
+
+@pytest.mark.slow
+def test_enhancing_with_the_champion_of_a_server(
+    store: Store, call: Any, project: Path, tiny: dict[str, Any]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    model = CycleGAN(parse_config(tiny), torch.device("cpu"))
+    save_generators(model, project / "generator.pt", step=7, score=0.5)
+    with running_server(store, port) as server:
+        remote = Store.open(server.address)
+        training = remote.create_run("elsewhere", "p", kind="promoted", params={}, tags={})
+        version, _ = remote.registry.register(
+            "demo", training, project / "generator.pt", score=0.5, tags={}
+        )
+        assert remote.registry.challenge(version).won
+        uri = ("--tracking-uri", server.address)
+        code, done, err = call(
+            "enhance", volume(project), "--model", "champion", "--output", "e.h5", *uri
+        )
+        assert code == 0, err  # an untrained generator is warned of
+        assert (done["model_version"], done["model_run"]) == ("demo@1", training.id)
+        assert remote.find_run(done["run_id"]).tags["model_version"] == "demo@1"
+
+
+def test_what_is_told_of_a_registration() -> None:
+    def version(number: int, score: float | None) -> ModelVersion:
+        tags = {} if score is None else {"score": str(score)}
+        return ModelVersion(model="m", version=number, run_id="r", source="", tags=tags)
+
+    def text(won: bool, before: ModelVersion | None) -> str:
+        challenge = Challenge(won=won, before=before)
+        return Registered(version=version(2, 1.5), new=True, challenge=challenge).text
+
+    assert text(True, None) == "m@2, score 1.50, is champion now"
+    assert (
+        text(True, version(1, 1.25)) == "m@2, score 1.50, is champion now, before m@1, score 1.25"
+    )
+    assert text(False, version(1, 2.0)) == "m@2, score 1.50; champion stays m@1, score 2.00"
+    assert text(False, version(1, None)) == "m@2, score 1.50; champion stays m@1, chosen by hand"
+    assert text(True, version(2, 1.5)) == "m@2, score 1.50, is champion already"

@@ -1,0 +1,197 @@
+"""The schedule of a trial's hyperparameters: what survived its rollbacks, and setting it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from cyclegan import Callback, Config, Trainer, load_config
+from cyclegan import state as states
+from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.errors import DataError
+from cyclegan.trainer import HParamChange
+from search import rollback
+from search.console import Console
+from search.faults import Fault
+from search.promotion import promote
+from search.promotion.schedule import Change, Replay, schedule_of, surviving_path, without
+from search.study import open_study, run_study
+from search.study.definition import load_definition
+from tracking import Store
+
+QUIET = Console(quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ([], []),
+        # Set on the way, no rollback.
+        ([(4, {"lr_g": 1}), (8, {"lr_g": 2})], [(4, {"lr_g": 1}), (8, {"lr_g": 2})]),
+        # From 12 back to 6: what was set at 8 and 10 is discarded, what was set at 4 stays.
+        (
+            [(4, {"lr_g": 1}), (8, {"lr_g": 2}), (10, {"lr_d": 3}), (6, {"lr_g": 4, "lr_d": 5})],
+            [(4, {"lr_g": 1}), (6, {"lr_g": 4, "lr_d": 5})],
+        ),
+        # Twice back to the same step: the second attempt's values, and others of that step.
+        ([(4, {"lr_g": 1, "lr_d": 9}), (4, {"lr_g": 2})], [(4, {"lr_g": 2, "lr_d": 9})]),
+        # Further back than the first time.
+        ([(8, {"lr_g": 1}), (4, {"lr_g": 2}), (0, {"lr_g": 3})], [(0, {"lr_g": 3})]),
+        # Back, on, and back again to where nothing was.
+        (
+            [(4, {"lr_g": 1}), (6, {"lr_g": 2}), (5, {"lr_g": 3})],
+            [(4, {"lr_g": 1}), (5, {"lr_g": 3})],
+        ),
+    ],
+)
+def test_the_path_that_survives(
+    log: list[tuple[int, dict[str, float]]], expected: list[tuple[int, dict[str, float]]]
+) -> None:
+    entries = [
+        HParamChange(iteration=i, step=step, reason="r", changes=changes)
+        for i, (step, changes) in enumerate(log)
+    ]
+    assert [(c.step, c.values) for c in surviving_path(entries)] == expected
+
+
+def test_values_that_were_asked_to_differ_leave_the_schedule() -> None:
+    path = (
+        Change(step=4, reason="r", values={"lr_g": 1.0}),
+        Change(step=6, reason="r", values={"lr_g": 2.0, "lr_d": 3.0}),
+    )
+    assert without(path, {"lr_g"}) == (Change(step=6, reason="r", values={"lr_d": 3.0}),)
+
+
+class Falls(Callback):
+    """At iteration `at` back to the snapshot that was taken at step `to`, once."""
+
+    def __init__(self, at: int, to: int) -> None:
+        self.at, self.to, self.taken = at, to, None
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        self.on_step_end(trainer, {})
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        if trainer.step == self.to and self.taken is None:
+            self.taken = trainer.snapshot()
+        if trainer.iteration == self.at:
+            trainer.request_rollback(self.taken, reason="fault", changes={"lr_d": 7e-5})
+
+
+class Sees(Callback):
+    """The generators' rate of every step that was made."""
+
+    def __init__(self) -> None:
+        self.rates: dict[int, float] = {}
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        self.rates[trainer.step] = trainer.model.optimizer_G.param_groups[0]["lr"]
+
+
+SCHEDULE = (
+    Change(step=0, reason="a", values={"lr_g": 1e-4}),
+    Change(step=3, reason="b", values={"lr_g": 2e-4, "lambdas.C_A": 0.25}),
+    Change(step=9, reason="c", values={"lr_g": 3e-4}),
+)
+
+
+def test_a_replay_sets_values_behind_the_step_they_were_set_at(config: Config) -> None:
+    replay, sees = Replay(SCHEDULE), Sees()
+    trainer = Trainer(config, [sees, replay])
+    trainer.fit()
+    assert [sees.rates[step] for step in (1, 3, 4, 9, 10)] == [1e-4, 1e-4, 2e-4, 2e-4, 3e-4]
+    assert [(c.step, dict(c.changes)) for c in trainer.hparam_log] == [
+        (c.step, c.values) for c in SCHEDULE
+    ]
+    assert trainer.hparam_log[0].reason == "as in the trial: a"
+
+
+@pytest.mark.parametrize("stop_at", [0, 2, 3, 4])
+def test_an_interrupted_replay_goes_on_and_repeats_nothing(
+    config: Config, tmp_path: Path, stop_at: int
+) -> None:
+    class Stops(Callback):
+        def on_train_start(self, trainer: Trainer) -> None:
+            self.on_step_end(trainer, {})
+
+        def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+            if trainer.step == stop_at:
+                trainer.request_stop("test", outcome="interrupted")
+
+    first = Trainer(config, [Replay(SCHEDULE), Stops()], folder=tmp_path)
+    assert first.fit().step == stop_at
+    second = Trainer(config, [Replay(SCHEDULE)], folder=tmp_path)
+    second.fit(newest_checkpoint(tmp_path))
+    assert [c.step for c in second.hparam_log] == [0, 3, 9]
+
+
+def test_the_first_rollback_of_its_own_ends_a_replay(config: Config) -> None:
+    trainer = Trainer(config, [Replay(SCHEDULE), Falls(at=5, to=2)])
+    trainer.fit()
+    assert [c.step for c in trainer.hparam_log] == [0, 3, 2]
+    assert trainer.hparams.lr_g == 1e-4  # of step 2, for good
+    assert trainer.hparams.lr_d == 7e-5
+
+
+def faults(*steps: int) -> Callable[..., Fault | None]:
+    """Detectors that see a fault at the first visits of these iterations."""
+
+    def judge(history: Any, images: Any, *, window: int) -> Fault | None:
+        (last,) = [row.iteration for row in history.rows()][-1:]
+        if last in steps:
+            return Fault(kind="exploding", reason=f"at {last}", severity=2.0, networks=("C_A",))
+        return None
+
+    return judge
+
+
+OPTIMIZER = {
+    "enabled": True,
+    "snapshot_every": 2,
+    "check_every": 2,
+    "warmup": 0,
+    "fall_back": 4,
+    "keep": 4,
+}
+
+
+def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
+    store: Store, definition_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real study with a real optimizer, which sees faults that are not there."""
+    monkeypatch.setattr(rollback, "judge", faults(4, 12))
+    late = {"name": "none", "prune_after": 100}  # it is flat so early
+    path = definition_file({"hp_optimizer": OPTIMIZER}, trials=1, pruner=late)
+    opened = run_study(load_definition(path), store=store, console=QUIET).opened
+    (trial,) = opened.trials()
+    schedule = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
+    assert [c.step for c in schedule] == [0, 4]  # at 4 back to 0, at 12 (step 8) back to 4
+    monkeypatch.setattr(rollback, "judge", faults())
+    promoted = promote(open_study("s"), store=store, console=QUIET, trial=0, start="scratch")
+    assert promoted.replayed == 2
+    checkpoint = newest_checkpoint(promoted.finished.folder / "save")
+    assert checkpoint is not None
+    log = states.load(checkpoint, formats=(states.CHECKPOINT_FORMAT,))["hparam_log"]
+    assert [(c["step"], c["changes"]) for c in log] == [(c.step, c.values) for c in schedule]
+    run = store.find_run(promoted.finished.run_id)
+    assert run.metrics["hparam/lr_g"] == pytest.approx(schedule[-1].values["lr_g"])
+    # The chart begins with what was set before the first step, not with the configuration's.
+    history = store._client.get_metric_history(run.id, "hparam/lr_g")
+    assert history[0].value == pytest.approx(schedule[0].values["lr_g"])
+    assert load_config(promoted.finished.folder / "config.yaml").hp_optimizer.enabled
+
+    # The checkpoint may have been removed to save space: MLflow knows the same.
+    for file in (opened.trial_folder(0) / "save").glob("checkpoint*"):
+        file.unlink()
+    again = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
+    assert [(c.step, c.values) for c in again] == [(c.step, c.values) for c in schedule]
+    with pytest.raises(DataError, match=r"schedule of its lambdas is lost.*--trial"):
+        schedule_of(opened.trial_folder(0), None)
+    record = opened.trial_folder(0) / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"rollbacks": 0}))
+    assert schedule_of(opened.trial_folder(0), None) == ()

@@ -1,0 +1,232 @@
+"""The model registry: trained generators under a study's name, with versions and a champion.
+
+A version points at a file of its own among its run's artifacts, `registered/<digest>/generator.pt`:
+a training that goes on replaces `checkpoints/generator.pt`, but never what a version holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclegan.errors import CycleGANError, DataError, UsageError, nearest
+from tracking.errors import translated
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+    from tracking.run import Run
+
+CHAMPION = "champion"
+"""The alias of a model's best version."""
+_FOLDER, _DIGEST, _SCORE, _PATH = "registered", "sha256", "score", "artifact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One registered generator."""
+
+    model: str
+    """Name of the registered model, which is its study's."""
+    version: int
+    run_id: str
+    source: str
+    """URI of the folder that holds the generator."""
+    tags: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """`demo@3`, as the command line takes it."""
+        return f"{self.model}@{self.version}"
+
+    @property
+    def score(self) -> float | None:
+        """Of the validation its generator was kept at; None if it was registered without one."""
+        try:
+            return float(self.tags[_SCORE])
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Challenge:
+    """A version that was compared with the champion."""
+
+    won: bool
+    """It holds the alias now."""
+    before: ModelVersion | None
+    """Who held it before."""
+
+
+class Registry:
+    """The registry of a store. Every method raises `CycleGANError` in one line if it fails."""
+
+    def __init__(self, client: MlflowClient, where: str) -> None:
+        self._client, self._where = client, where
+
+    def register(
+        self, model: str, run: Run, generator: Path, *, score: float, tags: Mapping[str, object]
+    ) -> tuple[ModelVersion, bool]:
+        """A version of `model` with the file `generator` of `run`, and whether it is new.
+
+        The same file of the same run is registered once. Two processes that do it at the same
+        moment may make two equal versions; a caller that minds holds a lock.
+        """
+        digest = hashlib.sha256(generator.read_bytes()).hexdigest()
+        for version in self.versions(model):
+            if (version.run_id, version.tags.get(_DIGEST)) == (run.id, digest):
+                return version, False
+        folder = f"{_FOLDER}/{digest[:12]}"
+        run.log_file(generator, folder)
+        own = {_SCORE: repr(float(score)), _DIGEST: digest, _PATH: f"{folder}/{generator.name}"}
+        with translated(f"{self._where}: model '{model}' can't be registered"):
+            self._make_model(model)
+            root = str(self._client.get_run(run.id).info.artifact_uri)
+            made = self._client.create_model_version(
+                model,
+                source=f"{root}/{folder}",
+                run_id=run.id,
+                tags=own | {key: str(value) for key, value in tags.items()},
+            )
+        return _version(made), True
+
+    def _make_model(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(
+                model, description=f"Generators that trials of the study `{model}` became."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def challenge(self, version: ModelVersion) -> Challenge:
+        """Make `version` champion if nobody is, or if its score is above the champion's.
+
+        A champion without a score was chosen by a person, and stays.
+        """
+        before = self.holder(version.model)
+        if before is not None and before.version == version.version:
+            return Challenge(won=True, before=before)
+        won = _beats(version.score, before)
+        if won:
+            with translated(f"{self._where}: {version.label} can't be made {CHAMPION}"):
+                self._client.set_registered_model_alias(
+                    version.model, CHAMPION, str(version.version)
+                )
+        return Challenge(won=won, before=before)
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """All versions of `model`, the newest first; none if there is no such model."""
+        with translated(f"{self._where}: the versions of model '{model}' can't be listed"):
+            found: list[MlflowVersion] = []
+            token: str | None = None
+            while True:
+                page = self._client.search_model_versions(
+                    f"name = '{model}'", max_results=1000, page_token=token
+                )
+                found += page
+                token = page.token
+                if not token:
+                    break
+        return sorted((_version(v) for v in found), key=lambda v: -v.version)
+
+    def holder(self, model: str, alias: str = CHAMPION) -> ModelVersion | None:
+        """The version of `model` with that alias."""
+        number = self._aliases().get(model, {}).get(alias)
+        if number is None:
+            return None
+        with translated(f"{self._where}: {model}@{alias} can't be read"):
+            return _version(self._client.get_model_version(model, str(number)))
+
+    def find(self, name: str) -> ModelVersion:
+        """The version that `champion`, `STUDY@champion`, `STUDY@ALIAS` or `STUDY@3` means.
+
+        Errors: `DataError` if there is none, `UsageError` if `champion` could mean several.
+        """
+        aliases = self._aliases()
+        if name == CHAMPION:
+            return self._only_champion(aliases)
+        model, _, which = name.partition("@")
+        if model not in aliases:
+            known = nearest(model, aliases) if aliases else "none was promoted yet"
+            raise DataError(f"no model '{model}' is registered in {self._where}; {known}")
+        if not which.isdigit():
+            version = self.holder(model, which)
+        else:
+            version = next((v for v in self.versions(model) if v.version == int(which)), None)
+        if version is None:
+            forms = [f"{model}@{alias}" for alias in sorted(aliases[model])]
+            forms += [v.label for v in self.versions(model)]
+            raise DataError(f"model {name} is not registered; there are {', '.join(forms)}")
+        return version
+
+    def _only_champion(self, aliases: Mapping[str, Mapping[str, int]]) -> ModelVersion:
+        models = sorted(model for model, known in aliases.items() if CHAMPION in known)
+        if not models:
+            raise DataError(
+                f"no model in {self._where} is {CHAMPION} yet; make one: cyclegan promote STUDY"
+            )
+        if len(models) > 1:
+            raise UsageError(
+                f"{CHAMPION} could be any of {', '.join(f'{m}@{CHAMPION}' for m in models)}; "
+                "name one of them"
+            )
+        found = self.holder(models[0])
+        if found is None:
+            raise CycleGANError(f"{models[0]}@{CHAMPION} was taken away just now; try again")
+        return found
+
+    def _aliases(self) -> dict[str, dict[str, int]]:
+        """Every registered model with its aliases and their versions."""
+        with translated(f"{self._where}: the registered models can't be listed"):
+            found: dict[str, dict[str, int]] = {}
+            token: str | None = None
+            while True:
+                page = self._client.search_registered_models(max_results=1000, page_token=token)
+                for model in page:
+                    found[model.name] = {a: int(v) for a, v in dict(model.aliases).items()}
+                token = page.token
+                if not token:
+                    return found
+
+
+def artifact_of(version: ModelVersion) -> str:
+    """Where in its run's artifacts the generator of `version` lies.
+
+    Of a version registered by hand it is `generator.pt` in the folder that is its source.
+
+    Errors: `DataError` if that folder is none of its run.
+    """
+    if _PATH in version.tags:
+        return version.tags[_PATH]
+    run = re.escape(version.run_id)
+    inside = re.search(rf"(?:{run}/artifacts|^runs:/{run})/(.+)", version.source)
+    if not run or not inside:
+        raise DataError(
+            f"model {version.label} has the source {version.source}, which lies in no run; "
+            "register it from a run's artifacts"
+        )
+    return f"{inside[1].rstrip('/')}/generator.pt"
+
+
+def _beats(score: float | None, holder: ModelVersion | None) -> bool:
+    if score is None:
+        return False
+    return holder is None or (holder.score is not None and score > holder.score)
+
+
+def _version(found: MlflowVersion) -> ModelVersion:
+    return ModelVersion(
+        model=str(found.name),
+        version=int(found.version),
+        run_id=str(found.run_id or ""),
+        source=str(found.source or ""),
+        tags=dict(found.tags),
+    )
