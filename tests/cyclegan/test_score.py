@@ -122,8 +122,8 @@ def test_the_value_is_the_gain_less_the_weighted_distance() -> None:
 
 def test_a_gaussian_filter_with_the_right_units_gains_nothing_over_the_gaussian() -> None:
     world = domains()
-    sigma = world.score.baseline_sigma
-    filtered = gaussian_low_pass(world.score.pseudo_A, sigma)
+    sigma = world.score.pairs.baseline_sigma
+    filtered = gaussian_low_pass(world.score.pairs.pseudo_A, sigma)
     slope = float((filtered * world.real_B).sum() / filtered.square().sum())
     parts = world.score(lambda x: slope * gaussian_low_pass(x, sigma)).parts
     assert parts["pseudo_pair_gain_db"] == pytest.approx(0.0, abs=0.05)
@@ -148,7 +148,7 @@ def test_the_spectrum_of_b_lies_no_distance_from_itself() -> None:
     world = domains()
     parts = world.score(lambda x: world.real_B[: len(x)] * 0.5 + 0.5 * world.real_B[: len(x)]).parts
     assert parts["spectrum_distance_db"] == 0.0
-    assert world.score.spectrum_null > 0
+    assert world.score.texture.spectrum_null > 0
 
 
 def test_other_patches_of_the_same_domain_lie_about_no_distance_away() -> None:
