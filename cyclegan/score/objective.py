@@ -12,10 +12,11 @@ from cyclegan.errors import DataError, UsageError
 from cyclegan.score.gates import collapsed, inverted, non_finite
 from cyclegan.score.halves import CrossHalves
 from cyclegan.score.pairs import PseudoPairs
+from cyclegan.score.reverse import Reverse
 from cyclegan.score.running import Generator, run
 from cyclegan.score.shells import Shells
-from cyclegan.score.texture import SPECTRUM_FLOOR, Texture
-from cyclegan.spectrum import low_pass_correlation, radial_power, spectrum_distance_db
+from cyclegan.score.texture import Texture
+from cyclegan.spectrum import low_pass_correlation
 
 GATED = -100.0
 """Value of a generator that failed a gate; every other value lies above it."""
@@ -55,7 +56,7 @@ class Score:
         halves: patches of two half scans of A, aligned with each other, (K, C, Z, Y, X) each.
 
     The degradation model and the Gaussian baseline are made here, once. A call then costs N + M
-    generator forwards (M + N more with G_B, 2K with halves), a few Fourier transforms, and gives
+    generator forwards (M + 2N more with G_B, 2K with halves), a few Fourier transforms, and gives
     the same numbers every time. Works on the device of the patches. Raises `DataError` when the
     patches don't fit.
     """
@@ -82,15 +83,19 @@ class Score:
         if halves is not None:
             first, second = (half.detach().float() for half in halves)
             self.halves = CrossHalves(first, second, self._inputs_B, super_resolution)
-        self._power_A = radial_power(self.real_A)[1].mean(dim=0)
+        self.reverse = Reverse(
+            self._inputs_A, self._inputs_B, self.pairs.degradation.noise_std, seed
+        )
 
     def __call__(self, G_A: Generator, G_B: Generator | None = None) -> ScoreReport:
-        """Score generator A -> B; with `G_B` its contrast and spectrum are reported as well.
+        """Score generator A -> B; with `G_B` its parts are reported as well and
+        don't change the value.
 
         A generator maps (n, C, Z, Y, X) to (n, C', sZ, sY, sX) (G_B the reverse) on the patches'
         device. A module is set to eval mode for the call and then back, layer by layer.
         """
-        fake_B = self._enhanced(G_A, self._inputs_A)
+        outputs = self._enhanced(G_A, self._inputs_A)
+        fake_B = outputs[:, :1]
         parts: dict[str, float] = {}
         gate = non_finite(fake_B)
         if gate is None:
@@ -99,14 +104,14 @@ class Score:
         if gate is None:
             gate = inverted(parts["lowpass_correlation"])
         if gate is None:
-            restored = self._enhanced(G_A, self.pairs.inputs)
+            restored = self._enhanced(G_A, self.pairs.inputs)[:, :1]
             gate = non_finite(restored)
             if gate is None:
                 parts |= self.pairs.parts(restored) | self.shells.parts(fake_B, restored)
         if gate is None and self.halves is not None:
-            parts |= self.halves.parts(lambda inputs: self._enhanced(G_A, inputs))
-        if G_B is not None:
-            parts |= self._parts_of_reverse(G_B)
+            parts |= self.halves.parts(lambda inputs: self._enhanced(G_A, inputs)[:, :1])
+        if G_B is not None and not non_finite(outputs):
+            parts |= self._parts_of_reverse(outputs, G_B)
         if gate is not None:
             return ScoreReport(GATED, parts, gate)
         return ScoreReport(max(value_of(parts), GATED + 1.0), parts)
@@ -118,19 +123,12 @@ class Score:
             **self.texture.parts(fake_B),
         }
 
-    def _parts_of_reverse(self, G_B: Generator) -> dict[str, float]:
+    def _parts_of_reverse(self, outputs: Tensor, G_B: Generator) -> dict[str, float]:
         fake_A = self._fitting(run(G_B, self._inputs_B), self.real_A.shape[2:], "G_B")
-        if non_finite(fake_A):
-            return {}
-        power = radial_power(fake_A)[1].mean(dim=0)
-        floor = SPECTRUM_FLOOR * float(self.real_A.var())
-        distance = spectrum_distance_db(power, self._power_A, floor)
-        return {
-            "lowpass_correlation_B": float(low_pass_correlation(fake_A, self.real_B)),
-            "spectrum_distance_A_db": distance,
-        }
+        return {} if non_finite(fake_A) else self.reverse.parts(fake_A[:, :1], outputs, G_B)
 
     def _enhanced(self, G_A: Generator, inputs: Tensor) -> Tensor:
+        """The outputs with all their channels."""
         return self._fitting(run(G_A, inputs), self.real_B.shape[2:], "G_A")
 
     def _fitting(self, result: Tensor, shape: torch.Size, name: str) -> Tensor:

@@ -16,10 +16,10 @@ BATCH = 4
 
 
 def run(generator: Generator, inputs: Tensor) -> Tensor:
-    """The first channel of `generator`'s outputs for all `inputs`, (N, 1, ...), as float32."""
+    """`generator`'s outputs for all `inputs`, (N, C', sZ, sY, sX), as float32."""
     with _evaluating(generator), _own_random_state(inputs.device), torch.no_grad():
         outputs = [generator(batch).detach().float() for batch in torch.split(inputs, BATCH)]
-    return torch.cat(outputs)[:, :1]
+    return torch.cat(outputs)
 
 
 @contextlib.contextmanager
