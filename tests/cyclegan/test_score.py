@@ -113,11 +113,14 @@ def test_the_two_parts_catch_different_faults() -> None:
     assert invented["spectrum_distance_db"] < best["spectrum_distance_db"] - 1
 
 
-def test_the_value_is_the_gain_less_the_weighted_distance() -> None:
-    report = domains().score(domains().blur)
+def test_the_value_is_the_gain_less_the_weighted_distances_plus_the_weighted_shell_gain() -> None:
+    report = domains().score(domains().hallucination)
     parts = report.parts
-    assert parts["spectrum_distance_db"] > 5
-    assert report.value == parts["pseudo_pair_gain_db"] - 0.25 * parts["spectrum_distance_db"]
+    assert min(parts["spectrum_distance_db"], parts["sliced_wasserstein"]) > 0
+    assert parts["shell_gain"] < -0.02
+    texture = 0.25 * parts["spectrum_distance_db"] + 5 * parts["sliced_wasserstein"]
+    expected = parts["pseudo_pair_gain_db"] - texture + 20 * parts["shell_gain"]
+    assert report.value == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_gaussian_filter_with_the_right_units_gains_nothing_over_the_gaussian() -> None:
