@@ -24,23 +24,24 @@ Fault = Callable[[Tensor, Tensor], Tensor]
 def faults(truth_std: float) -> Mapping[str, Fault]:
     """All faults by name; `truth_std` of the attenuation, which sets the contrast of a fibre."""
     contrast = (1 - RESIN) * ATTENUATION / truth_std
-    return {
+    found: dict[str, Fault] = {
         "not finite": lambda x, y: torch.where(y > y.amax() - 1e-3, math.nan, y),
         "collapsed to a constant": lambda x, y: torch.full_like(y, 0.1),
         "the same output for all": _same_for_all,
         "contrast inverted": lambda x, y: -y,
-        "intensity drift": lambda x, y: 1.6 * y + 0.4,
-        "noise passed on": lambda x, y: x,
-        "half of the noise passed on": lambda x, y: y + 0.5 * _fine(x),
-        "over-blurred": lambda x, y: gaussian_low_pass(y, 2.0),
-        "checkerboard": lambda x, y: y + 0.4 * _checkerboard(y),
-        "fibres painted": lambda x, y: y + contrast * painted_fibres(y.shape),
-        "noise hidden in a checkerboard": lambda x, y: y + 0.7 * _fine(x) * _checkerboard(y),
     }
-
-
-HIDDEN_FAULTS = ("intensity drift",)
-"""Of which the fitted PSNR sees nothing, because it fits slope and offset."""
+    for mark, s in (("", 1.0), (", half as strong", 0.5)):
+        found |= {
+            f"intensity drift{mark}": lambda x, y, s=s: (1 + 0.6 * s) * y + 0.4 * s,
+            f"noise passed on{mark}": lambda x, y, s=s: y + s * (x - y),
+            f"over-blurred{mark}": lambda x, y, s=s: gaussian_low_pass(y, 2.0 * s),
+            f"checkerboard{mark}": lambda x, y, s=s: y + 0.4 * s * _checkerboard(y),
+            f"fibres painted{mark}": lambda x, y, s=s: y + s * contrast * painted_fibres(y.shape),
+            f"noise hidden in a checkerboard{mark}": lambda x, y, s=s: (
+                y + 0.7 * s * _fine(x) * _checkerboard(y)
+            ),
+        }
+    return found
 
 
 class Faulty:

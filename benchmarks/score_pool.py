@@ -124,7 +124,14 @@ class Recorder(Callback):
 
 
 def train_pool(
-    pool: Path, data: Path, *, configurations: int, seeds: int, steps: int, every: int, precision: str
+    pool: Path,
+    data: Path,
+    *,
+    configurations: int,
+    seeds: int,
+    steps: int,
+    every: int,
+    precision: str,
 ) -> None:
     """Train what is missing, one after the other, and say how long each took."""
     for member in members(configurations, seeds):

@@ -60,7 +60,7 @@ def regret(criterion: Numbers, quality: Numbers, seeds: Numbers) -> Statistic:
 
     def statistic(rows: Numbers) -> float:
         found = []
-        for seed in np.unique(seeds):
+        for seed in np.unique(seeds[rows]):
             chosen = rows[seeds[rows] == seed]
             best = quality[chosen].max()
             found.append(best - quality[chosen[np.argmax(criterion[chosen])]])
@@ -73,7 +73,7 @@ def regret_by_chance(quality: Numbers, seeds: Numbers) -> Statistic:
     """Expected regret of a random choice."""
 
     def statistic(rows: Numbers) -> float:
-        parts = [quality[rows[seeds[rows] == seed]] for seed in np.unique(seeds)]
+        parts = [quality[rows[seeds[rows] == seed]] for seed in np.unique(seeds[rows])]
         return float(np.mean([part.max() - part.mean() for part in parts]))
 
     return statistic

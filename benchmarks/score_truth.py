@@ -35,6 +35,9 @@ class Truth:
             _read(data / f"{name}.h5")
             for name in ("fast_validate", "slow_validate", "validate_truth")
         )
+        with h5py.File(data / "validate_truth.h5") as handle:
+            self.std = float(handle["data"].attrs["std"])
+            """Of the attenuation before the file was standardised."""
 
     def __call__(self, G_A: Generator) -> dict[str, float]:
         """PSNR in dB and SSIM of what `G_A` makes of the fast scan."""

@@ -125,7 +125,9 @@ def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:
     if not (_is_list(names, 2) and all(isinstance(name, str) for name in names)):
         raise DataError(f"{where}: halves = {names} must be two files, each of a half scan")
     if names[0] == names[1]:
-        raise DataError(f"{where}: halves = {names} are one file; its noise would pass as structure")
+        raise DataError(
+            f"{where}: halves = {names} are one file; its noise would pass as structure"
+        )
     return tuple(source.parent / name for name in names)
 
 

@@ -40,7 +40,9 @@ class CrossHalves:
         self._degradation = fit_degradation(images, patches_B[:, :1], factor)
         self.noise = float((crop(images, RIM) - self._targets).square().mean()) / 2
         self._floor = MSE_FLOOR * float(self._targets.var())
-        baseline, self.baseline_sigma = best_gaussian_mse(images, torch.cat([second, first])[:, :1], RIM)
+        baseline, self.baseline_sigma = best_gaussian_mse(
+            images, torch.cat([second, first])[:, :1], RIM
+        )
         self.baseline_mse = max(baseline - self.noise, 0.0)
 
     def parts(self, enhance: Callable[[Tensor], Tensor]) -> dict[str, float]:

@@ -84,9 +84,7 @@ class Score:
         self.super_resolution = super_resolution
         self.pairs = PseudoPairs(self._inputs_A, self._inputs_B, super_resolution, seed)
         self.texture = Texture(self.real_B, seed)
-        self.shells = Shells(
-            self.real_A, self.pairs.pseudo_A, self.real_B, super_resolution, seed
-        )
+        self.shells = Shells(self.real_A, self.pairs.pseudo_A, self.real_B, super_resolution, seed)
         self.halves = None
         if halves is not None:
             first, second = (half.detach().float() for half in halves)

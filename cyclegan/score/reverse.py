@@ -54,5 +54,7 @@ class Reverse:
         }
 
     def _cycle_mse(self, outputs: Tensor, G_B: Generator) -> float:
-        closed = run(G_B, outputs)[:, :1].nan_to_num(nan=0.0, posinf=1e4, neginf=-1e4).clamp(-1e4, 1e4)
+        closed = (
+            run(G_B, outputs)[:, :1].nan_to_num(nan=0.0, posinf=1e4, neginf=-1e4).clamp(-1e4, 1e4)
+        )
         return float((closed - self._real_A).square().mean())
