@@ -46,18 +46,16 @@ def draw(path: Path, then: list[dict[str, Any]], end: list[dict[str, Any]], judg
             )
             rho = spearmanr(sign * x, y).statistic
             panel.text(
-                0.97 if sign > 0 else 0.03,
-                0.12 if colour == "C0" else 0.04,
+                0.97,
+                0.22 if colour == "C0" else 0.14,
                 rf"$\rho$ = {rho:.2f}",
                 color=colour,
                 transform=panel.transAxes,
-                ha="right" if sign > 0 else "left",
+                ha="right",
             )
         for (x_best, y_best), colour in zip(best, ("C0", "C1"), strict=True):
             panel.plot(x_best, y_best, "o", ms=11, mfc="none", color=colour)
         panel.set_xlabel(title + (" (more is better)" if sign > 0 else " (less is better)"))
-        if sign < 0:
-            panel.set_xscale("log")
     axes[0].set_ylabel("PSNR against the truth / dB")
     axes[0].legend(loc="upper left", fontsize=8)
     path.parent.mkdir(exist_ok=True)

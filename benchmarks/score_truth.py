@@ -1,4 +1,4 @@
-"""What a generator of the pool is really worth: against the phantom's truth, which no scan has seen.
+"""What a generator of the pool is really worth, against the phantom's noise-free truth.
 
 Measured on the validation volume, another phantom than those trained on, after an affine fit with a
 slope of at least 0: an inverted image must not count as a good one. PSNR and SSIM also against the

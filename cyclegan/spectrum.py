@@ -214,7 +214,7 @@ def _spatial_shape(volumes: Tensor) -> tuple[int, int, int]:
 
 
 def _radial_index(shape: Sequence[int]) -> tuple[NDArray[np.int64], int]:
-    """The radial bin of every frequency of `rfftn`, and their number K + 1; that bin is the rest."""
+    """Radial bin of every frequency of `rfftn`, and their number K + 1, which is the rest's bin."""
     size = min(shape)
     k_z, k_y, k_x = frequency_grid(shape)
     index = np.rint(np.sqrt(k_z**2 + k_y**2 + k_x**2) * size).astype(np.int64)

@@ -19,7 +19,7 @@ from cyclegan.score.texture import SPECTRUM_FLOOR
 from cyclegan.spectrum import low_pass_correlation, radial_power, spectrum_distance_db
 
 PERTURBATION = 0.1
-"""Standard deviation, relative to fake B's, of the white noise that hidden information must bear."""
+"""Standard deviation, relative to fake B's, of the white noise that breaks what is hidden."""
 
 
 class Reverse:

@@ -59,7 +59,7 @@ WORSE = {
     "checkerboard": lambda x: x + 0.3 * checkerboard(x.shape[-1]),
     "contrast": lambda x: 1.3 * x,
     "drift": lambda x: x + 0.3,
-    "flat": lambda x: torch.zeros_like(x),
+    "flat": torch.zeros_like,
 }
 
 
