@@ -19,7 +19,7 @@ from cyclegan.errors import DataError
 def with_halves(
     tmp_path: Path, datasets: tuple[Path, Path], make_blobs: Callable[..., np.ndarray], cut: int = 0
 ) -> Path:
-    """Domain A's dataset with two halves of the validation volume, the second `cut` slices short."""
+    """Domain A's dataset with halves of the validation volume, the second `cut` slices short."""
     structure = make_blobs(2, 0.0)
     for seed, name in ((5, "even"), (6, "odd")):
         noisy = structure + 0.9 * np.random.default_rng(seed).normal(size=structure.shape)
