@@ -113,6 +113,18 @@ def test_the_two_parts_catch_different_faults() -> None:
     assert invented["spectrum_distance_db"] < best["spectrum_distance_db"] - 1
 
 
+def test_a_checkerboard_hides_from_the_radial_spectrum_and_not_from_the_cubes() -> None:
+    world = domains()
+    n = torch.arange(SIZES[1])
+    board = 1.0 - 2.0 * ((n[:, None, None] + n[:, None] + n) % 2)
+    good = world.score(world.wiener)
+    bad = world.score(lambda x: world.wiener(x) + 0.4 * board)
+    difference = {name: bad.parts[name] - good.parts[name] for name in good.parts}
+    assert abs(difference["spectrum_distance_db"]) < 0.05
+    assert difference["sliced_wasserstein"] > 0.1
+    assert bad.value < good.value - 1
+
+
 def test_the_value_is_the_gain_less_the_weighted_distances_plus_the_weighted_shell_gain() -> None:
     report = domains().score(domains().hallucination)
     parts = report.parts
