@@ -50,9 +50,19 @@ from cyclegan.validation import Validator
 Row = dict[str, Any]
 CHOSEN_BY = 12
 """Configurations below this number were looked at when the weights were chosen."""
+PARTS_OF_VALUE = (
+    "pseudo_pair_gain_db",
+    "spectrum_distance_db",
+    "sliced_wasserstein",
+    "shell_gain",
+)
 CRITERIA = {
     "score": ("value", 1),
     "the truth then": ("psnr", 1),
+    "score without gain": ("without_pseudo_pair_gain_db", 1),
+    "score without spectrum": ("without_spectrum_distance_db", 1),
+    "score without SWD": ("without_sliced_wasserstein", 1),
+    "score without shells": ("without_shell_gain", 1),
     "gain alone": ("pseudo_pair_gain_db", 1),
     "spectrum alone": ("spectrum_distance_db", -1),
     "SWD alone": ("sliced_wasserstein", -1),
@@ -105,12 +115,20 @@ def judged(options: argparse.Namespace, score: Score) -> list[Row]:
                     "step": step,
                     **truth_of(folder, step, truth),
                     **parts,
-                    "value": GATED if parts["gate"] else max(value_of(parts), GATED + 1),
+                    "value": value(parts),
+                    **{f"without_{n}": value(parts, n) for n in PARTS_OF_VALUE},
                     "cycle_loss": mean["loss/C_A_l1"] + mean["loss/C_B_l1"],
                     "generator_loss": mean["loss/G_total"],
                 }
             )
     return rows
+
+
+def value(parts: Row, without: str | None = None) -> float:
+    """The score from cached parts with today's weights, or with one part left out."""
+    if parts["gate"]:
+        return GATED
+    return max(value_of(parts | {without: 0.0} if without else parts), GATED + 1)
 
 
 def column(rows: list[Row], name: str, sign: int = 1) -> np.ndarray:
@@ -171,7 +189,7 @@ def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -
     truth = Truth(options.data)
     end = sorted((r for r in rows if r["step"] == options.steps), key=lambda r: -r["psnr"])
     healthy = end[: max(len(end) // 3, 2)]
-    good = column(healthy, "value")
+    good, groups = column(healthy, "value"), column(healthy, "configuration")
     print(f"\nfaults on top of the {len(healthy)} best trainings at the end")
     print(f"{'fault':46s} {'AUC':24s} {'gated':>6s} {'score':>8s} {'PSNR':>6s} {'SSIM':>6s}")
     full, half = [], []
@@ -188,19 +206,19 @@ def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -
         gated = np.mean([report.gate is not None for report in spoiled])
         change = np.median(failed - good)
         print(
-            f"{name:46s} {_auc(good, [failed], options.resamples)!s:24s} {gated:6.0%}"
+            f"{name:46s} {_auc(good, [failed], groups, options.resamples)!s:24s} {gated:6.0%}"
             f" {change:+8.2f} {lost['psnr'] - row['psnr']:+6.2f} {lost['ssim'] - row['ssim']:+6.3f}"
         )
     for title, group in (("all at full strength", full), ("all at half strength", half)):
-        print(f"{title:46s} {_auc(good, group, options.resamples)!s:24s}")
+        print(f"{title:46s} {_auc(good, group, groups, options.resamples)!s:24s}")
 
 
-def _auc(good: np.ndarray, failed: list[np.ndarray], resamples: int) -> Interval:
-    """AUC; the trainings are resampled, each with its faults."""
+def _auc(
+    good: np.ndarray, failed: list[np.ndarray], groups: np.ndarray, resamples: int
+) -> Interval:
+    """AUC over all pairs; configurations are resampled, each with its seeds and its faults."""
     table = np.stack(failed)
-    return bootstrap(
-        lambda rows: auc(good[rows], table[:, rows].ravel()), np.arange(len(good)), resamples
-    )
+    return bootstrap(lambda rows: auc(good[rows], table[:, rows].ravel()), groups, resamples)
 
 
 def judge(options: argparse.Namespace) -> None:
