@@ -70,7 +70,7 @@ def main() -> None:
     source, reference = (v.read((0, 0, 0), v.shape)[0] for v in (fast, slow))
     rows = []
     for name, function in filters().items():
-        report = score(as_generator(function, 1 / score.degradation.gain))
+        report = score(as_generator(function, 1 / score.pairs.degradation.gain))
         image = function(source.astype(np.float64))
         fitted = affine_fit(image, reference)(image)
         rows.append((name, report.value, psnr(fitted, reference), ssim(fitted, reference)))

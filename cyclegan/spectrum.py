@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,13 +40,51 @@ def radial_power(volumes: Tensor) -> tuple[Tensor, Tensor]:
     separable Hann window and each volume's windowed mean taken off.
     """
     shape = _spatial_shape(volumes)
-    size = min(shape)
-    k_z, k_y, k_x = frequency_grid(shape)
-    index = np.rint(np.sqrt(k_z**2 + k_y**2 + k_x**2) * size).astype(np.int64)
-    bins = size // 2 + 1
-    power = _binned(volumes, np.minimum(index, bins), bins + 1)
-    frequencies = torch.arange(1, bins, dtype=torch.float64) / size
+    index, bins = _radial_index(shape)
+    power = _binned(_periodogram(volumes), shape, index, bins + 1)
+    frequencies = torch.arange(1, bins, dtype=torch.float64) / min(shape)
     return frequencies, torch.from_numpy(power[:, 1:bins])
+
+
+@dataclass(frozen=True)
+class ShellSums:
+    """What a Fourier shell correlation is made of, one row a volume, all (N, K).
+
+    `cross`: real part of the cross power of two sets of volumes; `first`, `second`: their powers.
+    """
+
+    cross: NDArray[np.float64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+    def correlation(self, chosen: ArrayLike | None = None) -> NDArray[np.float64]:
+        """(K,): in -1 to 1, over all volumes or those of these numbers; 0 where a power is 0."""
+        rows = slice(None) if chosen is None else np.asarray(chosen)
+        cross, first, second = (
+            sums[rows].sum(axis=0) for sums in (self.cross, self.first, self.second)
+        )
+        norm = np.sqrt(first * second)
+        return np.asarray(np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0))
+
+
+def shell_sums(first: Tensor, second: Tensor) -> ShellSums:
+    """Cross power and powers of pairs of volumes, both (N, 1, Z, Y, X), in the radial bins.
+
+    Windowed and binned as in `radial_power`. Where the Fourier shell correlation of two whole
+    volumes with its criteria is wanted, see `cyclegan.correlation`.
+    """
+    shape = _spatial_shape(first)
+    if first.shape != second.shape:
+        raise DataError(
+            f"shell correlation of volumes of shapes {tuple(first.shape)} and"
+            f" {tuple(second.shape)}; give equal ones"
+        )
+    index, bins = _radial_index(shape)
+    a, b = _windowed_spectrum(first), _windowed_spectrum(second)
+    cross = a.real * b.real + a.imag * b.imag
+    powers = (values.real**2 + values.imag**2 for values in (a, b))
+    rows = [_binned(values, shape, index, bins + 1)[:, 1:bins] for values in (cross, *powers)]
+    return ShellSums(*rows)
 
 
 def cylindrical_power(volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +96,7 @@ def cylindrical_power(volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     shape = _spatial_shape(volumes)
     index, (n_z, n_r) = cylindrical_index(shape)
-    power = _binned(volumes, index, n_z * n_r).reshape(-1, n_z, n_r)
+    power = _binned(_periodogram(volumes), shape, index, n_z * n_r).reshape(-1, n_z, n_r)
     k_z = torch.arange(n_z, dtype=torch.float64) / shape[0]
     k_r = torch.arange(n_r, dtype=torch.float64) / min(shape[1:])
     return k_z, k_r, torch.from_numpy(power)
@@ -174,8 +213,17 @@ def _spatial_shape(volumes: Tensor) -> tuple[int, int, int]:
     return z, y, x
 
 
-def _periodogram(volumes: Tensor) -> Tensor:
-    """(N, Z, Y, X // 2 + 1): squared modulus of the windowed, mean-free volumes, as a density."""
+def _radial_index(shape: Sequence[int]) -> tuple[NDArray[np.int64], int]:
+    """Radial bin of every frequency of `rfftn`, and their number K + 1, which is the rest's bin."""
+    size = min(shape)
+    k_z, k_y, k_x = frequency_grid(shape)
+    index = np.rint(np.sqrt(k_z**2 + k_y**2 + k_x**2) * size).astype(np.int64)
+    bins = size // 2 + 1
+    return np.minimum(index, bins), bins
+
+
+def _windowed_spectrum(volumes: Tensor) -> Tensor:
+    """(N, Z, Y, X // 2 + 1): spectrum of the windowed, mean-free volumes, its square a density."""
     volumes = volumes[:, 0].float()
     window = torch.ones((), device=volumes.device)
     for axis in range(3):
@@ -183,9 +231,15 @@ def _periodogram(volumes: Tensor) -> Tensor:
         window = window * line.reshape([-1 if axis == i else 1 for i in range(3)])
     # Taking off the windowed mean makes the mean's bin exactly 0, so it leaks into no other.
     mean = (volumes * window).sum(dim=(1, 2, 3), keepdim=True) / window.sum()
-    spectrum = torch.fft.rfftn((volumes - mean) * window, dim=(1, 2, 3))
+    spectrum: Tensor = torch.fft.rfftn((volumes - mean) * window, dim=(1, 2, 3))
+    return spectrum / (window**2).sum().sqrt()
+
+
+def _periodogram(volumes: Tensor) -> Tensor:
+    """(N, Z, Y, X // 2 + 1): squared modulus of the windowed, mean-free volumes, as a density."""
+    spectrum = _windowed_spectrum(volumes)
     power: Tensor = spectrum.real**2 + spectrum.imag**2
-    return power / (window**2).sum()
+    return power
 
 
 def _half_weights(shape: Sequence[int]) -> NDArray[np.float64]:
@@ -198,12 +252,17 @@ def _half_weights(shape: Sequence[int]) -> NDArray[np.float64]:
     return weights
 
 
-def _binned(volumes: Tensor, index: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
-    """Mean power (N, bins). Binned on the CPU: adding with atomics on a GPU is not repeatable."""
-    weights = _half_weights(_spatial_shape(volumes)).reshape(-1)
+def _binned(
+    values: Tensor, shape: Sequence[int], index: NDArray[np.int64], bins: int
+) -> NDArray[np.float64]:
+    """Mean (N, bins) of values (N, Z, Y, X // 2 + 1) of every frequency of `rfftn`.
+
+    Binned on the CPU: adding with atomics on a GPU is not repeatable.
+    """
+    weights = _half_weights(shape).reshape(-1)
     flat = index.reshape(-1)
     modes = np.bincount(flat, weights, minlength=bins)
-    rows = _periodogram(volumes).cpu().double().numpy().reshape(len(volumes), -1) * weights
+    rows = values.cpu().double().numpy().reshape(len(values), -1) * weights
     sums = np.stack([np.bincount(flat, row, minlength=bins) for row in rows])
     return np.asarray(sums / np.maximum(modes, 1.0), dtype=np.float64)
 

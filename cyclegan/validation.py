@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cyclegan.config import Config
 from cyclegan.data import PatchSampler
+from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
 from cyclegan.training_data import TrainingData
@@ -49,7 +50,12 @@ class Validator:
             sampler = PatchSampler(domains[number], size, seed=seed, flips=False)
             patches.append(sampler.draw(config.validation_patches).to(device))
         self.patches_A, self.patches_B = patches
-        self.score = Score(self.patches_A, self.patches_B, super_resolution=config.super_resolution)
+        self.score = Score(
+            self.patches_A,
+            self.patches_B,
+            super_resolution=config.super_resolution,
+            halves=_halves(config, data, device),
+        )
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:
         """Judge the model's mean generators; training state and random numbers stay untouched."""
@@ -67,6 +73,28 @@ class Validator:
             metrics=scored.metrics(),
             images={name: image.cpu() for name, image in zip(IMAGES, cycle, strict=True)},
         )
+
+
+def _halves(
+    config: Config, data: TrainingData, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """The same patches from both half scans of A, where every validation volume names halves."""
+    entries = data.spec_A.validate
+    if not all(entry.halves for entry in entries):
+        return None
+    volumes = [data.volumes(config, "A", [e.half(number) for e in entries]) for number in (0, 1)]
+    shapes = [[volume.shape for volume in half] for half in volumes]
+    if shapes[0] != shapes[1]:
+        raise DataError(
+            f"{data.spec_A.source}: the halves have shapes {shapes[0]} and {shapes[1]};"
+            " give halves of one scan"
+        )
+    seed = (_PATCH_SEED, 0)
+    first, second = (
+        PatchSampler(half, config.imsize_A, seed=seed, flips=False).draw(config.validation_patches)
+        for half in volumes
+    )
+    return first.to(device), second.to(device)
 
 
 def _applied(model: CycleGAN, generator: nn.Module) -> Generator:

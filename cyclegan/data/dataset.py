@@ -4,7 +4,8 @@ A dataset JSON has `train` and `validate`, each a list of volumes:
 `{"path": "fast.h5", "dset": "data", "ROI0": [0, 60], "ROI1": [0, 200], "ROI2": [0, 200]}`. Paths
 are relative to the JSON file. `ROI0/1/2` are optional [start, end) in voxels along Z, Y and X:
 voxel `start` belongs to the region, voxel `end` does not. `"ROI": [[z, y, x], [z, y, x]]` says the
-same by two corners.
+same by two corners. A volume of `validate` may name two half scans of itself,
+`"halves": ["even.h5", "odd.h5"]`, with the same dset and region.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Limits = tuple[int, int] | None
 
 _PARTS = ("train", "validate")
 _AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
-_ENTRY_KEYS = {"path", "dset", "ROI", *_AXIS_KEYS}
+_ENTRY_KEYS = {"path", "dset", "ROI", "halves", *_AXIS_KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,12 @@ class VolumeEntry:
     dset: str
     roi: tuple[Limits, ...] = (None, None, None)
     """[start, end) in voxels along Z, Y, X; None is the whole axis."""
+    halves: tuple[Path, ...] = ()
+    """Files of two half scans of this volume (every other projection each), or none."""
+
+    def half(self, number: int) -> VolumeEntry:
+        """The same dataset and region of half scan 0 or 1."""
+        return VolumeEntry(path=self.halves[number], dset=self.dset, roi=self.roi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,25 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
     dset = item.get("dset", "data")
     if not isinstance(dset, str) or not dset:
         raise DataError(f"{where}: dset = {dset!r} must be the name of a dataset")
-    return VolumeEntry(path=source.parent / item["path"], dset=dset, roi=_region(where, item))
+    return VolumeEntry(
+        path=source.parent / item["path"],
+        dset=dset,
+        roi=_region(where, item),
+        halves=_halves(source, where, item),
+    )
+
+
+def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:
+    names = item.get("halves")
+    if names is None:
+        return ()
+    if not (_is_list(names, 2) and all(isinstance(name, str) for name in names)):
+        raise DataError(f"{where}: halves = {names} must be two files, each of a half scan")
+    if names[0] == names[1]:
+        raise DataError(
+            f"{where}: halves = {names} are one file; its noise would pass as structure"
+        )
+    return tuple(source.parent / name for name in names)
 
 
 def _region(where: str, item: dict[str, Any]) -> tuple[Limits, ...]:

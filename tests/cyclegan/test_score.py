@@ -113,17 +113,32 @@ def test_the_two_parts_catch_different_faults() -> None:
     assert invented["spectrum_distance_db"] < best["spectrum_distance_db"] - 1
 
 
-def test_the_value_is_the_gain_less_the_weighted_distance() -> None:
-    report = domains().score(domains().blur)
+def test_a_checkerboard_hides_from_the_radial_spectrum_and_not_from_the_cubes() -> None:
+    world = domains()
+    n = torch.arange(SIZES[1])
+    board = 1.0 - 2.0 * ((n[:, None, None] + n[:, None] + n) % 2)
+    good = world.score(world.wiener)
+    bad = world.score(lambda x: world.wiener(x) + 0.4 * board)
+    difference = {name: bad.parts[name] - good.parts[name] for name in good.parts}
+    assert abs(difference["spectrum_distance_db"]) < 0.05
+    assert difference["sliced_wasserstein"] > 0.1
+    assert bad.value < good.value - 1
+
+
+def test_the_value_is_the_gain_less_the_weighted_distances_plus_the_weighted_shell_gain() -> None:
+    report = domains().score(domains().hallucination)
     parts = report.parts
-    assert parts["spectrum_distance_db"] > 5
-    assert report.value == parts["pseudo_pair_gain_db"] - 0.25 * parts["spectrum_distance_db"]
+    assert min(parts["spectrum_distance_db"], parts["sliced_wasserstein"]) > 0
+    assert parts["shell_gain"] < -0.02
+    texture = 0.25 * parts["spectrum_distance_db"] + 5 * parts["sliced_wasserstein"]
+    expected = parts["pseudo_pair_gain_db"] - texture + 20 * parts["shell_gain"]
+    assert report.value == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_gaussian_filter_with_the_right_units_gains_nothing_over_the_gaussian() -> None:
     world = domains()
-    sigma = world.score.baseline_sigma
-    filtered = gaussian_low_pass(world.score.pseudo_A, sigma)
+    sigma = world.score.pairs.baseline_sigma
+    filtered = gaussian_low_pass(world.score.pairs.pseudo_A, sigma)
     slope = float((filtered * world.real_B).sum() / filtered.square().sum())
     parts = world.score(lambda x: slope * gaussian_low_pass(x, sigma)).parts
     assert parts["pseudo_pair_gain_db"] == pytest.approx(0.0, abs=0.05)
@@ -148,7 +163,7 @@ def test_the_spectrum_of_b_lies_no_distance_from_itself() -> None:
     world = domains()
     parts = world.score(lambda x: world.real_B[: len(x)] * 0.5 + 0.5 * world.real_B[: len(x)]).parts
     assert parts["spectrum_distance_db"] == 0.0
-    assert world.score.spectrum_null > 0
+    assert world.score.texture.spectrum_null > 0
 
 
 def test_other_patches_of_the_same_domain_lie_about_no_distance_away() -> None:

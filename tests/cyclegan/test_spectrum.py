@@ -13,6 +13,7 @@ from cyclegan.spectrum import (
     low_pass_correlation,
     null_distance_db,
     radial_power,
+    shell_sums,
     spectrum_distance_db,
 )
 
@@ -153,3 +154,31 @@ def test_what_is_not_a_batch_of_volumes_is_refused() -> None:
             radial_power(bad)
     with pytest.raises(DataError, match="2 with 3"):
         low_pass_correlation(white(2, 4, 4, 4), white(3, 4, 4, 4))
+
+
+def test_shell_correlation_is_1_with_itself_filtered_and_about_0_with_other_noise() -> None:
+    volumes = white(8, 16, 16, 16)
+    filtered = 3 * gaussian_low_pass(volumes, 0.7)
+    assert np.allclose(shell_sums(volumes, volumes).correlation(), 1)
+    assert np.all(shell_sums(volumes, filtered).correlation()[1:] > 0.9)
+    assert np.all(shell_sums(volumes, -filtered).correlation()[1:] < -0.9)
+    other = shell_sums(volumes, white(8, 16, 16, 16, seed=1)).correlation()
+    assert np.abs(other[3:]).max() < 0.15
+
+
+def test_shell_correlation_tells_how_much_is_noise() -> None:
+    signal, noise = white(12, 16, 16, 16), white(12, 16, 16, 16, seed=1)
+    found = shell_sums(signal, signal + 2 * noise).correlation()
+    assert np.allclose(found[2:], 1 / math.sqrt(5), atol=0.1)
+
+
+def test_shell_correlation_of_chosen_volumes_and_of_nothing() -> None:
+    volumes = white(4, 8, 8, 8)
+    mixed = volumes.clone()
+    mixed[2:] *= -1
+    sums = shell_sums(volumes, mixed)
+    assert np.allclose(sums.correlation([0, 1]), 1)
+    assert np.allclose(sums.correlation([2, 3]), -1)
+    assert np.all(shell_sums(volumes, torch.zeros_like(volumes)).correlation() == 0)
+    with pytest.raises(DataError, match="give equal ones"):
+        shell_sums(volumes, volumes[:2])

@@ -49,6 +49,10 @@ def with_item(**changes: Any) -> dict[str, Any]:
         (with_item(ROI=[0, 5]), ["two corners [[z, y, x], [z, y, x]]"]),
         (with_item(ROI=[[0, 0], [5, 5]]), ["two corners"]),
         (with_item(ROI=[[0, 6, 0], [5, 6, 7]]), ["axis 1 of ROI = [6, 6]", "start < end"]),
+        (with_item(halves="a.h5"), ["halves = a.h5", "two files"]),
+        (with_item(halves=["a.h5"]), ["halves", "two files"]),
+        (with_item(halves=["a.h5", 1]), ["halves", "two files"]),
+        (with_item(halves=["a.h5", "a.h5"]), ["halves", "one file"]),
     ],
 )
 def test_malformed_dataset_json(tmp_path: Path, content: Any, words: list[str]) -> None:
@@ -125,3 +129,15 @@ def test_several_overlaps_are_one_line(tmp_path: Path, caplog: pytest.LogCapture
     DatasetSpec.load(written(tmp_path, {"train": [ITEM, OTHER], "validate": [ITEM, OTHER]}))
     (record,) = caplog.records
     assert "and in 1 more pairs" in record.message
+
+
+def test_halves_share_dataset_and_region_with_their_volume(tmp_path: Path) -> None:
+    item = {"path": "v.h5", "dset": "x/y", "ROI0": [2, 9], "halves": ["even.h5", "sub/odd.h5"]}
+    spec = DatasetSpec.load(written(tmp_path, {"train": [ITEM], "validate": [item]}))
+    (entry,) = spec.validate
+    assert [entry.half(number).path for number in (0, 1)] == [
+        tmp_path / "even.h5",
+        tmp_path / "sub/odd.h5",
+    ]
+    assert {(entry.half(n).dset, entry.half(n).roi) for n in (0, 1)} == {(entry.dset, entry.roi)}
+    assert spec.train[0].halves == ()

@@ -1,0 +1,89 @@
+"""Faults put on top of good trained generators: does the score see each of them?
+
+Every fault wraps a generator A -> B and spoils its output, given the input. What it costs in true
+PSNR is measured beside the score, so that nobody has to believe that it is a fault. Used by
+`score_validity.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from cyclegan.score import Generator
+from cyclegan.simulate.phantom import ATTENUATION, FIBRE_DIAMETER, RESIN
+from cyclegan.spectrum import gaussian_low_pass
+
+Fault = Callable[[Tensor, Tensor], Tensor]
+"""Spoiled output (N, 1, Z, Y, X) from input and output."""
+
+
+def faults(truth_std: float) -> Mapping[str, Fault]:
+    """All faults by name; `truth_std` of the attenuation, which sets the contrast of a fibre."""
+    contrast = (1 - RESIN) * ATTENUATION / truth_std
+    found: dict[str, Fault] = {
+        "not finite": lambda x, y: torch.where(y > y.amax() - 1e-3, math.nan, y),
+        "collapsed to a constant": lambda x, y: torch.full_like(y, 0.1),
+        "the same output for all": _same_for_all,
+        "contrast inverted": lambda x, y: -y,
+    }
+    for mark, s in (("", 1.0), (", half as strong", 0.5)):
+        found |= {
+            f"intensity drift{mark}": lambda x, y, s=s: (1 + 0.6 * s) * y + 0.4 * s,
+            f"noise passed on{mark}": lambda x, y, s=s: y + s * (x - y),
+            f"over-blurred{mark}": lambda x, y, s=s: gaussian_low_pass(y, 2.0 * s),
+            f"checkerboard{mark}": lambda x, y, s=s: y + 0.4 * s * _checkerboard(y),
+            f"fibres painted{mark}": lambda x, y, s=s: y + s * contrast * painted_fibres(y.shape),
+            f"noise hidden in a checkerboard{mark}": lambda x, y, s=s: (
+                y + 0.7 * s * _fine(x) * _checkerboard(y)
+            ),
+        }
+    return found
+
+
+class Faulty:
+    """A generator with a fault."""
+
+    def __init__(self, generator: Generator, fault: Fault) -> None:
+        self.generator, self.fault = generator, fault
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """What `generator` makes of `patches`, spoiled."""
+        return self.fault(patches, self.generator(patches))
+
+
+def painted_fibres(shape: tuple[int, ...]) -> Tensor:
+    """(N, 1, Z, Y, X): pieces of fibres along Z, 16 voxels long, bright and dark, as many in all
+    volumes as fill about a tenth, at places that don't depend on what is there."""
+    random = torch.Generator().manual_seed(8)
+    z, y, x = (
+        torch.arange(n, dtype=torch.float32).reshape([-1 if a == i else 1 for a in range(3)])
+        for i, n in enumerate(shape[2:])
+    )
+    radius = FIBRE_DIAMETER / 2
+    count = max(round(0.1 * math.prod(shape[2:]) / (16 * math.pi * radius**2)), 2)
+    picture = torch.zeros(shape)
+    for volume in picture[:, 0]:
+        for number in range(count):
+            cz, cy, cx = (torch.rand(3, generator=random) * torch.tensor(shape[2:])).tolist()
+            disc = (radius - torch.hypot(y - cy, x - cx) + 0.5).clamp(0, 1)
+            volume += (1 - 2 * (number % 2)) * disc * ((z - cz).abs() < 8)
+    return gaussian_low_pass(picture, 0.9)
+
+
+def _same_for_all(_: Tensor, output: Tensor) -> Tensor:
+    z, y, x = output.shape[2:]
+    noise = torch.randn((1, 1, z, y, x), generator=torch.Generator().manual_seed(3))
+    return gaussian_low_pass(noise, 2.0).mul(10).expand_as(output).contiguous()
+
+
+def _fine(volumes: Tensor) -> Tensor:
+    return volumes - gaussian_low_pass(volumes, 1.0)
+
+
+def _checkerboard(volumes: Tensor) -> Tensor:
+    z, y, x = (torch.arange(n) for n in volumes.shape[2:])
+    return 1.0 - 2.0 * ((z[:, None, None] + y[:, None] + x) % 2)

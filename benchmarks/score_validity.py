@@ -1,0 +1,324 @@
+"""Does the reference-free score choose the training that is best in truth?
+
+    cyclegan simulate data/phantom --phantom
+    python benchmarks/score_validity.py train      # hours on one core; goes on where it was killed
+    python benchmarks/score_validity.py judge      # minutes; with what is trained so far
+    python benchmarks/score_validity.py cost
+
+`train` makes a pool of unpaired trainings with random hyperparameters (`score_pool.py`). `judge`
+scores their stored generators without reference on the patches that a study would use, measures
+them against the phantom's truth (`score_truth.py`), puts faults on top of the best
+(`score_failures.py`), prints tables with 95 % bootstrap intervals over configurations, and writes
+`results/score_validity.csv` and the plot of docs/score.md. `cost` measures how long a validation
+takes beside the steps between two.
+
+The score's weights were chosen by configurations 0 to 11 with seed 0; those from 12 on are shown by
+themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from score_failures import Faulty, faults
+from score_halves import write_halves
+from score_pool import configuration, members, train_pool
+from score_statistics import (
+    Interval,
+    auc,
+    bootstrap,
+    kendall,
+    regret,
+    regret_by_chance,
+    spearman,
+)
+from score_truth import Truth, generator_of, truth_of
+
+from cyclegan import Trainer
+from cyclegan.files import write_text
+from cyclegan.score import GATED, Score, value_of
+from cyclegan.training_data import TrainingData
+from cyclegan.validation import Validator
+
+Row = dict[str, Any]
+CHOSEN_BY = 12
+"""Configurations below this number were looked at when the weights were chosen."""
+PARTS_OF_VALUE = (
+    "pseudo_pair_gain_db",
+    "spectrum_distance_db",
+    "sliced_wasserstein",
+    "shell_gain",
+)
+CRITERIA = {
+    "score": ("value", 1),
+    "the truth then": ("psnr", 1),
+    "score without gain": ("without_pseudo_pair_gain_db", 1),
+    "score without spectrum": ("without_spectrum_distance_db", 1),
+    "score without SWD": ("without_sliced_wasserstein", 1),
+    "score without shells": ("without_shell_gain", 1),
+    "gain alone": ("pseudo_pair_gain_db", 1),
+    "spectrum alone": ("spectrum_distance_db", -1),
+    "SWD alone": ("sliced_wasserstein", -1),
+    "shell gain alone": ("shell_gain", 1),
+    "shell gap alone": ("shell_gap", -1),
+    "cross-half gain alone": ("cross_half_gain_db", 1),
+    "noise in cycle": ("noise_in_cycle_db", -1),
+    "cycle loss": ("cycle_loss", -1),
+    "generator loss": ("generator_loss", -1),
+}
+"""Column and sign: +1 where more is better. The truth then is no criterion that anybody has: it is
+what the best possible one could tell of a training's future."""
+
+
+def validator(options: argparse.Namespace) -> Validator:
+    """What judges a trial of a study: eight patches of 32^3 of each domain; half scans as well."""
+    write_halves(options.data)
+    member = members(options.configurations, options.seeds)[0]
+    config = configuration(member, options.data, options.steps, "bf16")
+    config = config.model_copy(update={"data_A": str(options.data / "fast_halves.json")})
+    device = torch.device("cpu")
+    return Validator(config, TrainingData(config, device), device)
+
+
+def judged(options: argparse.Namespace, score: Score) -> list[Row]:
+    """One row for each complete training and each stored step; cached beside the generators.
+
+    The cache holds parts, so that other weights need no other run.
+    """
+    truth = Truth(options.data)
+    rows = []
+    for member in members(options.configurations, options.seeds):
+        folder = member.folder(options.pool)
+        if not (folder / "losses.json").exists():
+            continue
+        losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
+        for step in range(options.every, options.steps + 1, options.every):
+            cache = folder / f"parts-{step:05d}.json"
+            if options.again or not cache.exists():
+                path = folder / f"step-{step:05d}.pt"
+                report = score(generator_of(path), generator_of(path, "B"))
+                found = {"gate": report.gate, **report.parts}
+                write_text(cache, json.dumps(found))
+            parts = json.loads(cache.read_text(encoding="utf-8"))
+            mean = losses[str(step)]
+            rows.append(
+                {
+                    "configuration": member.number,
+                    "seed": member.seed,
+                    "step": step,
+                    **truth_of(folder, step, truth),
+                    **parts,
+                    "value": value(parts),
+                    **{f"without_{n}": value(parts, n) for n in PARTS_OF_VALUE},
+                    "cycle_loss": mean["loss/C_A_l1"] + mean["loss/C_B_l1"],
+                    "generator_loss": mean["loss/G_total"],
+                }
+            )
+    return rows
+
+
+def value(parts: Row, without: str | None = None) -> float:
+    """The score from cached parts with today's weights, or with one part left out."""
+    if parts["gate"]:
+        return GATED
+    return max(value_of(parts | {without: 0.0} if without else parts), GATED + 1)
+
+
+def column(rows: list[Row], name: str, sign: int = 1) -> np.ndarray:
+    """A column as numbers, more is better; what a gate left out is worst."""
+    return np.array([sign * row[name] if name in row else -1e9 for row in rows])
+
+
+def kept_generators(rows: list[Row]) -> list[Row]:
+    """Of each training the row of the best score: what a training keeps in `generator.pt`."""
+    best: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        key = row["configuration"], row["seed"]
+        if key not in best or row["value"] > best[key]["value"]:
+            best[key] = row
+    return list(best.values())
+
+
+class Pairing:
+    """Rows of the criterion and rows of the quality they are to tell, of the same trainings."""
+
+    def __init__(self, told: list[Row], quality: list[Row], resamples: int) -> None:
+        self.told, self.quality, self.resamples = told, quality, resamples
+        self.groups = column(told, "configuration")
+        self.seeds = column(told, "seed")
+
+    def rank(self, criterion: str, measure: str, tau: bool = False) -> Interval:
+        """Spearman's rho or Kendall's tau."""
+        statistic = kendall if tau else spearman
+        told, quality = column(self.told, *CRITERIA[criterion]), column(self.quality, measure)
+        return bootstrap(statistic(told, quality), self.groups, self.resamples)
+
+    def regret(self, criterion: str | None, measure: str = "psnr") -> Interval:
+        """Of the chosen training, in dB or SSIM; None: of a random one."""
+        quality = column(self.quality, measure)
+        if criterion is None:
+            statistic = regret_by_chance(quality, self.seeds)
+        else:
+            told = column(self.told, *CRITERIA[criterion])
+            statistic = regret(told, quality, self.seeds)
+        return bootstrap(statistic, self.groups, self.resamples)
+
+
+def print_ranks(title: str, pairing: Pairing) -> None:
+    """One line a criterion."""
+    count, configurations = len(pairing.told), len(np.unique(pairing.groups))
+    print(f"\n{title}: {count} trainings of {configurations} configurations")
+    print(f"{'criterion':22s} {'rho, PSNR':24s} {'rho, SSIM':24s} {'regret / dB':24s}")
+    for name in CRITERIA:
+        cells = (pairing.rank(name, "psnr"), pairing.rank(name, "ssim"), pairing.regret(name))
+        print(f"{name:22s} " + " ".join(f"{cell!s:24s}" for cell in cells))
+    print(f"{'chance':22s} {' 0.00':24s} {' 0.00':24s} {pairing.regret(None)!s:24s}")
+    taus = [pairing.rank("score", measure, tau=True) for measure in ("psnr", "ssim")]
+    print(f"score, Kendall's tau: PSNR {taus[0]}, SSIM {taus[1]}")
+
+
+def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -> None:
+    """AUC of every fault on top of the best third of the trainings, against that third."""
+    truth = Truth(options.data)
+    end = sorted((r for r in rows if r["step"] == options.steps), key=lambda r: -r["psnr"])
+    healthy = end[: max(len(end) // 3, 2)]
+    good, groups = column(healthy, "value"), column(healthy, "configuration")
+    print(f"\nfaults on top of the {len(healthy)} best trainings at the end")
+    print(f"{'fault':46s} {'AUC':24s} {'gated':>6s} {'score':>8s} {'PSNR':>6s} {'SSIM':>6s}")
+    full, half = [], []
+    for name, fault in faults(truth.std).items():
+        spoiled = []
+        for row in healthy:
+            folder = f"c{row['configuration']:02d}-s{row['seed']}"
+            path = options.pool / folder / f"step-{options.steps:05d}.pt"
+            spoiled.append(score(Faulty(generator_of(path), fault)))
+        failed = np.array([report.value for report in spoiled])
+        (half if "half as strong" in name else full).append(failed)
+        # What the last generator's image loses in truth.
+        lost = truth(Faulty(generator_of(path), fault))
+        gated = np.mean([report.gate is not None for report in spoiled])
+        change = np.median(failed - good)
+        print(
+            f"{name:46s} {_auc(good, [failed], groups, options.resamples)!s:24s} {gated:6.0%}"
+            f" {change:+8.2f} {lost['psnr'] - row['psnr']:+6.2f} {lost['ssim'] - row['ssim']:+6.3f}"
+        )
+    for title, group in (("all at full strength", full), ("all at half strength", half)):
+        print(f"{title:46s} {_auc(good, group, groups, options.resamples)!s:24s}")
+
+
+def _auc(
+    good: np.ndarray, failed: list[np.ndarray], groups: np.ndarray, resamples: int
+) -> Interval:
+    """AUC over all pairs; configurations are resampled, each with its seeds and its faults."""
+    table = np.stack(failed)
+    return bootstrap(lambda rows: auc(good[rows], table[:, rows].ravel()), groups, resamples)
+
+
+def judge(options: argparse.Namespace) -> None:
+    """Everything but the training."""
+    score = validator(options).score
+    rows = judged(options, score)
+    _write_csv(Path("results/score_validity.csv"), rows)
+    then = [row for row in rows if row["step"] == options.judge_at]
+    end = [row for row in rows if row["step"] == options.steps]
+    truth = Truth(options.data)
+    print(f"best Gaussian filter: {truth.best_gaussian()['psnr']:.2f} dB against the truth")
+    kept = kept_generators(rows)
+    at = f"criteria at step {options.judge_at}"
+    for title, told, quality in (
+        (f"{at}, quality then", then, then),
+        (f"{at}, quality of the generators kept until step {options.steps}", then, kept),
+        (f"{at}, quality at step {options.steps}", then, end),
+        (f"criteria at step {options.steps}, quality at step {options.steps}", end, end),
+        ("criteria at the kept generators' step, quality of these", kept, kept),
+    ):
+        print_ranks(title, Pairing(told, quality, options.resamples))
+        fresh = [
+            [row for row in table if row["configuration"] >= CHOSEN_BY] for table in (told, quality)
+        ]
+        if len(fresh[0]) > 4:
+            print_ranks(f"  {title}, fresh configurations", Pairing(*fresh, options.resamples))
+    if options.plot:
+        from score_plot import draw
+
+        draw(options.plot, then, end, options.judge_at)
+    print_failures(options, score, rows)
+
+
+def _write_csv(path: Path, rows: list[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Time of a validation over the time of the 100 steps between two and itself."""
+    member = members(options.configurations, options.seeds)[0]
+    for size, halves in ((32, False), (32, True), (64, False)):
+        config = configuration(member, options.data, 10**6, "bf16")
+        changes: dict[str, Any] = {"imsize_A": (size, size, size)}
+        if halves:
+            changes["data_A"] = str(write_halves(options.data))
+        trainer = Trainer(config.model_copy(update=changes))
+        seconds: dict[str, list[float]] = {"step": [], "validation": []}
+        for _ in range(6):
+            start = time.perf_counter()
+            for _ in range(3):
+                trainer._train_one_step()
+            middle = time.perf_counter()
+            trainer.validator(trainer.model, step=0, iteration=0)
+            seconds["step"].append((middle - start) / 3)
+            seconds["validation"].append(time.perf_counter() - middle)
+        trainer.data.close()
+        step, validation = (float(np.median(times[1:])) for times in seconds.values())
+        print(
+            f"patches of {size}^3{', halves' if halves else ''}: a step {1e3 * step:.0f} ms, a"
+            f" validation {1e3 * validation:.0f} ms; every 100 steps it is"
+            f" {validation / (validation + 100 * step):.1%} of the time"
+        )
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=["train", "judge", "cost"])
+    parser.add_argument("--data", type=Path, default=Path("data/phantom"))
+    parser.add_argument("--pool", type=Path, default=Path("results/score_pool"))
+    parser.add_argument("--configurations", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--every", type=int, default=40, help="steps between stored generators")
+    parser.add_argument("--judge-at", type=int, default=120, help="step at which a study prunes")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--plot", type=Path, help="draw docs/images/score_validity.png")
+    parser.add_argument("--again", action="store_true", help="score anew what is cached")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.stage == "train":
+        train_pool(
+            options.pool,
+            options.data,
+            configurations=options.configurations,
+            seeds=options.seeds,
+            steps=options.steps,
+            every=options.every,
+            precision="bf16",
+        )
+    elif options.stage == "judge":
+        judge(options)
+    else:
+        cost(options)
+
+
+if __name__ == "__main__":
+    main()
