@@ -25,7 +25,7 @@ from search.launch import reopened
 from search.study.board import LocalBoard
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import log_figures
-from search.study.lease import Owner
+from search.study.lease import LEASE_SECONDS, Owner
 from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.origin import check_data
 from search.study.processes import run_workers
@@ -71,7 +71,7 @@ def run_study(
     begun = _begin(definition, place, store, console)
     opened = begun.opened
     with (
-        _study_run(begun, store) as end,
+        _study_run(begun, store, console) as end,
         LocalBoard(console, definition.name, definition.trials) as board,
     ):
         for trial in opened.study.get_trials(deepcopy=False):
@@ -169,7 +169,7 @@ class _End:
 
 
 @contextlib.contextmanager
-def _study_run(begun: _Begun, store: Store) -> Iterator[_End]:
+def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     """Closes the study's MLflow run as the work inside ended, unless others still work."""
     end, run = _End(), store.run(begun.parent)
     try:
@@ -178,8 +178,14 @@ def _study_run(begun: _Begun, store: Store) -> Iterator[_End]:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
     log_figures(begun.opened, run)
-    if any(trial.state == "running" for trial in begun.opened.trials()):
-        return  # on another host, or in another terminal: the last one closes it
+    elsewhere = [str(trial.number) for trial in begun.opened.trials() if trial.state == "running"]
+    if elsewhere:  # the last one to leave closes it
+        console.say(
+            f"trial {', '.join(elsewhere)}: in the hands of a worker elsewhere; should that one "
+            f"have died, cyclegan study run {begun.opened.definition.name} goes on with it after "
+            f"{LEASE_SECONDS / 60:.0f} minutes"
+        )
+        return
     run.finish(*(("KILLED", "interrupted") if end.interrupted else ("FINISHED", "")))
 
 
