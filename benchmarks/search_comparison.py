@@ -34,7 +34,7 @@ import yaml
 from score_truth import Truth, generator_of
 
 RECIPES = ("grid", "random", "study")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = {
     "filters": 8,
     "activation": "leaky_relu",
@@ -134,7 +134,7 @@ def curve(trials: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
     spent, best, points = 0, -np.inf, []
     chosen: dict[str, Any] = {}
     for trial in trials:
-        spent += trial["iterations"]
+        spent += trial["iteration"]
         if trial["score"] is not None and trial["score"] > best:
             best, chosen = trial["score"], trial
         if chosen:

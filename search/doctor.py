@@ -9,7 +9,7 @@ do. Nothing that could still be wanted is ever removed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from tracking import RunInfo, Store
     from tracking.run import Status
 
-_STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+_STATUS: dict[str, Status] = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
 """Of a trial's MLflow run, by what Optuna says of the trial."""
 
 
@@ -41,6 +46,8 @@ class Finding:
     remedy: str
     """What is done about it, or what a person can do."""
     cure: Callable[[], object] | None = None
+    run_id: str = ""
+    """Of the MLflow run it is about."""
 
 
 def run_doctor(session: Session, *, dry_run: bool) -> None:
@@ -73,6 +80,7 @@ def examine(store: Store) -> Iterator[Finding]:
     """All findings; journals first, because the studies are read from them."""
     for name in known_studies():
         yield from _journal(studies_folder() / name)
+    told: set[str] = set()
     for name in known_studies():
         try:
             opened = open_study(name)
@@ -81,8 +89,10 @@ def examine(store: Store) -> Iterator[Finding]:
                 subject=f"study {name}", problem=str(error), remedy="see there; left as it is"
             )
             continue
-        yield from _study(opened, store)
-    yield from _dead_runs(store)
+        for finding in _study(opened, store):
+            told.add(finding.run_id)
+            yield finding
+    yield from _dead_runs(store, told)
     yield from _litter(project_root() / "results")
 
 
@@ -143,27 +153,36 @@ def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Fin
         yield Finding(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
         return
     wanted = _STATUS[trial.state]
-    if run.status != wanted or run.tags.get("state", trial.state) != trial.state:
+    over = trial.state != "interrupted"
+    if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
+        return  # just now between two leases
+    wrong = run.status == "RUNNING" or (over and run.status != wanted)
+    if wrong or (over and run.tags.get("state", trial.state) != trial.state):
 
         def cure() -> None:
             found = store.run(run.id)
-            found.finish(wanted, trial.reason)
-            found.set_tags({"state": trial.state})
+            found.finish(wanted, trial.reason or "its process died")
+            if over:
+                found.set_tags({"state": trial.state})
 
+        what = f"{trial.state} in Optuna" if over else "trained by nobody"
         yield Finding(
             subject=subject,
-            problem=f"{trial.state} in Optuna, {run.status} in MLflow (run {run.id})",
-            remedy=f"the run is {wanted} now, its tag state = {trial.state}",
+            problem=f"{what}, {run.status} in MLflow (run {run.id})",
+            remedy=f"the run is {wanted} now; continued, it is RUNNING again"
+            if not over
+            else f"the run is {wanted} now, its tag state = {trial.state}",
             cure=cure,
+            run_id=run.id,
         )
 
 
-def _dead_runs(store: Store) -> Iterator[Finding]:
+def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
     """Runs that MLflow shows as RUNNING although their process is gone."""
     for run in store.search(None, "attributes.status = 'RUNNING'"):
         process = run.tags.get(PROCESS)
         alive = is_alive(process) if process else None
-        if alive:
+        if alive or run.id in told:
             continue
         subject = f"{run.tags.get('kind', 'run')} {run.name} ({run.id})"
         if alive is None:

@@ -15,7 +15,7 @@ from search.study.tables import study_data
 
 COLUMNS = (
     *("number", "state", "score", "step", "iteration", "seconds"),
-    *("run_id", "reason", "attempts", "seeds"),
+    *("run_id", "reason", "deaths", "seeds"),
 )
 """Columns of the CSV file before those of the searched keys."""
 

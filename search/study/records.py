@@ -39,7 +39,8 @@ class TrialRecord:
     verdict: Mapping[str, Any]
     seeds: Sequence[Mapping[str, Any]]
     origin: Mapping[str, Any]
-    attempts: int
+    deaths: int
+    """Of the process that trained it, since its last progress."""
     revives: int | None
     started: datetime | None
     ended: datetime | None
@@ -62,7 +63,7 @@ class TrialRecord:
             "verdict": dict(self.verdict),
             "seeds": [dict(seed) for seed in self.seeds],
             "origin": dict(self.origin),
-            "attempts": self.attempts,
+            "deaths": self.deaths,
             "revives": self.revives,
             "curve": [list(point) for point in self.curve],
         }
@@ -117,7 +118,7 @@ def _record(summary: TrialSummary, frozen: FrozenTrial) -> TrialRecord:
         verdict=attrs.get("verdict") or {},
         seeds=attrs.get("seeds") or (),
         origin=attrs.get("origin") or {},
-        attempts=int(attrs.get("attempts", 0)),
+        deaths=int(attrs.get("deaths", {}).get("count", 0)),
         revives=attrs.get("revives"),
         started=frozen.datetime_start,
         ended=frozen.datetime_complete,

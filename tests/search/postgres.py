@@ -1,6 +1,6 @@
 """A PostgreSQL server of Debian's package for the tests, started and stopped by them.
 
-    python tests/search/postgres.py    # starts one, prints its address, stops it on Ctrl-C
+    python tests/search/postgres.py    # starts one, prints its address, stops it when it is stopped
 
 As root it runs as the user `postgres`, because the server refuses root. With
 CYCLEGAN_REQUIRE_POSTGRES set, a missing server is a failure; otherwise its tests are skipped.
@@ -63,6 +63,7 @@ def _free_port() -> int:
 if __name__ == "__main__":
     import signal
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     binaries = programs()
     assert binaries is not None, "no initdb; on Debian: apt-get install postgresql"
     with server(binaries) as address, contextlib.suppress(KeyboardInterrupt):

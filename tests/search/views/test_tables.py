@@ -67,13 +67,13 @@ def test_plain_values_are_strict_json_with_curves_and_what_a_trial_bears(make_st
         "verdict": {"rung": 0, "margin": 1.5},
         "origin": {"commit": "abc"},
         "seeds": [{"seed": 1, "run_id": "x", "score": 1.0, "iteration": 5}],
-        "attempts": 2,
+        "deaths": 2,
     }
     opened.study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.PRUNED,
             intermediate_values={50: 1.0, 100: float("nan")},
-            user_attrs=attrs,
+            user_attrs=attrs | {"deaths": {"at": 50, "count": 2}},
         )
     )
     data = json.loads(json.dumps(study_data(opened), allow_nan=False))
