@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, DataError
-from cyclegan.files import write_text
+from cyclegan.files import replacing, write_text
 from cyclegan.hparams import HParams
 from cyclegan.pictures import six_images, write_png
 from cyclegan.trainer import Trainer, TrainResult
@@ -157,6 +158,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     for callback in callbacks:
         trainer.add_callback(callback)
     if checkpoint:
+        if checkpoint == job.start:
+            _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
         before = trainer.load_checkpoint(checkpoint)
         if checkpoint == job.start:
             _apply_asked_changes(trainer, before)
@@ -179,6 +182,13 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     return Finished(
         result=result, run_id=run.id, folder=job.folder, stop_asked=bool(asked), **record
     )
+
+
+def _take_over_generators(theirs: Path, ours: Path) -> None:
+    """What the training continued from has kept is to be beaten, or kept on."""
+    if theirs.is_file() and not ours.is_file():
+        with replacing(ours) as temporary:
+            shutil.copyfile(theirs, temporary)
 
 
 def _apply_asked_changes(trainer: Trainer, before: Config) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from cyclegan import load_config, parse_config
+from cyclegan import state as states
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.generator import save_generators
 from cyclegan.model import CycleGAN
@@ -167,6 +168,21 @@ def test_a_promotion_that_continues_begins_where_the_trial_ended(
     # How it began is remembered, so that nothing need be said again, and no checkpoint kept.
     shutil.rmtree(opened.trial_folder(0))
     assert promote(opened, store=store, console=QUIET).start == "continue"
+
+
+def test_a_promotion_that_continues_keeps_the_trial_s_generators_until_it_has_better_ones(
+    written: Callable[..., OpenStudy], store: Store
+) -> None:
+    opened = written([1.0])
+    trained(opened, store)
+    save = opened.trial_folder(0) / "save"
+    state = dict(states.load(save / "checkpoint.pt", formats=(states.CHECKPOINT_FORMAT,)))
+    state["callbacks"]["KeepBest"] = {"score": 1e6, "step": 4}  # not to be beaten
+    states.save(state, save / "checkpoint.pt")
+    done = promote(opened, store=store, console=QUIET, start="continue").finished
+    assert (done.best_score, done.best_step) == (1e6, 4)
+    kept = (done.folder / "save" / "generator.pt").read_bytes()
+    assert kept == (save / "generator.pt").read_bytes()
 
 
 def test_the_data_stay_those_of_the_trial(
