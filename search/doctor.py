@@ -8,16 +8,15 @@ do. Nothing that could still be wanted is ever removed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import CycleGANError
 from search.commandline import Session
-from search.launch import SAVE_FOLDER
+from search.launch import SAVE_FOLDER, recorded_run
 from search.locks import is_free, waiting_for
 from search.study.opened import OpenStudy, TrialSummary, known_studies, open_study, studies_folder
 from search.study.storage import JOURNAL, mend_journal
@@ -216,12 +215,3 @@ def _litter(results: Path) -> Iterator[Finding]:
                 remedy="it is removed; the file it was to replace is whole",
                 cure=path.unlink,
             )
-
-
-def recorded_run(folder: Path) -> str:
-    """The MLflow run of the training in `folder`, as its record has it; empty if it has none."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return ""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return str(record.get("run_id", ""))

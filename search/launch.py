@@ -277,6 +277,11 @@ def _already_complete(job: Job) -> Finished | None:
     )
 
 
+def recorded_run(folder: Path) -> str:
+    """The MLflow run of the training in `folder`, as its record has it; empty if it has none."""
+    return str(_record(folder).get("run_id", ""))
+
+
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD_NAME
     return dict(read_json(path)) if path.is_file() else {}

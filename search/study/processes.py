@@ -26,6 +26,8 @@ from search.study.opened import OpenStudy
 _OVER = "over"
 _SECONDS = 0.5
 _INTERRUPTED = 130
+_DEATHS = 12
+"""Of workers in a row, after which something is wrong with more than a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ class _Crew:
         self.workers: dict[int, _Worker] = {}
         self.stopping = False
         self.problem: tuple[int, str] | None = None
+        self.deaths = 0
+        """Since a trial ended."""
 
     def start(self) -> None:
         for number in range(len(self.places)):
@@ -119,6 +123,8 @@ class _Crew:
                 code, text = message[1]
                 worker.over = (code, text)
             else:
+                if message[0] == "ended":
+                    self.deaths = 0
                 self.board.receive(message)
 
     def _ended(self, number: int, worker: _Worker) -> None:
@@ -133,6 +139,11 @@ class _Crew:
             self.stop()
         elif not worker.over and not self.stopping:
             why = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.deaths += 1
+            if self.deaths >= _DEATHS:
+                self.problem = (1, f"{self.deaths} workers died in a row, the last one by {why}")
+                self.stop()
+                return
             self.board.say(f"worker {number} died ({why}); another one takes its place")
             self._start(number)
 
@@ -241,6 +252,8 @@ def _work(order: _Order, board: Board) -> tuple[int, str]:
         return _INTERRUPTED, "interrupted"
     except CycleGANError as error:
         return error.exit_code, str(error)
+    except Exception as error:  # noqa: BLE001  (the parent tells it, in one line)
+        return CycleGANError.exit_code, f"a worker failed: {type(error).__name__}: {error}"
 
 
 def _end_with_parent(pipe: Connection) -> None:

@@ -31,6 +31,8 @@ from search.locks import waiting_for
 JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
 _SQLITE_SECONDS = 60
+STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+"""What Optuna raises when a database is away."""
 _KINDS = ("postgresql", "mysql", "sqlite")
 
 
@@ -133,6 +135,16 @@ class StudyStorage:
                 connection.execute(give)
                 connection.commit()
 
+    def away(self, error: BaseException) -> CycleGANError:
+        """One of `STORAGE_ERRORS` in one line."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        return CycleGANError(
+            f"study storage {self.shown} can't be used: {cause}; once it can, run the study again "
+            "and it goes on"
+        )
+
     def remember(self) -> None:
         """Note in the study's folder which storage it uses."""
         if self.url is not None:
@@ -173,9 +185,8 @@ class StudyStorage:
                 f"--storage {self.shown}: the driver is missing; for PostgreSQL: "
                 "pip install 'psycopg[binary]'"
             ) from error
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise CycleGANError(f"study storage {self.shown} can't be used: {cause}") from error
+        except STORAGE_ERRORS as error:
+            raise self.away(error) from error
 
 
 def storage_for(folder: Path, url: str | None) -> StudyStorage:

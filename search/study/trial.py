@@ -20,7 +20,7 @@ from cyclegan.errors import CycleGANError
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.console import Console
-from search.launch import Finished, Job, run_training
+from search.launch import Finished, Job, recorded_run, run_training
 from search.study.board import Board
 from search.study.lease import Owner, renewing
 from search.study.objective import Objective, objective_of
@@ -30,6 +30,7 @@ from search.study.pruners import Pruner
 from search.study.pruning import PruningCallback, last_reported
 from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
+from search.study.storage import STORAGE_ERRORS
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -84,16 +85,18 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
     with renewing(bench.owner, study, trial._trial_id, watch.lost):
         try:
             return _train(trial, bench, watch)
-        except CycleGANError:
+        except (CycleGANError, *STORAGE_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
+            trial.set_user_attr("mlflow_run_id", recorded_run(bench.opened.trial_folder(number)))
             study.tell(number, state=TrialState.FAIL)
             bench.board.ended(number, "failed", str(error))
             return "failed"
         finally:
             # Finished trials are closed for changes; an unfinished one is free for anybody.
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            closed = optuna.exceptions.UpdateFinishedTrialError
+            with contextlib.suppress(closed, *STORAGE_ERRORS):
                 if bench.owner.holds(study._storage, trial._trial_id):
                     bench.owner.release(study._storage, trial._trial_id)
 

@@ -14,6 +14,7 @@ from search.study.retention import check_disk, expected_bytes, release_checkpoin
 from search.study.revive import REVIVES
 from search.study.rules import why_stop
 from search.study.sessions import hours, touch
+from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Bench, train_trial
 
 _FAILURES_IN_A_ROW = 3
@@ -27,6 +28,13 @@ def work(bench: Bench) -> Literal["done", "interrupted"]:
 
     Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
     """
+    try:
+        return _work(bench)
+    except STORAGE_ERRORS as error:
+        raise bench.opened.storage.away(error) from error
+
+
+def _work(bench: Bench) -> Literal["done", "interrupted"]:
     failures = 0
     while (trial := claim(bench)) is not None:
         ending = train_trial(trial, bench)

@@ -77,9 +77,9 @@ class StudyProject:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        line = [*CALL, *arguments, "--quiet"]
-        return subprocess.Popen(line, **self.options(), stdout=subprocess.DEVNULL, text=True)
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        line, options = [*CALL, *arguments, "--quiet"], self.options() | options
+        return subprocess.Popen(line, **options, stdout=subprocess.DEVNULL, text=True)
 
     def trials(self, storage: str | None = None) -> list[optuna.trial.FrozenTrial]:
         from optuna.storages.journal import JournalFileBackend
@@ -159,8 +159,8 @@ def wait() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The address of a real PostgreSQL server that lives as long as the tests."""
+def postgresql_server() -> Iterator[Any]:
+    """A real PostgreSQL server that lives as long as the tests."""
     spec = importlib.util.spec_from_file_location("postgres", Path(__file__).parent / "postgres.py")
     assert spec and spec.loader
     postgres = importlib.util.module_from_spec(spec)
@@ -171,5 +171,12 @@ def postgresql() -> Iterator[str]:
         if os.environ.get("CYCLEGAN_REQUIRE_POSTGRES"):
             pytest.fail(missing)
         pytest.skip(missing)
-    with postgres.server(programs) as address:
-        yield address
+    with postgres.Server(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Any) -> str:
+    """The address of that server."""
+    address: str = postgresql_server.address
+    return address

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -27,30 +26,41 @@ def programs() -> Path | None:
     return folders[-1].parent if folders else None
 
 
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """A server with its data in a new folder below the temporary one; its SQLAlchemy address."""
-    root = Path(tempfile.mkdtemp(prefix="cyclegan-postgres-"))
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if as_user:
-        shutil.chown(root, "postgres")
-    data, port = root / "data", _free_port()
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={root}"
+class Server:
+    """A server with its data in a new folder below the temporary one."""
 
-    def call(program: str, *arguments: str) -> None:
-        line = [*as_user, str(folder / program), *arguments]
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, cwd=root)
+    def __init__(self, folder: Path) -> None:
+        self._programs = folder
+        self._root = Path(tempfile.mkdtemp(prefix="cyclegan-postgres-"))
+        self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self._as_user:
+            shutil.chown(self._root, "postgres")
+        self._data, self._port = str(self._root / "data"), _free_port()
+        self.address = f"postgresql://tester@127.0.0.1:{self._port}/postgres"
 
-    try:
-        call("initdb", "-D", str(data), "-A", "trust", "-U", "tester", "--no-sync")
-        log = str(root / "log")
-        call("pg_ctl", "-D", str(data), "-o", options, "-l", log, "-w", "start")
-        try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
-        finally:
-            call("pg_ctl", "-D", str(data), "-m", "fast", "-w", "stop")
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    def __enter__(self) -> Server:
+        self._call("initdb", "-D", self._data, "-A", "trust", "-U", "tester", "--no-sync")
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(subprocess.CalledProcessError):  # stopped already
+            self.stop()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def start(self) -> None:
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1"
+        options += f" -c unix_socket_directories={self._root}"
+        log = str(self._root / "log")
+        self._call("pg_ctl", "-D", self._data, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self) -> None:
+        self._call("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    def _call(self, program: str, *arguments: str) -> None:
+        line = [*self._as_user, str(self._programs / program), *arguments]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(line, check=True, cwd=self._root, **quiet)  # type: ignore[call-overload]
 
 
 def _free_port() -> int:
@@ -66,6 +76,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     binaries = programs()
     assert binaries is not None, "no initdb; on Debian: apt-get install postgresql"
-    with server(binaries) as address, contextlib.suppress(KeyboardInterrupt):
-        print(address, flush=True)  # noqa: T201
+    with Server(binaries) as server, contextlib.suppress(KeyboardInterrupt):
+        print(server.address, flush=True)  # noqa: T201
         signal.pause()

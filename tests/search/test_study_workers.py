@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,26 @@ def test_two_workers_share_a_database(
     in_file = f"sqlite:///{study_project.folder / 'studies' / 'local' / 'small.db'}"
     trials = study_project.trials(in_file if kind == "sqlite" else address)
     assert len({t.user_attrs["lease"]["owner"] for t in trials}) == 2
+
+
+def test_a_database_that_goes_away_stops_a_study_in_one_line_and_it_goes_on_later(
+    study_project: Any, postgresql_server: Any, wait: Callable[..., Any], small: dict[str, Any]
+) -> None:
+    study_project.define(small | {"name": "outage"})
+    results = study_project.folder / "results" / "outage"
+    line = ["study", "run", "studies/small.yaml", "--storage", postgresql_server.address]
+    with study_project.start(*line, stderr=subprocess.PIPE) as process:
+        wait((results / "trial-001" / "save" / "checkpoint.pt").exists)
+        postgresql_server.stop()
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            postgresql_server.start()
+    assert process.returncode == 1
+    (error,) = [text for text in said.splitlines() if text.startswith("error")]
+    assert "can't be used" in error
+    assert "run the study again" in error
+    assert "Traceback" not in said
+    result = study_project.run("study", "run", "outage")
+    assert [t["number"] for t in result["trials"]] == [0, 1, 2, 3]
+    assert {t["state"] for t in result["trials"]} <= {"complete", "pruned"}
