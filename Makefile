@@ -31,8 +31,8 @@ demo: install ## real data -> study -> promoted training -> enhanced volume (at 
 ui: install ## the MLflow user interface on 127.0.0.1
 	@$(BIN)/cyclegan ui
 
-test: install ## the tests, slow proofs included
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+test: install ## the tests, slow proofs included, on two cores
+	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow"
 
 check: install ## formatting, lint and types
 	$(BIN)/ruff format --check .

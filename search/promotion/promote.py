@@ -234,7 +234,9 @@ def _remember(plan: Plan) -> None:
         "start": plan.start,
         "schedule": to_plain(plan.schedule),
     }
-    write_text(plan.folder / _PLAN_NAME, json.dumps(content, indent=1))
+    path, text = plan.folder / _PLAN_NAME, json.dumps(content, indent=1)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def _check_continuation(

@@ -24,7 +24,7 @@ from search.console import Console
 from search.launch import reopened
 from search.study.board import LocalBoard
 from search.study.definition import StudyDefinition, parse_definition
-from search.study.figures import log_figures
+from search.study.figures import figures_folder, log_figures
 from search.study.lease import LEASE_SECONDS, Owner
 from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.origin import check_data
@@ -171,13 +171,14 @@ class _End:
 @contextlib.contextmanager
 def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     """Closes the study's MLflow run as the work inside ended, unless others still work."""
-    end, run = _End(), store.run(begun.parent)
+    end, run, before = _End(), store.run(begun.parent), _finished(begun.opened)
     try:
         yield end
     except BaseException as error:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
-    log_figures(begun.opened, run)
+    if _finished(begun.opened) > before or not figures_folder(begun.opened).is_dir():
+        log_figures(begun.opened, run)
     elsewhere = [str(trial.number) for trial in begun.opened.trials() if trial.state == "running"]
     if elsewhere:  # the last one to leave closes it
         console.say(
@@ -187,6 +188,10 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         )
         return
     run.finish(*(("KILLED", "interrupted") if end.interrupted else ("FINISHED", "")))
+
+
+def _finished(opened: OpenStudy) -> int:
+    return sum(trial.state.is_finished() for trial in opened.study.get_trials(deepcopy=False))
 
 
 def _check_against_stored(
