@@ -32,7 +32,7 @@ ui: install ## the MLflow user interface on 127.0.0.1
 	@$(BIN)/cyclegan ui
 
 test: install ## the tests, slow proofs included, on two cores
-	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or not slow"
 
 check: install ## formatting, lint and types
 	$(BIN)/ruff format --check .
