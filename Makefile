@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test check format lock clean
+.PHONY: help install demo ui test proofs check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ demo: install ## real data -> study -> promoted training -> enhanced volume (at 
 ui: install ## the MLflow user interface on 127.0.0.1
 	@$(BIN)/cyclegan ui
 
-test: install ## the tests, slow proofs included, on two cores
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or not slow"
+test: install ## the tests, on two cores (minutes)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+proofs: install ## the slow ones: real processes killed, whole studies, a PostgreSQL server
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 check: install ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from cyclegan import Config, parse_config
+from tracking import Store
 
 torch.set_num_threads(1)
 
@@ -109,9 +111,24 @@ def config(tiny: dict[str, Any]) -> Config:
     return parse_config(tiny)
 
 
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a fresh embedded store, made once: that takes seconds."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store.open(f"sqlite:///{database}")
+    return database
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project folder as working directory, with its own store."""
+def project(empty_project: Path, fresh_database: Path) -> Path:
+    """A project folder as working directory, with its own store, where nothing was run yet."""
+    shutil.copy(fresh_database, empty_project / "mlruns")
+    return empty_project
+
+
+@pytest.fixture
+def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder as working directory, as cloned: its store is still to be made."""
     for name in ("studies", "mlruns"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)

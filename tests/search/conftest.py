@@ -50,10 +50,11 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
 class StudyProject:
     """A project folder with a study `small`, and the command line run in it."""
 
-    def __init__(self, folder: Path, definition: dict[str, Any], store: Path) -> None:
+    def __init__(self, folder: Path, definition: dict[str, Any], database: Path) -> None:
         self.folder = folder
         (folder / "studies").mkdir(parents=True)
-        shutil.copytree(store, folder / "mlruns")
+        (folder / "mlruns").mkdir()
+        shutil.copy(database, folder / "mlruns")
         self.define(definition)
 
     @property
@@ -116,39 +117,22 @@ class StudyProject:
 
 
 @pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh embedded store, made once: a new database takes seconds."""
-    from tracking import Store
-
-    folder = tmp_path_factory.mktemp("store")
-    (folder / "studies").mkdir()
-    (folder / "mlruns").mkdir()
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        Store.open()
-    finally:
-        os.chdir(before)
-    return folder / "mlruns"
-
-
-@pytest.fixture(scope="session")
 def small(tiny: dict[str, Any]) -> dict[str, Any]:
     """The definition of a study whose trials take seconds."""
     return small_study(tiny)
 
 
 @pytest.fixture
-def study_project(tmp_path: Path, small: dict[str, Any], fresh_store: Path) -> StudyProject:
-    return StudyProject(tmp_path / "p", small, fresh_store)
+def study_project(tmp_path: Path, small: dict[str, Any], fresh_database: Path) -> StudyProject:
+    return StudyProject(tmp_path / "p", small, fresh_database)
 
 
 @pytest.fixture(scope="session")
 def whole_study(
-    tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any], fresh_store: Path
+    tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any], fresh_database: Path
 ) -> dict[str, Any]:
     """What `study run --json` tells of the study `small` that nothing interrupted."""
-    project = StudyProject(tmp_path_factory.mktemp("whole") / "p", small, fresh_store)
+    project = StudyProject(tmp_path_factory.mktemp("whole") / "p", small, fresh_database)
     return project.run("study", "run", "studies/small.yaml")
 
 

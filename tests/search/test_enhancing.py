@@ -101,6 +101,7 @@ def test_the_volume_comes_with_trust_maps_a_picture_and_a_report(enhance: Any) -
     np.testing.assert_array_equal(read("plain.h5"), read("out/e.h5"))
 
 
+@pytest.mark.slow
 def test_several_volumes_go_into_a_folder_and_finished_ones_are_kept(enhance: Any) -> None:
     volumes = [write(f"{name}.h5", blobs(n)) for n, name in enumerate("abc")]
     line = [*volumes, "--output", "out", "--no-trust"]
@@ -259,6 +260,7 @@ def test_one_name_for_two_outputs_is_refused(enhance: Any) -> None:
     assert (code, "several volumes have this name" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_killed_the_same_command_goes_on(model: str) -> None:
     write("a.h5", blobs(1, (40, 16, 16)))
     arguments = ["a.h5", "--model", model, "--output", "e.h5", "--tile", "8,16,16", "--json"]

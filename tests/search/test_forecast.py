@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -131,9 +132,9 @@ def test_a_checkpoint_holds_pools_and_snapshots(tiny: dict[str, Any]) -> None:
 
 
 def test_the_probe_measures_and_leaves_nothing(
-    project: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    empty_project: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = project / "tmp"
+    elsewhere = empty_project / "tmp"
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     found = probe(parse_config(tiny), seconds=0.0)
@@ -142,13 +143,13 @@ def test_the_probe_measures_and_leaves_nothing(
     assert found.checkpoint_bytes > found.generator_bytes > 1000
     assert found.picture_bytes > 0
     assert 0 < found.core_share <= 1
-    left = {path.name for path in project.rglob("*") if "torchinductor" not in path.name}
+    left = {path.name for path in empty_project.rglob("*") if "torchinductor" not in path.name}
     assert left == {"mlruns", "studies", "tmp"}
 
 
 @pytest.mark.parametrize("name", ["tpe", "grid"])
 def test_validate_shows_space_rungs_and_costs(
-    project: Path,
+    empty_project: Path,
     tiny: dict[str, Any],
     name: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -169,7 +170,10 @@ def test_validate_shows_space_rungs_and_costs(
     }
     if name == "grid":
         content["space"]["lr_g"]["points"] = 3
-    (project / "s.yaml").write_text(yaml.safe_dump(content))
+    (empty_project / "s.yaml").write_text(yaml.safe_dump(content))
+
+    module = "search.study.probe.probe"
+    monkeypatch.setattr(module, functools.partial(probe, seconds=0))  # ten steps, not ten seconds
 
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["cyclegan", "study", "validate", "s.yaml", *arguments])
@@ -187,5 +191,5 @@ def test_validate_shows_space_rungs_and_costs(
     assert data["forecast"]["rungs"][0]["iteration"] == 8
     assert data["probe"]["steps"] >= 10
     assert data["cost"]["hours"] > 0
-    assert not (project / "results").exists()
-    assert not list((project / "mlruns").iterdir())
+    assert not (empty_project / "results").exists()
+    assert not list((empty_project / "mlruns").iterdir())

@@ -192,6 +192,7 @@ def test_what_it_left_is_closed_if_another_configuration_takes_its_folder(
     assert list(statuses.values()) == ["KILLED"]
 
 
+@pytest.mark.slow
 def test_a_training_whose_run_is_gone_from_the_store_gets_a_new_one(
     config: Config, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_what_has_no_checkpoint_can_not_be_revived(pruned_study: OpenStudy) -> N
         revive(pruned_study, 1)
 
 
+@pytest.mark.slow
 def test_a_trial_of_several_seeds_is_worth_their_mean(project: Path, tiny: dict[str, Any]) -> None:
     content = {
         "name": "seeds",

@@ -43,6 +43,7 @@ def run(path: Path, trials: int | None = None) -> OpenStudy:
     return run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_whole_also_in_two_goes(project: Path, tiny: dict[str, Any]) -> None:
     space = {
         "lambdas.I_A": {"type": "float", "low": 3.0, "high": 9.0, "points": 2},
@@ -58,6 +59,7 @@ def test_a_grid_is_run_whole_also_in_two_goes(project: Path, tiny: dict[str, Any
         run(path, trials=5)
 
 
+@pytest.mark.slow
 def test_a_function_decides_and_is_not_needed_to_go_on_or_to_show(
     project: Path, tiny: dict[str, Any]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A real store per test: a copy of one template database, as making a fresh one takes seconds."""
+"""A real store per test: a copy of one database, as making a fresh one takes seconds."""
 
 from __future__ import annotations
 
@@ -20,18 +20,11 @@ from tracking import Run, Store
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template")
-    Store.open(f"sqlite:///{folder}/mlflow.db")
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def database(template: Path, tmp_path: Path) -> Path:
+def database(fresh_database: Path, tmp_path: Path) -> Path:
     target = tmp_path / "mlruns" / "mlflow.db"
     target.parent.mkdir()
-    shutil.copy(template, target)
+    shutil.copy(fresh_database, target)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,8 @@ from tracking import Store
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh embedded store, made once: a new database takes seconds."""
-    folder = tmp_path_factory.mktemp("template")
-    Store.open(f"sqlite:///{folder}/mlflow.db")
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def store(project: Path, template: Path) -> Store:
-    shutil.copy(template, project / "mlruns" / "mlflow.db")
+def store(project: Path) -> Store:
     return Store.open()
 
 

@@ -75,6 +75,7 @@ class Trains(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
     written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def volume(project: Path) -> str:
     return "a.h5"
 
 
+@pytest.mark.slow
 def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
     written: Callable[..., OpenStudy], store: Store, call: Any, project: Path
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_trial_that_is_not_over_is_not_promoted(
         promote(opened, store=store, console=QUIET, trial=1)
 
 
+@pytest.mark.slow
 def test_the_winner_of_a_confirmation_is_promoted(
     written: Callable[..., OpenStudy], call: Any
 ) -> None:

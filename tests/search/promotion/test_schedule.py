@@ -160,6 +160,7 @@ OPTIMIZER = {
 }
 
 
+@pytest.mark.slow
 def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     store: Store, definition_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
