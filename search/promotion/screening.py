@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cyclegan.errors import DataError
 from search.study import OpenStudy
+from search.study.objective import worth
 
 if TYPE_CHECKING:
     from tracking import RunInfo, Store
@@ -33,9 +34,9 @@ class Pair:
 
     trial: int
     judged: float | None
-    """Score at the first report from `prune_after` on; None without one."""
+    """What its reports were worth at the first one from `prune_after` on; None without one."""
     last: float
-    """Score at the study's end."""
+    """What the trial was worth at its end."""
     full: float
     """Best score of the promoted training."""
     steps: int
@@ -160,13 +161,14 @@ def _pairs(opened: OpenStudy, runs: dict[int, RunInfo]) -> list[Pair]:
         if run is None or summary_.score is None:
             continue
         reports = trials[summary_.number].intermediate_values
-        later = [step for step in reports if step >= opened.definition.pruner.prune_after]
+        first = min((s for s in reports if s >= opened.definition.pruner.prune_after), default=None)
+        until = {s: v for s, v in reports.items() if first is not None and s <= first}
         best = _best(run)
         assert best is not None
         pairs.append(
             Pair(
                 trial=summary_.number,
-                judged=reports[min(later)] if later else None,
+                judged=worth(until, opened.definition.judge_by),
                 last=summary_.score,
                 full=best,
                 steps=round(run.metrics.get("step", 0)),

@@ -12,7 +12,7 @@ from cyclegan.config import Config, Count, RunName, Section, load_yaml, override
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
 from search.study.function_space import FunctionSpace, draws, random_trials, read_function_space
-from search.study.objective import Objective
+from search.study.objective import JudgedBy, Objective
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
@@ -85,6 +85,9 @@ class StudyDefinition(Section):
     """Earlier studies whose best values are tried first."""
     objective: Objective = "score"
     """What is maximised: the score, or one of its parts alone."""
+    judge_by: JudgedBy = "best"
+    """Which of a trial's validations counts: the best so far, whose generators it keeps, or the
+    last one. Successive halving and Hyperband compare trials by it too."""
     sampler: Sampler = Sampler()
     """How values are chosen."""
     pruner: Pruner = Pruner()

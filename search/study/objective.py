@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from cyclegan.score import GATED
@@ -21,3 +22,14 @@ def objective_of(report: ValidationReport, name: Objective) -> float:
     if report.gate is not None:
         return GATED
     return float(report.metrics[name])
+
+
+JudgedBy = Literal["best", "last"]
+"""Which of a trial's validations counts: the best so far, or the last."""
+
+
+def worth(reports: Mapping[int, float], judge_by: JudgedBy) -> float | None:
+    """What a trial is worth by its reports (objective by iteration); None if it has none."""
+    if not reports:
+        return None
+    return max(reports.values()) if judge_by == "best" else reports[max(reports)]

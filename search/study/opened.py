@@ -15,6 +15,7 @@ from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
 from search.study.lease import is_held
+from search.study.objective import worth
 from search.study.storage import StudyStorage, storage_for
 from tracking import project_root
 
@@ -35,7 +36,7 @@ class TrialSummary:
     state: str
     """`complete pruned failed running waiting`, or `interrupted`: begun, and nobody is at it."""
     score: float | None
-    """The last one reported."""
+    """Of a complete trial its value; of any other what its reports are worth so far."""
     step: int
     iterations: int
     """Optimisation steps spent on it."""
@@ -61,7 +62,7 @@ class OpenStudy:
 
     def trials(self) -> list[TrialSummary]:
         """All its trials, by number."""
-        return [_summary(t, self.folder) for t in self.study.get_trials(deepcopy=False)]
+        return [self._summary(t) for t in self.study.get_trials(deepcopy=False)]
 
     def with_trials(self, count: int) -> OpenStudy:
         """The same study with another number of trials wanted."""
@@ -101,6 +102,22 @@ class OpenStudy:
         """Where trial `number` trains."""
         return self.results / f"trial-{number:03d}"
 
+    def _summary(self, trial: FrozenTrial) -> TrialSummary:
+        score = trial.value
+        if score is None:
+            score = worth(trial.intermediate_values, self.definition.judge_by)
+        return TrialSummary(
+            number=trial.number,
+            state=_state(trial, self.folder),
+            score=score,
+            step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
+            iterations=_iterations(trial),
+            values=trial.params,
+            reason=trial.user_attrs.get("reason", ""),
+            run_id=trial.user_attrs.get("mlflow_run_id", ""),
+            seconds=trial.duration.total_seconds() if trial.duration else None,
+        )
+
 
 def studies_folder() -> Path:
     """Where local study state lives."""
@@ -135,7 +152,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
     source = folder / "study.yaml"
     stored = study.user_attrs.get("definition")
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
-    study.pruner = definition.pruner.build(definition.steps)
+    study.pruner = definition.pruner.build(definition.steps, definition.judge_by)
     study.sampler = definition.sampler.for_study(definition.space)
     return OpenStudy(definition, study, folder, place)
 
@@ -155,25 +172,8 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
         storage=storage.open(),
         direction="maximize",
         sampler=definition.sampler.for_study(definition.space),
-        pruner=definition.pruner.build(definition.steps),
+        pruner=definition.pruner.build(definition.steps, definition.judge_by),
         load_if_exists=True,
-    )
-
-
-def _summary(trial: FrozenTrial, folder: Path) -> TrialSummary:
-    score = trial.value
-    if score is None and trial.intermediate_values:
-        score = trial.intermediate_values[max(trial.intermediate_values)]
-    return TrialSummary(
-        number=trial.number,
-        state=_state(trial, folder),
-        score=score,
-        step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
-        iterations=_iterations(trial),
-        values=trial.params,
-        reason=trial.user_attrs.get("reason", ""),
-        run_id=trial.user_attrs.get("mlflow_run_id", ""),
-        seconds=trial.duration.total_seconds() if trial.duration else None,
     )
 
 

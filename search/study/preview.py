@@ -35,7 +35,7 @@ def preview_data(definition: StudyDefinition, probe: Probe | None) -> dict[str, 
     kept = ("space", "ties", "enqueue", "sampler", "pruner", "trials", "steps", "report_every")
     return {
         "study": definition.name,
-        **{key: dumped[key] for key in (*kept, "seeds", "objective", "stop")},
+        **{key: dumped[key] for key in (*kept, "seeds", "objective", "judge_by", "stop")},
         "forecast": asdict(planned),
         "probe": asdict(probe) if probe else None,
         "cost": asdict(spent) if spent else None,
@@ -48,7 +48,8 @@ def preview_text(definition: StudyDefinition, probe: Probe | None) -> str:
     lines = [
         f"study {definition.name}: {definition.trials} trials of {definition.steps} steps"
         + (f", {definition.seeds} seeds for what is not pruned" if definition.seeds > 1 else "")
-        + f", {definition.objective} maximised, reported every {definition.report_every} steps",
+        + f", {definition.objective} maximised, reported every {definition.report_every} steps; "
+        f"a trial's {definition.judge_by} report counts",
         "",
         f"space       {_sampler(definition)}",
         *(f"  {line}" for line in _space(definition)),

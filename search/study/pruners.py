@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, model_validator
 
 from cyclegan.config import Count, Section
+from search.study.objective import JudgedBy, worth
 
 _OWN = {
     "reduction_factor": ("successive_halving", "hyperband"),
@@ -54,7 +56,7 @@ class Pruner(Section):
             raise ValueError("threshold needs lower: the score below which a trial is ended")
         return self
 
-    def build(self, definition_steps: int) -> BasePruner:
+    def build(self, definition_steps: int, judge_by: JudgedBy = "best") -> BasePruner:
         """Optuna's pruner of that name, for trials of `definition_steps` steps."""
         first, factor = self.prune_after, self.reduction_factor
         if self.name == "none":
@@ -73,8 +75,8 @@ class Pruner(Section):
                     _From(first), self.patience - 1, min_delta=self.min_delta
                 )
         if self.name == "hyperband":
-            return _hyperband(first, definition_steps, factor)
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
+            return _hyperband(first, definition_steps, factor, judge_by)
+        return _HALVING[judge_by](min_resource=first, reduction_factor=factor)
 
     def rungs(self, steps: int, bracket: int = 0) -> list[int]:
         """Iterations at which a trial of `steps` is compared at a rung, if it gets so far.
@@ -106,10 +108,8 @@ def bracket_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> i
     return 0
 
 
-def _hyperband(first: int, last: int, factor: int) -> BasePruner:
-    pruner = optuna.pruners.HyperbandPruner(
-        min_resource=first, max_resource=last, reduction_factor=factor
-    )
+def _hyperband(first: int, last: int, factor: int, judge_by: JudgedBy) -> BasePruner:
+    pruner = _HYPERBAND[judge_by](min_resource=first, max_resource=last, reduction_factor=factor)
     # It makes its brackets when it judges first, and before that says that all trials are in the
     # first one: a process just started would choose other values than one that has been running.
     unused: Any = None
@@ -126,3 +126,32 @@ class _From(BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
         return step is not None and step >= self.first
+
+
+class _HalvingByBest(optuna.pruners.SuccessiveHalvingPruner):
+    """Successive halving that compares the best reports so far."""
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return super().prune(study, _at_its_best(trial))
+
+
+class _HyperbandByBest(optuna.pruners.HyperbandPruner):
+    """Hyperband that compares the best reports so far."""
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return super().prune(study, _at_its_best(trial))
+
+
+def _at_its_best(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as if its last report had been as good as its best one."""
+    found = copy.copy(trial)
+    best = worth(trial.intermediate_values, "best")
+    if best is not None:
+        found.intermediate_values = trial.intermediate_values | {
+            max(trial.intermediate_values): best
+        }
+    return found
+
+
+_HALVING = {"best": _HalvingByBest, "last": optuna.pruners.SuccessiveHalvingPruner}
+_HYPERBAND = {"best": _HyperbandByBest, "last": optuna.pruners.HyperbandPruner}

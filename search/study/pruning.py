@@ -11,7 +11,7 @@ from cyclegan.callbacks import Callback
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study import verdict as verdicts
-from search.study.objective import Objective, objective_of
+from search.study.objective import JudgedBy, Objective, objective_of
 from search.study.pruners import Pruner, bracket_of
 from search.study.verdict import Verdict
 
@@ -34,11 +34,13 @@ class PruningCallback(Callback):
         pruner: Pruner,
         *,
         objective: Objective = "score",
+        judge_by: JudgedBy = "best",
         gates: bool = True,
     ) -> None:
         self.trial = trial
         self.pruner = pruner
         self.objective = objective
+        self.judge_by = judge_by
         self.gates = gates
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
@@ -135,6 +137,7 @@ class PruningCallback(Callback):
             step=step,
             rung=rung,
             bracket=bracket if self.pruner.name == "hyperband" else None,
+            so_far=self.judge_by == "best",
         )
 
     def _trials(self) -> list[FrozenTrial]:
@@ -153,10 +156,9 @@ class PruningCallback(Callback):
         return self.trial.study._storage.get_trial(self.trial._trial_id)
 
 
-def last_reported(trial: optuna.trial.Trial) -> float | None:
-    """The objective at a trial's last validation; None if it never had one."""
-    values = trial.study._storage.get_trial(trial._trial_id).intermediate_values
-    return values[max(values)] if values else None
+def reports_of(trial: optuna.trial.Trial) -> dict[int, float]:
+    """What a trial has reported, by iteration; fresh from the storage."""
+    return trial.study._storage.get_trial(trial._trial_id).intermediate_values
 
 
 def _fails(verdict: Verdict) -> bool:

@@ -23,11 +23,11 @@ from search.console import Console
 from search.launch import Finished, Job, recorded_run, run_training
 from search.study.board import Board
 from search.study.lease import Owner, renewing
-from search.study.objective import Objective, objective_of
+from search.study.objective import JudgedBy, Objective, objective_of, worth
 from search.study.opened import OpenStudy
 from search.study.origin import origin
 from search.study.pruners import Pruner
-from search.study.pruning import PruningCallback, last_reported
+from search.study.pruning import PruningCallback, reports_of
 from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
@@ -110,17 +110,23 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
     bench.board.began(trial.number, config.steps, trial.params)
     before = revived(trial, bench.opened)
     pruner = definition.pruner if before is None else Pruner(name="none")
-    pruning = PruningCallback(trial, pruner, objective=definition.objective, gates=before is None)
+    pruning = PruningCallback(
+        trial,
+        pruner,
+        objective=definition.objective,
+        judge_by=definition.judge_by,
+        gates=before is None,
+    )
     start = checkpoint_of(before, bench.opened) if before else None
     done = [_run(trial, bench, config, 0, [pruning, watch], start)]
-    first = last_reported(trial)
+    first = worth(reports_of(trial), definition.judge_by)
     hopeless = done[0].result.outcome == "pruned" or first is None
     reached = [first]
     for seed in range(1, 1 if hopeless else definition.seeds):
         if done[-1].stop_asked or done[-1].result.outcome == "interrupted":
             break
         watch.seed = seed
-        repeated = _Objective(trial, seed, definition.objective)
+        repeated = _Objective(trial, seed, definition.objective, definition.judge_by)
         done.append(_run(trial, bench, seeded(config, seed), seed, [repeated, watch]))
         reached.append(repeated.value())
     whole = hopeless or len(done) == definition.seeds
@@ -142,20 +148,25 @@ def seeded(config: Config, seed: int) -> Config:
 
 
 class _Objective(Callback):
-    """Keeps the objective at the last validation of a trial's further training.
+    """Keeps what a trial's further training is worth.
 
     In the trial, not in memory: a training that is complete already is not run again.
     """
 
-    def __init__(self, trial: optuna.trial.Trial, seed: int, objective: Objective) -> None:
-        self.trial, self.key, self.objective = trial, f"objective_of_seed_{seed}", objective
+    def __init__(
+        self, trial: optuna.trial.Trial, seed: int, objective: Objective, judge_by: JudgedBy
+    ) -> None:
+        self.trial, self.key = trial, f"objective_of_seed_{seed}"
+        self.objective, self.judge_by = objective, judge_by
 
     @property
     def name(self) -> str:
         return "objective"
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        self.trial.set_user_attr(self.key, objective_of(report, self.objective))
+        value, before = objective_of(report, self.objective), self.value()
+        if before is None or self.judge_by == "last" or value > before:
+            self.trial.set_user_attr(self.key, value)
 
     def value(self) -> float | None:
         """None if there was no validation."""

@@ -22,6 +22,8 @@ class Verdict:
     """Of the training, when it was judged."""
     value: float
     """The trial's, as it was compared."""
+    so_far: bool = False
+    """Whether that is the best of its reports until `step`, rather than the last."""
     rung: int | None = None
     """Counted from 0, for the pruners that have rungs."""
     bracket: int | None = None
@@ -48,6 +50,8 @@ class Verdict:
             return f"gate at step {self.step}: {self.gate}"
         rung = "" if self.rung is None else f", rung {self.rung}"
         text = f"score {self.value:.2f} at step {self.step}{rung}"
+        if self.so_far:
+            text = f"best score {self.value:.2f} until step {self.step}{rung}"
         if self.pruner == "patience":
             text = f"at best score {self.value:.2f} in the last reports at step {self.step}"
         if self.rivals:
@@ -75,12 +79,14 @@ def halving(
     step: int,
     rung: int,
     bracket: int | None = None,
+    so_far: bool = False,
 ) -> Verdict:
     """Judgement at a rung of successive halving, or of Hyperband in its bracket."""
     return Verdict(
         pruner="successive_halving" if bracket is None else "hyperband",
         step=step,
         value=value,
+        so_far=so_far,
         rung=rung,
         bracket=bracket,
         rivals=_ranked(rivals),
@@ -94,6 +100,7 @@ def median(values: Sequence[float], rivals: Sequence[float], *, step: int) -> Ve
         pruner="median",
         step=step,
         value=max(values),
+        so_far=True,
         rivals=_ranked(rivals),
         cutoff=float(np.median(rivals)) if rivals else None,
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pytest
 
 from cyclegan import Config, Trainer
 from search.study.pruners import Pruner
-from search.study.pruning import VERDICT, PruningCallback, last_reported
+from search.study.pruning import VERDICT, PruningCallback
 from search.study.verdict import rung_key
 
 HALVING = Pruner(prune_after=4, reduction_factor=2)
@@ -38,12 +38,29 @@ def test_a_hopeless_trial_is_pruned_at_the_first_rung_and_told_why(config: Confi
     study = study_with_a_good_trial()
     result = fit(config, study.ask())
     assert (result.outcome, result.step) == ("pruned", 4)
-    assert "at step 4, rung 0: rank 2 of 2 there (best 1000.00, 1000.00 was" in result.reason
+    assert "until step 4, rung 0: rank 2 of 2 there (best 1000.00, 1000.00 was" in result.reason
     stored = study.trials[1].user_attrs[VERDICT]
     assert stored["pruner"] == "successive_halving"
     assert (stored["rung"], stored["step"], stored["rivals"]) == (0, 4, [1000.0])
     assert stored["cutoff"] == 1000.0
     assert stored["margin"] == stored["value"] - 1000.0 < 0
+
+
+@pytest.mark.parametrize(("judge_by", "passes"), [("best", True), ("last", False)])
+def test_a_trial_that_fell_back_is_judged_by_the_generators_it_keeps(
+    judge_by: Literal["best", "last"], passes: bool
+) -> None:
+    study = optuna.create_study(direction="maximize", pruner=HALVING.build(12, judge_by))
+    rival, trial = study.ask(), study.ask()
+    rival.report(2.0, 4)
+    rival.should_prune()
+    trial.report(3.0, 2)
+    trial.report(1.0, 4)
+    callback = PruningCallback(trial, HALVING, judge_by=judge_by)
+    found = callback._judge(callback._frozen(), 4)
+    assert (found is None) == passes
+    if found:
+        assert found.in_words().startswith("score 1.00 at step 4, rung 0: rank 2 of 2")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,7 @@ def test_gates_prune_from_prune_after_on_with_their_reason(config: Config) -> No
     assert result.reason.startswith("gate at step 8: ")
     values = study.trials[0].intermediate_values
     assert list(values) == [4, 8]
-    assert values[8] == last_reported(trial) == pytest.approx(-100)
+    assert values[8] == pytest.approx(-100)
     stored = study.trials[0].user_attrs[VERDICT]
     assert (stored["pruner"], stored["cutoff"]) == ("gate", None)
     assert stored["gate"] in result.reason

@@ -1,11 +1,12 @@
-"""When a study may begin no further trial."""
+"""When a study may begin no further trial, and what a trial is worth."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from search.study.objective import worth
 from search.study.opened import TrialSummary
 from search.study.rules import StopRules, why_stop
 
@@ -58,3 +59,9 @@ def test_why_a_study_stops(
 def test_the_order_of_the_trials_does_not_matter() -> None:
     rules, given = StopRules(no_improvement=2), trials((C, 1.0), (C, 0.5), (P, 0.1))
     assert why_stop(rules, given, 0.0) == why_stop(rules, given[::-1], 0.0) is not None
+
+
+@pytest.mark.parametrize(("judge_by", "value"), [("best", 3.0), ("last", 2.0)])
+def test_what_reports_are_worth(judge_by: Literal["best", "last"], value: float) -> None:
+    assert worth({}, judge_by) is None
+    assert worth({40: 3.0, 120: 2.0, 80: 1.0}, judge_by) == value

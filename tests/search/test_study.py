@@ -12,6 +12,7 @@ from cyclegan.errors import DataError, UsageError
 from search.console import Console
 from search.study import known_studies, open_study, run_study
 from search.study.definition import load_definition
+from search.study.records import trial_records
 from search.study.tables import best_text, study_table
 from tracking import Store
 
@@ -27,7 +28,7 @@ def study_file(project: Path, tiny: dict[str, Any]) -> Path:
         "pruner": {"name": "none"},
         "trials": 2,
         "steps": 12,
-        "report_every": 12,
+        "report_every": 4,
     }
     path.write_text(yaml.safe_dump(content))
     return path
@@ -44,6 +45,9 @@ def test_best_is_the_complete_trial_with_the_highest_score(study_file: Path) -> 
     trials = opened.trials()
     assert [t.state for t in trials] == ["complete", "complete"]
     assert trials[0].values == {"lambdas.I_A": 5.0}  # enqueued
+    for record in trial_records(opened):
+        assert len(record.curve) == 3
+        assert record.score == max(value for _, value in record.curve)
     best = opened.best()
     assert best.score == max(t.score for t in trials)
     assert f"trial {best.number}, score" in best_text(opened)

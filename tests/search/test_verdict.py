@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import optuna
 import pytest
 
 from search.study import verdict as verdicts
+from search.study.objective import worth
 from search.study.pruners import Pruner, judged_at
 
 
@@ -28,11 +31,16 @@ def test_what_a_rung_wants(value: float, rivals: list[float], factor: int, cutof
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("judge_by", ["best", "last"])
 @pytest.mark.parametrize("name", ["successive_halving", "hyperband"])
-def test_the_numbers_agree_with_optunas_decision(name: str, factor: int) -> None:
+def test_the_numbers_agree_with_optunas_decision(
+    name: str, judge_by: Literal["best", "last"], factor: int
+) -> None:
     """Whatever the scores: pruned if and only if the margin at the rung is negative."""
     pruner = Pruner(name=name, prune_after=100, reduction_factor=factor)  # type: ignore[arg-type]
-    study = optuna.create_study(direction="maximize", pruner=pruner.build(800), study_name="s")
+    study = optuna.create_study(
+        direction="maximize", pruner=pruner.build(800, judge_by), study_name="s"
+    )
     rng = np.random.default_rng(factor)
     judged = 0
     for _ in range(40):
@@ -45,6 +53,7 @@ def test_the_numbers_agree_with_optunas_decision(name: str, factor: int) -> None
             done = verdicts.rungs_done(mine.system_attrs)
             if len(done) > before:
                 judged += 1
+                assert done[-1] == worth(mine.intermediate_values, judge_by)
                 key = verdicts.rung_key(len(done) - 1)
                 bracket = 0
                 others = study.trials[: trial.number]
@@ -116,11 +125,14 @@ def test_verdicts_in_words_and_as_plain_values() -> None:
         "bracket": None,
         "step": 60,
         "value": 0.5,
+        "so_far": False,
         "gate": "",
         "rivals": [2.0, 1.0, 0.1],
         "cutoff": 1.0,
         "margin": -0.5,
     }
+    best = verdicts.halving(0.5, [1.0], reduction_factor=2, step=60, rung=1, so_far=True)
+    assert best.in_words().startswith("best score 0.50 until step 60, rung 1: rank 2 of 2 there")
     gate = verdicts.gated(-100.0, "the output is flat", step=8)
     assert gate.in_words() == "gate at step 8: the output is flat"
     assert gate.as_dict()["margin"] is None
