@@ -149,7 +149,7 @@ def compare_with_reference(
     fitted to the reference first. Raises `DataError` naming the array that doesn't fit.
     """
     enhanced, truth = _pair(image, reference)
-    raw = _resized(_checked(input, "input"), truth.shape)
+    raw = on_grid(_checked(input, "input"), truth.shape)
     filtered, sigma = best_gaussian(raw, truth)
     return [
         _row("input", raw, truth),
@@ -164,7 +164,8 @@ def _row(name: str, image: Array, reference: Array, sigma: float | None = None) 
     return QualityRow(name, psnr(fitted, reference), ssim(fitted, reference), fit.slope, sigma)
 
 
-def _resized(volume: Array, shape: tuple[int, ...]) -> Array:
+def on_grid(volume: Array, shape: tuple[int, ...]) -> Array:
+    """A coarse volume (Z, Y, X) interpolated linearly onto the finer grid of the same region."""
     if volume.shape == shape:
         return volume
     from scipy.ndimage import zoom

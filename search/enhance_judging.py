@@ -16,7 +16,7 @@ from cyclegan.data import Volume, VolumeEntry, open_dataset
 from cyclegan.enhance.grid import Grid, output_shape
 from cyclegan.errors import DataError
 from cyclegan.pictures import comparison, write_png
-from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference
+from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference, on_grid
 from cyclegan.report import Halves, ReportSummary, write_report
 from search.enhance_request import Target
 from search.table import table
@@ -109,7 +109,7 @@ def _compared(
         return [], comparison({"input": source, "enhanced": enhanced})
     truth = reference.read((0, 0, 0), reference.shape)[0]
     rows = compare_with_reference(enhanced, source, truth)
-    filtered, _ = best_gaussian(source, truth)
+    filtered, _ = best_gaussian(on_grid(source, truth.shape), truth)
     columns = {
         "input": source,
         "best Gaussian": filtered,

@@ -14,6 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import zoom
 
 from cyclegan import parse_config
 from cyclegan.enhance import enhance_array
@@ -52,8 +54,6 @@ def read(path: str, name: str = "data") -> np.ndarray:
 @pytest.fixture
 def model(project: Path, tiny: dict[str, Any]) -> str:
     """A generator file in the project's folder; untrained will do."""
-    import torch
-
     torch.manual_seed(0)
     scales = {"B": {"mean": 1000.0, "std": 50.0}}
     save_generators(
@@ -157,6 +157,30 @@ def test_a_region_of_a_volume_is_measured_against_that_of_the_reference(enhance:
     code, _, err = enhance("a.h5", "--reference", "wrong.h5", "--output", "g.h5", "--no-trust")
     assert (code, "the same region and resolution" in err) == (1, True)
     assert not Path("g.h5").exists()
+
+
+def test_a_finer_result_is_measured_against_a_reference_of_its_own_resolution(
+    project: Path,
+    tiny: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    doubled = {"net_A": "UNetSim3dSRx2", "net_B": "UNetSim3dSRd2", "super_resolution": 2}
+    config = parse_config(tiny | doubled)
+    save_generators(CycleGAN(config, torch.device("cpu")), project / "x2.pt", step=7)
+    coarse = blobs(1, (12, 12, 12))
+    write("a.h5", coarse)
+    truth = zoom(coarse, 2, order=1, mode="nearest", grid_mode=True)
+    write("ref.h5", truth)
+    line = ["cyclegan", "enhance", "a.h5", "--model", "x2.pt", "--output", "e.h5", "--quiet"]
+    monkeypatch.setattr(sys, "argv", [*line, "--json", "--reference", "ref.h5"])
+    assert run(cli.app) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert read("e.h5").shape == truth.shape
+    psnr = {row["name"]: row["psnr"] for row in data["quality"]}
+    assert psnr["input"] > 60  # interpolated it is that reference
+    assert psnr["best Gaussian"] >= psnr["input"]
+    assert Path("e.png").is_file()
 
 
 def test_grey_values_in_the_units_of_the_input_or_of_the_training_s_target(enhance: Any) -> None:
