@@ -48,7 +48,9 @@ def one_line(opened: OpenStudy) -> str:
     best = best_of(records)
     finished = sum(r.state in FINISHED for r in records)
     head = f"{opened.definition.name}: {finished} of {opened.definition.trials} trials"
-    found = f"best score {_number(best.score)} (trial {best.number})" if best else "no result yet"
+    found = "no result yet" if finished < opened.definition.trials else "none of them complete"
+    if best:
+        found = f"best score {_number(best.score)} (trial {best.number})"
     states = ", ".join(f"{count} {state}" for state, count in _counts(records).items())
     spent = f"{sum(r.iteration for r in records)} iterations, {short_time(_seconds(records))}"
     return "; ".join([f"{head}, {found}", *([states, spent] if records else [])])

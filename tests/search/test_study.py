@@ -70,6 +70,8 @@ def test_a_study_whose_trials_were_all_pruned_says_so(
     opened = run(study_file)
     assert {t.state for t in opened.trials()} == {"pruned"}
     assert all(t.reason.startswith("gate at step") for t in opened.trials())
+    head = study_table(opened).splitlines()[0]
+    assert head.startswith("s: 2 of 2 trials, none of them complete; 2 pruned")
     with pytest.raises(DataError, match="all 2 trials were pruned or failed"):
         opened.best()
 
