@@ -143,6 +143,11 @@ class Trainer:
         factor = self.model.rate_factor
         return {"lr_g": factor * self.hparams.lr_g, "lr_d": factor * self.hparams.lr_d}
 
+    @property
+    def best_score(self) -> float | None:
+        """The highest of all usable validations, also of those rolled back; None before one."""
+        return self._best_score
+
     def add_callback(self, callback: Callback) -> None:
         """Let one more callback watch. Errors: `ConfigError` if its name is taken."""
         if any(callback.name == other.name for other in self.callbacks):

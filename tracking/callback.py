@@ -109,6 +109,8 @@ class TrackingCallback(Callback):
         """Take the score and its parts, the gate, and the picture."""
         self._due = True
         self._extra[report.iteration].update(report.metrics)
+        if trainer.best_score is not None:  # MLflow sorts runs by a metric's last value
+            self._extra[report.iteration]["score/best"] = trainer.best_score
         gate = report.gate or "passed"
         if gate != self._gate:
             self._gate = gate

@@ -117,10 +117,15 @@ class Store:
         with translated(f"{self.location}: the view '{name}' can't be saved"):
             self._client.set_experiment_tag(experiment_id, views.tag_name(key), value)
 
-    def trials_view(self, experiment_id: str, params: Iterable[str]) -> None:
-        """Ship the view `trials` with a study: score, `params`, outcome; the best trial first."""
+    def trials_view(
+        self, experiment_id: str, params: Iterable[str], ranked_by: str = "score/best"
+    ) -> None:
+        """Ship the view `trials` with a study: the metric `ranked_by`, `params`, outcome.
+
+        The best trial comes first.
+        """
         columns = [
-            views.column("metrics", "score"),
+            views.column("metrics", ranked_by),
             *(views.column("params", name) for name in params),
             views.column("tags", "outcome"),
             views.column("metrics", "iteration"),
@@ -131,8 +136,8 @@ class Store:
 
     def promoted_view(self, experiment_id: str) -> None:
         """Ship the view `promoted`: what trials became, the best score first."""
-        tags = ("kind", "trial", "seed", "start", "best_score", "model_version", "outcome")
-        columns = [views.column("metrics", "score"), *(views.column("tags", t) for t in tags)]
+        tags = ("kind", "trial", "seed", "start", "model_version", "outcome")
+        columns = [views.column("metrics", "score/best"), *(views.column("tags", t) for t in tags)]
         self.preset_view(
             experiment_id, views.PROMOTED, "Promoted", columns, columns[0], views.PROMOTED_FILTER
         )

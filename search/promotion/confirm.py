@@ -18,6 +18,7 @@ from search.launch import Job, run_training
 from search.promotion import links
 from search.promotion.promote import check_same_data
 from search.study import OpenStudy, TrialSummary
+from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_worth
 from search.table import table
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def _own_scores(opened: OpenStudy, trial: TrialSummary, seeds: int) -> list[Seed
     own = [
         SeedScore(seed=item["seed"], score=item["score"], run_id=item["run_id"])
         for item in attributes.get("seeds", ())
+        if item["score"] is not None
     ]
     if not own and trial.score is not None:
         own = [SeedScore(seed=first, score=trial.score, run_id=trial.run_id)]
@@ -200,10 +202,12 @@ def _train(
         parent=opened.study.user_attrs.get("mlflow_run_id"),
     )
     console.say(f"confirm: trial {trial.number} with seed {seed}")
-    finished = run_training(job, store=store, console=console)
+    definition, path = opened.definition, job.folder / OBJECTIVE_NAME
+    record = ObjectiveRecord(path, definition.objective)
+    finished = run_training(job, store=store, console=console, callbacks=[record])
     if finished.result.outcome == "interrupted":
         return None
-    score = finished.result.score
+    score = recorded_worth(path, definition.judge_by)
     return SeedScore(seed=seed, score=GATED if score is None else score, run_id=finished.run_id)
 
 

@@ -1,12 +1,20 @@
-"""What a study maximises."""
+"""What a study maximises, and what a training is worth by it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
+from cyclegan.callbacks import Callback
+from cyclegan.files import write_text
 from cyclegan.score import GATED
+from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
+
+OBJECTIVE_NAME = "objective.json"
+"""File of `ObjectiveRecord` in a training's folder."""
 
 Objective = Literal[
     "score",
@@ -33,3 +41,32 @@ def worth(reports: Mapping[int, float], judge_by: JudgedBy) -> float | None:
     if not reports:
         return None
     return max(reports.values()) if judge_by == "best" else reports[max(reports)]
+
+
+class ObjectiveRecord(Callback):
+    """Keeps the objective of every validation in a file: a complete training is not run again."""
+
+    def __init__(self, path: Path, objective: Objective) -> None:
+        self.path, self.objective = path, objective
+        self._reports: dict[int, float] = {}
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Go on from what is known up to here."""
+        known = _reports_in(self.path)
+        self._reports = {at: value for at, value in known.items() if at <= trainer.iteration}
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        """Add one."""
+        self._reports[report.iteration] = objective_of(report, self.objective)
+        write_text(self.path, json.dumps(self._reports))
+
+
+def recorded_worth(path: Path, judge_by: JudgedBy) -> float | None:
+    """What a training is worth by its record; None without one."""
+    return worth(_reports_in(path), judge_by)
+
+
+def _reports_in(path: Path) -> dict[int, float]:
+    if not path.is_file():
+        return {}
+    return {int(at): value for at, value in json.loads(path.read_text(encoding="utf-8")).items()}

@@ -23,7 +23,7 @@ from search.console import Console
 from search.launch import Finished, Job, recorded_run, run_training
 from search.study.board import Board
 from search.study.lease import Owner, renewing
-from search.study.objective import JudgedBy, Objective, objective_of, worth
+from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_worth, worth
 from search.study.opened import OpenStudy
 from search.study.origin import origin
 from search.study.pruners import Pruner
@@ -126,12 +126,13 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
         if done[-1].stop_asked or done[-1].result.outcome == "interrupted":
             break
         watch.seed = seed
-        repeated = _Objective(trial, seed, definition.objective, definition.judge_by)
-        done.append(_run(trial, bench, seeded(config, seed), seed, [repeated, watch]))
-        reached.append(repeated.value())
+        record = seed_folder(bench.opened.trial_folder(trial.number), seed) / OBJECTIVE_NAME
+        callbacks = [ObjectiveRecord(record, definition.objective), watch]
+        done.append(_run(trial, bench, seeded(config, seed), seed, callbacks))
+        reached.append(recorded_worth(record, definition.judge_by))
     whole = hopeless or len(done) == definition.seeds
     if whole and done[-1].result.outcome != "interrupted":
-        ending = _tell(trial, bench, done, [value for value in reached if value is not None])
+        ending = _tell(trial, bench, config.seed, done, reached)
         return "interrupted" if done[-1].stop_asked else ending
     bench.board.ended(trial.number, "interrupted", f"at step {done[-1].result.step}")
     if watch.is_lost:
@@ -141,37 +142,15 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
     return "interrupted"
 
 
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where a trial's training with another seed goes, below the trial's folder."""
+    return folder / f"seed-{seed}"
+
+
 def seeded(config: Config, seed: int) -> Config:
     """The same training with another seed, under another name."""
     changes = {"seed": config.seed + seed, "run_name": f"{config.run_name}-seed-{seed}"}
     return parse_config(override(config.to_dict(), changes), source=config.run_name)
-
-
-class _Objective(Callback):
-    """Keeps what a trial's further training is worth.
-
-    In the trial, not in memory: a training that is complete already is not run again.
-    """
-
-    def __init__(
-        self, trial: optuna.trial.Trial, seed: int, objective: Objective, judge_by: JudgedBy
-    ) -> None:
-        self.trial, self.key = trial, f"objective_of_seed_{seed}"
-        self.objective, self.judge_by = objective, judge_by
-
-    @property
-    def name(self) -> str:
-        return "objective"
-
-    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        value, before = objective_of(report, self.objective), self.value()
-        if before is None or self.judge_by == "last" or value > before:
-            self.trial.set_user_attr(self.key, value)
-
-    def value(self) -> float | None:
-        """None if there was no validation."""
-        value = self.trial.user_attrs.get(self.key)
-        return None if value is None else float(value)
 
 
 def _run(
@@ -188,7 +167,7 @@ def _run(
         tags |= {REVIVES: str(trial.user_attrs[REVIVES])}
     job = Job(
         config=config,
-        folder=folder / f"seed-{seed}" if seed else folder,
+        folder=seed_folder(folder, seed) if seed else folder,
         experiment=bench.opened.definition.name,
         kind="trial" if not seed else "seed",
         tags=tags | ({"seed": str(config.seed)} if seed else {}),
@@ -199,10 +178,14 @@ def _run(
 
 
 def _tell(
-    trial: optuna.trial.Trial, bench: Bench, done: list[Finished], values: list[float]
+    trial: optuna.trial.Trial,
+    bench: Bench,
+    seed: int,
+    done: list[Finished],
+    reached: list[float | None],
 ) -> Ending:
     first, study = done[0], bench.opened.study
-    result = first.result
+    result, values = first.result, [value for value in reached if value is not None]
     pruned = result.outcome == "pruned" or not values
     score = float(np.mean(values)) if values else None
     attributes: dict[str, Any] = {
@@ -211,8 +194,13 @@ def _tell(
         "iteration": sum(one.result.iteration for one in done),
         "reason": result.reason,
         "seeds": [
-            {"run_id": one.run_id, "score": one.result.score, "iteration": one.result.iteration}
-            for one in done
+            {
+                "seed": seed + number,
+                "run_id": one.run_id,
+                "score": value,
+                "iteration": one.result.iteration,
+            }
+            for number, (one, value) in enumerate(zip(done, reached, strict=True))
         ],
     }
     for key, value in attributes.items():

@@ -11,6 +11,7 @@ import yaml
 
 from cyclegan.errors import DataError, UsageError
 from search.console import Console
+from search.promotion import confirm
 from search.study import OpenStudy, open_study, run_study
 from search.study.definition import load_definition
 from search.study.revive import revive
@@ -98,6 +99,10 @@ def test_a_trial_of_several_seeds_is_worth_their_mean(project: Path, tiny: dict[
     assert len(set(scores)) == 3
     assert trial.value == pytest.approx(sum(scores) / 3)
     assert trial.user_attrs["iteration"] == 36
+    # A confirmation takes them over.
+    opened, quiet = open_study("seeds"), Console(quiet=True)
+    confirmed = confirm(opened, top=1, seeds=3, store=Store.open(), console=quiet)
+    assert [s.score for s in confirmed.trials[0].scores] == scores
     runs = Store.open().search("seeds", "tags.kind = 'seed'")
     assert sorted(run.tags["seed"] for run in runs) == ["1", "2"]
     assert {run.status for run in runs} == {"FINISHED"}

@@ -10,6 +10,7 @@ import yaml
 
 from cyclegan.errors import DataError, UsageError
 from search.console import Console
+from search.promotion import confirm
 from search.study import known_studies, open_study, run_study
 from search.study.definition import load_definition
 from search.study.records import trial_records
@@ -51,6 +52,9 @@ def test_best_is_the_complete_trial_with_the_highest_score(study_file: Path) -> 
     best = opened.best()
     assert best.score == max(t.score for t in trials)
     assert f"trial {best.number}, score" in best_text(opened)
+    # A confirmation counts what the study trained.
+    confirmed = confirm(opened, top=2, seeds=1, store=Store.open(), console=Console(quiet=True))
+    assert {c.trial: c.mean for c in confirmed.trials} == {t.number: t.score for t in trials}
     lines = study_table(opened).splitlines()
     assert lines[0].startswith("s: 2 of 2 trials, best score")
     assert lines[3].split()[0] == str(best.number)

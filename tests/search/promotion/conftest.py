@@ -107,6 +107,9 @@ def _trial(
         user_attrs={
             "config": json.dumps(config.to_dict()),
             "mlflow_run_id": run.id,
+            "seeds": [
+                {"seed": config.seed, "run_id": run.id, "score": score, "iteration": 8},
+            ],
             "step": 8,
         },
     )

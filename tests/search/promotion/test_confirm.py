@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cyclegan import Callback, Trainer, load_config
 from cyclegan.errors import DataError, UsageError
+from cyclegan.score import GATED
 from search import launch
 from search.console import Console
 from search.promotion import Confirmation, confirm
@@ -89,7 +90,7 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
         monkeypatch.setattr(
             importlib.import_module("search.promotion.confirm"),
             "run_training",
-            lambda job, **given: original(job, **given, callbacks=[watch]),
+            lambda job, callbacks, **given: original(job, callbacks=[*callbacks, watch], **given),
         )
         return confirm(opened, top=2, seeds=2, store=store, console=QUIET), watch.steps
 
@@ -109,7 +110,7 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
     assert run_info.tags["kind"] == "confirm"
     assert (run_info.tags["trial"], run_info.tags["seed"]) == ("1", "1")
     assert run_info.tags["mlflow.parentRunId"] == opened.study.user_attrs["mlflow_run_id"]
-    assert run_info.metrics["score"] == pytest.approx(other.score)
+    assert other.score == pytest.approx(run_info.metrics.get("score/best", GATED))
     config = load_config(opened.results / "confirm-001-seed-1" / "config.yaml")
     assert (config.seed, config.steps, config.lambdas.I_A[0]) == (1, 8, 4.0)
     note = store.find_run(opened.study.user_attrs["mlflow_run_id"]).tags["mlflow.note.content"]
