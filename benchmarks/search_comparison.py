@@ -92,7 +92,7 @@ class Plan:
                 "seed": seed,
                 **({"startup_trials": 8} if recipe == "study" else {}),
             },
-            "pruner": halving if recipe == "study" else {"name": "none"},
+            "pruner": halving if recipe == "study" else halving | {"name": "none"},
             "steps": 2 * self.judge if recipe == "study" else self.judge,
             "report_every": self.judge // 2,
             "stop": {"iterations": self.budget},

@@ -117,15 +117,14 @@ class Store:
         with translated(f"{self.location}: the view '{name}' can't be saved"):
             self._client.set_experiment_tag(experiment_id, views.tag_name(key), value)
 
-    def trials_view(
-        self, experiment_id: str, params: Iterable[str], ranked_by: str = "score/best"
-    ) -> None:
-        """Ship the view `trials` with a study: the metric `ranked_by`, `params`, outcome.
+    def trials_view(self, experiment_id: str, params: Iterable[str]) -> None:
+        """Ship the view `trials` with a study: score, `params`, outcome; the best trial first.
 
-        The best trial comes first.
+        `score/value` is what the study ranks a trial by, of which it knows when the trial ends.
         """
         columns = [
-            views.column("metrics", ranked_by),
+            views.column("metrics", "score/value"),
+            views.column("metrics", "score"),
             *(views.column("params", name) for name in params),
             views.column("tags", "outcome"),
             views.column("metrics", "iteration"),

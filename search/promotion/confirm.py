@@ -18,7 +18,7 @@ from search.launch import Job, run_training
 from search.promotion import links
 from search.promotion.promote import check_same_data
 from search.study import OpenStudy, TrialSummary
-from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_worth
+from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
 from search.table import table
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _train(
     finished = run_training(job, store=store, console=console, callbacks=[record])
     if finished.result.outcome == "interrupted":
         return None
-    score = recorded_worth(path, definition.judge_by)
+    score = definition.worth(recorded_reports(path))
     return SeedScore(seed=seed, score=GATED if score is None else score, run_id=finished.run_id)
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cyclegan.errors import DataError
 from search.study import OpenStudy
-from search.study.objective import worth
 
 if TYPE_CHECKING:
     from tracking import RunInfo, Store
@@ -168,7 +167,7 @@ def _pairs(opened: OpenStudy, runs: dict[int, RunInfo]) -> list[Pair]:
         pairs.append(
             Pair(
                 trial=summary_.number,
-                judged=worth(until, opened.definition.judge_by),
+                judged=opened.definition.worth(until),
                 last=summary_.score,
                 full=best,
                 steps=round(run.metrics.get("step", 0)),

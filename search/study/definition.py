@@ -12,7 +12,7 @@ from cyclegan.config import Config, Count, RunName, Section, load_yaml, override
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
 from search.study.function_space import FunctionSpace, draws, random_trials, read_function_space
-from search.study.objective import JudgedBy, Objective
+from search.study.objective import JudgedBy, Objective, worth
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
@@ -86,8 +86,8 @@ class StudyDefinition(Section):
     objective: Objective = "score"
     """What is maximised: the score, or one of its parts alone."""
     judge_by: JudgedBy = "best"
-    """Which of a trial's validations counts: the best so far, whose generators it keeps, or the
-    last one. Successive halving and Hyperband compare trials by it too."""
+    """Which of a trial's validations counts: the best from `pruner.prune_after` on, or the last.
+    Successive halving and Hyperband compare trials by it too."""
     sampler: Sampler = Sampler()
     """How values are chosen."""
     pruner: Pruner = Pruner()
@@ -117,6 +117,10 @@ class StudyDefinition(Section):
         """The configuration of trial `number` with the searched `values`."""
         changes = {**values, "run_name": f"{self.name}-{number:03d}"}
         return parse_config(override(self.base, changes), source=f"study {self.name}")
+
+    def worth(self, reports: Mapping[int, float]) -> float | None:
+        """What a trial is worth by its reports (objective by iteration); None if it has none."""
+        return worth(reports, self.judge_by, self.pruner.prune_after)
 
     def first_values(self) -> dict[str, Any]:
         """Values that some trial could have: of each range its low end, of a function a draw."""

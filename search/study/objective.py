@@ -33,14 +33,21 @@ def objective_of(report: ValidationReport, name: Objective) -> float:
 
 
 JudgedBy = Literal["best", "last"]
-"""Which of a trial's validations counts: the best so far, or the last."""
+"""Which of a trial's validations counts: the best since it is judged at all, or the last."""
 
 
-def worth(reports: Mapping[int, float], judge_by: JudgedBy) -> float | None:
-    """What a trial is worth by its reports (objective by iteration); None if it has none."""
+def worth(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> float | None:
+    """What a trial is worth by its reports (objective by iteration); None if it has none.
+
+    With `best` the reports before iteration `since` don't count, but for the last one: young
+    generators smooth, which scores well for a while and says nothing of what becomes of them.
+    """
     if not reports:
         return None
-    return max(reports.values()) if judge_by == "best" else reports[max(reports)]
+    last = reports[max(reports)]
+    if judge_by == "last":
+        return last
+    return max((value for at, value in reports.items() if at >= since), default=last)
 
 
 class ObjectiveRecord(Callback):
@@ -52,7 +59,7 @@ class ObjectiveRecord(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Go on from what is known up to here."""
-        known = _reports_in(self.path)
+        known = recorded_reports(self.path)
         self._reports = {at: value for at, value in known.items() if at <= trainer.iteration}
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
@@ -61,12 +68,8 @@ class ObjectiveRecord(Callback):
         write_text(self.path, json.dumps(self._reports))
 
 
-def recorded_worth(path: Path, judge_by: JudgedBy) -> float | None:
-    """What a training is worth by its record; None without one."""
-    return worth(_reports_in(path), judge_by)
-
-
-def _reports_in(path: Path) -> dict[int, float]:
+def recorded_reports(path: Path) -> dict[int, float]:
+    """The record of a training: objective by iteration; empty without one."""
     if not path.is_file():
         return {}
     return {int(at): value for at, value in json.loads(path.read_text(encoding="utf-8")).items()}

@@ -15,7 +15,6 @@ from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
 from search.study.lease import is_held
-from search.study.objective import worth
 from search.study.storage import StudyStorage, storage_for
 from tracking import project_root
 
@@ -105,7 +104,7 @@ class OpenStudy:
     def _summary(self, trial: FrozenTrial) -> TrialSummary:
         score = trial.value
         if score is None:
-            score = worth(trial.intermediate_values, self.definition.judge_by)
+            score = self.definition.worth(trial.intermediate_values)
         return TrialSummary(
             number=trial.number,
             state=_state(trial, self.folder),

@@ -76,7 +76,7 @@ class Pruner(Section):
                 )
         if self.name == "hyperband":
             return _hyperband(first, definition_steps, factor, judge_by)
-        return _HALVING[judge_by](min_resource=first, reduction_factor=factor)
+        return _Halving(judge_by, first, factor)
 
     def rungs(self, steps: int, bracket: int = 0) -> list[int]:
         """Iterations at which a trial of `steps` is compared at a rung, if it gets so far.
@@ -109,7 +109,7 @@ def bracket_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> i
 
 
 def _hyperband(first: int, last: int, factor: int, judge_by: JudgedBy) -> BasePruner:
-    pruner = _HYPERBAND[judge_by](min_resource=first, max_resource=last, reduction_factor=factor)
+    pruner = _Hyperband(judge_by, first, last, factor)
     # It makes its brackets when it judges first, and before that says that all trials are in the
     # first one: a process just started would choose other values than one that has been running.
     unused: Any = None
@@ -128,30 +128,32 @@ class _From(BasePruner):
         return step is not None and step >= self.first
 
 
-class _HalvingByBest(optuna.pruners.SuccessiveHalvingPruner):
-    """Successive halving that compares the best reports so far."""
+class _Halving(optuna.pruners.SuccessiveHalvingPruner):
+    """Successive halving that compares what reports are worth."""
+
+    def __init__(self, judge_by: JudgedBy, first: int, factor: int) -> None:
+        super().__init__(min_resource=first, reduction_factor=factor)
+        self.judge_by, self.first = judge_by, first
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return super().prune(study, _at_its_best(trial))
+        return super().prune(study, _as_worth(trial, self.judge_by, self.first))
 
 
-class _HyperbandByBest(optuna.pruners.HyperbandPruner):
-    """Hyperband that compares the best reports so far."""
+class _Hyperband(optuna.pruners.HyperbandPruner):
+    """Hyperband that compares what reports are worth."""
+
+    def __init__(self, judge_by: JudgedBy, first: int, last: int, factor: int) -> None:
+        super().__init__(min_resource=first, max_resource=last, reduction_factor=factor)
+        self.judge_by, self.first = judge_by, first
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return super().prune(study, _at_its_best(trial))
+        return super().prune(study, _as_worth(trial, self.judge_by, self.first))
 
 
-def _at_its_best(trial: FrozenTrial) -> FrozenTrial:
-    """The trial as if its last report had been as good as its best one."""
-    found = copy.copy(trial)
-    best = worth(trial.intermediate_values, "best")
-    if best is not None:
-        found.intermediate_values = trial.intermediate_values | {
-            max(trial.intermediate_values): best
-        }
+def _as_worth(trial: FrozenTrial, judge_by: JudgedBy, first: int) -> FrozenTrial:
+    """The trial with what its reports are worth in the place of the last one."""
+    found, reports = copy.copy(trial), trial.intermediate_values
+    value = worth(reports, judge_by, first)
+    if value is not None:
+        found.intermediate_values = reports | {max(reports): value}
     return found
-
-
-_HALVING = {"best": _HalvingByBest, "last": optuna.pruners.SuccessiveHalvingPruner}
-_HYPERBAND = {"best": _HyperbandByBest, "last": optuna.pruners.HyperbandPruner}

@@ -156,10 +156,7 @@ def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
     )
     run.log_text(_as_yaml(definition), "study.yaml")
     searched = definition.space if isinstance(definition.space, dict) else ()
-    ranked_by: str = definition.objective
-    if (ranked_by, definition.judge_by) == ("score", "best"):
-        ranked_by = "score/best"
-    store.trials_view(experiment, list(searched), ranked_by)
+    store.trials_view(experiment, list(searched))
     study.set_user_attr("mlflow_run_id", run.id)
     return run
 

@@ -23,7 +23,7 @@ from search.console import Console
 from search.launch import Finished, Job, recorded_run, run_training
 from search.study.board import Board
 from search.study.lease import Owner, renewing
-from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_worth, worth
+from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
 from search.study.opened import OpenStudy
 from search.study.origin import origin
 from search.study.pruners import Pruner
@@ -119,7 +119,7 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
     )
     start = checkpoint_of(before, bench.opened) if before else None
     done = [_run(trial, bench, config, 0, [pruning, watch], start)]
-    first = worth(reports_of(trial), definition.judge_by)
+    first = definition.worth(reports_of(trial))
     hopeless = done[0].result.outcome == "pruned" or first is None
     reached = [first]
     for seed in range(1, 1 if hopeless else definition.seeds):
@@ -129,7 +129,7 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
         record = seed_folder(bench.opened.trial_folder(trial.number), seed) / OBJECTIVE_NAME
         callbacks = [ObjectiveRecord(record, definition.objective), watch]
         done.append(_run(trial, bench, seeded(config, seed), seed, callbacks))
-        reached.append(recorded_worth(record, definition.judge_by))
+        reached.append(definition.worth(recorded_reports(record)))
     whole = hopeless or len(done) == definition.seeds
     if whole and done[-1].result.outcome != "interrupted":
         ending = _tell(trial, bench, config.seed, done, reached)
@@ -211,6 +211,8 @@ def _tell(
         study.tell(trial.number, score)
     run = bench.store.run(first.run_id)
     run.set_tags({"state": "pruned" if pruned else "complete"})
+    if score is not None:  # what the study ranks by, for MLflow's table
+        run.log_metrics({"score/value": score}, step=result.iteration)
     if len(done) > 1 and score is not None:
         spread = {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
         run.log_metrics(spread, step=result.iteration)

@@ -47,20 +47,24 @@ def test_a_hopeless_trial_is_pruned_at_the_first_rung_and_told_why(config: Confi
 
 
 @pytest.mark.parametrize(("judge_by", "passes"), [("best", True), ("last", False)])
-def test_a_trial_that_fell_back_is_judged_by_the_generators_it_keeps(
+def test_a_trial_that_fell_back_is_judged_by_its_best(
     judge_by: Literal["best", "last"], passes: bool
 ) -> None:
     study = optuna.create_study(direction="maximize", pruner=HALVING.build(12, judge_by))
     rival, trial = study.ask(), study.ask()
     rival.report(2.0, 4)
     rival.should_prune()
-    trial.report(3.0, 2)
-    trial.report(1.0, 4)
+    trial.report(9.0, 2)  # before it is judged: does not count
+    trial.report(3.0, 4)
+    trial.should_prune()
+    rival.report(2.0, 8)
+    rival.should_prune()
+    trial.report(1.0, 8)
     callback = PruningCallback(trial, HALVING, judge_by=judge_by)
-    found = callback._judge(callback._frozen(), 4)
+    found = callback._judge(callback._frozen(), 8)
     assert (found is None) == passes
     if found:
-        assert found.in_words().startswith("score 1.00 at step 4, rung 0: rank 2 of 2")
+        assert found.in_words().startswith("score 1.00 at step 8, rung 1: rank 2 of 2")
 
 
 @pytest.mark.parametrize(

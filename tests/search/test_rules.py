@@ -61,7 +61,18 @@ def test_the_order_of_the_trials_does_not_matter() -> None:
     assert why_stop(rules, given, 0.0) == why_stop(rules, given[::-1], 0.0) is not None
 
 
-@pytest.mark.parametrize(("judge_by", "value"), [("best", 3.0), ("last", 2.0)])
-def test_what_reports_are_worth(judge_by: Literal["best", "last"], value: float) -> None:
-    assert worth({}, judge_by) is None
-    assert worth({40: 3.0, 120: 2.0, 80: 1.0}, judge_by) == value
+@pytest.mark.parametrize(
+    ("judge_by", "since", "value"),
+    [
+        ("best", 0, 4.0),
+        ("best", 41, 3.0),  # what was before it is judged doesn't count
+        ("best", 80, 3.0),
+        ("best", 1000, 2.0),  # but there is always the last
+        ("last", 0, 2.0),
+    ],
+)
+def test_what_reports_are_worth(
+    judge_by: Literal["best", "last"], since: int, value: float
+) -> None:
+    assert worth({}, judge_by, since) is None
+    assert worth({40: 4.0, 120: 2.0, 80: 3.0}, judge_by, since) == value

@@ -213,9 +213,10 @@ def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) 
     name, state = views.decode(tags["mlflow.sharedViewState.trials"])
     assert name == "Trials"
     assert state["searchFilter"] == "tags.kind = 'trial'"
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`score/best`", False)
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`score/value`", False)
     assert state["selectedColumns"] == [
-        "metrics.`score/best`",
+        "metrics.`score/value`",
+        "metrics.`score`",
         "params.`lr_g`",
         "params.`lambdas.C_A`",
         "tags.`outcome`",
