@@ -151,6 +151,12 @@ class Run:
         """The last iteration that `log_rows` wrote completely; 0 if there is none."""
         return round(self._read().data.metrics.get(_MARKER, 0))
 
+    def history(self, name: str) -> dict[int, float]:
+        """All points of a metric by their place on the axis; empty if it was never logged."""
+        with translated(f"run {self.name}: its metric '{name}' can't be read"):
+            points = self._client.get_metric_history(self.id, metric_name(name))
+        return {point.step: point.value for point in points}
+
     def image_steps(self, key: str) -> set[int]:
         """Where the series `key` has a picture already."""
         prefix = key.replace("/", "~") + "+step+"

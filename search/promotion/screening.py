@@ -6,7 +6,6 @@ over all permutations for few trials, over 9,999 drawn ones for many.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ class Pair:
     last: float
     """What the trial was worth at its end."""
     full: float
-    """Best score of the promoted training."""
+    """Best score of the promoted training's own steps, those of the trial not included."""
     steps: int
     """Of the promoted training."""
 
@@ -104,7 +103,7 @@ class Screening:
 def summary(opened: OpenStudy, store: Store) -> Screening:
     """The promoted trainings of a study against its trials."""
     definition = opened.definition
-    pairs = tuple(_pairs(opened, _promoted(opened, store)))
+    pairs = tuple(_pairs(opened, _promoted(opened, store), store))
     judged = [(pair.judged, pair.full) for pair in pairs if pair.judged is not None]
     return Screening(
         study=definition.name,
@@ -148,11 +147,11 @@ def _promoted(opened: OpenStudy, store: Store) -> dict[int, RunInfo]:
         found = store.search(name, f"tags.kind = 'promoted' and tags.study = '{name}'")
     except DataError:  # no such experiment in this store
         return {}
-    complete = [r for r in found if r.tags.get("outcome") == "completed" and _best(r) is not None]
+    complete = [run for run in found if run.tags.get("outcome") == "completed"]
     return {int(run.tags["trial"]): run for run in reversed(complete)}
 
 
-def _pairs(opened: OpenStudy, runs: dict[int, RunInfo]) -> list[Pair]:
+def _pairs(opened: OpenStudy, runs: dict[int, RunInfo], store: Store) -> list[Pair]:
     trials = opened.study.get_trials(deepcopy=False)
     pairs = []
     for summary_ in opened.trials():
@@ -162,20 +161,17 @@ def _pairs(opened: OpenStudy, runs: dict[int, RunInfo]) -> list[Pair]:
         reports = trials[summary_.number].intermediate_values
         first = min((s for s in reports if s >= opened.definition.pruner.prune_after), default=None)
         until = {s: v for s, v in reports.items() if first is not None and s <= first}
-        best = _best(run)
-        assert best is not None
+        # Not what was kept in the end: that may be the trial's own, and would agree with itself.
+        reached = store.run(run.id).history("score")
+        if not reached:
+            continue
         pairs.append(
             Pair(
                 trial=summary_.number,
                 judged=opened.definition.worth(until),
                 last=summary_.score,
-                full=best,
+                full=max(reached.values()),
                 steps=round(run.metrics.get("step", 0)),
             )
         )
     return pairs
-
-
-def _best(run: RunInfo) -> float | None:
-    value = float(run.tags.get("best_score", "nan"))
-    return None if math.isnan(value) else value

@@ -53,9 +53,10 @@ def test_what_has_no_correlation(screening: list[float], full: list[float]) -> N
 def promoted(
     opened: OpenStudy, store: Store, trial: int, best: float, outcome: str = "completed"
 ) -> None:
-    tags = {"study": "s", "trial": str(trial), "outcome": outcome, "best_score": str(best)}
+    tags = {"study": "s", "trial": str(trial), "outcome": outcome}
     run = store.create_run("s", f"s-promoted-{trial}", kind="promoted", params={}, tags=tags)
-    run.log_metrics({"step": 100})
+    for iteration, score in ((50, best), (100, best - 3.0)):
+        run.log_metrics({"score": score, "step": iteration}, step=iteration)
     run.finish("FINISHED")
 
 
