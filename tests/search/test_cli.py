@@ -172,6 +172,7 @@ def test_truncated_volume_and_malformed_json(call: Any, tiny: dict[str, Any]) ->
     assert (code, "line 1, column 12" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_train_resume_and_the_answers_to_wrong_requests(call: Any, tiny: dict[str, Any]) -> None:
     path = config_file(Path.cwd(), tiny)
     code, _, err = call("train", path, "--resume", "--set", "run_name=other")
@@ -191,6 +192,7 @@ def test_train_resume_and_the_answers_to_wrong_requests(call: Any, tiny: dict[st
     assert json.loads(out)["reused"]
 
 
+@pytest.mark.slow
 def test_enhance_with_a_generator_file(call: Any, tiny: dict[str, Any], datasets: Any) -> None:
     path = config_file(Path.cwd(), tiny)
     call("train", path, "--quiet")

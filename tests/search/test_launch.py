@@ -121,6 +121,7 @@ def test_the_same_folder_with_another_configuration_is_refused(
         launch(config.model_copy(update={"lr_g": 0.01}))
 
 
+@pytest.mark.slow
 def test_continuing_another_training_keeps_its_values_but_for_what_is_asked(
     config: Config, project: Path
 ) -> None:

@@ -43,6 +43,7 @@ def again(path: Path) -> OpenStudy:
     return run_study(load_definition(path), store=store, console=console).opened
 
 
+@pytest.mark.slow
 def test_a_revived_trial_goes_on_where_it_was_pruned(
     pruned_study: OpenStudy, project: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_revived_trial_goes_on_where_it_was_pruned(
     assert [int(p.stem.removeprefix("iteration-")) for p in pictures] == [12, 16]
 
 
+@pytest.mark.slow
 def test_what_has_no_checkpoint_can_not_be_revived(pruned_study: OpenStudy) -> None:
     for path in (pruned_study.trial_folder(1) / "save").glob("checkpoint*.pt"):
         path.unlink()
@@ -125,6 +127,7 @@ def test_hours_of_running(sessions: dict[str, Any], expected: float) -> None:
     assert hours(sessions) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_seen_again_prolongs_its_session(pruned_study: OpenStudy) -> None:
     study = pruned_study.study
     before = hours(study.user_attrs)

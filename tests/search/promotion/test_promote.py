@@ -125,6 +125,7 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
     assert (code, "there are s@champion, s@2, s@1" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_and_make_a_version_of_their_own_only_if_better(
     written: Callable[..., OpenStudy], store: Store
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_promotion_that_continues_begins_where_the_trial_ended(
     assert promote(opened, store=store, console=QUIET).start == "continue"
 
 
+@pytest.mark.slow
 def test_a_promotion_that_continues_keeps_the_trial_s_generators_until_it_has_better_ones(
     written: Callable[..., OpenStudy], store: Store
 ) -> None:
