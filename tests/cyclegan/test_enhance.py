@@ -269,6 +269,7 @@ except CycleGANError as error:
 
 
 @pytest.mark.parametrize("limit", [3_000, 150_000])
+@pytest.mark.slow
 def test_a_write_that_fails_is_one_line_and_what_was_done_is_not_lost(
     tmp_path: Path, limit: int
 ) -> None:
@@ -313,6 +314,7 @@ def run_until_killed(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same_and_redoes_no_tile(
     tmp_path: Path, seed: int
 ) -> None:
@@ -509,6 +511,7 @@ def python(program: str, *arguments: Any) -> float:
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 def test_memory_follows_the_tile_and_not_the_volume(tmp_path: Path) -> None:
     peaks = []
     for depth in (512, 1536):
@@ -532,6 +535,7 @@ def test_memory_follows_the_tile_and_not_the_volume(tmp_path: Path) -> None:
         ("UNet113d", 8, "fp32", 96),
     ],
 )
+@pytest.mark.slow
 def test_what_a_tile_takes_is_predicted_on_the_safe_side(
     name: str, filters: int, precision: str, side: int
 ) -> None:
@@ -626,6 +630,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_goes_on_with_one_line(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -129,6 +129,7 @@ print(json.dumps({"outcome": result.outcome, "peak": peak}))
 """
 
 
+@pytest.mark.slow
 def test_a_sparse_volume_of_4096_cubed_trains_in_the_memory_of_a_small_one(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:

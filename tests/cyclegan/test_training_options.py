@@ -148,6 +148,7 @@ def test_a_pretrained_start_from_other_networks_is_refused(
         Trainer(parse_config(values)).fit()
 
 
+@pytest.mark.slow
 def test_a_resumed_training_no_longer_needs_the_file_it_started_from(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:

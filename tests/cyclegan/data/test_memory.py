@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
 _PROGRAM = r"""
 import json, re, sys
@@ -41,6 +42,7 @@ def measured(path: Path) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_sparse_volume_of_4096_cubed_takes_no_more_memory_than_a_small_one(
     tmp_path: Path,
 ) -> None:

@@ -110,6 +110,7 @@ def test_after_kill_9_it_goes_on_and_ends_with_the_same_bytes(
     assert {p.name for p in tmp_path.iterdir()} == left | {"scan.npy"}
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_again_and_again_it_ends_with_the_same_bytes(
     source: Path, tmp_path: Path
 ) -> None:

@@ -287,6 +287,7 @@ def peak_megabytes(source: Path) -> float:
 
 
 @pytest.mark.parametrize("kind", ["npy", "h5", "tif"])
+@pytest.mark.slow
 def test_memory_follows_the_slab_and_not_the_volume(tmp_path: Path, kind: str) -> None:
     import tifffile
 
