@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from cyclegan.enhance import enhance_array as enhance_array
     from cyclegan.enhance import enhance_file as enhance_file
     from cyclegan.errors import CycleGANError as CycleGANError
+    from cyclegan.events import TrainResult as TrainResult
     from cyclegan.generator import load_generator as load_generator
     from cyclegan.score import Score as Score
     from cyclegan.trainer import Trainer as Trainer
-    from cyclegan.trainer import TrainResult as TrainResult
 
 _HOMES = {
     "Callback": "callbacks",
     "Config": "config",
     "CycleGANError": "errors",
     "Score": "score",
-    "TrainResult": "trainer",
+    "TrainResult": "events",
     "Trainer": "trainer",
     "enhance_array": "enhance",
     "enhance_file": "enhance",

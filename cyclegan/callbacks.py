@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from cyclegan.trainer import RollbackEvent, Trainer, TrainResult
+    from cyclegan.events import RollbackEvent, TrainResult
+    from cyclegan.trainer import Trainer
     from cyclegan.validation import ValidationReport
 
 

@@ -28,8 +28,18 @@ def checkpoint_bytes(config: Config) -> int:
     values = _size(trained) + _size(generators) + 2 * _size(trained, moments=True)
     tensors = _count(trained) + _count(generators) + 3 * _count(trained)
     state = _BYTES * (values + _pooled(config)) + _TENSOR_BYTES * tensors
-    snapshots = config.hp_optimizer.keep + 2 if config.hp_optimizer.enabled else 0
-    return state * (1 + snapshots) + _ROW_BYTES * config.steps
+    return round(state * (1 + snapshots(config))) + _ROW_BYTES * config.steps
+
+
+def snapshots(config: Config) -> float:
+    """What the rollback optimizer adds to a checkpoint, in states: its ring, the start, the best.
+
+    Compact ones count half. Those that `memory_gb` drops are not subtracted: it is an upper bound.
+    """
+    ring = config.hp_optimizer
+    if not ring.enabled or ring.policy == "replay":
+        return 0.0
+    return (ring.keep + 2) * (1.0 if ring.precision == "full" else 0.5)
 
 
 def generator_bytes(config: Config) -> int:

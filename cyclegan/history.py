@@ -24,6 +24,8 @@ class Row:
     iteration: int
     step: int
     values: dict[str, float]
+    accepted: bool = True
+    """False once a rollback has left it behind."""
 
 
 class MetricHistory:
@@ -31,7 +33,7 @@ class MetricHistory:
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
-        self._values: list[list[float]] = []
+        self._values: NDArray[np.float64] = np.zeros((0, 0))
         self._iterations: list[int] = []
         self._steps: list[int] = []
         self._accepted: list[bool] = []
@@ -52,16 +54,30 @@ class MetricHistory:
         self._transfer()
         first = int(np.searchsorted(np.array(self._iterations), after, side="right"))
         return [
-            Row(self._iterations[i], self._steps[i], dict(zip(self.names, values, strict=True)))
-            for i, values in enumerate(self._values[first:], start=first)
+            Row(
+                self._iterations[i],
+                self._steps[i],
+                dict(zip(self.names, values, strict=True)),
+                self._accepted[i],
+            )
+            for i, values in enumerate(self._values[first:].tolist(), start=first)
         ]
 
     def column(self, name: str) -> NDArray[np.float64]:
         """One metric along the accepted path, in the order of steps."""
         self._transfer()
-        index = self.names.index(name)
-        pairs = zip(self._values, self._accepted, strict=True)
-        return np.array([values[index] for values, accepted in pairs if accepted])
+        return self.columns()[name]
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """All of them, by name."""
+        self._transfer()
+        accepted = self._values[np.array(self._accepted, dtype=bool)]
+        return {name: accepted[:, i] for i, name in enumerate(self.names)}
+
+    def steps(self) -> NDArray[np.int64]:
+        """The steps of the accepted path, in order: beside each `column`."""
+        steps = zip(self._steps, self._accepted, strict=True)
+        return np.array([step for step, accepted in steps if accepted], dtype=np.int64)
 
     def discard_after(self, step: int) -> None:
         """Mark the accepted rows later than `step` as discarded: a rollback left them behind."""
@@ -76,7 +92,8 @@ class MetricHistory:
 
     def _transfer(self) -> None:
         if self._waiting:
-            self._values += torch.stack(self._waiting).double().cpu().tolist()
+            new = torch.stack(self._waiting).double().cpu().numpy()
+            self._values = np.concatenate([self._values, new]) if len(self._values) else new
             self._waiting.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +101,7 @@ class MetricHistory:
         self._transfer()
         return {
             "names": list(self.names),
-            "values": torch.tensor(self._values, dtype=torch.float64),
+            "values": torch.from_numpy(self._values.copy()),
             "iterations": torch.tensor(self._iterations, dtype=torch.int64),
             "steps": torch.tensor(self._steps, dtype=torch.int64),
             "accepted": torch.tensor(self._accepted, dtype=torch.bool),
@@ -94,7 +111,7 @@ class MetricHistory:
         """Replace everything by `state`."""
         names: Sequence[str] = state["names"]
         self.names = tuple(names)
-        self._values = state["values"].tolist()
+        self._values = state["values"].numpy().reshape(len(state["steps"]), len(self.names))
         self._iterations = state["iterations"].tolist()
         self._steps = state["steps"].tolist()
         self._accepted = state["accepted"].tolist()

@@ -27,6 +27,16 @@ class HParams:
         lambdas = {group: tuple(getattr(config.lambdas, group)) for group in GROUPS}
         return cls(lr_g=config.lr_g, lr_d=config.lr_d, lambdas=lambdas)
 
+    @classmethod
+    def from_flat(cls, values: Mapping[str, float]) -> HParams:
+        """What `flat` gave."""
+        lambdas: dict[str, tuple[float, ...]] = {}
+        for name, value in values.items():
+            if name.startswith("lambdas."):
+                group = name.split(".")[1]
+                lambdas[group] = (*lambdas.get(group, ()), float(value))
+        return cls(lr_g=values["lr_g"], lr_d=values["lr_d"], lambdas=lambdas)
+
     def flat(self) -> dict[str, float]:
         """Dotted names as in the configuration: `lr_g`, `lambdas.C_A`, `lambdas.G_A.1`."""
         values = {"lr_g": self.lr_g, "lr_d": self.lr_d}

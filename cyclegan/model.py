@@ -10,6 +10,7 @@ Source: Zhu 2017 (CycleGAN), in three dimensions, with a change of resolution by
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -208,10 +209,14 @@ class CycleGAN(nn.Module):
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `training_state` has, then the rates in force now: Adam brings old ones."""
+        """Restore what `training_state` has, then the rates in force now: Adam brings old ones.
+
+        `state` is copied: a snapshot can be restored more than once.
+        """
         self.load_state_dict(state["networks"])
-        self.optimizer_G.load_state_dict(state["optimizer_G"])
-        self.optimizer_D.load_state_dict(state["optimizer_D"])
+        # An optimizer keeps the tensors that it is given, and would train the snapshot on.
+        self.optimizer_G.load_state_dict(deepcopy(state["optimizer_G"]))
+        self.optimizer_D.load_state_dict(deepcopy(state["optimizer_D"]))
         for name, pool in self.pools.items():
             pool.load_state_dict(state["pools"][name], self.device)
         self.apply_hparams(self.hparams)

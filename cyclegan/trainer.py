@@ -6,9 +6,9 @@ The loop with its events is drawn in `cyclegan/callbacks.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,66 +18,18 @@ from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
 from cyclegan.errors import CheckpointError, ConfigError
+from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
 from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
 from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_device, choose_precision
+from cyclegan.snapshot import Precision, Snapshot, take_snapshot
 from cyclegan.training_data import TrainingData
 from cyclegan.validation import ValidationReport, Validator
 
-Outcome = Literal["completed", "pruned", "stopped", "interrupted"]
-
 # A pruned training is over; an interrupted one goes on later. Asked for both, the first wins.
 _PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """How a training ended. A stopped or pruned training is an outcome, not an error."""
-
-    outcome: Outcome
-    reason: str
-    """In words; empty if completed."""
-    step: int
-    iteration: int
-    score: float | None
-    """The last validation's, or None if there was none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Training state in host memory: networks, optimizers, hyperparameters, step."""
-
-    step: int
-    iteration: int
-    """When it was taken."""
-    hparams: HParams
-    training: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollbackEvent:
-    """A rollback that happened."""
-
-    from_step: int
-    to_step: int
-    iteration: int
-    reason: str
-    before: HParams
-    """In force when the fault was found."""
-    after: HParams
-    """In force now."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HParamChange:
-    """One entry of the log that `set_hparams` keeps."""
-
-    iteration: int
-    step: int
-    reason: str
-    changes: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +37,8 @@ class _RollbackRequest:
     snapshot: Snapshot
     reason: str
     changes: Mapping[str, float]
+    kickstart: int
+    cause: Cause
 
 
 class Trainer:
@@ -111,6 +65,8 @@ class Trainer:
         self.model = CycleGAN(self.config, self.device)
         self.history = MetricHistory()
         self.hparam_log: list[HParamChange] = []
+        self.rollbacks: list[RollbackEvent] = []
+        """All so far, with what became of them."""
         self.step = 0
         """The training step, which a rollback rewinds."""
         self.iteration = 0
@@ -121,6 +77,7 @@ class Trainer:
         self._last_score: float | None = None
         self._best_score: float | None = None
         self._best_is_new = False
+        self._kickstarts = [(0, config.kickstart_steps)] if config.kickstart else []
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
         self._cadence = Cadence(config.checkpoint_every, config.checkpoint_minutes)
@@ -154,8 +111,16 @@ class Trainer:
             raise ConfigError(f"two callbacks are called '{callback.name}'; rename one of them")
         self.callbacks.append(callback)
 
-    def set_hparams(self, changes: Mapping[str, float], *, reason: str = "") -> None:
-        """Change lambdas and learning rates, by dotted name; the only way to change them."""
+    def set_hparams(
+        self, changes: Mapping[str, float], *, reason: str = "", kickstart: int = 0
+    ) -> None:
+        """Change lambdas and learning rates, by dotted name; the only way to change them.
+
+        With `kickstart` cycles are at times closed on the input itself (see `CycleGAN.cycle`) for
+        so many steps from here, as often as at the start of a training with `kickstart`.
+
+        Errors: `ConfigError` for what this training can't have.
+        """
         changed = self.hparams.changed(changes)
         for group, weights in changed.lambdas.items():
             if group not in self.model.terms and any(weights):
@@ -163,32 +128,67 @@ class Trainer:
                     f"lambdas.{group} was 0 at the start, which leaves its terms out of the whole "
                     "training; start with a small value to raise it later"
                 )
+        if kickstart:
+            self._require_equal_channels()
+            self._kickstarts.append((self.step, self.step + kickstart))
         self.model.apply_hparams(changed)
         self.hparam_log.append(
             HParamChange(
-                iteration=self.iteration, step=self.step, reason=reason, changes=dict(changes)
+                iteration=self.iteration,
+                step=self.step,
+                reason=reason,
+                changes=dict(changes),
+                kickstart=kickstart,
             )
         )
+
+    def kickstarted(self, step: int) -> bool:
+        """Whether kickstart was, or will be, at work in the step that leads from `step` on."""
+        return any(start <= step < stop for start, stop in self._kickstarts)
 
     def request_stop(self, reason: str, *, outcome: Outcome = "stopped") -> None:
         """Ask to end the training at this step's boundary. Also safe from a signal handler."""
         self._stop_requests.append((outcome, reason))
 
     def request_rollback(
-        self, snapshot: Snapshot, *, reason: str, changes: Mapping[str, float] | None = None
+        self,
+        snapshot: Snapshot,
+        *,
+        reason: str,
+        changes: Mapping[str, float] | None = None,
+        kickstart: int = 0,
+        cause: Cause | None = None,
     ) -> None:
-        """Ask to go back to `snapshot` at this step's boundary and change hyperparameters there."""
+        """Ask to go back to `snapshot` at this step's boundary and change hyperparameters there.
+
+        `changes` and `kickstart` as in `set_hparams`; `cause` is what is recorded beside `reason`.
+        """
+        if kickstart:
+            self._require_equal_channels()
         self._rollback_requests.append(
-            _RollbackRequest(snapshot=snapshot, reason=reason, changes=changes or {})
+            _RollbackRequest(
+                snapshot=snapshot,
+                reason=reason,
+                changes=changes or {},
+                kickstart=kickstart,
+                cause=cause or Cause(),
+            )
         )
 
-    def snapshot(self) -> Snapshot:
-        """The training state now, copied to host memory."""
-        return Snapshot(
+    def conclude_rollback(self, outcome: str) -> None:
+        """Record what became of the last rollback, in words, where that was not known yet."""
+        if self.rollbacks and not self.rollbacks[-1].outcome:
+            last = self.rollbacks[-1]
+            self.rollbacks[-1] = replace(last, outcome=outcome, concluded=self.iteration)
+
+    def snapshot(self, precision: Precision = "full") -> Snapshot:
+        """The training state now, on its way to host memory; see `cyclegan.snapshot`."""
+        return take_snapshot(
+            self.model.training_state(),
             step=self.step,
             iteration=self.iteration,
             hparams=self.hparams,
-            training=states.to_host(self.model.training_state()),
+            precision=precision,
         )
 
     # -- the loop -----------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Trainer:
         return metrics
 
     def _kickstart(self) -> tuple[bool, bool]:
-        if not self.config.kickstart or self.step >= self.config.kickstart_steps:
+        if not self.kickstarted(self.step):
             return False, False
         drawn = torch.rand(2, generator=self.model.random)
         a, b = (drawn < self.config.kickstart_probability).tolist()
@@ -293,22 +293,40 @@ class Trainer:
         request = min(self._rollback_requests, key=lambda r: (r.snapshot.step, r.reason))
         self._rollback_requests.clear()
         before, from_step = self.hparams, self.step
-        self.model.load_training_state(request.snapshot.training)
+        self.model.load_training_state(request.snapshot.state())
         self.step = request.snapshot.step
         self.history.discard_after(self.step)
         self._best_is_new = False  # the state it belonged to is gone
+        own = (
+            1 if self.config.kickstart else 0
+        )  # the training's own stays, wherever it falls back to
+        later = [span for span in self._kickstarts[own:] if span[0] < self.step]
+        self._kickstarts = self._kickstarts[:own] + later
         self.set_hparams(
-            {**request.snapshot.hparams.flat(), **request.changes}, reason=request.reason
+            {**request.snapshot.hparams.flat(), **request.changes},
+            reason=request.reason,
+            kickstart=request.kickstart,
         )
         event = RollbackEvent(
             from_step=from_step,
             to_step=self.step,
             iteration=self.iteration,
+            snapshot_iteration=request.snapshot.iteration,
             reason=request.reason,
+            cause=request.cause,
+            kickstart=request.kickstart,
             before=before,
             after=self.hparams,
         )
+        self.rollbacks.append(event)
         self._emit("on_rollback", event)
+
+    def _require_equal_channels(self) -> None:
+        if self.config.channels_A != self.config.channels_B:
+            raise ConfigError(
+                "kickstart needs channels_A = channels_B, they are "
+                f"{self.config.channels_A} and {self.config.channels_B}"
+            )
 
     def _result(self, outcome: Outcome, reason: str) -> TrainResult:
         return TrainResult(
@@ -340,15 +358,9 @@ class Trainer:
             "score": self._last_score,
             "best_score": self._best_score,
             "hparams": self.hparams.flat(),
-            "hparam_log": [
-                {
-                    "iteration": c.iteration,
-                    "step": c.step,
-                    "reason": c.reason,
-                    "changes": dict(c.changes),
-                }
-                for c in self.hparam_log
-            ],
+            "hparam_log": [change.to_plain() for change in self.hparam_log],
+            "rollbacks": [event.to_plain() for event in self.rollbacks],
+            "kickstarts": [list(span) for span in self._kickstarts],
             "training": self.model.training_state(),
             "history": self.history.state_dict(),
             "random": {
@@ -378,6 +390,10 @@ class Trainer:
         self.step, self.iteration = int(state["step"]), int(state["iteration"])
         self._last_score, self._best_score = state["score"], state["best_score"]
         self.hparam_log = [HParamChange(**change) for change in state["hparam_log"]]
+        # Checkpoints of earlier versions have neither.
+        self.rollbacks = [RollbackEvent.from_plain(event) for event in state.get("rollbacks", [])]
+        if "kickstarts" in state:
+            self._kickstarts = [(start, stop) for start, stop in state["kickstarts"]]
         self.history.load_state_dict(state["history"])
         self._restored_random = state["random"]["global"]
         self.model.random.set_state(state["random"]["own"])

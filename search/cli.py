@@ -137,6 +137,13 @@ def train(
     hp_optimizer: Annotated[
         bool, typer.Option("--hp-optimizer", help="Switch the dynamic rollback optimizer on.")
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SCHEDULE.yaml",
+            help="Follow the lambdas and learning rates that another training ended with.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training of this run_name.")
     ] = False,
@@ -144,7 +151,12 @@ def train(
     """Train one CycleGAN, tracked in MLflow."""
     from search.training import train_one
 
+    if hp_optimizer and replay:
+        raise UsageError("--hp-optimizer looks for faults, --replay does not; give one of them")
     overrides = [*(set_ or []), *(["hp_optimizer.enabled=true"] if hp_optimizer else [])]
+    if replay:
+        following = {"enabled": "true", "policy": "replay", "schedule": str(replay)}
+        overrides += [f"hp_optimizer.{key}={value}" for key, value in following.items()]
     finished = train_one(session, config, overrides, resume=resume)
     session.exit_code = INTERRUPTED if finished.result.outcome == "interrupted" else 0
 

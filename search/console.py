@@ -96,19 +96,30 @@ class _ToConsole(logging.Handler):
         self.console.write(self.format(record))
 
 
+class _Pace:
+    """Units of work a second so far; a rollback leaves fewer done, but what it cost was work."""
+
+    def __init__(self, start: int) -> None:
+        self.done, self.worked, self.began = start, 0, time.monotonic()
+
+    def __call__(self, done: int) -> float:
+        self.worked += done - self.done if done >= self.done else 1
+        self.done = done
+        return self.worked / max(time.monotonic() - self.began, 1e-9)
+
+
 class _Lines:
     """Progress for a log: the first line, then one every ten seconds, and the last."""
 
     def __init__(self, console: Console, label: str, total: int, unit: str, start: int) -> None:
         self.console, self.label, self.total, self.unit = console, label, total, unit
-        self.start, self.began, self.shown = start, time.monotonic(), 0.0
+        self.pace, self.shown = _Pace(start), 0.0
 
     def __call__(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
+        rate, now = self.pace(done), time.monotonic()
         if done < self.total and now - self.shown < _LINE_SECONDS:
             return
         self.shown = now
-        rate = (done - self.start) / max(now - self.began, 1e-9)
         left = (self.total - done) / rate if rate > 0 else 0.0
         self.console.say(
             f"{self.label}: {done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, "
@@ -138,11 +149,10 @@ def _bar(label: str, total: int, unit: str, start: int, console: RichConsole) ->
     )
     with bar:
         task = bar.add_task(label, total=total, completed=start, rate="", note="")
-        began = time.monotonic()
+        pace = _Pace(start)
 
         def update(done: int, note: str = "") -> None:
-            rate = (done - start) / max(time.monotonic() - began, 1e-9)
-            bar.update(task, completed=done, rate=f"{rate:.3g} {unit}/s", note=note)
+            bar.update(task, completed=done, rate=f"{pace(done):.3g} {unit}/s", note=note)
 
         yield update
 

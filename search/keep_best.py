@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.callbacks import Callback
+from cyclegan.events import TrainResult
 from cyclegan.generator import save_generators
-from cyclegan.trainer import Trainer, TrainResult
+from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 
 

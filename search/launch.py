@@ -6,6 +6,7 @@ A training lives in a folder:
 config.yaml   resolved
 run.json      its MLflow run, and how it ended
 save/         checkpoints (see `cyclegan.checkpoints`) and generator.pt, the best generators so far
+schedule.yaml of a training with the rollback optimizer: the values that it ended with, by step
 train/        the six images of every validation
 ```
 Started again with the same folder it continues from its checkpoint in the same MLflow run; if it
@@ -31,15 +32,18 @@ from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, DataError
+from cyclegan.events import TrainResult
 from cyclegan.files import replacing, write_text
 from cyclegan.hparams import HParams
 from cyclegan.pictures import six_images, write_png
-from cyclegan.trainer import Trainer, TrainResult
+from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.console import Console, Update
 from search.keep_best import KeepBest
 from search.locks import exclusive
 from search.rollback import RollbackOptimizer
+from search.rollback.optimizer import RING_FOLDER
+from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
 
 if TYPE_CHECKING:
@@ -135,6 +139,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     )  # refuses bad input before a run exists
     if not checkpoint:
         trainer.load_pretrained()  # a wrong file, too
+    schedule = _schedule(trainer, callbacks)  # and a wrong schedule
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = reopened(store, plan.run_id, console) or store.create_run(
@@ -151,12 +156,11 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     keeper = KeepBest(job.folder / SAVE_FOLDER / GENERATOR_NAME)
     trainer.add_callback(keeper)
     trainer.add_callback(_Pictures(job.folder / _PICTURE_FOLDER))
-    optimizer = None
-    if config.hp_optimizer.enabled:
-        optimizer = RollbackOptimizer(config.hp_optimizer)
-        trainer.add_callback(optimizer)
-    for callback in callbacks:
+    for callback in (*callbacks, *schedule):
         trainer.add_callback(callback)
+    if config.hp_optimizer.enabled and config.hp_optimizer.policy != "replay":
+        ring = job.folder / SAVE_FOLDER / RING_FOLDER
+        trainer.add_callback(RollbackOptimizer(config.hp_optimizer, folder=ring))
     if checkpoint:
         if checkpoint == job.start:
             _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
@@ -173,8 +177,12 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         result = trainer.fit()
     if result.outcome != "interrupted":
         run.log_file(keeper.path, "checkpoints")
+    if config.hp_optimizer.enabled:
+        path = to_yaml(trainer)
+        write_text(job.folder / SCHEDULE_NAME, path)
+        run.log_text(path, SCHEDULE_NAME)
     record: dict[str, Any] = {
-        "rollbacks": optimizer.rollbacks if optimizer else 0,
+        "rollbacks": len(trainer.rollbacks),
         "best_step": keeper.step,
         "best_score": keeper.score,
     }
@@ -182,6 +190,15 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     return Finished(
         result=result, run_id=run.id, folder=job.folder, stop_asked=bool(asked), **record
     )
+
+
+def _schedule(trainer: Trainer, callbacks: Sequence[Callback]) -> list[Callback]:
+    """What follows the schedule that the configuration names, unless another is followed."""
+    settings = trainer.config.hp_optimizer
+    followed = any(isinstance(callback, Replay) for callback in callbacks)
+    if not settings.enabled or settings.schedule is None or settings.policy != "replay" or followed:
+        return []
+    return [Replay(read_schedule(Path(settings.schedule), trainer.config))]
 
 
 def _take_over_generators(theirs: Path, ours: Path) -> None:

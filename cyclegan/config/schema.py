@@ -136,6 +136,11 @@ class HPOptimizer(Section):
 
     enabled: bool = False
     """Whether it watches at all."""
+    policy: Literal["guard", "original", "replay"] = "guard"
+    """`guard` looks for faults and leaves healthy trainings alone; `original` is the algorithm of
+    the software this one follows; `replay` sets the values of `schedule`, without looking."""
+    schedule: str | None = None
+    """YAML file that `replay` follows; a training with an optimizer leaves its own behind."""
     snapshot_every: Count = 100
     """Steps between snapshots of the training."""
     check_every: Count = 100
@@ -145,11 +150,33 @@ class HPOptimizer(Section):
     fall_back: Count = 200
     """Steps to fall back at least (fewer where the training is younger)."""
     keep: Annotated[int, Field(ge=2)] = 5
-    """Snapshots kept in memory."""
+    """Snapshots kept, beside the start and the best-known one."""
+    precision: Literal["full", "bf16", "fp16"] = "full"
+    """Of the snapshots; half the memory with bf16 or fp16, at the price of exactness."""
+    memory_gb: float = Field(default=8.0, gt=0.0)
+    """Memory that snapshots may take; with less than all need, older ones are dropped."""
+    spill: bool = False
+    """Write snapshots that exceed `memory_gb` to the training's folder instead of dropping them."""
     max_rollbacks: Count = 8
-    """Rollbacks in one training, after which it stops at its best-known snapshot."""
+    """Rollbacks in a row, or within `window` steps of progress, after which the training stops at
+    its best-known snapshot."""
+    window: Count = 1000
+    """Steps of new ground after which rollbacks count no more."""
+    score: bool = False
+    """Whether a validation score that falls far is a fault, too; it falls in healthy trainings."""
+    corrections: bool = False
+    """Whether healthy judgements correct learning rates a little, too."""
     seed: int = Field(default=0, ge=0)
     """Of the random part of the moves."""
+
+    @model_validator(mode="after")
+    def _has_what_it_follows(self) -> Self:
+        if self.policy == "replay" and self.schedule is None:
+            raise ValueError(
+                "hp_optimizer.policy = replay needs hp_optimizer.schedule, the YAML file of a "
+                "training that had an optimizer (schedule.yaml in its folder)"
+            )
+        return self
 
 
 class Config(Section):

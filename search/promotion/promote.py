@@ -18,14 +18,8 @@ from search.console import Console
 from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, run_training
 from search.promotion import links
 from search.promotion.registering import Registered, register
-from search.promotion.schedule import (
-    Replay,
-    Schedule,
-    from_plain,
-    schedule_of,
-    to_plain,
-    without,
-)
+from search.promotion.schedule import schedule_of
+from search.rollback.schedule import Replay, Schedule, from_plain, to_plain, without
 from search.study import OpenStudy, TrialSummary
 from search.study.origin import check_data
 

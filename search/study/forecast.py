@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cyclegan.config import Config
+from cyclegan.footprint import snapshots
 from search.study.definition import StudyDefinition
 from search.study.pruners import bracket_of, judged_at
 from search.study.verdict import halving_cutoff
@@ -214,9 +215,7 @@ def checkpoint_bytes(config: Config, probe: Probe) -> int:
     voxels = np.prod(config.imsize_A) * config.channels_A
     voxels += np.prod(config.imsize_B) * config.channels_B
     state = probe.checkpoint_bytes + config.pool_size * int(voxels) * 4
-    # Its ring, the start and the best.
-    snapshots = config.hp_optimizer.keep + 2 if config.hp_optimizer.enabled else 0
-    return state * (1 + snapshots)
+    return round(state * (1 + snapshots(config)))
 
 
 def seconds_of(times: Sequence[float]) -> float:

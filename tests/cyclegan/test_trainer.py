@@ -13,7 +13,8 @@ from torch import Tensor
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.errors import CheckpointError, ConfigError
-from cyclegan.trainer import RollbackEvent, Snapshot, TrainResult
+from cyclegan.events import RollbackEvent, TrainResult
+from cyclegan.snapshot import Snapshot
 
 
 class Recorder(Callback):
@@ -200,6 +201,26 @@ def test_rollback_puts_back_exactly_what_the_snapshot_took(config: Config) -> No
     fitted(config, keeper, At(4, remember), At(6, back, "back"), Compare())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_rollback_is_concluded_once_and_its_record_survives_a_resume(
+    config: Config, tmp_path: Path
+) -> None:
+    keeper = KeepSnapshot(4)
+    trainer = fitted(
+        config,
+        keeper,
+        At(5, lambda t: t.conclude_rollback("there is none"), "early"),
+        At(6, lambda t: t.request_rollback(keeper.taken, reason="test"), "back"),
+        At(8, lambda t: t.conclude_rollback("recovered"), "known"),
+        At(9, lambda t: t.conclude_rollback("too late"), "late"),
+        folder=tmp_path,
+    )
+    (event,) = trainer.rollbacks
+    assert (event.iteration, event.outcome, event.concluded) == (6, "recovered", 8)
+    again = Trainer(config)
+    again.load_checkpoint(tmp_path / CHECKPOINT_NAME)
+    assert again.rollbacks == [event]
 
 
 def test_a_stop_beats_a_rollback(config: Config) -> None:

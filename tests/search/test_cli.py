@@ -95,6 +95,7 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["trian"], 2, ["trian", "train"]),
         (["train"], 2, ["CONFIG"]),
         (["train", "none.yaml"], 2, ["none.yaml", "no such file"]),
+        (["train", "c.yaml", "--hp-optimizer", "--replay", "s.yaml"], 2, ["--replay", "one of"]),
         (["study", "run", "none.yaml"], 2, ["none.yaml", "no such file"]),
         (["study", "validate", "none.yaml"], 2, ["none.yaml", "no such file"]),
         (["study", "show", "none"], 2, ["'none'", "was not started here"]),
@@ -134,6 +135,13 @@ def test_mistakes_give_one_line_and_the_right_code(
         ("data_A=none.json", 1, ["none.json", "no such file"]),
         ("imsize_A=[64,64,64]", 1, ["does not fit", "imsize_A"]),
         ("device=cuda:7", 2, ["cuda:7", "GPU"]),
+        ("hp_optimizer={enabled: true, policy: replay}", 2, ["hp_optimizer.schedule"]),
+        (
+            "hp_optimizer={enabled: true, policy: replay, schedule: none.yaml}",
+            1,
+            ["hp_optimizer.schedule = none.yaml", "No such file"],
+        ),
+        ("hp_optimizer.policy=gard", 2, ["hp_optimizer.policy", "gard", "guard"]),
     ],
 )
 def test_bad_training_input_leaves_nothing_behind(
@@ -190,6 +198,19 @@ def test_train_resume_and_the_answers_to_wrong_requests(call: Any, tiny: dict[st
     assert (code, more["step"], more["run_id"]) == (0, 15, first["run_id"])
     code, out, _ = call("train", path, "--resume", "--set", "steps=15", "--json")
     assert json.loads(out)["reused"]
+
+
+def test_a_training_leaves_a_schedule_that_another_replays(call: Any, tiny: dict[str, Any]) -> None:
+    path = config_file(Path.cwd(), tiny)
+    code, _, err = call("train", path, "--hp-optimizer")
+    assert code == 0, err
+    schedule = Path("results") / tiny["run_name"] / "schedule.yaml"
+    line = ["--replay", str(schedule), "--set", "run_name=again", "--set", "lr_g=0.0007"]
+    code, out, _ = call("train", path, *line, "--json")
+    assert (code, json.loads(out)["outcome"]) == (0, "completed")
+    # The schedule counts, not what was asked for beside it.
+    again = yaml.safe_load((Path("results") / "again" / "schedule.yaml").read_text())
+    assert again["changes"][0]["values"]["lr_g"] == tiny.get("lr_g", 2e-4)
 
 
 @pytest.mark.slow

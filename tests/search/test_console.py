@@ -53,3 +53,15 @@ def test_quiet_shows_warnings_only() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_rate_counts_work_that_a_rollback_has_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1000))
+    monkeypatch.setattr("search.console.time.monotonic", lambda: float(next(seconds)))
+    stream = io.StringIO()
+    with Console(stream=stream).progress("work", 40, unit="steps", start=10) as update:
+        for done in (*range(11, 31), *range(11, 41)):  # at step 30 back to step 10
+            update(done)
+    *_, last = stream.getvalue().splitlines()
+    # 50 steps were computed; the clock ticks twice a step.
+    assert last.startswith("work: 40/40 steps, 0.5")

@@ -19,9 +19,9 @@ import torch
 from cyclegan import load_config, parse_config
 from cyclegan import state as states
 from cyclegan.errors import ConfigError, DataError, UsageError
+from cyclegan.events import TrainResult
 from cyclegan.generator import save_generators
 from cyclegan.model import CycleGAN
-from cyclegan.trainer import TrainResult
 from search import cli
 from search.commandline import run
 from search.console import Console

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch import Tensor
@@ -14,12 +13,13 @@ from cyclegan import Callback, Config, Trainer, load_config
 from cyclegan import state as states
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError
-from cyclegan.trainer import HParamChange
-from search import rollback
+from cyclegan.events import HParamChange
 from search.console import Console
-from search.faults import Fault
 from search.promotion import promote
-from search.promotion.schedule import Change, Replay, schedule_of, surviving_path, without
+from search.promotion.schedule import schedule_of
+from search.rollback import Fault
+from search.rollback.guard import Guard
+from search.rollback.schedule import Change, Replay, surviving_path, without
 from search.study import open_study, run_study
 from search.study.definition import load_definition
 from tracking import Store
@@ -108,7 +108,7 @@ def test_a_replay_sets_values_behind_the_step_they_were_set_at(config: Config) -
     assert [(c.step, dict(c.changes)) for c in trainer.hparam_log] == [
         (c.step, c.values) for c in SCHEDULE
     ]
-    assert trainer.hparam_log[0].reason == "as in the trial: a"
+    assert trainer.hparam_log[0].reason == "as in the schedule: a"
 
 
 @pytest.mark.parametrize("stop_at", [0, 2, 3, 4])
@@ -141,10 +141,10 @@ def test_the_first_rollback_of_its_own_ends_a_replay(config: Config) -> None:
 def faults(*steps: int) -> Callable[..., Fault | None]:
     """Detectors that see a fault at the first visits of these iterations."""
 
-    def judge(history: Any, images: Any, *, window: int) -> Fault | None:
-        (last,) = [row.iteration for row in history.rows()][-1:]
-        if last in steps:
-            return Fault(kind="exploding", reason=f"at {last}", severity=2.0, networks=("C_A",))
+    def judge(self: Guard, trainer: Trainer, *, young: bool) -> Fault | None:
+        if trainer.iteration in steps:
+            reason = f"at {trainer.iteration}"
+            return Fault(kind="exploding", reason=reason, severity=2.0, networks=("C_A",))
         return None
 
     return judge
@@ -165,14 +165,14 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     store: Store, definition_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real study with a real optimizer, which sees faults that are not there."""
-    monkeypatch.setattr(rollback, "judge", faults(4, 12))
+    monkeypatch.setattr(Guard, "judge", faults(4, 12))
     late = {"name": "none", "prune_after": 100}  # it is flat so early
     path = definition_file({"hp_optimizer": OPTIMIZER}, trials=1, pruner=late)
     opened = run_study(load_definition(path), store=store, console=QUIET).opened
     (trial,) = opened.trials()
     schedule = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
     assert [c.step for c in schedule] == [0, 4]  # at 4 back to 0, at 12 (step 8) back to 4
-    monkeypatch.setattr(rollback, "judge", faults())
+    monkeypatch.setattr(Guard, "judge", faults())
     promoted = promote(open_study("s"), store=store, console=QUIET, trial=0, start="scratch")
     assert promoted.replayed == 2
     checkpoint = newest_checkpoint(promoted.finished.folder / "save")
@@ -186,11 +186,13 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     assert history[0].value == pytest.approx(schedule[0].values["lr_g"])
     assert load_config(promoted.finished.folder / "config.yaml").hp_optimizer.enabled
 
-    # The checkpoint may have been removed to save space: MLflow knows the same.
+    # The checkpoint may have been removed to save space: the schedule and MLflow say the same.
     for file in (opened.trial_folder(0) / "save").glob("checkpoint*"):
         file.unlink()
-    again = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
-    assert [(c.step, c.values) for c in again] == [(c.step, c.values) for c in schedule]
+    for source in ("schedule.yaml", "rollbacks.json"):
+        again = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
+        assert [(c.step, c.values) for c in again] == [(c.step, c.values) for c in schedule], source
+        (opened.trial_folder(0) / "schedule.yaml").unlink(missing_ok=True)
     with pytest.raises(DataError, match=r"schedule of its lambdas is lost.*--trial"):
         schedule_of(opened.trial_folder(0), None)
     record = opened.trial_folder(0) / "run.json"

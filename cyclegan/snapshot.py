@@ -1,0 +1,145 @@
+"""Snapshots: the state of a training in host memory, to which a rollback returns.
+
+On a GPU a snapshot costs the training a copy within the device; the way to the host's pinned memory
+goes over a stream of its own while training goes on, and whoever needs the snapshot waits for it.
+
+A compact snapshot has half the size. Weights are rounded to bf16 (8 bits of precision) or fp16 (11
+bits), Adam's moments to bf16 in both cases: squares of small gradients are below what fp16 can
+hold, and a second moment of 0 makes Adam's next step explode. Counters, statistics of
+normalisation layers and single values stay as they are. A rollback to it is not exact to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cyclegan.hparams import HParams
+
+Precision = Literal["full", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("full", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Training state in host memory: networks, optimizers, hyperparameters, step."""
+
+    step: int
+    iteration: int
+    """When it was taken."""
+    hparams: HParams
+    training: Mapping[str, Any]
+    """Of `CycleGAN.training_state`; read it by `state`, which waits until it has arrived."""
+    arrived: torch.cuda.Event | None = field(default=None, compare=False, repr=False)
+
+    def state(self) -> Mapping[str, Any]:
+        """What `CycleGAN.load_training_state` takes."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.training
+
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        return sum(tensor.nbytes for tensor in _tensors(self.training))
+
+    def is_finite(self) -> bool:
+        """Whether all of its values are."""
+        floats = (t for t in _tensors(self.state()) if t.is_floating_point())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As checkpoints take it."""
+        return {
+            "step": self.step,
+            "iteration": self.iteration,
+            "hparams": self.hparams.flat(),
+            "training": self.state(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Snapshot:
+        """What `to_plain` gave."""
+        return cls(
+            step=int(plain["step"]),
+            iteration=int(plain["iteration"]),
+            hparams=HParams.from_flat(plain["hparams"]),
+            training=plain["training"],
+        )
+
+
+def take_snapshot(
+    training: Mapping[str, Any],
+    *,
+    step: int,
+    iteration: int,
+    hparams: HParams,
+    precision: Precision = "full",
+) -> Snapshot:
+    """A snapshot of `training` (`CycleGAN.training_state`), independent of what comes after."""
+    copies = _copied(training, precision)
+    arrived = None
+    if any(tensor.is_cuda for tensor in _tensors(copies)):
+        copies, arrived = _sent(copies)
+    return Snapshot(
+        step=step, iteration=iteration, hparams=hparams, training=copies, arrived=arrived
+    )
+
+
+def _copied(value: Any, precision: Precision, path: tuple[str, ...] = ()) -> Any:
+    """Nested state with every tensor cloned where it is, in the format it is kept in."""
+    if isinstance(value, Tensor):
+        return value.detach().to(_kept_as(value, precision, path), copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item, precision, (*path, str(key))) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item, precision, path) for item in value)
+    return value
+
+
+def _kept_as(tensor: Tensor, precision: Precision, path: tuple[str, ...]) -> torch.dtype:
+    exact = not tensor.is_floating_point() or tensor.numel() <= 1 or "running_" in path[-1]
+    if precision == "full" or exact:
+        return tensor.dtype
+    if precision == "bf16" or path[0].startswith("optimizer"):
+        return torch.bfloat16
+    return torch.float16
+
+
+def _sent(copies: Any) -> tuple[Any, torch.cuda.Event]:
+    """`copies` in pinned memory, filled by a stream of their own; the event of their arrival."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        pinned = _pinned(copies, stream)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(stream)
+    return pinned, arrived
+
+
+def _pinned(value: Any, stream: torch.cuda.Stream) -> Any:
+    if isinstance(value, Tensor):
+        if not value.is_cuda:
+            return value
+        value.record_stream(stream)  # else its memory is given away while it is being read
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        return host.copy_(value, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _pinned(item, stream) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_pinned(item, stream) for item in value)
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,227 @@
+"""The dynamic rollback optimizer (`HPoptimizer`): fall back and try again with other values.
+
+Snapshots of the training wait in a ring (`ring`). A policy judges the training before a snapshot is
+taken (`guard`, `original`). A fault sends it back to the newest healthy snapshot at least
+`fall_back` steps older, with other lambdas and learning rates; patches drawn since are not drawn
+again, so the retry sees other data. Every further failure in a row falls back further and moves
+more; the last try has the values of the start; after that the training stops at its best-known
+snapshot.
+
+It never loops: between `max_rollbacks` rollbacks the training must have gained `window` steps of
+new ground, steps that were judged healthy and that no try before had reached. So there are at most
+`max_rollbacks` * (1 + `steps` / `window`) rollbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan.callbacks import Callback
+from cyclegan.config import HPOptimizer
+from cyclegan.events import Cause, RollbackEvent, TrainResult
+from cyclegan.hparams import HParams
+from cyclegan.snapshot import Snapshot
+from cyclegan.trainer import Trainer
+from cyclegan.validation import ValidationReport
+from search.rollback.guard import Guard
+from search.rollback.original import Original
+from search.rollback.policy import Fault, Policy, Retry
+from search.rollback.ring import Kept, Ring
+from search.rollback.words import told
+
+logger = logging.getLogger(__name__)
+
+RING_FOLDER = "ring"
+_GIGABYTE = 1e9
+_STATE_VERSION = 2
+
+
+class RollbackOptimizer(Callback):
+    """The callback that does it; see the module.
+
+    Args:
+        settings: its section of the configuration; `policy` is `guard` or `original`.
+        folder: where `settings.spill` writes snapshots; by default below the trainer's folder,
+            which is known too late for a training that continues.
+        policy: another policy, instead.
+    """
+
+    def __init__(
+        self, settings: HPOptimizer, *, folder: Path | None = None, policy: Policy | None = None
+    ) -> None:
+        self.settings = settings
+        self.policy: Policy = policy or _POLICIES[settings.policy](settings)
+        memory = settings.memory_gb * _GIGABYTE
+        folder = folder if settings.spill else None
+        self.ring = Ring(keep=settings.keep, memory=memory, folder=folder)
+        self.rollbacks = 0
+        """Tries so far."""
+        self.attempt = 0
+        """Failures in a row; 0 when the training is past the step where it failed."""
+        self._failed_at = 0
+        self._furthest = 0
+        """The largest step that was found healthy."""
+        self._counted: list[int] = []
+        """`_furthest` at each rollback that still counts."""
+        self._initial: HParams | None = None
+        self._best_score = -math.inf
+        self._giving_up = ""
+        self._faulty_at = -1
+        """The last iteration that was found faulty."""
+        self._random = torch.Generator().manual_seed(settings.seed)
+
+    # -- events -------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Keep the start: there is always something to go back to."""
+        if self.settings.spill and self.ring.folder is None and trainer.folder is not None:
+            self.ring.folder = trainer.folder / RING_FOLDER
+        self.policy.on_train_start(trainer)
+        if self.ring.start is None:
+            self.ring.begin(trainer.snapshot(self.settings.precision))
+        self._initial = self._initial or trainer.hparams
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        """Judge when it is time, and take a snapshot only of what was not found faulty."""
+        step = trainer.step
+        if step % self.settings.check_every == 0 or step == trainer.config.steps:
+            young = step < self.settings.warmup
+            fault = self.policy.judge(trainer, young=young)
+            if fault:
+                self._faulty_at = trainer.iteration
+                self._fall_back(trainer, fault)
+                return
+            self._was_healthy(trainer)
+            changes = {} if young else self.policy.healthy(trainer, self._random)
+            if changes:
+                trainer.set_hparams(changes, reason="correction")
+        if step % self.settings.snapshot_every == 0:
+            self.ring.add(self._taken(trainer))
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        """Remember the best-known state, where a training that can't be saved ends."""
+        if report.gate is not None or self._faulty_at == trainer.iteration:
+            return
+        self.policy.on_validation(report.score, trainer.step)
+        if report.score > self._best_score:
+            newest = self.ring.recent[-1] if self.ring.recent else None
+            here = newest and newest.iteration == trainer.iteration
+            self.ring.keep_best(newest if newest and here else self._taken(trainer))
+            self._best_score = report.score
+
+    def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
+        """Forget the abandoned path; stop if this was the last resort."""
+        self.ring.discard_after(trainer.step)
+        self.policy.on_rollback(trainer.step)
+        logger.warning("rollback %d: %s", len(trainer.rollbacks), told(event))
+        if self._giving_up:
+            trainer.conclude_rollback("gave up")
+            trainer.request_stop(self._giving_up)
+            # Whoever continues from here, with more steps or other values, begins to count anew.
+            self.attempt, self._counted, self._giving_up = 0, [], ""
+
+    def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
+        """Leave no retry without a word; one that is interrupted goes on later."""
+        if result.outcome != "interrupted":
+            trainer.conclude_rollback(f"{result.outcome} before it was known")
+
+    # -- what they are made of ----------------------------------------------------------------
+
+    def _was_healthy(self, trainer: Trainer) -> None:
+        step = trainer.step
+        self._furthest = max(self._furthest, step)
+        if self.attempt and step > self._failed_at:
+            self.attempt = 0
+            trainer.conclude_rollback("recovered")
+            number = len(trainer.rollbacks)
+            logger.warning("rollback %d: recovered, step %d is past the fault", number, step)
+
+    def _fall_back(self, trainer: Trainer, fault: Fault) -> None:
+        trainer.conclude_rollback("failed again")
+        self.attempt += 1
+        self._failed_at = max(self._failed_at, trainer.step)
+        self._counted = [at for at in self._counted if at > self._furthest - self.settings.window]
+        left = self.settings.max_rollbacks - len(self._counted)
+        if left <= 0:
+            self._give_up(trainer, fault)
+            return
+        self.rollbacks += 1
+        self._counted.append(self._furthest)
+        snapshot = self._target(trainer, fault)
+        assert self._initial is not None
+        retry = Retry(
+            fault=fault,
+            attempt=self.attempt,
+            last=left == 1,
+            step=snapshot.step,
+            base=snapshot.hparams,
+            current=trainer.hparams,
+            initial=self._initial,
+        )
+        move = self.policy.move(retry, self._random)
+        trainer.request_rollback(
+            snapshot,
+            reason=fault.reason,
+            changes=move.changes,
+            kickstart=move.kickstart,
+            cause=self._cause(fault),
+        )
+
+    def _give_up(self, trainer: Trainer, fault: Fault) -> None:
+        self._giving_up = (
+            f"{fault.reason}; {len(self._counted)} rollbacks did not help, "
+            "stopped at the best-known snapshot"
+        )
+        best = self.ring.best.read() if self.ring.best else None
+        snapshot = best or self._target(trainer, fault)
+        trainer.request_rollback(snapshot, reason=self._giving_up, cause=self._cause(fault))
+
+    def _cause(self, fault: Fault) -> Cause:
+        return Cause(kind=fault.kind, severity=fault.severity, attempt=self.attempt)
+
+    def _target(self, trainer: Trainer, fault: Fault) -> Snapshot:
+        # From the furthest failure in a row: one on the way there, sooner, must not shorten it.
+        further = self._failed_at - self.policy.further_back(self.attempt)
+        upto = min(trainer.step, further) - self.settings.fall_back
+        return self.ring.find(upto=upto, fault=fault.kind, age=fault.age, now=trainer.step)
+
+    def _taken(self, trainer: Trainer) -> Kept:
+        return Kept.of(trainer.snapshot(self.settings.precision), self.policy.signs(trainer))
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ring too: a killed training can still fall back after its resume."""
+        return {
+            "version": _STATE_VERSION,
+            "counters": [self.rollbacks, self.attempt, self._failed_at, self._furthest],
+            "counted": list(self._counted),
+            "initial": self._initial.flat() if self._initial else None,
+            "best_score": self._best_score,
+            "random": self._random.get_state(),
+            "ring": self.ring.state_dict(),
+            "policy": self.policy.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        if state.get("version") != _STATE_VERSION:
+            logger.warning("rollback: the snapshots of an earlier version are left behind")
+            return
+        self.rollbacks, self.attempt, self._failed_at, self._furthest = state["counters"]
+        self._counted = list(state["counted"])
+        self._initial = HParams.from_flat(state["initial"]) if state["initial"] else None
+        self._best_score = state["best_score"]
+        self._random.set_state(state["random"])
+        self.ring.load_state_dict(state["ring"])
+        self.policy.load_state_dict(state["policy"])
+
+
+_POLICIES: Mapping[str, type[Guard] | type[Original]] = {"guard": Guard, "original": Original}

@@ -1,0 +1,240 @@
+"""The ring of snapshots: the last few, the start and the best-known one, within a memory budget.
+
+What exceeds the budget is dropped, the oldest first, or written to the training's folder where that
+is wanted:
+
+```
+save/ring/snapshot-00000800.pt     by iteration; a checkpoint names the files that it needs
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cyclegan import state as states
+from cyclegan.errors import CheckpointError, CycleGANError
+from cyclegan.snapshot import Snapshot
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_FORMAT = "cyclegan-snapshot-1"
+
+
+@dataclass(eq=False, kw_only=True)
+class Kept:
+    """A snapshot in memory or, once it was spilled, in a file."""
+
+    step: int
+    iteration: int
+    nbytes: int
+    signs: frozenset[str] = field(default_factory=frozenset)
+    """Kinds of faults that were visible when it was taken."""
+    snapshot: Snapshot | None
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, signs: Iterable[str] = ()) -> Kept:
+        """One that was just taken."""
+        return cls(
+            step=snapshot.step,
+            iteration=snapshot.iteration,
+            nbytes=snapshot.nbytes(),
+            signs=frozenset(signs),
+            snapshot=snapshot,
+        )
+
+    def read(self) -> Snapshot | None:
+        """The snapshot, or None (and a warning) if its file can't be read."""
+        if self.snapshot is not None:
+            return self.snapshot
+        assert self.path is not None
+        try:
+            return Snapshot.from_plain(states.load(self.path, formats=(SNAPSHOT_FORMAT,)))
+        except CheckpointError as error:
+            logger.warning("rollback: a snapshot is lost: %s", error)
+            return None
+
+    def to_plain(self) -> dict[str, Any]:
+        """As checkpoints take it: the snapshot itself, or the name of its file."""
+        plain: dict[str, Any] = {
+            "step": self.step,
+            "iteration": self.iteration,
+            "nbytes": self.nbytes,
+            "signs": sorted(self.signs),
+        }
+        if self.snapshot is not None:
+            return plain | {"snapshot": self.snapshot.to_plain()}
+        assert self.path is not None
+        return plain | {"file": self.path.name}
+
+
+class Ring:
+    """Keeps the newest `keep` snapshots, the start, and the best-known one.
+
+    Args:
+        keep: number of recent snapshots.
+        memory: bytes of host memory for all of them; two are held whatever they take.
+        folder: where to write those that exceed it; without it they are dropped.
+    """
+
+    def __init__(self, *, keep: int, memory: float = math.inf, folder: Path | None = None) -> None:
+        self.keep, self.memory, self.folder = keep, memory, folder
+        self.recent: list[Kept] = []
+        """By rising step."""
+        self.start: Kept | None = None
+        self.best: Kept | None = None
+        self.complete = True
+        """Whether all snapshots since the start are still there."""
+        self._warned = False
+        self._unused: list[list[Path]] = [[], []]
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Keep the start."""
+        self.start = Kept.of(snapshot)
+
+    def add(self, kept: Kept) -> None:
+        """Keep a new one, and let go what is too much."""
+        self.recent.append(kept)
+        while len(self.recent) > self.keep:
+            self.complete = False
+            self._forget(self.recent.pop(0))
+        self._fit()
+
+    def keep_best(self, kept: Kept) -> None:
+        """Keep it until there is a better one; it may be one of the recent."""
+        before, self.best = self.best, kept
+        if before is not None:
+            self._forget(before)
+        self._fit()
+
+    def find(self, *, upto: int, fault: str, age: int, now: int) -> Snapshot:
+        """The snapshot to fall back to after a fault of kind `fault`, visible for `age` steps.
+
+        The newest of step `upto` or before; if there is none, the oldest of the recent. Never one
+        that was taken since the fault became visible, that bears its sign, or that has values that
+        are not finite: rather the best-known one, or the start.
+
+        Errors: `CheckpointError` if none of them can be read any more.
+        """
+        assert self.start is not None
+        recent = [*([self.start] if self.complete else []), *self.recent]
+        healthy = [k for k in recent if k.step < now - age and fault not in k.signs]
+        far = [k for k in healthy if k.step <= upto]
+        order = [*reversed(far), *(k for k in healthy if k not in far)]
+        # The best-known may be thousands of steps back, the start even more: only if they must.
+        if self.best and self.best.step < now - age and fault not in self.best.signs:
+            order.append(self.best)
+        for kept in order:
+            snapshot = kept.read()
+            if snapshot is not None and snapshot.is_finite():
+                return snapshot
+        start = self.start.read()
+        if start is None:
+            raise CheckpointError(f"{self.start.path}: the training can't fall back without it")
+        return start
+
+    def discard_after(self, step: int) -> None:
+        """Forget those of an abandoned path; the best-known one stays."""
+        for kept in [k for k in self.recent if k.step > step]:
+            self.recent.remove(kept)
+            self._forget(kept)
+
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(kept.nbytes for kept in self._all() if kept.snapshot is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, but for what is in files; called when a checkpoint is written.
+
+        A file that is not needed any more stays until the second checkpoint that does without it:
+        the one before the newest may still be wanted.
+        """
+        for path in self._unused.pop(0):
+            path.unlink(missing_ok=True)
+        self._unused.append([])
+        everything = self._all()
+        places = {id(kept): place for place, kept in enumerate(everything)}
+        return {
+            "snapshots": [kept.to_plain() for kept in everything],
+            "recent": [places[id(kept)] for kept in self.recent],
+            "start": places[id(self.start)] if self.start else None,
+            "best": places[id(self.best)] if self.best else None,
+            "complete": self.complete,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; a file that is gone costs its snapshot."""
+        kept = [self._from_plain(plain) for plain in state["snapshots"]]
+        self.recent = [found for i in state["recent"] if (found := kept[i])]
+        self.start = kept[state["start"]] if state["start"] is not None else None
+        self.best = kept[state["best"]] if state["best"] is not None else None
+        self.complete = bool(state["complete"]) and len(self.recent) == len(state["recent"])
+        self._remove_strangers()
+
+    def _from_plain(self, plain: Mapping[str, Any]) -> Kept | None:
+        values: dict[str, Any] = {n: plain[n] for n in ("step", "iteration", "nbytes")}
+        values["signs"] = frozenset(plain["signs"])
+        if "snapshot" in plain:
+            return Kept(**values, snapshot=Snapshot.from_plain(plain["snapshot"]))
+        path = self.folder / Path(plain["file"]).name if self.folder else None
+        if path is None or not path.is_file():
+            logger.warning("rollback: the snapshot in %s is lost", plain["file"])
+            return None
+        return Kept(**values, snapshot=None, path=path)
+
+    def _all(self) -> list[Kept]:
+        """Each once: the likelier one is needed, the later it stands."""
+        named = [kept for kept in (self.start, self.best) if kept is not None]
+        return list({id(kept): kept for kept in (*named, *self.recent)}.values())
+
+    def _fit(self) -> None:
+        """Spill or drop what exceeds the memory."""
+        while self.nbytes() > self.memory:
+            in_memory = [kept for kept in self._all() if kept.snapshot is not None]
+            if self.folder is not None and len(in_memory) > 1:
+                if not self._spill(in_memory[0]):
+                    return
+            elif self.folder is None and len(self.recent) > 1:
+                self.complete = False
+                self._forget(self.recent.pop(0))
+                self._warn(f"only {len(self.recent)} recent snapshots fit in {self.memory:.3g} B")
+            else:
+                return
+
+    def _spill(self, kept: Kept) -> bool:
+        assert self.folder is not None
+        assert kept.snapshot is not None
+        path = self.folder / f"snapshot-{kept.iteration:08d}.pt"
+        try:
+            states.save({"format": SNAPSHOT_FORMAT, **kept.snapshot.to_plain()}, path)
+        except (CycleGANError, OSError) as error:  # a training is worth more than its memory budget
+            self._warn(f"a snapshot stays in memory: {error}")
+            return False
+        kept.path, kept.snapshot = path, None
+        return True
+
+    def _forget(self, kept: Kept) -> None:
+        if kept.path is not None and not any(kept is other for other in self._all()):
+            self._unused[-1].append(kept.path)
+
+    def _remove_strangers(self) -> None:
+        """Files of a process that was killed after this checkpoint."""
+        if self.folder is None:
+            return
+        known = {kept.path for kept in self._all()}
+        for path in self.folder.glob("snapshot-*.pt"):
+            if path not in known:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            logger.warning("rollback: %s", text)
+            self._warned = True

@@ -1,0 +1,220 @@
+"""The path of lambdas and learning rates that a training ended with, and following it again.
+
+A training with the rollback optimizer changes them on its way: what it ended well with is a
+schedule, not a set of values. Its log (`Trainer.hparam_log`) also tells of ways that were given up;
+what counts is the path that survived, on the axis of the training step, which a rollback rewinds.
+
+As a file, `schedule.yaml` in a training's folder:
+
+```
+format: cyclegan-schedule-1
+run_name: train
+changes:
+- {step: 0, reason: start, kickstart: 0, values: {lr_g: 0.0002, ..., lambdas.C_A: 100.0}}
+- {step: 600, reason: C_A_l1 rose ..., kickstart: 0, values: {lr_g: 0.00014, ...}}
+```
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from cyclegan.callbacks import Callback
+from cyclegan.config import Config
+from cyclegan.errors import ConfigError, DataError
+from cyclegan.events import HParamChange, RollbackEvent
+from cyclegan.hparams import HParams
+from cyclegan.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+SCHEDULE_NAME = "schedule.yaml"
+SCHEDULE_FORMAT = "cyclegan-schedule-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is set at the end of training step `step`."""
+
+    step: int
+    reason: str
+    values: Mapping[str, float]
+    kickstart: int = 0
+    """Steps of kickstart that begin there."""
+
+
+Schedule = tuple[Change, ...]
+
+
+def surviving_path(log: Iterable[HParamChange]) -> Schedule:
+    """The changes that led to where a training ended, at most one a step, by rising step.
+
+    A change logged at step t after others at later steps stands for a rollback to t: these were
+    discarded. At the same step the later change is added to the earlier one.
+    """
+    path: list[Change] = []
+    for entry in log:
+        path = [change for change in path if change.step <= entry.step]
+        values = dict(entry.changes)
+        if path and path[-1].step == entry.step:
+            values = {**path.pop().values, **values}
+        path.append(
+            Change(step=entry.step, reason=entry.reason, values=values, kickstart=entry.kickstart)
+        )
+    return tuple(path)
+
+
+def without(schedule: Schedule, names: Collection[str]) -> Schedule:
+    """The schedule for a training that was asked to have other values of `names`."""
+    left = [
+        Change(
+            step=change.step,
+            reason=change.reason,
+            values={n: value for n, value in change.values.items() if n not in names},
+            kickstart=change.kickstart,
+        )
+        for change in schedule
+    ]
+    return tuple(change for change in left if change.values)
+
+
+def to_plain(schedule: Schedule) -> list[dict[str, Any]]:
+    """As JSON and YAML take it."""
+    return [{**vars(change), "values": dict(change.values)} for change in schedule]
+
+
+def from_plain(items: Sequence[Mapping[str, Any]]) -> Schedule:
+    """What `to_plain` gave."""
+    return tuple(Change(**item) for item in items)
+
+
+def to_yaml(trainer: Trainer) -> str:
+    """The path that a training has taken so far, from its first values on, as a file's text."""
+    start = Change(step=0, reason="start", values=HParams.from_config(trainer.config).flat())
+    path = surviving_path(trainer.hparam_log)
+    if path and path[0].step == 0:
+        first, *rest = path
+        values = {**start.values, **first.values}
+        path = (
+            Change(step=0, reason=first.reason, values=values, kickstart=first.kickstart),
+            *rest,
+        )
+    else:
+        path = (start, *path)
+    content = {
+        "format": SCHEDULE_FORMAT,
+        "run_name": trainer.config.run_name,
+        "changes": to_plain(path),
+    }
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+
+
+def read_schedule(path: Path, config: Config | None = None) -> Schedule:
+    """The schedule in a file, for a training of `config` if there is one.
+
+    Errors: `DataError` if it can't be read or is not a schedule; `ConfigError` for hyperparameters
+    that this training does not have.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"hp_optimizer.schedule = {path}: can't be read: {reason}") from error
+    if not isinstance(content, dict) or content.get("format") != SCHEDULE_FORMAT:
+        raise DataError(
+            f"hp_optimizer.schedule = {path}: not a schedule (format: {SCHEDULE_FORMAT}); a "
+            f"training with the rollback optimizer leaves one in its folder, {SCHEDULE_NAME}"
+        )
+    try:
+        schedule = tuple(_change(item) for item in content["changes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"hp_optimizer.schedule = {path}: changes need step, reason, kickstart and values: "
+            f"{error}"
+        ) from error
+    steps = [change.step for change in schedule]
+    if steps != sorted(set(steps)):
+        raise DataError(f"hp_optimizer.schedule = {path}: steps must rise, they are {steps}")
+    if config is not None:
+        _check(schedule, config, path)
+    return schedule
+
+
+def _change(item: Mapping[str, Any]) -> Change:
+    values = {str(name): float(value) for name, value in item["values"].items()}
+    step, kickstart = int(item["step"]), int(item.get("kickstart", 0))
+    if step < 0 or kickstart < 0:
+        raise ValueError(f"step {step}, kickstart {kickstart} must not be negative")
+    if not all(math.isfinite(value) and value >= 0 for value in values.values()):
+        raise ValueError(f"values at step {step} must be finite and not negative")
+    return Change(step=step, reason=str(item["reason"]), values=values, kickstart=kickstart)
+
+
+def _check(schedule: Schedule, config: Config, path: Path) -> None:
+    """Refuse before the training what `Trainer.set_hparams` would refuse in the middle of it."""
+    first = HParams.from_config(config)
+    off = {group for group, weights in first.lambdas.items() if not any(weights)}
+    for change in schedule:
+        try:
+            first.changed(change.values)
+        except ConfigError as error:
+            raise ConfigError(
+                f"hp_optimizer.schedule = {path}, step {change.step}: {error}"
+            ) from error
+        for name, value in change.values.items():
+            group = name.split(".")[1] if name.startswith("lambdas.") else ""
+            if group in off and group.startswith("I") and value:
+                raise ConfigError(
+                    f"hp_optimizer.schedule = {path}, step {change.step}: {name} = {value:g}, but "
+                    f"this training has lambdas.{group} = 0; give it a value above 0 to begin with"
+                )
+
+
+class Replay(Callback):
+    """Sets the values of a schedule at the steps it set them.
+
+    It ends with the schedule, or with the first rollback of this training: from then on its path
+    is another one than the schedule's, and its own optimizer goes on from the values in force.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._next = 0
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Set what is set before the first step."""
+        self._apply(trainer)
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        """Set what is set at this step."""
+        self._apply(trainer)
+
+    def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
+        """Leave the rest to the optimizer that asked for it."""
+        left = len(self.schedule) - self._next
+        if left:
+            logger.info("replay: %d changes of the schedule are left out", left)
+        self._next = len(self.schedule)
+
+    def _apply(self, trainer: Trainer) -> None:
+        while self._next < len(self.schedule) and self.schedule[self._next].step <= trainer.step:
+            change = self.schedule[self._next]
+            self._next += 1
+            reason = f"as in the schedule: {change.reason}"
+            trainer.set_hparams(change.values, reason=reason, kickstart=change.kickstart)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far it is."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._next = int(state["next"])
