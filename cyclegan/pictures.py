@@ -120,6 +120,18 @@ def comparison(
     return _framed(_side_by_side(cells))
 
 
+def captioned(pictures: Mapping[str, Picture]) -> Picture:
+    """Finished pictures side by side as one, each below its caption, whose first line is larger."""
+    cells = []
+    for caption, picture in pictures.items():
+        title, *rest = caption.split("\n")
+        strip = _paper(_LINE + 10, picture.shape[1])
+        strip = _written(strip, title, (2 * _GAP, 4), size=20, colour=(0, 0, 0))
+        below = _titled(picture, [f"  {line}" for line in rest]) if rest else picture
+        cells.append(np.concatenate([strip, below]))
+    return _side_by_side(cells, gap=6 * _GAP)
+
+
 # -- slices -----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ exactly where a training that was killed and resumed from an older checkpoint ha
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import tempfile
@@ -27,12 +26,15 @@ from tracking import sink as entries
 from tracking.params import compared
 from tracking.points import Sample, interpolate, row_values
 from tracking.provenance import provenance
+from tracking.rollbacks import PICTURES as ROLLBACK_PICTURES
+from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
 from tracking.volumes import write_cycle
 
 if TYPE_CHECKING:
+    from cyclegan.events import RollbackEvent, TrainResult
     from cyclegan.history import Row
-    from cyclegan.trainer import RollbackEvent, Trainer, TrainResult
+    from cyclegan.trainer import Trainer
     from cyclegan.validation import ValidationReport
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class TrackingCallback(Callback):
         self._sink = entries.Sink(run)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        self._rollbacks: list[dict[str, Any]] = []
+        self._evidence = RollbackEvidence(images=images)
         self._pictures: set[int] = set()
         self._due = False
         self._gate: str | None = None
@@ -89,6 +91,7 @@ class TrackingCallback(Callback):
         """Log configuration and origin; find out what the store has already."""
         self._stored = self.run.last_iteration()
         self._pictures = self.run.image_steps(PICTURES)
+        self._evidence.start(trainer, self.run.image_steps(ROLLBACK_PICTURES))
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
         config = trainer.config
@@ -100,7 +103,9 @@ class TrackingCallback(Callback):
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         """Write the iterations before this one, if it is time."""
+        self._sink.put(*self._evidence.outcomes(trainer))
         complete = trainer.iteration - 1
+        self._due = self._due or self._evidence.news(trainer)
         if complete > self._seen and (self._due or complete % self.every == 0):
             self._collect(trainer, complete)
             self._sink.flush()
@@ -108,6 +113,7 @@ class TrackingCallback(Callback):
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Take the score and its parts, the gate, and the picture."""
         self._due = True
+        self._evidence.validated(report)
         self._extra[report.iteration].update(report.metrics)
         if trainer.best_score is not None:  # MLflow sorts runs by a metric's last value
             self._extra[report.iteration]["score/best"] = trainer.best_score
@@ -121,20 +127,9 @@ class TrackingCallback(Callback):
             self._sink.put(entries.Picture(picture, PICTURES, report.iteration))
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
-        """Take the event."""
+        """Take the picture of the event; the rest is read from the trainer's list."""
         self._due = True
-        self._rollbacks.append(
-            {
-                "iteration": event.iteration,
-                "from_step": event.from_step,
-                "to_step": event.to_step,
-                "reason": event.reason,
-                "before": event.before.flat(),
-                "after": event.after.flat(),
-            }
-        )
-        self._extra[event.iteration]["rollbacks"] = len(self._rollbacks)
-        self._sink.put(entries.Text(json.dumps(self._rollbacks, indent=1), "rollbacks.json"))
+        self._sink.put(*self._evidence.fall(trainer, event))
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
         """Write what is left, the volumes, and the status."""
@@ -161,12 +156,12 @@ class TrackingCallback(Callback):
             self._folder = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The rollbacks so far: their record is written anew as a whole."""
-        return {"rollbacks": list(self._rollbacks)}
+        """What the trainer doesn't keep of its past: see `tracking.rollbacks`."""
+        return self._evidence.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the rollbacks."""
-        self._rollbacks = list(state["rollbacks"])
+        """Take it over."""
+        self._evidence.load_state_dict(state)
 
     # -- from the trainer to the sink ---------------------------------------------------------
 
@@ -177,6 +172,7 @@ class TrackingCallback(Callback):
         self._add_speed(upto, now)
         self._add_nonfinite(rows)
         self._add_hparams(trainer, upto)
+        self._add_rollbacks(trainer, upto)
         values: dict[int, dict[str, float]] = {row.iteration: row_values(row) for row in rows}
         for iteration in [i for i in self._extra if i <= upto]:
             values.setdefault(iteration, {}).update(self._extra.pop(iteration))
@@ -189,6 +185,8 @@ class TrackingCallback(Callback):
             samples = [Sample(i, values[i], at) for i, at in zip(iterations, times, strict=True)]
             self._sink.put(entries.Samples(tuple(samples)))
         self._seen, self._time, self._due = upto, now, False
+        if self._evidence.news(trainer):
+            self._sink.put(*self._evidence.documents(trainer))
 
     def _add_speed(self, upto: int, now: float) -> None:
         """Iterations a second of wall time since the last writing, validation included."""
@@ -220,6 +218,13 @@ class TrackingCallback(Callback):
         if trainer.config.lr_schedule.kind != "constant":  # else they are the hyperparameters
             self._extra[upto].update({f"rate/{n}": value for n, value in trainer.rates.items()})
 
+    def _add_rollbacks(self, trainer: Trainer, upto: int) -> None:
+        """Rollbacks, and which attempt is under way."""
+        attempts = trainer.config.hp_optimizer.enabled
+        points = rollback_points(trainer.rollbacks, self._seen, upto, attempts=attempts)
+        for iteration, values in points.items():
+            self._extra[iteration].update(values)
+
     def _put_volumes(self, report: ValidationReport) -> None:
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="cyclegan-")
         path = Path(self._folder.name) / f"cycle_{report.iteration}.h5"
@@ -230,6 +235,9 @@ class TrackingCallback(Callback):
     def _finish(self, trainer: Trainer, status: Status, outcome: str, reason: str) -> None:
         try:
             if len(trainer.history):
+                self._sink.put(*self._evidence.outcomes(trainer, final=True))
+                if trainer.rollbacks:
+                    self._sink.put(*self._evidence.documents(trainer))
                 self._collect(trainer, trainer.iteration)
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
             log.warning("run %s: the last metrics are lost: %s", self.run.name, error)

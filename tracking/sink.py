@@ -131,9 +131,15 @@ class Sink:
         """Entries that wait."""
         return len(self._waiting)
 
-    def put(self, entry: Entry) -> None:
-        """Take an entry; nothing is written before `flush`."""
-        self._waiting.append(entry)
+    def put(self, *new: Entry) -> None:
+        """Take entries; nothing is written before `flush`.
+
+        A text replaces one of the same name that still waits.
+        """
+        for entry in new:
+            if isinstance(entry, Text):
+                self._waiting = [w for w in self._waiting if not _older(w, entry)]
+            self._waiting.append(entry)
 
     def flush(self) -> bool:
         """Try to write what waits; whether nothing is left. Failures are warned of, not raised.
@@ -175,3 +181,7 @@ class Sink:
             len(self._waiting),
         )
         return False
+
+
+def _older(waiting: Entry, text: Text) -> bool:
+    return isinstance(waiting, Text) and waiting.name == text.name

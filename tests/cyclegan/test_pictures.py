@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyclegan.pictures import CYCLES, comparison, grey_window, six_images, to_uint8
+from cyclegan.pictures import CYCLES, captioned, comparison, grey_window, six_images, to_uint8
 
 NAMES = [name for row in CYCLES for name in row]
 
@@ -149,3 +149,15 @@ def test_a_large_volume_shows_its_centre_voxel_by_voxel() -> None:
     assert np.array_equal(whole, cut)
     coarse = comparison({"a": volume[::2, ::2, ::2], "b": volume}, window=(-2, 2), pixels=50)
     assert coarse.shape == comparison({"a": volume, "b": volume}, window=(-2, 2), pixels=50).shape
+
+
+def test_captions_stand_above_and_leave_the_pictures_as_they_are() -> None:
+    one = np.full((50, 200, 3), 77, np.uint8)
+    other = np.full((40, 100, 3), 99, np.uint8)
+    picture = captioned({"before\nwhy": one, "after": other})
+    assert picture.shape[1] == pytest.approx(300, abs=30)
+    assert (picture == 77).all(axis=2).sum() >= one[..., 0].size
+    assert (picture == 99).all(axis=2).sum() >= other[..., 0].size
+    assert (picture[:25, :200] < 50).any()  # the caption
+    assert (picture[:, 200:] < 50).any()
+    assert not np.array_equal(captioned({"a": one}), captioned({"b": one}))

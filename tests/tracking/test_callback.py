@@ -147,7 +147,9 @@ def test_after_a_kill_nothing_is_logged_twice(
     assert after["rollbacks"] == [(8, 1.0)]
     assert len(json.loads(run.artifact_path("rollbacks.json").read_text())) == 1
     files = [item.path for item in client.list_artifacts(run.id, "images")]
-    assert len([path for path in files if path.endswith(".png")]) == len(after["score"])
+    pictures = [path.split("/")[1].split("+")[0] for path in files if path.endswith(".png")]
+    assert pictures.count("cycle") == len(after["score"])
+    assert pictures.count("rollback") == 1
     assert client.get_run(run.id).data.tags["changed.steps"] == "8 -> 16"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cyclegan.errors import CycleGANError
 from tracking import Run
-from tracking.sink import Sink
+from tracking.sink import Sink, Text
 
 
 class Shelf:
@@ -97,3 +97,12 @@ def test_closing_tries_again_at_once(
     shelf.broken = set()
     assert sink.close()
     assert shelf.written == ["m"]
+
+
+def test_a_text_that_waits_gives_way_to_a_newer_one(run: Run) -> None:
+    sink = Sink(run)
+    sink.put(Text("old", "a.txt"), Text("other", "b.txt"), Text("new", "a.txt"))
+    assert len(sink) == 2
+    assert sink.flush()
+    assert run.artifact_path("a.txt").read_text() == "new"
+    assert run.artifact_path("b.txt").read_text() == "other"

@@ -1,0 +1,187 @@
+"""What the figures of a path share: colours, axes, and matplotlib's SVG made fit for a page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = NDArray[np.float64]
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#111111", "#8A7B00")
+DISCARDED = "#a9a9a9"
+"""Everything that a rollback left behind."""
+FAINT = "#d3d3d3"
+"""Its noise."""
+BROKEN = "#c62828"
+"""Values that are not finite, validations that failed a gate."""
+SHADE = "#d9a400"
+"""The ground that was lost."""
+OUTCOMES = {"recovered": "#1b7f4d", "failed again": "#b85c00", "gave up": "#c62828"}
+UNKNOWN = "#5b6470"
+"""Of a rollback of which nobody knows yet what became of it."""
+
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 10.4, 0.95, 1.7, 0.3, 0.5, 0.2
+"""Of a figure, in inches; names of curves stand in the right margin."""
+_HEADROOM = 4.0
+"""Factor (on a log axis) or spans (on others) around the accepted path that an axis shows."""
+# Numbers matplotlib gives its parts: nothing refers to them, and figures of a page share them.
+_COUNTED = re.compile(r' id="[A-Za-z.]+\d*_\d+"')
+_NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
+_PATH = re.compile(r' d="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
+_SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: small, and found by the browser's search
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
+    "path.simplify": False,
+}
+
+
+def outcome_colour(outcome: str) -> str:
+    """The colour of what became of a rollback."""
+    return OUTCOMES.get(outcome, UNKNOWN)
+
+
+def number(value: float) -> str:
+    """Three digits: `0.123`, `12,300`, `1.23e-4`."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "not finite"
+    if value and not 1e-3 <= abs(value) < 1e6:
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
+
+
+def stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with axes below each other, `heights` in inches.
+
+    They share the x axis, which only the last one labels. Places are given, not solved for:
+    matplotlib's layout engine differs in the last digits from call to call.
+    """
+    from matplotlib.figure import Figure
+
+    whole = sum(heights) + _GAP * (len(heights) - 1) + _TOP + _BOTTOM
+    figure = Figure(figsize=(_WIDTH, whole))
+    axes: list[Axes] = []
+    top = whole - _TOP
+    for height in heights:
+        box = (_LEFT, top - height, _WIDTH - _LEFT - _RIGHT, height)
+        place = (box[0] / _WIDTH, box[1] / whole, box[2] / _WIDTH, box[3] / whole)
+        axes.append(figure.add_axes(place, sharex=axes[0] if axes else None))
+        top -= height + _GAP
+    for one in axes[:-1]:
+        one.tick_params(labelbottom=False)
+    return figure, axes
+
+
+def tidy(axes: Axes, label: str) -> None:
+    """A light grid, no box, what is shown at the left."""
+    axes.grid(alpha=0.22, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=8.5)
+    axes.set_ylabel(label, fontsize=9)
+    axes.yaxis.set_label_coords(-0.078, 0.5)
+
+
+def legend(axes: Axes, names: Sequence[str]) -> None:
+    """Names beside the axes, as they are: `$` in a name is no formula."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=PALETTE[i % len(PALETTE)], linewidth=2.2) for i in range(len(names))
+    ]
+    found = axes.legend(
+        handles,
+        [""] * len(names),
+        loc="upper left",
+        bbox_to_anchor=(1.005, 1.03),
+        fontsize=8.5,
+        frameon=False,
+        handlelength=1.2,
+        borderaxespad=0,
+        labelspacing=0.35,
+        ncols=1 + len(names) // 8,
+    )
+    for text, name in zip(found.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name if len(name) <= 24 else name[:23] + "…")
+
+
+def scale(axes: Axes, shown: Values, everything: Values) -> None:
+    """A log axis where all is positive, that keeps the accepted path in view.
+
+    What an attempt exploded to may leave the axes: else it alone would be seen.
+    """
+    finite = everything[np.isfinite(everything)]
+    inside = shown[np.isfinite(shown)]
+    inside = inside if inside.size else finite
+    if not finite.size:
+        return
+    if finite.min() > 0:
+        axes.set_yscale("log")
+        low = max(finite.min(), inside.min() / _HEADROOM)
+        high = min(finite.max(), inside.max() * _HEADROOM)
+        margin = max(high / low, 10.0) ** 0.06
+        low, high = low / margin, high * margin
+        _label_log(axes, high / low)
+    else:
+        span = max(float(np.ptp(inside)), 1e-12)
+        low = max(finite.min(), inside.min() - _HEADROOM * span) - 0.05 * span
+        high = min(finite.max(), inside.max() + _HEADROOM * span) + 0.05 * span
+    axes.set_ylim(low, high)
+
+
+def _label_log(axes: Axes, ratio: float) -> None:
+    """Plain numbers, enough of them, also over less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if ratio < 5:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    elif ratio < 300:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 30 else (1, 3)))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def group_thousands(axis: Any) -> None:
+    """Whole numbers with commas."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(8, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def inline_svg(figure: Figure, salt: str) -> str:
+    """A figure as an element of an HTML page, the same bytes every time.
+
+    `salt` keeps names apart that parts of several figures of a page refer to.
+    """
+    import matplotlib
+
+    settings: Any = {**_SETTINGS, "svg.hashsalt": salt}  # matplotlib's types want literal names
+    buffer = io.StringIO()
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    text = _COUNTED.sub("", _NAMESPACE.sub("", text).replace("xlink:href", "href"))
+    text = _PATH.sub(lambda match: _DECIMALS.sub(r"\1", match[0]).replace("\n", ""), text)
+    return re.sub(r'(<svg) (width|height)="[^"]*"', r"\1", text, count=1)
