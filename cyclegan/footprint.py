@@ -23,12 +23,16 @@ def checkpoint_bytes(config: Config) -> int:
     The weights of two generators and two discriminators, the generators' running means, two moments
     of Adam for every weight, full image pools, and the snapshots that a rollback optimizer keeps.
     """
+    return round(state_bytes(config) * (1 + snapshots(config))) + _ROW_BYTES * config.steps
+
+
+def state_bytes(config: Config) -> int:
+    """Networks, moments of both optimizers and full image pools: a snapshot in full precision."""
     generators, discriminators = _networks(config)
     trained = [*generators, *discriminators]
     values = _size(trained) + _size(generators) + 2 * _size(trained, moments=True)
     tensors = _count(trained) + _count(generators) + 3 * _count(trained)
-    state = _BYTES * (values + _pooled(config)) + _TENSOR_BYTES * tensors
-    return round(state * (1 + snapshots(config))) + _ROW_BYTES * config.steps
+    return _BYTES * (values + _pooled(config)) + _TENSOR_BYTES * tensors
 
 
 def snapshots(config: Config) -> float:

@@ -42,7 +42,7 @@ from search.console import Console, Update
 from search.keep_best import KeepBest
 from search.locks import exclusive
 from search.rollback import RollbackOptimizer
-from search.rollback.optimizer import RING_FOLDER
+from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
 
@@ -139,7 +139,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     )  # refuses bad input before a run exists
     if not checkpoint:
         trainer.load_pretrained()  # a wrong file, too
-    schedule = _schedule(trainer, callbacks)  # and a wrong schedule
+    optimizer = _optimizer(trainer, job, callbacks)  # and a wrong schedule
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = reopened(store, plan.run_id, console) or store.create_run(
@@ -156,11 +156,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     keeper = KeepBest(job.folder / SAVE_FOLDER / GENERATOR_NAME)
     trainer.add_callback(keeper)
     trainer.add_callback(_Pictures(job.folder / _PICTURE_FOLDER))
-    for callback in (*callbacks, *schedule):
+    for callback in (*callbacks, *optimizer):
         trainer.add_callback(callback)
-    if config.hp_optimizer.enabled and config.hp_optimizer.policy != "replay":
-        ring = job.folder / SAVE_FOLDER / RING_FOLDER
-        trainer.add_callback(RollbackOptimizer(config.hp_optimizer, folder=ring))
     if checkpoint:
         if checkpoint == job.start:
             _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
@@ -178,9 +175,9 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     if result.outcome != "interrupted":
         run.log_file(keeper.path, "checkpoints")
     if config.hp_optimizer.enabled:
-        path = to_yaml(trainer)
-        write_text(job.folder / SCHEDULE_NAME, path)
-        run.log_text(path, SCHEDULE_NAME)
+        text = to_yaml(trainer)
+        write_text(job.folder / SCHEDULE_NAME, text)
+        run.log_text(text, SCHEDULE_NAME)
     record: dict[str, Any] = {
         "rollbacks": len(trainer.rollbacks),
         "best_step": keeper.step,
@@ -192,11 +189,19 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     )
 
 
-def _schedule(trainer: Trainer, callbacks: Sequence[Callback]) -> list[Callback]:
-    """What follows the schedule that the configuration names, unless another is followed."""
+def _optimizer(trainer: Trainer, job: Job, callbacks: Sequence[Callback]) -> list[Callback]:
+    """What changes hyperparameters on the way, as the configuration has it.
+
+    A promotion follows its trial's schedule; then the one that the configuration names does not
+    count. Errors: `ConfigError` and `DataError` for what can't work.
+    """
     settings = trainer.config.hp_optimizer
-    followed = any(isinstance(callback, Replay) for callback in callbacks)
-    if not settings.enabled or settings.schedule is None or settings.policy != "replay" or followed:
+    if not settings.enabled:
+        return []
+    if settings.policy != "replay" or settings.schedule is None:
+        check_memory(trainer.config)
+        return [RollbackOptimizer(settings, folder=job.folder / SAVE_FOLDER / RING_FOLDER)]
+    if any(isinstance(callback, Replay) for callback in callbacks):
         return []
     return [Replay(read_schedule(Path(settings.schedule), trainer.config))]
 

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from cyclegan.config import HPOptimizer
+from cyclegan.config import Config, HPOptimizer
+from cyclegan.errors import ConfigError
 from cyclegan.events import Cause, RollbackEvent, TrainResult
+from cyclegan.footprint import state_bytes
 from cyclegan.hparams import HParams
 from cyclegan.snapshot import Snapshot
 from cyclegan.trainer import Trainer
@@ -222,6 +224,26 @@ class RollbackOptimizer(Callback):
         self._random.set_state(state["random"])
         self.ring.load_state_dict(state["ring"])
         self.policy.load_state_dict(state["policy"])
+
+
+def check_memory(config: Config) -> None:
+    """Refuse a budget in which nothing is left that is old enough to fall back to.
+
+    Errors: `ConfigError`, with the ways out.
+    """
+    settings = config.hp_optimizer
+    compact = settings.precision != "full"
+    each = state_bytes(config) * (0.5 if compact else 1) / _GIGABYTE
+    recent = math.ceil(settings.fall_back / settings.snapshot_every) + 1
+    if settings.spill or (recent + 2) * each <= settings.memory_gb:
+        return
+    raise ConfigError(
+        f"hp_optimizer.memory_gb = {settings.memory_gb:g}: a snapshot takes {each:.3g} GB and "
+        f"{recent + 2} are needed (the start, the best, and {recent} to fall back "
+        f"{settings.fall_back} steps); raise it"
+        + ("" if compact else ", set hp_optimizer.precision = bf16")
+        + ", or set hp_optimizer.spill = true"
+    )
 
 
 _POLICIES: Mapping[str, type[Guard] | type[Original]] = {"guard": Guard, "original": Original}

@@ -80,7 +80,7 @@ class Ring:
 
     Args:
         keep: number of recent snapshots.
-        memory: bytes of host memory for all of them; two are held whatever they take.
+        memory: bytes of host memory for all of them; one of the recent is held whatever it takes.
         folder: where to write those that exceed it; without it they are dropped.
     """
 

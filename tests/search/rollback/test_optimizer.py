@@ -14,9 +14,12 @@ from torch import Tensor
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.config import HPOptimizer
+from cyclegan.errors import ConfigError
 from cyclegan.events import RollbackEvent
+from cyclegan.footprint import state_bytes
 from search.rollback import Fault, RollbackOptimizer
 from search.rollback.guard import Guard
+from search.rollback.optimizer import check_memory
 
 SETTINGS = HPOptimizer(
     enabled=True, snapshot_every=2, check_every=2, warmup=0, fall_back=4, keep=4, max_rollbacks=5
@@ -227,6 +230,18 @@ def test_a_training_with_its_ring_on_disk_is_the_same_one(config: Config, tmp_pa
     assert list((tmp_path / "ring").glob("*.pt"))
     after = [[r.values for r in t.history.rows() if r.iteration > 8] for t in (here, there)]
     assert after[0] == after[1]
+
+
+def test_a_budget_too_small_to_fall_back_is_refused_with_the_ways_out(config: Config) -> None:
+    small = {"enabled": True, "memory_gb": 1e-5}
+    with pytest.raises(ConfigError, match=r"memory_gb = 1e-05: .* 5 are needed .*bf16.*spill"):
+        check_memory(with_settings(config, hp_optimizer=small))
+    check_memory(with_settings(config, hp_optimizer=small | {"spill": True}))
+    # What it says a snapshot takes is what it takes.
+    optimizer = RollbackOptimizer(YOUNG)
+    Trainer(config, [optimizer]).fit()
+    real = optimizer.ring.recent[-1].nbytes
+    assert 0.8 * real < state_bytes(config) < 3 * real
 
 
 def test_an_inverted_contrast_falls_back_before_it_and_kickstarts(config: Config) -> None:
