@@ -162,8 +162,8 @@ class HPOptimizer(Section):
     its best-known snapshot."""
     window: Count = 1000
     """Steps of new ground after which rollbacks count no more."""
-    score: bool = False
-    """Whether a validation score that falls far is a fault, too; it falls in healthy trainings."""
+    score: bool = True
+    """Whether a validation score that collapses is a fault, too."""
     corrections: bool = False
     """Whether healthy judgements correct learning rates a little, too."""
     seed: int = Field(default=0, ge=0)

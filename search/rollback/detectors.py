@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 WINDOW = 100
 """Steps that are called recent; the limits below were measured with it."""
-EXPLOSION = 4.0
-"""A loss has exploded when its recent median is this many times the earlier one, and ..."""
+EXPLOSION = 8.0
+"""A loss has exploded when it was this many times what it was before (healthy: 5), and ..."""
+BURST = 20
+"""Steps over which a median has to be that high."""
 NOISE = 6.0
 """... this many robust standard deviations above it."""
 CHANCE = 2.0
@@ -46,8 +48,9 @@ WON = 0.999
 at 0.995 for 400 steps and end well."""
 INVERTED = -0.1
 """Low-pass correlation of input and output below which the contrast is inverted."""
-FALL = 3.0
-"""How far the score may fall below its best, where that is looked at; roughly decibels."""
+FALL = 8.0
+"""How far the score may fall below its best; roughly decibels. Healthy trainings: at most 4.9, and
+they take hundreds of steps to come back."""
 
 Array = NDArray[np.float64]
 
@@ -64,14 +67,15 @@ class Evidence:
     """Patches by discriminator and cell of the truth table (`D_A_FP`), (steps,)."""
     images: Mapping[str, Tensor] = field(default_factory=dict)
     """real_A fake_B real_B fake_A of the last batch, (B, C, Z, Y, X)."""
-    scores: Sequence[float] = ()
-    """Of the validations along the accepted path."""
+    scores: Sequence[tuple[int, float]] = ()
+    """(how many steps ago, score) of the validations along the accepted path; -100 where a gate
+    failed."""
     kickstarted: NDArray[np.bool_] | None = None
     """Steps in which kickstart was at work, (steps,), or None for none: the cycle losses of these
     say something else, and levels are not compared across them."""
 
     @classmethod
-    def of(cls, trainer: Trainer, scores: Sequence[float] = ()) -> Evidence:
+    def of(cls, trainer: Trainer, scores: Sequence[tuple[int, float]] = ()) -> Evidence:
         """A training's evidence now; transfers what waits on the device."""
         columns, steps = trainer.history.columns(), trainer.history.steps()
         kickstarted = np.array([trainer.kickstarted(step - 1) for step in steps.tolist()])
@@ -111,30 +115,32 @@ def non_finite(evidence: Evidence) -> Fault | None:
 
 
 def exploding(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A loss whose median over the last half `window` has left what it was in the window before.
+    """A loss that was far above what it was in the window before, for `BURST` steps or more.
 
     Medians and the median absolute deviation (MAD), so that single spikes, which a GAN has often,
-    are no fault.
+    are no fault. Looked for in the whole last window: a burst may be over when it is judged, and
+    what it did to the networks is not.
     """
     worst: Fault | None = None
-    half = max(window // 2, 1)
     for name, values in {**evidence.losses, "gradient": evidence.gradient}.items():
         ordinary = evidence.ordinary(values)
         finite = ordinary[np.isfinite(ordinary)]
-        before, recent = finite[-3 * half : -half], finite[-half:]
-        if before.size < half or recent.size < half:
+        before, recent = finite[-2 * window : -window], finite[-window:]
+        if before.size < window // 2:
             continue
-        centre, now = float(np.median(before)), float(np.median(recent))
+        centre = float(np.median(before))
         spread = 1.4826 * float(np.median(np.abs(before - centre)))
         level = max(centre, CHANCE) if _adversarial(name) else centre
         limit = max(EXPLOSION * level, level + NOISE * spread)
-        if limit > 0 and now > limit and (worst is None or now / limit > worst.severity):
+        medians = np.median(sliding_window_view(recent, BURST), axis=1)
+        peak = float(medians.max())
+        if limit > 0 and peak > limit and (worst is None or peak / limit > worst.severity):
             worst = Fault(
                 kind="exploding",
-                reason=f"{name} rose from {centre:.3g} to {now:.3g} (limit {limit:.3g})",
-                severity=now / limit,
+                reason=f"{name} rose from {centre:.3g} to {peak:.3g} (limit {limit:.3g})",
+                severity=peak / limit,
                 networks=_group(name),
-                age=half,
+                age=window - int(np.argmax(medians > limit)),
             )
     return worst
 
@@ -223,13 +229,12 @@ def flat(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def score_fell(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """Two validations in a row far below the best; not asked unless it is wanted.
-
-    A score falls for hundreds of steps in trainings that end well.
-    """
+    """Two validations in a row far below the best: what no loss shows, held-out patches do."""
     if len(evidence.scores) < 3:
         return None
-    best, now = max(evidence.scores[:-2]), max(evidence.scores[-2:])
+    best = max(score for _, score in evidence.scores[:-2])
+    (age, _), _ = last = evidence.scores[-2:]
+    now = max(score for _, score in last)
     if best - now <= FALL:
         return None
     return Fault(
@@ -237,6 +242,7 @@ def score_fell(evidence: Evidence, window: int = WINDOW) -> Fault | None:
         reason=f"the score fell from {best:.2f} to {now:.2f}",
         severity=(best - now) / FALL,
         networks=("C_A", "C_B"),
+        age=age,
     )
 
 
@@ -244,8 +250,8 @@ DETECTORS = (exploding, rising, drifting, fooled, won, inverted, flat)
 """Asked at every judgement, beside `non_finite`."""
 
 
-def judge(evidence: Evidence, *, score: bool = False) -> Fault | None:
-    """The worst fault of a training, or None; with `score` a fallen one is a fault, too."""
+def judge(evidence: Evidence, *, score: bool = True) -> Fault | None:
+    """The worst fault of a training, or None; without `score` a fallen one is none."""
     found = non_finite(evidence)
     if found:
         return found

@@ -33,7 +33,7 @@ class Guard:
 
     def judge(self, trainer: Trainer, *, young: bool) -> Fault | None:
         """The worst fault; of a young training, values that are not finite."""
-        scores = [score for _, score in self._scores]
+        scores = [(trainer.step - step, score) for step, score in self._scores]
         evidence = Evidence.of(trainer, scores)
         if young:
             return non_finite(evidence)

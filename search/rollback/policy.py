@@ -87,7 +87,7 @@ class Policy(Protocol):
         """Before the first step of this process."""
 
     def on_validation(self, score: float, step: int) -> None:
-        """A usable validation's score."""
+        """A validation's score; -100 where a gate failed."""
 
     def on_rollback(self, step: int) -> None:
         """The training is at `step` again."""
