@@ -14,7 +14,7 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +25,7 @@ from score_statistics import Numbers, Statistic, bootstrap
 from cyclegan import Trainer, parse_config
 from cyclegan.callbacks import Callback
 from cyclegan.files import write_text
+from cyclegan.snapshot import tensors_of
 from cyclegan.trainer import TrainResult
 from search.rollback import RollbackOptimizer
 
@@ -160,19 +161,8 @@ def unique_storages(state: object) -> dict[int, int]:
     """Address -> bytes of all tensors in `state`; what is shared counts once."""
     return {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in _tensors(state)
+        for tensor in tensors_of(state)
     }
-
-
-def _tensors(state: object) -> Iterator[torch.Tensor]:
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from _tensors(value)
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -44,11 +44,11 @@ class Snapshot:
 
     def nbytes(self) -> int:
         """Bytes of host memory."""
-        return sum(tensor.nbytes for tensor in _tensors(self.training))
+        return sum(tensor.nbytes for tensor in tensors_of(self.training))
 
     def is_finite(self) -> bool:
         """Whether all of its values are."""
-        floats = (t for t in _tensors(self.state()) if t.is_floating_point())
+        floats = (t for t in tensors_of(self.state()) if t.is_floating_point())
         return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
 
     def to_plain(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def take_snapshot(
     """A snapshot of `training` (`CycleGAN.training_state`), independent of what comes after."""
     copies = _copied(training, precision)
     arrived = None
-    if any(tensor.is_cuda for tensor in _tensors(copies)):
+    if any(tensor.is_cuda for tensor in tensors_of(copies)):
         copies, arrived = _sent(copies)
     return Snapshot(
         step=step, iteration=iteration, hparams=hparams, training=copies, arrived=arrived
@@ -134,12 +134,13 @@ def _pinned(value: Any, stream: torch.cuda.Stream) -> Any:
     return value
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested state, in its order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_of(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_of(item)

@@ -13,17 +13,13 @@ from torch import Tensor
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.errors import ConfigError
 from cyclegan.hparams import HParams
-from cyclegan.snapshot import Precision, Snapshot, take_snapshot
+from cyclegan.snapshot import Precision, Snapshot, take_snapshot, tensors_of
 
 HPARAMS = HParams.from_config(parse_config({"data_A": "a", "data_B": "b"}))
 
 
 def tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for item in value.values() for t in tensors(item)]
-    return [t for item in value for t in tensors(item)] if isinstance(value, list | tuple) else []
+    return list(tensors_of(value))
 
 
 def taken(training: Mapping[str, Any], precision: Precision = "full") -> Snapshot:
