@@ -9,6 +9,7 @@ import importlib.metadata
 import logging
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from cyclegan.config import Config
 from cyclegan.data.fingerprint import combined, fingerprint
 from cyclegan.errors import DataError
 from tracking.database import project_root
+from tracking.run import DatasetInput
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,24 @@ def data_hashes(config: Config) -> dict[str, dict[str, str]]:
     cache = project_root() / "studies" / "local" / "fingerprints.json"
     datasets = {"A": Path(config.data_A), "B": Path(config.data_B)}
     return {domain: fingerprint(path, cache=cache) for domain, path in datasets.items()}
+
+
+def data_inputs(config: Config, tags: Mapping[str, str]) -> tuple[DatasetInput, ...]:
+    """Both domains' datasets for MLflow; `tags` as `provenance` gave them."""
+    return tuple(
+        DatasetInput(
+            name=f"{domain}: {Path(path).stem}",
+            digest=digest,
+            source=str(Path(path).resolve()),
+            context=f"domain {domain}",
+            profile={"patch": list(size), "channels": channels},
+        )
+        for domain, path, size, channels in (
+            ("A", config.data_A, config.imsize_A, config.channels_A),
+            ("B", config.data_B, config.imsize_B, config.channels_B),
+        )
+        if (digest := tags.get(f"data_hash.{domain}"))
+    )
 
 
 def versions() -> dict[str, str]:

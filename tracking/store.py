@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cyclegan.errors import CycleGANError, DataError, nearest
+from cyclegan.errors import BusyError, CycleGANError, DataError, nearest
 from tracking import views
 from tracking.database import Location, ensure, locate, project_root
 from tracking.errors import translated
 from tracking.info import ExperimentInfo, RunInfo, hint
-from tracking.process import PROCESS, this_process
+from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
 from tracking.run import Run
 
@@ -177,9 +177,21 @@ class Store:
         run.log_params(params)
         return run
 
-    def open_run(self, run_id: str) -> Run:
-        """An existing run to be continued; it is RUNNING again. Errors: `DataError` if unknown."""
+    def open_run(self, run_id: str, *, shared: bool = False) -> Run:
+        """An existing run to be continued; it is RUNNING again.
+
+        `shared`: several processes may write to it, as the workers of a study do to its run.
+
+        Errors: `DataError` if unknown, `BusyError` if a living process writes to it.
+        """
         found = self._get(run_id)
+        process = found.data.tags.get(PROCESS, "")
+        elsewhere = found.info.status == "RUNNING" and process != this_process()
+        if elsewhere and not shared and is_alive(process):
+            raise BusyError(
+                f"run {found.info.run_name} ({run_id}) is written by process "
+                f"{process.split('/')[2]} on this host; wait for it or stop it first"
+            )
         with translated(f"{self.location}: run {run_id} can't be continued"):
             self._client.update_run(run_id, status="RUNNING")
             self._client.set_tag(run_id, PROCESS, this_process())
@@ -265,7 +277,8 @@ class Store:
 
     def _wrap(self, run: MlflowRun) -> Run:
         info = run.info
-        return Run(self._client, info.run_id, info.run_name or info.run_id, info.experiment_id)
+        name = info.run_name or info.run_id
+        return Run(self._client, info.run_id, name, info.experiment_id, self.location)
 
     def _experiment_names(self) -> dict[str, str]:
         return {experiment.id: experiment.name for experiment in self.experiments()}

@@ -31,6 +31,8 @@ from search.study.pruning import PruningCallback, reports_of
 from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
+from tracking.delivery import write_or_keep
+from tracking.entries import Metrics, Tags
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -209,13 +211,17 @@ def _tell(
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
         study.tell(trial.number, score)
-    run = bench.store.run(first.run_id)
-    run.set_tags({"state": "pruned" if pruned else "complete"})
+    metrics: dict[str, float] = {}
     if score is not None:  # what the study ranks by, for MLflow's table
-        run.log_metrics({"score/value": score}, step=result.iteration)
+        metrics["score/value"] = score
     if len(done) > 1 and score is not None:
-        spread = {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
-        run.log_metrics(spread, step=result.iteration)
+        metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
+    write_or_keep(
+        bench.store,
+        first.run_id,
+        Tags({"state": "pruned" if pruned else "complete"}),
+        Metrics(metrics, result.iteration),
+    )
     ending: Ending = "pruned" if pruned else "complete"
     text = result.reason if pruned else f"score {score:.2f}"
     bench.board.ended(trial.number, ending, text, score)
