@@ -190,6 +190,10 @@ class TrackingCallback(Callback):
                 self._folder.cleanup()
                 self._folder = None
 
+    def settle(self) -> bool:
+        """Wait until all that was collected is in the store; False if it does not take it."""
+        return self._sink.drain()
+
     def state_dict(self) -> dict[str, Any]:
         """What the store does not have yet, and what the trainer doesn't keep of its past."""
         unsent = {sample.iteration: dict(sample.values) for sample in self._sink.unsent()}
