@@ -49,7 +49,10 @@ def reduced(found: Sequence[Packed]) -> list[str]:
             if part.shape != part.layer.data.shape:
                 text += ", and what is left over at the ends is not shown"
         sentences.setdefault(text, []).append(part.layer.name)
-    return [f"{', '.join(names)}: {text}" for text, names in sentences.items()]
+    return [
+        f"{'All layers' if len(names) == len(found) > 1 else ', '.join(names)}: {text}"
+        for text, names in sentences.items()
+    ]
 
 
 def _not_whole(found: Sequence[Packed]) -> list[Part]:

@@ -7,8 +7,9 @@ values -> codes 0..255 (value = low + step * code)   quantised
 ```
 The prediction of a voxel from the seven neighbours that come before it is the mean of the three
 planes through two of its neighbours, `(2 (x + y + z) - (xy + xz + yz)) / 3`: the linear predictor
-of lossless image coding (JPEG-LS, Lorenzo predictor), averaged against noise. On real and generated
-patches it saved 20 to 45 % over zlib alone, and a difference along one axis only 10 to 25 %.
+of lossless image coding (JPEG-LS, Lorenzo predictor), averaged against noise. On measured and on
+generated patches it saves 20 to 50 % over zlib alone, a difference along one axis 10 to 35 %; on
+noise without any structure it costs 3 %.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 
 _TAIL = 0.1
 """Percent of the voxels on each side that may be outliers."""
-_MARGIN = 0.5
-"""What lies farther out than this part of the range between the tails is clipped."""
+_MARGIN = 1.0
+"""What lies farther out than this times the range between the tails is clipped."""
 _SAMPLE = 1 << 21
 
 
@@ -56,11 +57,14 @@ class Codes:
         return values
 
 
-def quantised(data: NDArray[Any]) -> Codes:
-    """Codes of a volume (Z, Y, X). Integers that fit into a byte's range stay exact."""
+def quantised(data: NDArray[Any], *, clip: bool = True) -> Codes:
+    """Codes of a volume (Z, Y, X). Integers that fit into a byte's range stay exact.
+
+    `clip` outliers that would cost the others their resolution.
+    """
     least, greatest, whole = _range(data)
     top = 255 if whole else 254
-    low, high = _robust(data, least, greatest)
+    low, high = _robust(data, least, greatest) if clip else (least, greatest)
     step = (high - low) / top
     if data.dtype.kind in "biu" and greatest - least <= top:
         low, high, step = least, least + top, 1.0
@@ -91,10 +95,7 @@ def _range(data: NDArray[Any]) -> tuple[float, float, bool]:
 
 
 def _robust(data: NDArray[Any], least: float, greatest: float) -> tuple[float, float]:
-    """The range that is kept: all of it, but for outliers that would cost the others' resolution.
-
-    The percentiles come from a regular sample.
-    """
+    """The range between the tails and a margin around it; percentiles of a regular sample."""
     every = max(1, round((data.size / _SAMPLE) ** (1 / 3)))
     sample = data[::every, ::every, ::every].astype(np.float64)
     sample = sample[np.isfinite(sample)]

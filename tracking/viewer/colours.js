@@ -28,12 +28,12 @@ function greys(volume, [low, high]) {
 }
 
 // Overlay colours from the low end (0) to the high end (255). The more there is to see, the less
-// transparent: no difference and no doubt leave the image as it is.
+// transparent: no difference leaves the image as it is, and low doubt nearly so.
 function overlayColours(diverging, opacity) {
   return Uint32Array.from({ length: 256 }, (_, i) => {
     const t = i / 255;
-    const amount = diverging ? Math.abs(2 * t - 1) : t;
-    const alpha = Math.round(255 * opacity * Math.min(1, 1.6 * amount));
+    const amount = diverging ? 1.6 * Math.abs(2 * t - 1) : 2 * t * t;
+    const alpha = Math.round(255 * opacity * Math.min(1, amount));
     return pixel(...colour(diverging ? DIVERGING : SEQUENTIAL, t), alpha);
   });
 }

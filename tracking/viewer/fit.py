@@ -95,7 +95,8 @@ def fitted(
 
 
 def _pack(part: Part) -> Packed:
-    codes = quantised(part.data())
+    # The outliers of a map, such as doubt, are what is to be seen.
+    codes = quantised(part.data(), clip=part.layer.kind == "image")
     return Packed(part=part, codes=codes, text=packed(codes))
 
 

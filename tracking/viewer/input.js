@@ -33,7 +33,7 @@ function listenToView(app, view) {
     if (event.button === 1 || event.altKey) {
       pan(app, view, event);
     } else if (event.button === 2 || event.shiftKey) {
-      window_(app, view, event);
+      changeWindow(app, view, event);
     } else if (nearCurtain(event)) {
       drag(canvas, event, (moved) => app.set({ split: view.splitFrom(moved.offsetX) }));
     } else {
@@ -73,7 +73,7 @@ function pan(app, view, start) {
 }
 
 // Sideways: the window's width, up and down: its level, of the image under the pointer.
-function window_(app, view, start) {
+function changeWindow(app, view, start) {
   const volume = app.curtain && start.offsetX > view.splitAt ? app.right : app.left;
   const [low, high] = app.window(volume), middle = (low + high) / 2;
   drag(view.canvas, start, (moved) => {

@@ -64,8 +64,8 @@ class Layer:
 def voxel_sizes(layers: Sequence[Layer]) -> tuple[list[Triple], str]:
     """The voxel size of each layer (z, y, x) and its unit: `µm`, or `voxel` of the coarsest layer.
 
-    Errors: `DataError` if layers don't cover the same space; up to a voxel may be missing, as a
-    rational scale rounds.
+    Errors: `DataError` if layers don't cover the same space; less than a voxel may be
+    missing, as a rational scale rounds.
     """
     without = [layer.name for layer in layers if layer.voxel_size is None]
     if without and len(without) < len(layers):
@@ -91,7 +91,7 @@ def _check_extent(layer: Layer, size: Triple, first: Layer, first_size: Triple, 
     for axis, name in enumerate("ZYX"):
         extent = layer.data.shape[axis] * size[axis]
         wanted = first.data.shape[axis] * first_size[axis]
-        if abs(extent - wanted) >= max(size[axis], first_size[axis]) * (1 + 1e-6):
+        if abs(extent - wanted) > max(size[axis], first_size[axis]) * (1 - 1e-6):
             raise DataError(
                 f"layer '{layer.name}' covers {extent:g} {unit} along {name} "
                 f"({layer.data.shape[axis]} voxels), but layer '{first.name}' {wanted:g} {unit} "

@@ -170,8 +170,8 @@ class OverlayPanel {
     this.app = app;
     this.select = byId("overlay");
     this.select.append(element("option", "nothing", { value: "" }));
-    this.difference = element("option", "", { value: "difference" });
-    if (app.images.length > 1) this.select.append(this.difference);
+    const difference = element("option", "difference: right − left", { value: "difference" });
+    if (app.images.length > 1) this.select.append(difference);
     app.maps.forEach((map, i) => this.select.append(element("option", map.name, { value: i })));
     this.select.addEventListener("change", () => app.set({ overlay: this.select.value }));
     byId("opacity").addEventListener(
@@ -189,13 +189,13 @@ class OverlayPanel {
 
   draw() {
     const { app } = this;
-    this.difference.textContent = `difference: ${app.right.name} − ${app.left.name}`;
     this.select.value = app.overlay;
     byId("opacity").value = app.opacity;
     byId("overlay-options").hidden = !app.overlay;
     if (!app.overlay) return;
     const range = app.overlayRange(), diverging = app.overlay === "difference";
-    const text = diverging ? `blue: ${app.right.name} is less; red: more` : app.overlaid.unit;
+    const text = diverging ? `blue: ${app.right.name} is less than ${app.left.name}, red: more`
+      : [app.overlaid.name, app.overlaid.unit].filter(Boolean).join(", ");
     byId("overlay-text").textContent = text;
     this.fields.forEach((field, end) => setField(field, range[end], app.overlaid.step));
     const { context, width, height } = prepared(byId("legend"));
@@ -221,33 +221,52 @@ class Readout {
   }
 
   draw() {
-    const { app } = this, { finest } = app;
-    const voxels = [2, 1, 0].map((a) => `${AXES[a]} ${finest.wholeIndex(a, app.point[a])}`);
-    let text = `Voxel ${voxels.join(", ")}`;
-    if (app.gridsDiffer) text += ` of ${finest.name}`;
-    const size = finest.voxel.map((n) => app.lengthNumber(n));
-    const same = size.every((n) => n === size[0]);
-    const lines = [element("b", text)];
-    lines.push(element("span", `at ${[2, 1, 0].map((a) => app.lengthNumber(app.point[a])).join(", ")} ${app.lengthUnit}`));
-    if (app.unit !== "voxel" || app.gridsDiffer) {
-      const edges = same ? size[0] : [2, 1, 0].map((a) => size[a]).join(" × ");
-      lines.push(element("span", `voxel size ${edges} ${app.lengthUnit}`));
-    }
-    byId("position").replaceChildren(...lines);
-    const rows = [...app.images, ...app.maps].map((volume) => this.row(
-      volume.name, volume.text(app.point), volume.unit, app.shown.includes(volume) || volume === app.overlaid));
+    byId("position").replaceChildren(...this.position());
+    const { app } = this;
+    const rows = [...app.images, ...app.maps].map((volume) => {
+      const voxel = app.gridsDiffer ? `(${this.voxel(volume).join(", ")})` : "";
+      const shown = app.shown.includes(volume) || volume === app.overlaid;
+      return this.row(volume.name, [voxel, volume.unit], volume.text(app.point), shown);
+    });
     if (app.images.length > 1) {
-      const value = app.difference.at(app.point), { left, right, step } = app.difference;
+      const { left, right, step } = app.difference;
+      const value = number(app.difference.at(app.point), step);
       rows.push(this.row(
-        `${right.name} − ${left.name}`, number(value, step), "", app.overlay === "difference"));
+        `${right.name} − ${left.name}`, [], value, app.overlay === "difference"));
     }
     byId("values").replaceChildren(...rows);
   }
 
-  row(name, value, unit, shown) {
+  // Indices (x, y, z) in the whole volume.
+  voxel(volume) {
+    return [2, 1, 0].map((axis) => volume.wholeIndex(axis, this.app.point[axis]));
+  }
+
+  position() {
+    const { app } = this, { finest } = app;
+    const [x, y, z] = this.voxel(finest);
+    const of = app.gridsDiffer ? ` of ${finest.name}` : "";
+    const lengths = [2, 1, 0].map((axis) => app.lengthNumber(app.point[axis])).join(", ");
+    const lines = [
+      element("b", `Voxel x ${x}, y ${y}, z ${z}${of}`),
+      element("span", `at ${lengths} ${app.lengthUnit}`),
+    ];
+    if (app.unit !== "voxel" || app.gridsDiffer) {
+      const edges = [2, 1, 0].map((axis) => app.lengthNumber(finest.voxel[axis]));
+      const size = edges.every((edge) => edge === edges[0]) ? edges[0] : edges.join(" × ");
+      lines.push(element("span", `voxel size ${size} ${app.lengthUnit}`));
+    }
+    return lines;
+  }
+
+  row(name, remarks, value, shown) {
     const row = element("tr", "", shown ? { class: "shown" } : {});
-    row.append(
-      element("th", (shown ? "▸ " : "") + name, { scope: "row", title: name }), element("td", value), element("td", unit));
+    const remark = remarks.filter(Boolean).join(" ");
+    const head = element("th", (shown ? "▸ " : "") + name, {
+      scope: "row", title: `${name} ${remark}`,
+    });
+    if (remark) head.append(" ", element("small", remark));
+    row.append(head, element("td", value));
     return row;
   }
 }
@@ -260,14 +279,15 @@ function describeLayers(app) {
     const lines = [
       `${sizes} voxels (z × y × x)`,
       `voxel size ${voxel} ${app.unit}`,
-      volume.step ? `stored in steps of ${volume.step.toPrecision(3)}: values are exact to half of that`
+      volume.step ? `stored in steps of ${volume.step.toPrecision(3)}, exact to half of that`
         : "one value everywhere",
     ];
     const clipped = volume.below + volume.above;
     if (clipped) {
       const percent = (100 * clipped) / volume.codes.length;
-      lines.push(`${clipped} voxels (${percent.toPrecision(2)} %) lie outside ${number(volume.low, volume.step)}`
-        + ` to ${number(volume.value(volume.top), volume.step)} and are clipped`);
+      const ends = [0, volume.top].map((code) => number(volume.value(code), volume.step));
+      lines.push(`${clipped} voxels (${percent.toPrecision(2)} %) lie outside ${ends.join(" to ")}`
+        + " and are clipped");
     }
     const missing = volume.top < 255 ? volume.counts[255] : 0;
     if (missing) lines.push(`${missing} voxels have no value`);

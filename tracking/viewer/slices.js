@@ -202,8 +202,9 @@ class View {
   }
 
   drawCrosshair() {
-    const x = this.screen(this.plane.u, this.app.point[this.plane.u]);
-    const y = this.screen(this.plane.v, this.app.point[this.plane.v]);
+    // Lines through the middle of a pixel are sharp.
+    const x = Math.floor(this.screen(this.plane.u, this.app.point[this.plane.u])) + 0.5;
+    const y = Math.floor(this.screen(this.plane.v, this.app.point[this.plane.v])) + 0.5;
     const gap = 9; // so that the voxel itself is seen
     for (const [style, width] of [["#0009", 3], [themed("--cross"), 1]]) {
       this.line(0, y, x - gap, y, style, width);
@@ -280,7 +281,7 @@ class View {
     this.slider.max = volume.shape[plane.w] - 1;
     this.slider.value = index;
     const whole = volume.wholeIndex(plane.w, app.point[plane.w]);
-    this.output.textContent = `${AXES[plane.w]} ${whole} / ${volume.whole[plane.w]}`;
+    this.output.textContent = `${AXES[plane.w]} ${whole} / ${volume.whole[plane.w] - 1}`;
     const images = app.curtain ? `${app.left.name} | ${app.right.name}` : app.left.name;
     this.canvas.setAttribute(
       "aria-label", `${plane.name} view of ${images}, slice ${AXES[plane.w]} ${whole}`);

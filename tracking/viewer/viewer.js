@@ -287,6 +287,8 @@ async function main() {
   byId("fit").addEventListener("click", () => app.fit());
   byId("reset").addEventListener("click", () => app.reset());
   byId("show-help").addEventListener("click", () => byId("help").showModal());
+  // Not <form method="dialog">: MLflow's sandbox forbids forms.
+  byId("close-help").addEventListener("click", () => byId("help").close());
   new ResizeObserver(() => app.set({})).observe(byId("viewer"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => app.set({}));
   app.draw();
