@@ -1,0 +1,70 @@
+"""Layers of what this project makes: a cycle's six images, an enhanced volume with its maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+from numpy.typing import NDArray
+
+from cyclegan.data.voxel_size import voxel_size_um
+from tracking.viewer.layer import Layer, Triple
+
+_IN_A = ("real_A", "fake_A", "rec_A")
+_IN_B = ("real_B", "fake_B", "rec_B")
+# Those to compare stand beside each other.
+_ORDER = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
+
+
+def cycle_layers(
+    images: Mapping[str, NDArray[Any]], *, patch: int = 0, voxel_size_A: Triple | None = None
+) -> list[Layer]:
+    """One patch of a cycle's images, arrays (B, C, Z, Y, X) by their names; the first channel.
+
+    `voxel_size_A` (z, y, x) is in micrometres; that of domain B follows from the shapes.
+    """
+    coarse = images["real_A"].shape[2:]
+    layers = []
+    for name in _ORDER:
+        data = images[name][patch, 0]
+        size = voxel_size_A
+        if size is not None:
+            z, y, x = (s * a / b for s, a, b in zip(size, coarse, data.shape, strict=True))
+            size = z, y, x
+        domain = "A" if name in _IN_A else "B"
+        layers.append(Layer(name=name, data=data, voxel_size=size, domain=domain))
+    return layers
+
+
+def enhanced_layers(file: h5py.File, *, source: NDArray[Any] | None = None) -> list[Layer]:
+    """The layers of an open file that `cyclegan enhance` wrote; read when the page is made.
+
+    `source` is the input (Z, Y, X) of the same region. Of a series or of several channels the
+    first is shown.
+    """
+    data = file["data"]
+    unit = str(data.attrs.get("units", ""))
+    size = voxel_size_um(data)
+    shape = data.shape[-3:]
+    layers = [Layer(name="enhanced", data=_volume(data), voxel_size=size, unit=unit, domain="B")]
+    if source is not None:
+        coarse = _scaled(size, shape, source.shape)
+        layers.insert(0, Layer(name="input", data=source, voxel_size=coarse, domain="A"))
+    for name, trust in file.get("trust", {}).items():
+        map_size = _scaled(size, shape, trust.shape[-3:])
+        layers.append(Layer(name=name, data=_volume(trust), voxel_size=map_size, kind="map"))
+    # Doubt sums the other maps up: it is the first to look at.
+    return sorted(layers, key=lambda layer: (layer.kind == "map", layer.name != "doubt"))
+
+
+def _volume(dataset: h5py.Dataset) -> Any:
+    return dataset if dataset.ndim == 3 else dataset[(0,) * (dataset.ndim - 3)]
+
+
+def _scaled(size: Triple | None, shape: tuple[int, ...], other: tuple[int, ...]) -> Triple | None:
+    """Voxel size of a grid of the shape `other` over the same space."""
+    if size is None:
+        return None
+    z, y, x = (s * a / b for s, a, b in zip(size, shape, other, strict=True))
+    return z, y, x
