@@ -252,7 +252,7 @@ class _Plan:
 
 
 _FREE = {
-    *("steps", "log_every", "run_name", "threads", "device", "memory_budget_gb"),
+    *("steps", "log_every", "volumes_mb", "run_name", "threads", "device", "memory_budget_gb"),
     *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best_checkpoint"),
 }
 """Keys that may differ when a training is continued."""

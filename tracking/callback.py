@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from cyclegan.errors import CycleGANError
 from cyclegan.pictures import six_images
 from tracking import entries
+from tracking.cycles import FOLDER, CycleVolumes
 from tracking.params import compared
 from tracking.points import Sample, interpolate, mean_row, row_values, spans
 from tracking.provenance import data_inputs, provenance
@@ -34,7 +33,6 @@ from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
 from tracking.sink import INTERVAL, Sink
 from tracking.system import SystemMonitor
-from tracking.volumes import write_cycle
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent, TrainResult
@@ -58,7 +56,7 @@ class TrackingCallback(Callback):
             `log_every` of the configuration. Validations and rollbacks have points of their own.
         seconds: between batches; validations and rollbacks are sent at once.
         images: log the six images of each validation as a picture.
-        volumes: attach the six images of the last validation as an HDF5 file at the end.
+        volumes: keep the six images of some validations as volumes (see `tracking.cycles`).
         finals: entries to be written last, asked for when all callbacks have ended.
         clock: seconds since 1970.
 
@@ -87,7 +85,6 @@ class TrackingCallback(Callback):
         self._sink = Sink(run, extra=SystemMonitor())
         self._end: tuple[TrainResult | None, entries.End] | None = None
         self._unsent: dict[int, dict[str, float]] = {}  # of a process that is gone
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
         self._evidence = RollbackEvidence(images=images)
         self._pictures: set[int] = set()
@@ -111,6 +108,9 @@ class TrackingCallback(Callback):
         old = [row for row in trainer.history.rows() if row.iteration <= self._stored]
         self._nonfinite_of(old)
         self._pictures = self.run.image_steps(PICTURES)
+        budget = trainer.config.volumes_mb * 1e6 if self.volumes else 0.0
+        self._cycles = CycleVolumes(budget, self.run.name)
+        self._cycles.begin(self._iterations_of(FOLDER), trainer.validator.voxel_size_A)
         self._evidence.start(trainer, self.run.image_steps(ROLLBACK_PICTURES))
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
@@ -147,6 +147,7 @@ class TrackingCallback(Callback):
         if gate != self._gate:
             self._gate = gate
             self._sink.put(entries.Tags({"gate": gate}))
+        self._sink.put(*self._cycles.validated(report))
         if self.images and report.iteration not in self._pictures:
             self._pictures.add(report.iteration)
             picture = six_images(report.images)
@@ -158,12 +159,8 @@ class TrackingCallback(Callback):
         self._sink.put(*self._evidence.fall(trainer, event))
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
-        """Write what is left, the volumes, and the status."""
-        try:
-            if self.volumes and trainer.last_report is not None:
-                self._put_volumes(trainer.last_report)
-        except CycleGANError as error:  # a full disk is no reason to call the training failed
-            log.warning("run %s: a file is not attached: %s", self.run.name, error)
+        """Write what is left, the last volumes, and the status."""
+        self._sink.put(*self._cycles.ended())
         status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
         self._finish(trainer, status, result.outcome, result.reason, result)
 
@@ -176,19 +173,15 @@ class TrackingCallback(Callback):
             self._finish(trainer, "FAILED", "failed", message)
 
     def close(self) -> None:
-        """Write the status, when every callback has ended; remove temporary files."""
-        try:
-            if self._end is not None:
-                result, end = self._end
-                if result is not None and self._finals is not None:
-                    self._sink.put(*self._finals(result))
-                self._sink.put(end)
-                self._end = None
-                self._sink.close()
-        finally:
-            if self._folder is not None:
-                self._folder.cleanup()
-                self._folder = None
+        """Write the status, when every callback has ended."""
+        if self._end is None:
+            return
+        result, end = self._end
+        self._end = None
+        if result is not None and self._finals is not None:
+            self._sink.put(*self._finals(result))
+        self._sink.put(end)
+        self._sink.close()
 
     def settle(self) -> bool:
         """Wait until all that was collected is in the store; False if it does not take it."""
@@ -250,6 +243,10 @@ class TrackingCallback(Callback):
         self._nonfinite += count
         return {"nonfinite": float(self._nonfinite)} if count else {}
 
+    def _iterations_of(self, folder: str) -> set[int]:
+        names = (Path(name).stem.rpartition("_")[2] for name in self.run.artifact_names(folder))
+        return {int(name) for name in names if name.isdigit()}
+
     def _add_hparams(self, trainer: Trainer, upto: int) -> None:
         """Hyperparameters at `upto`, and before and after each change: charts then show steps."""
         after = self._seen or -1  # what another callback changed before the first step counts
@@ -272,13 +269,6 @@ class TrackingCallback(Callback):
         points = rollback_points(trainer.rollbacks, self._seen, upto, attempts=attempts)
         for iteration, values in points.items():
             self._extra[iteration].update(values)
-
-    def _put_volumes(self, report: ValidationReport) -> None:
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="cyclegan-")
-        path = Path(self._folder.name) / f"cycle_{report.iteration}.h5"
-        about = {"step": report.step, "iteration": report.iteration, "score": report.score}
-        write_cycle(path, report.images, {**about, "run": self.run.name, "run_id": self.run.id})
-        self._sink.put(entries.Attachment(path, "volumes"))
 
     def _finish(
         self,

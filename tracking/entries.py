@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tracking.cycles import CycleVolume
 from tracking.points import Sample
 from tracking.run import DatasetInput, Run, Status
 
@@ -204,6 +205,9 @@ class End:
 
 KINDS: Mapping[str, type[Entry]] = {
     kind.__name__: kind
-    for kind in (Samples, Metrics, Params, Tags, Inputs, Picture, Text, Attachment, End)
+    for kind in (
+        *(Samples, Metrics, Params, Tags, Inputs),
+        *(Picture, CycleVolume, Text, Attachment, End),
+    )
 }
 """By the name a journal has for them."""

@@ -231,6 +231,11 @@ class Run:
         whole = [n for n in names if n.startswith(prefix) and n.endswith("+compressed.webp")]
         return {int(name.removeprefix(prefix).partition("+")[0]) for name in whole}
 
+    def artifact_names(self, folder: str = "") -> list[str]:
+        """Paths of the artifact files and folders that lie in `folder`."""
+        with translated(f"run {self.name}: its artifacts can't be listed"):
+            return [item.path for item in self._client.list_artifacts(self.id, folder or None)]
+
     def artifact_path(self, name: str) -> Path:
         """A local path of the artifact file or folder `name`, to be read only.
 
@@ -240,7 +245,7 @@ class Run:
         """
         with translated(f"run {self.name}: artifact '{name}' can't be read"):
             parent = name.rpartition("/")[0]
-            there = [item.path for item in self._client.list_artifacts(self.id, parent or None)]
+            there = self.artifact_names(parent)
             if name not in there:
                 hint = nearest(name, there) if there else "it has none"
                 raise DataError(f"run {self.name} ({self.id}) has no artifact '{name}'; {hint}")

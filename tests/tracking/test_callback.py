@@ -94,7 +94,7 @@ def test_a_training_is_logged_whole(run: Run, client: MlflowClient, tiny: Make) 
     assert [step for step, _ in points["score"]] == [4, 8]
     assert points["score"][-1][1] == result.score
     assert run.image_steps("cycle") == {4, 8}
-    with h5py.File(run.artifact_path("volumes/cycle_8.h5")) as file:
+    with h5py.File(run.artifact_path("volumes/cycle_00000008.h5")) as file:
         assert file.attrs["iteration"] == 8
         for name in ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"):
             assert trainer.last_report is not None

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cyclegan.errors import CycleGANError
+from cyclegan.model import IMAGES
 from tracking import Run, Store
 from tracking.delivery import close_dead_runs, deliver_waiting
 from tracking.entries import (
@@ -26,6 +29,12 @@ from tracking.entries import (
 from tracking.journal import Journal
 from tracking.points import Sample
 from tracking.run import DatasetInput
+
+
+def images() -> dict[str, NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    shape = (2, 1, 8, 8, 8)
+    return {name: random.normal(size=shape).astype(np.float32) for name in IMAGES}
 
 
 @pytest.fixture
@@ -67,6 +76,10 @@ def check(run: Run, store: Store) -> None:
     assert run.artifact_path("config.yaml").read_text() == "a: 1\n"
     for name in ("volume.h5", "other.h5"):
         assert run.artifact_path(f"volumes/{name}").read_bytes() == b"voxels"
+    with h5py.File(run.artifact_path("volumes/cycle_00000004.h5")) as file:
+        assert np.array_equal(file["fake_B"], images()["fake_B"])
+        assert file["fake_B"].attrs["voxel_size_um"].tolist() == [2.0, 1.0, 1.0]
+    assert "<html" in run.artifact_path("viewer/cycle_00000004.html").read_text()
     (given,) = run._read().inputs.dataset_inputs
     assert (given.dataset.name, given.tags[0].value) == ("A: fast", "domain A")
 
