@@ -121,7 +121,7 @@ class View {
       [this.canvas.width, this.canvas.height] = pixels;
     }
     this.context = this.canvas.getContext("2d");
-    this.context.setTransform(pixels[0] / width, 0, 0, pixels[1] / height, 0, 0);
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const { low, high } = this.app.box;
     return Math.max(0.001, Math.min(
       (width - 2 * MARGIN) / (high[this.plane.u] - low[this.plane.u]),
