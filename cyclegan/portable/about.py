@@ -54,7 +54,7 @@ def describe(
         "config": config.to_yaml(),
         "origin": {name: str(value) for name, value in (origin or {}).items()},
         "weights_sha256": weights_hash(trained.network),
-        "versions": {"torch": torch.__version__, "cyclegan3d": _own_version()},
+        "versions": {"torch": str(torch.__version__), "cyclegan3d": _own_version()},
     }
 
 

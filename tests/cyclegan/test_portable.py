@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cyclegan import parse_config
 from cyclegan.data import Volume, VolumeEntry
@@ -87,8 +88,7 @@ def test_every_network_keeps_any_batch_and_any_size(name: str, upsampling: str) 
         read(noise(1, 1, 1, n, n, n))
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
-@pytest.mark.parametrize("direction", ["A", "B"])
+@pytest.mark.parametrize(("scale", "direction"), [(1, "A"), (2, "B"), (4, "A")])
 def test_the_file_says_what_one_must_know(
     generator_file: Callable[..., Path], tmp_path: Path, scale: int, direction: Any
 ) -> None:
@@ -97,7 +97,7 @@ def test_the_file_says_what_one_must_know(
     done = export_generator(path, tmp_path / "g.pt2", direction=direction, origin=origin)
     trained = load_generator(path, direction)
     generator, about = recipe.load(done.path)
-    assert about == json.loads(json.dumps(done.about))
+    assert about == yaml.safe_load(yaml.safe_dump(done.about))  # plain types alone
     geometry = trained.network.geometry
     assert about["scale"] == (scale if direction == "A" else 1 / scale)
     for name in ("alignment", "halo_left", "halo_right"):
@@ -136,49 +136,56 @@ def test_the_file_holds_no_pickle_and_is_the_same_each_time(
 
 
 ALONE = """
-import runpy, sys
+import json, runpy, sys
 for name in ("cyclegan", "tracking", "search", "mlflow", "yaml", "pydantic"):
     sys.modules[name] = None  # importing it is an error now
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+for line in json.loads(sys.argv[1]):
+    sys.argv = line
+    runpy.run_path(line[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
 def test_the_recipe_inside_does_what_enhance_does_without_this_project(
-    generator_file: Callable[..., Path], tmp_path: Path, scale: int
+    generator_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = generator_file(scale)
-    trained = load_generator(path)
-    portable = export_generator(path, tmp_path / "g.pt2").path
-    with zipfile.ZipFile(portable) as archive:
-        script = tmp_path / "elsewhere" / "recipe.py"
-        script.parent.mkdir()
-        script.write_bytes(archive.read("archive/extra/recipe.py"))
     raw = (300 + 20 * noise(3, 9, 13, 17)).numpy()
     raw[0, 0, 0] = np.nan
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["data"] = raw
         file["data"].attrs["voxel_size_um"] = [0.7, 0.7, 1.4]
-    enhance_file(
-        trained.network,
-        VolumeEntry(path=tmp_path / "scan.h5", dset="data"),
-        tmp_path / "wanted.h5",
-        scale=(1000.0, 50.0),
-    )
-    line = [sys.executable, "-I", "-c", ALONE, "recipe.py", *map(str, (portable, "../scan.h5"))]
-    options = ["--units", "target", "--tile", "12"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    lines = []
+    for scale in NETS:
+        path = generator_file(scale)
+        portable = export_generator(path, elsewhere / f"{scale}.pt2").path
+        with zipfile.ZipFile(portable) as archive:
+            (elsewhere / "recipe.py").write_bytes(archive.read("archive/extra/recipe.py"))
+        options = ["--units", "target", "--tile", "12"]
+        lines.append(["recipe.py", portable.name, "../scan.h5", f"{scale}.h5", *options])
+        enhance_file(
+            load_generator(path).network,
+            VolumeEntry(path=tmp_path / "scan.h5", dset="data"),
+            tmp_path / f"{scale}.h5",
+            scale=(1000.0, 50.0),
+        )
     done = subprocess.run(
-        [*line, "got.h5", *options], cwd=script.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", ALONE, json.dumps(lines)],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    with h5py.File(tmp_path / "wanted.h5") as wanted, h5py.File(script.parent / "got.h5") as got:
-        assert difference(got["data"][:], wanted["data"][:]) <= 1e-5
-        sizes = [file["data"].attrs["voxel_size_um"] for file in (got, wanted)]
-        np.testing.assert_allclose(*sizes)
+    for scale in NETS:
+        name = f"{scale}.h5"
+        with h5py.File(tmp_path / name) as wanted, h5py.File(elsewhere / name) as got:
+            assert difference(got["data"][:], wanted["data"][:]) <= 1e-5
+            sizes = [file["data"].attrs["voxel_size_um"] for file in (got, wanted)]
+            np.testing.assert_allclose(*sizes)
 
 
-@pytest.mark.parametrize(("scale", "direction"), [(1, "A"), (2, "A"), (4, "A"), (2, "B"), (4, "B")])
+@pytest.mark.parametrize(("scale", "direction"), [(1, "A"), (2, "A"), (4, "A"), (4, "B")])
 def test_tiles_by_the_halo_inside_give_the_whole(
     generator_file: Callable[..., Path], tmp_path: Path, scale: int, direction: Any
 ) -> None:
