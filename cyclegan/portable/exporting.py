@@ -1,7 +1,7 @@
 """Generators exported with `torch.export`, any batch and any size that the network takes.
 
 Tried beside it: a TorchScript trace keeps sizes too, but is deprecated and takes sizes that are no
-multiples of the alignment without a word; ONNX agrees to 1e-7 and needs five more packages.
+multiples of the alignment without a word; ONNX agrees to 1e-6 and needs six more packages.
 
 Z, Y and X are declared as alignment x blocks. Tracing adds guards of its own to that, such as
 that no axis is one block long, which concern strides and not results. They are checked only if the
