@@ -300,6 +300,33 @@ def enhance(
     run_enhancement(session, request)
 
 
+@command(app, "export", example="cyclegan export demo@champion --output generator.pt2")
+def export(
+    session: Session,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a "
+            "generator or checkpoint file."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="File to write, FILE.pt2.")],
+    direction: Annotated[
+        str, typer.Option(help="A: the generator from domain A to B. B: the one back.")
+    ] = "A",
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a trained generator as one file that PyTorch alone can load and run.
+
+    Inside are its halo, grey scales and configuration, and a script that applies it to a volume.
+    """
+    from search.exporting import run_export
+
+    if direction not in ("A", "B"):
+        raise UsageError(f"--direction {direction}: A (from domain A to B) or B (back)")
+    run_export(session, model, output, direction=direction, overwrite=overwrite)  # type: ignore[arg-type]
+
+
 @command(app, "ui", example="cyclegan ui --port 5001")
 def ui(
     session: Session,

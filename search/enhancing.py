@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,50 +19,25 @@ from cyclegan.enhance.network import Generator, choose_precision
 from cyclegan.enhance.source import open_frames
 from cyclegan.enhance.tiling import TileOperator
 from cyclegan.errors import DataError, UsageError
-from cyclegan.generator import TrainedGenerator, load_generator
+from cyclegan.generator import load_generator
 from cyclegan.precision import choose_device
 from cyclegan.report import Halves
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
 from search.enhance_judging import Judged, judge, open_reference, quality_table
 from search.enhance_request import Request, Target, check_roi, keeps, targets
-from tracking.registry import CHAMPION, artifact_of
+from search.models import Model, find_model
 
 if TYPE_CHECKING:
-    from tracking import ModelVersion, Run
+    from tracking import Run
 
 _AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 __all__ = ["Request", "quality_table", "run_enhancement"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Model:
-    generator: TrainedGenerator
-    file: Path
-    run: Run | None = None
-    """Kept: a file fetched from a server lives as long as this."""
-    experiment: str | None = None
-    version: ModelVersion | None = None
-
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run that trained it."""
-        return self.run.id if self.run else None
-
-    @property
-    def name(self) -> str:
-        """As it is recorded."""
-        return self.run_id or str(self.file)
-
-    @property
-    def label(self) -> str:
-        """The registered version, such as `demo@3`; empty if it is none."""
-        return self.version.label if self.version else ""
-
-
 def factor_of(session: Session, name: str) -> Fraction:
     """Output voxels per input voxel of the model `name`, a file or an MLflow run."""
-    return _find_model(session, name).generator.network.geometry.factor
+    return find_model(session, name).generator.network.geometry.factor
 
 
 def run_enhancement(session: Session, request: Request) -> None:
@@ -71,7 +45,7 @@ def run_enhancement(session: Session, request: Request) -> None:
     wanted = targets(request)
     for path in filter(None, (*request.volumes, *request.halves, request.reference)):
         open_dataset(path, request.dataset).file.close()
-    model = _find_model(session, request.model)
+    model = find_model(session, request.model)
     device = choose_device(request.device)
     if request.memory_gb is None:  # half of what is free leaves room for it
         keep_freed_memory()
@@ -90,7 +64,7 @@ def _enhance_one(
     session: Session,
     request: Request,
     target: Target,
-    model: _Model,
+    model: Model,
     device: torch.device,
     scratch: Path,
 ) -> dict[str, Any]:
@@ -106,7 +80,7 @@ def _enhance_volumes(
     session: Session,
     request: Request,
     target: Target,
-    model: _Model,
+    model: Model,
     device: torch.device,
     volumes: Sequence[Volume],
 ) -> dict[str, Any]:
@@ -148,7 +122,7 @@ def _enhance_volumes(
     }
 
 
-def _volumes(request: Request, target: Target, model: _Model, scratch: Path) -> Sequence[Volume]:
+def _volumes(request: Request, target: Target, model: Model, scratch: Path) -> Sequence[Volume]:
     config = model.generator.config
     if request.series:
         return open_frames(target.volume, request.dataset, scratch, standardise=config.standardise)
@@ -159,7 +133,7 @@ def _volumes(request: Request, target: Target, model: _Model, scratch: Path) -> 
 def _halves(
     session: Session,
     request: Request,
-    model: _Model,
+    model: Model,
     operator: TileOperator,
     volume: Volume,
     scratch: Path,
@@ -194,28 +168,8 @@ def _halves(
     return {"input": (raw[0], raw[1]), "enhanced": (enhanced[0], enhanced[1])}
 
 
-def _find_model(session: Session, name: str) -> _Model:
-    """What `--model` names: a file, a registered model, or an MLflow run."""
-    if Path(name).is_file():
-        return _Model(generator=load_generator(Path(name)), file=Path(name))
-    version, artifact, run_name = None, "checkpoints/generator.pt", name
-    if name == CHAMPION or "@" in name:
-        version = session.store.registry.find(name)
-        artifact, run_name = artifact_of(version), version.run_id
-    info = session.store.find_run(run_name)
-    run = session.store.run(info.id)
-    file = run.artifact_path(artifact)
-    return _Model(
-        generator=load_generator(file),
-        file=file,
-        run=run,
-        experiment=info.experiment,
-        version=version,
-    )
-
-
 def _operator(
-    session: Session, request: Request, model: _Model, device: torch.device, volume: Volume
+    session: Session, request: Request, model: Model, device: torch.device, volume: Volume
 ) -> TileOperator:
     """The generator alone, or with the trust maps, calibrated on the volume."""
     network = model.generator.network
@@ -231,7 +185,7 @@ def _operator(
     back = load_generator(model.file, "B").network
     G_B = Generator(back, device=device, precision=precision, compiled=request.compiled)
     others = [
-        Generator(_find_model(session, name).generator.network, device=device, precision=precision)
+        Generator(find_model(session, name).generator.network, device=device, precision=precision)
         for name in request.other_models
     ]
     try:
@@ -247,7 +201,7 @@ def _enhance(
     session: Session,
     request: Request,
     target: Target,
-    model: _Model,
+    model: Model,
     operator: TileOperator,
     device: torch.device,
     volumes: Sequence[Volume],
@@ -292,7 +246,7 @@ def _enhance(
         )
 
 
-def _scale(request: Request, volume: Volume, model: _Model) -> tuple[float, float]:
+def _scale(request: Request, volume: Volume, model: Model) -> tuple[float, float]:
     """Offset and factor that bring standardised grey values into the units asked for."""
     if request.units == "standardised":
         return 0.0, 1.0
@@ -311,7 +265,7 @@ def _track(
     session: Session,
     request: Request,
     target: Target,
-    model: _Model,
+    model: Model,
     done: Enhanced,
     judged: Judged,
 ) -> Run:

@@ -1,7 +1,8 @@
 """The model registry: trained generators under a study's name, with versions and a champion.
 
 A version points at a file of its own among its run's artifacts, `registered/<digest>/generator.pt`:
-a training that goes on replaces `checkpoints/generator.pt`, but never what a version holds.
+a training that goes on replaces `checkpoints/generator.pt`, but never what a version holds. Beside
+it lie `generator.pt2`, the same generator for use without this project, and MLflow's `MLmodel`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import CycleGANError, DataError, UsageError, nearest
+from tracking import mlmodel
 from tracking.errors import translated
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 """The alias of a model's best version."""
 _FOLDER, _DIGEST, _SCORE, _PATH = "registered", "sha256", "score", "artifact"
+_PORTABLE, _PORTABLE_DIGEST = "portable", "portable_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,11 @@ class ModelVersion:
             return float(self.tags[_SCORE])
         except (KeyError, ValueError):
             return None
+
+    @property
+    def portable(self) -> str | None:
+        """Where in its run's artifacts the exported generator lies; None if there is none."""
+        return self.tags.get(_PORTABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,25 @@ class Registry:
                 tags=own | {key: str(value) for key, value in tags.items()},
             )
         return _version(made), True
+
+    def attach(
+        self, version: ModelVersion, run: Run, exported: Path, about: Mapping[str, Any]
+    ) -> None:
+        """Put an exported generator beside that of `version`, and MLflow's description of both.
+
+        `about` is what the file says of itself. The version is tagged when all is there.
+        """
+        folder = artifact_of(version).rpartition("/")[0]
+        text = mlmodel.mlmodel(about, run_id=run.id, folder=folder, file=exported.name)
+        run.log_file(exported, folder)
+        run.log_text(text, f"{folder}/{mlmodel.NAME}")
+        tags = {
+            _PORTABLE_DIGEST: hashlib.sha256(exported.read_bytes()).hexdigest(),
+            _PORTABLE: f"{folder}/{exported.name}",
+        }
+        with translated(f"{self._where}: {version.label} can't be tagged"):
+            for name, value in tags.items():
+                self._client.set_model_version_tag(version.model, str(version.version), name, value)
 
     def _make_model(self, model: str) -> None:
         from mlflow.exceptions import MlflowException
