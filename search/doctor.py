@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclegan.checkpoints import newest_checkpoint
-from cyclegan.errors import CycleGANError
+from cyclegan.errors import CycleGANError, DataError
 from search.commandline import Session
 from search.launch import SAVE_FOLDER, recorded_run
 from search.locks import is_free, waiting_for
@@ -149,6 +149,8 @@ def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Fin
     try:
         run = store.find_run(run_id)
     except CycleGANError as error:
+        if isinstance(error, DataError) and trial.state != "interrupted":
+            return  # deleted on purpose, as `cyclegan runs gc` does
         yield Finding(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
         return
     wanted = _STATUS[trial.state]

@@ -83,12 +83,13 @@ class Artifacts:
         return misplaced(self.folder, self.run.id, local_path(self._location.artifacts))
 
     def _elsewhere(self) -> str | None:
-        if f"/{self.run.id}/{_FOLDER}" not in self.run.artifact_uri:
-            return f"its files lie in {self.run.artifact_uri}, which is no folder of its own"
-        try:
-            self._repository()
-        except CycleGANError as error:
-            return str(error)
+        uri = self.run.artifact_uri
+        if not uri.startswith("mlflow-artifacts:"):
+            return f"its files lie in {uri}, which can't be freed from here"
+        if not self._location.is_server:
+            return "its files lie behind an MLflow server; name that with --tracking-uri http://..."
+        if not urlsplit(uri).path.rstrip("/").endswith(f"/{self.run.id}/{_FOLDER}"):
+            return f"its files lie in {uri}, which is no folder of its own"
         return None
 
     def remove(self, wanted: Callable[[str], bool] = lambda path: True) -> int:

@@ -42,16 +42,20 @@ class Freed:
     """Its rows in the database are freed, too; a server keeps them, marked as deleted."""
     kept: str = ""
     """Why it was left after all."""
+    error: str = ""
+    """Why its files could not be removed; it is hidden now, and the next call tries again."""
 
 
 def survey(store: Store) -> Stored:
     """All that decisions are made from. Errors: `CycleGANError` if the store can't be read."""
     runs = store.search(stage="all")
+    reasons = {run.id: store.artifacts(run).out_of_reach() for run in runs}
     return Stored(
         runs=runs,
         registered=store.registry.of_runs({run.id for run in runs}),
         is_alive=is_alive,
         now_ms=round(1000 * time.time()),
+        unreachable={run_id: reason for run_id, reason in reasons.items() if reason},
     )
 
 
@@ -82,19 +86,20 @@ def _free(
     now = next(iter(store.search(None, f"attributes.run_id = '{run.id}'", stage="all")), None)
     if now is None:
         return Freed(run=run, rule=rule, kept="somebody else deleted it meanwhile")
-    artifacts, remover = store.artifacts(now), store.remover
-    reason = guard(now, current, named=rule == "named") or artifacts.out_of_reach()
+    remover, reason = store.remover, guard(now, current, named=rule == "named")
     if reason:
         return Freed(run=run, rule=rule, kept=reason)
-    if artifacts_only:
-        count = artifacts.remove(is_large)
-        if not now.deleted:
-            remover.mark(now.id)
-        return Freed(run=run, rule=rule, bytes=count)
-    if not now.deleted:
+    if not artifacts_only and not now.deleted:
         remover.hide(now.id)
-    count = artifacts.remove()
-    return Freed(run=run, rule=rule, bytes=count, rows=remover.free_rows(now.id))
+    try:
+        count = store.artifacts(now).remove(is_large if artifacts_only else lambda path: True)
+    except CycleGANError as error:
+        return Freed(run=run, rule=rule, error=str(error))
+    if not artifacts_only:
+        return Freed(run=run, rule=rule, bytes=count, rows=remover.free_rows(now.id))
+    if not now.deleted:
+        remover.mark(now.id)
+    return Freed(run=run, rule=rule, bytes=count)
 
 
 class Remover:

@@ -288,6 +288,21 @@ class Store:
                     break
         return [self._info(run, names) for run in found]
 
+    def run_ids(self) -> set[str]:
+        """Ids of all runs, deleted ones and those of other programs included."""
+        from mlflow.entities import ViewType
+
+        found: set[str] = set()
+        token: str | None = None
+        with translated(f"{self.location}: the runs can't be listed"):
+            places = ["0", *(experiment.id for experiment in self.experiments("all"))]
+            while True:
+                page = self._client.search_runs(places, "", ViewType.ALL, 1000, None, token)
+                found |= {run.info.run_id for run in page}
+                token = page.token
+                if not token:
+                    return found
+
     def run_url(self, run_id: str) -> str | None:
         """Where a browser shows the run; None if no server is known."""
         if not self.location.is_server:

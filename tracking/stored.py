@@ -56,6 +56,8 @@ class Stored:
     is_alive: Callable[[str], bool | None]
     """Whether a process lives, by its name; see `tracking.process`."""
     now_ms: int
+    unreachable: Mapping[str, str] = field(default_factory=dict)
+    """By run id: why its files can't be removed from here."""
 
     @cached_property
     def by_id(self) -> Mapping[str, RunInfo]:
@@ -182,6 +184,8 @@ def guard(run: RunInfo, stored: Stored, *, named: bool = False) -> str | None:
             return "it is running"
         where = process.partition("/")[0] or "an unknown host"
         return f"it may be running, on {where}"
+    if run.id in stored.unreachable:
+        return stored.unreachable[run.id]
     if named and run.deleted:
         return None
     way_out = "; it goes if you name it" if run.deleted else ""

@@ -143,7 +143,7 @@ def _text(data: Mapping[str, Any], stored: Stored, wanted: Wanted, width: int | 
 
 def _total(data: Mapping[str, Any], wanted: Wanted) -> str:
     count, matching = len(data["runs"]), data["matching"]
-    text = f"{count} run{'s' * (count != 1)}"
+    text = words.count(count, "run")
     if data["bytes"] is None:
         text += "; --sizes asks the server how large they are"
     else:

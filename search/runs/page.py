@@ -43,7 +43,7 @@ def page(run: RunInfo, data: Mapping[str, Any], width: int) -> str:
         "files": _files(run, data),
         "folder": _folder(data),
         "runs gc": [f"keeps it: {data['stays']}"] if data["stays"] else [],
-        "page": [_address(run, data)],
+        "page": _address(run, data),
     }
     lines = [f"{run.name}  {run.id}"]
     for title, content in sections.items():
@@ -72,10 +72,10 @@ def _folder(data: Mapping[str, Any]) -> list[str]:
     return [f"{data['folder']}", f"{size}; checkpoints, not MLflow's: runs gc leaves it"]
 
 
-def _address(run: RunInfo, data: Mapping[str, Any]) -> str:
+def _address(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
     if data["url"]:
-        return str(data["url"])
-    return f"{run_link(_SERVER, run.experiment_id, run.id)}, while cyclegan ui runs"
+        return [str(data["url"])]
+    return ["while cyclegan ui runs:", run_link(_SERVER, run.experiment_id, run.id)]
 
 
 def _what(data: Mapping[str, Any]) -> str:
@@ -181,7 +181,9 @@ def _made_by(run: RunInfo) -> list[str]:
     where = [tags.get("mlflow.user", ""), tags.get("host", ""), tags.get("device", "")]
     commit = tags.get("mlflow.source.git.commit", "")[:8]
     modified = ", with changes" if tags.get("git.modified") == "yes" else ""
-    versions = [f"{n.removeprefix('version.')} {v}" for n, v in tags.items() if "version." in n]
+    versions = [
+        f"{n.removeprefix('version.')} {v}" for n, v in tags.items() if n.startswith("version.")
+    ]
     lines = [", ".join(filter(None, where)), "  ".join(versions)]
     lines.append(f"commit {commit}{modified}" if commit else "")
     return [line for line in lines if line]
@@ -192,7 +194,7 @@ def _files(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
     if data["artifacts"] is None:
         return [f"too many to list, in {place}"]
     files = data["artifacts"]
-    lines = [f"{place}", f"{len(files)} files, {words.size(data['bytes'])}"]
+    lines = [f"{place}", f"{words.count(len(files), 'file')}, {words.size(data['bytes'])}"]
     if FREED in run.tags:
         lines.append(f"the large ones were removed at {run.tags[FREED]}")
     folders: dict[str, list[Mapping[str, Any]]] = {}
@@ -208,7 +210,7 @@ def _branch(folder: str, inside: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     counted = len(inside) > _FILES_SHOWN or any("+step+" in file["path"] for file in inside)
     if folder or counted:
         size = words.size(sum(file["bytes"] for file in inside))
-        count = f"  {len(inside)} file{'s' * (len(inside) > 1)}" if counted else ""
+        count = f"  {words.count(len(inside), 'file')}" if counted else ""
         yield f" {size:>7}  {folder}/{count}"
     if not counted:
         indent = "  " if folder else ""

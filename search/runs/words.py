@@ -57,3 +57,8 @@ def shortened(text: str, length: int) -> str:
 def score(value: float | None) -> str:
     """Two decimals; empty without a score."""
     return "" if value is None else f"{value:.2f}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
