@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FREED = "files_freed"
 """Tag of a run without its large files: when they were removed."""
+_GONE = "somebody else deleted it meanwhile"
 _FRESH_S = 10.0
 """A plan older than that is made anew: somebody may have promoted a trial meanwhile."""
 
@@ -73,33 +74,48 @@ def carry_out(
             current, made = survey(store), clock()
             ids = plan(current, rules).ids
         if run.id not in current.by_id:
-            yield Freed(run=run, rule=rule, kept="somebody else deleted it meanwhile")
+            yield Freed(run=run, rule=rule, kept=_GONE)
         elif run.id not in ids:
             yield Freed(run=run, rule=rule, kept="it is wanted or in use since")
         else:
-            yield _free(store, run, rule, current, artifacts_only=rules.artifacts_only)
+            yield _free_or_gone(store, run, rule, current, artifacts_only=rules.artifacts_only)
+
+
+def _free_or_gone(
+    store: Store, run: RunInfo, rule: RuleName, current: Stored, *, artifacts_only: bool
+) -> Freed:
+    """Free `run`; that another process deletes it in the same moment is no failure."""
+    try:
+        now = _stored_now(store, run)
+        if now is not None:
+            return _free(store, now, rule, current, artifacts_only=artifacts_only)
+    except CycleGANError:
+        if _stored_now(store, run) is not None:
+            raise
+    return Freed(run=run, rule=rule, kept=_GONE)
+
+
+def _stored_now(store: Store, run: RunInfo) -> RunInfo | None:
+    return next(iter(store.search(None, f"attributes.run_id = '{run.id}'", stage="all")), None)
 
 
 def _free(
-    store: Store, run: RunInfo, rule: RuleName, current: Stored, *, artifacts_only: bool
+    store: Store, now: RunInfo, rule: RuleName, current: Stored, *, artifacts_only: bool
 ) -> Freed:
-    now = next(iter(store.search(None, f"attributes.run_id = '{run.id}'", stage="all")), None)
-    if now is None:
-        return Freed(run=run, rule=rule, kept="somebody else deleted it meanwhile")
     remover, reason = store.remover, guard(now, current, named=rule == "named")
     if reason:
-        return Freed(run=run, rule=rule, kept=reason)
+        return Freed(run=now, rule=rule, kept=reason)
     if not artifacts_only and not now.deleted:
         remover.hide(now.id)
     try:
         count = store.artifacts(now).remove(is_large if artifacts_only else lambda path: True)
     except CycleGANError as error:
-        return Freed(run=run, rule=rule, error=str(error))
+        return Freed(run=now, rule=rule, error=str(error))
     if not artifacts_only:
-        return Freed(run=run, rule=rule, bytes=count, rows=remover.free_rows(now.id))
+        return Freed(run=now, rule=rule, bytes=count, rows=remover.free_rows(now.id))
     if not now.deleted:
         remover.mark(now.id)
-    return Freed(run=run, rule=rule, bytes=count)
+    return Freed(run=now, rule=rule, bytes=count)
 
 
 class Remover:
