@@ -52,7 +52,10 @@ class Artifacts:
         """Where they lie on this machine; None if they lie elsewhere."""
 
     def files(self, requests: int = REQUESTS) -> list[Artifact] | None:
-        """All files by path; None if more than `requests` folders behind a server hold them."""
+        """All files by path; None if more than `requests` folders behind a server hold them.
+
+        With -1 they are listed whatever that takes.
+        """
         if self.folder is not None:
             return sorted(walk(self.folder), key=lambda file: file.path)
         with translated(f"run {self.run.name}: its artifacts can't be listed"):
@@ -92,26 +95,27 @@ class Artifacts:
             return f"its files lie in {uri}, which is no folder of its own"
         return None
 
-    def remove(self, wanted: Callable[[str], bool] = lambda path: True) -> int:
-        """Remove the files whose path is `wanted`, and empty folders; the bytes that were freed.
+    def remove(self, wanted: Callable[[str], bool] | None = None) -> int:
+        """Remove all files, or those whose path is `wanted`; the bytes that were freed.
+
+        Of a folder behind a server that is too large to list (see `files`) they are not known: 0.
 
         Errors: `CycleGANError` if they are out of reach, or the disk or the server refuses.
         """
         reason = self.out_of_reach()
         if reason:
             raise CycleGANError(f"run {self.run.name} ({self.run.id}): {reason}")
-        files = self.files()
-        gone = None if files is None else [file for file in files if wanted(file.path)]
-        everything = gone is None or len(gone) == len(files or ())
+        files = (self.files() if wanted is None else self.files(requests=-1)) or []
+        gone = files if wanted is None else [file for file in files if wanted(file.path)]
         with translated(f"run {self.run.name} ({self.run.id}): its files can't be removed"):
             if self.folder is not None:
-                _remove_here(self.folder, None if everything else gone)
-            elif everything:
+                _remove_here(self.folder, None if wanted is None else gone)
+            elif wanted is None:
                 self._delete(None)
             else:
-                for file in gone or ():
+                for file in gone:
                     self._delete(file.path)
-        return sum(file.bytes for file in gone or ())
+        return sum(file.bytes for file in gone)
 
     def _delete(self, path: str | None) -> None:
         self._repository().delete_artifacts(path)  # type: ignore[no-untyped-call]

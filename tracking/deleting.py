@@ -108,7 +108,7 @@ def _free(
     if not artifacts_only and not now.deleted:
         remover.hide(now.id)
     try:
-        count = store.artifacts(now).remove(is_large if artifacts_only else lambda path: True)
+        count = store.artifacts(now).remove(is_large if artifacts_only else None)
     except CycleGANError as error:
         return Freed(run=now, rule=rule, error=str(error))
     if not artifacts_only:

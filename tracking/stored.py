@@ -66,8 +66,9 @@ class Stored:
 
     @cached_property
     def trials(self) -> Mapping[tuple[str, str], RunInfo]:
-        """By study and number: the trials."""
-        return {_trial_of(run): run for run in self.runs if kind_of(run) == "trial"}
+        """By study and number: the trials; of one that began anew in another run the last."""
+        trials = (run for run in self.runs if kind_of(run) == "trial")
+        return {_trial_of(run): run for run in sorted(trials, key=lambda run: run.start_ms)}
 
     @cached_property
     def children(self) -> Mapping[str, Sequence[RunInfo]]:

@@ -119,6 +119,16 @@ def test_trainings_with_other_seeds_go_with_their_trial() -> None:
     assert freed(Rules(keep_best=2), *runs) == set()
 
 
+def test_an_abandoned_run_of_a_trial_follows_the_one_that_counts() -> None:
+    """A trial that died before its first checkpoint begins anew, in another run."""
+    died = {"state": None, "outcome": "interrupted"}
+    for state, goes in (("complete", False), ("pruned", True)):
+        first = trial(1, None, ago=9, status="KILLED", tags=died, id="first")
+        runs = [trial(1, 1.0, state, ago=5), first]
+        for order in (runs, runs[::-1]):
+            assert ("first" in freed(Rules(pruned=True), *order)) is goes
+
+
 def project() -> list[RunInfo]:
     """A study with a promoted trial, a champion, a confirmation, a training, and rubbish."""
     tags = {"study": "demo", "trial": "1"}
