@@ -14,6 +14,7 @@ import typer
 from cyclegan.errors import UsageError
 from search.commandline import INTERRUPTED, Session, command
 from search.commandline import run as run_app
+from search.runs_commands import runs_app
 from search.study_commands import Overwrite, StudyArgument, study_app
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
     epilog="Example: cyclegan study run studies/demo.yaml",
 )
 app.add_typer(study_app, name="study", epilog="Example: cyclegan study run studies/demo.yaml")
+app.add_typer(runs_app, name="runs", epilog="Example: cyclegan runs list --sort size")
 
 
 @command(app, "simulate", example="cyclegan simulate data/demo --seed 1")

@@ -152,6 +152,8 @@ def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Fin
     try:
         run = store.find_run(run_id)
     except CycleGANError as error:
+        if isinstance(error, DataError) and trial.state != "interrupted":
+            return  # deleted on purpose, as `cyclegan runs gc` does
         yield Finding(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
         return
     wanted = _STATUS[trial.state]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +163,22 @@ class Registry:
                 if not token:
                     break
         return sorted((_version(v) for v in found), key=lambda v: -v.version)
+
+    def of_runs(self, run_ids: Collection[str]) -> dict[str, str]:
+        """Labels of the versions that were made of these runs, or whose files lie among theirs.
+
+        By run id, such as `demo@1, champion`; runs without a version are left out.
+        """
+        found: dict[str, str] = {}
+        for model, known in self._aliases().items():
+            for version in self.versions(model):
+                names = [name for name, number in known.items() if number == version.version]
+                label = ", ".join([version.label, *sorted(names)])
+                # One that was registered by hand may name its run in its address alone.
+                mentioned = {version.run_id, *re.findall(r"[0-9a-f]{32}", version.source)}
+                for run_id in mentioned.intersection(run_ids):
+                    found[run_id] = "; ".join(filter(None, [found.get(run_id), label]))
+        return found
 
     def holder(self, model: str, alias: str = CHAMPION) -> ModelVersion | None:
         """The version of `model` with that alias."""

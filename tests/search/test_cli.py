@@ -23,6 +23,7 @@ COMMANDS = [
     ["doctor"],
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
     *(["study", name] for name in ("export", "importance", "figures", "unprune")),
+    *(["runs", name] for name in ("list", "show", "gc")),
 ]
 
 
@@ -113,6 +114,12 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["study", "export", "none"], 2, ["--output"]),
         (["study", "importance", "none"], 2, ["'none'", "was not started here"]),
         (["study", "figures", "none"], 2, ["'none'", "was not started here"]),
+        (["runs", "list", "--kind", "trail"], 2, ["--kind trail", "did you mean 'trial'"]),
+        (["runs", "list", "--sort", "name"], 2, ["--sort name", "score, size, start"]),
+        (["runs", "list", "--experiment", "none"], 1, ["'none'", "no experiment"]),
+        (["runs", "show", "none"], 1, ["'none'", "it has no runs"]),
+        (["runs", "gc", "none", "--yes"], 1, ["'none'", "it has no runs"]),
+        (["runs", "gc", "--keep-best", "0"], 2, ["--keep-best", "0"]),
     ],
 )
 def test_mistakes_give_one_line_and_the_right_code(
