@@ -21,7 +21,7 @@ from search.commandline import run
 COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["ui"], ["doctor"]),
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
-    *(["study", name] for name in ("export", "importance", "figures", "unprune")),
+    *(["study", name] for name in ("export", "importance", "figures", "report", "unprune")),
 ]
 
 

@@ -55,7 +55,7 @@ def _timeline(facts: Facts, records: Sequence[TrialRecord]) -> str:
     spans = [_span(facts, r, begin, records) for r in records]
     last = max(end for _, end in spans) or 1.0
     unit, length = next(((u, s) for u, s in _UNITS if last >= 2 * s), _UNITS[-1])
-    row = 14.0 if len(records) <= _ROWS else max(3.0, 560.0 / len(records))
+    row = 14.0 if len(records) <= _ROWS else max(2.5, 480.0 / len(records))
     height = 14.0 + row * len(records) + 44.0
     x = Span(0.0, last / length, 62.0, _WIDTH - 20.0)
     parts = [

@@ -98,9 +98,15 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
 
 
 def judged_iteration(record: TrialRecord, definition: StudyDefinition) -> int:
-    """The validation that a trial's score is from: see `search.study.objective.worth`."""
+    """The validation that a trial's score is from: see `search.study.objective.worth`.
+
+    Over several seeds the score is a mean; then it is the one of the first training that counted.
+    """
     if not record.curve:
         return record.iteration
+    same = [at for at, score in record.curve if score == record.score]
+    if same:
+        return same[-1]
     last, since = record.curve[-1], definition.pruner.prune_after
     if definition.judge_by == "last":
         return last[0]

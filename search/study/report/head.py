@@ -59,7 +59,7 @@ def _figures(facts: Facts) -> list[tuple[str, str]]:
         ("best score", "none yet" if best is None else f"{best.score:.2f} (trial {best.number})"),
         ("trials finished", f"{done} of {definition.trials}"),
         *((state, str(sum(r.state == state for r in records))) for state in states),
-        ("wall time", short_time(facts.wall_seconds)),
+        *([("wall time", short_time(facts.wall_seconds))] if facts.wall_seconds else []),
         ("trial time", short_time(seconds)),
         ("iterations", f"{spent:,}"),
     ]

@@ -49,7 +49,7 @@ def _plot(
 ) -> str:
     shown = [r for r in records if key in r.values]
     axis = KeyAxis.of(key, shown)
-    x = Span(0.0, 1.0, 52.0, _WIDTH - 16.0)
+    x = Span(0.0, 1.0, 48.0, _WIDTH - 26.0)
     y = Span(*scale.limits, _HEIGHT - 42.0, 10.0)
     ticks = [(tick, f"{tick:g}") for tick in scale.ticks()[::2]]
     label = f"{name} (log)" if axis.log else name
