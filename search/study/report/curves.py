@@ -27,6 +27,8 @@ _NAMED = 14
 """Trials up to which every curve bears its number."""
 _APART = 12.0
 """Pixels between two numbers."""
+_NAME = 100.0
+"""Pixels that the name of a rung takes."""
 _POINTS = 150
 """Of a curve; longer ones are thinned."""
 
@@ -52,11 +54,7 @@ def curves(facts: Facts) -> str:
         _rim(x, y, scale),
         upright(y, x, ticks, "score (higher is better)"),
         across(x, y.start, round_ticks(0, last), "iteration"),
-        *(line(x(float(at)), y.start, x(float(at)), y.end, "rung") for at in rungs),
-        *(
-            text(x(float(at)) + 3, y.end + 8, f"judged at {at:,}", class_="tick")
-            for at in rungs[:8]
-        ),
+        _rungs(rungs, x, y),
         # The best is drawn last, above the others; so is what was complete above what was pruned.
         *(_curve(r, x, y, scale, best=r is best) for r in reversed(shown)),
         _numbers(shown if len(shown) <= _NAMED else [best] if best in shown else [], x, y, scale),
@@ -124,6 +122,20 @@ def _rim(x: Span, y: Span, scale: ScoreAxis) -> str:
         "rect", x=x.start, y=top, width=x.end - x.start, height=y.start - top, class_="rim"
     )
     return box + text(x.end - 4, y(scale.rim) + 4, "lower scores", class_="tick end")
+
+
+def _rungs(judged: Sequence[int], x: Span, y: Span) -> str:
+    """Where trials are compared: lines, named where there is room."""
+    parts, free = [], 0.0
+    for at in judged:
+        place = x(float(at))
+        parts.append(line(place, y.start, place, y.end, "rung"))
+        late = place > x.end - _NAME  # its name would leave the drawing
+        if place - late * _NAME >= free:
+            side = (place - 3, "tick end") if late else (place + 3, "tick")
+            parts.append(text(side[0], y.end - 4, f"judged at {at:,}", class_=side[1]))
+            free = place + (not late) * _NAME
+    return "".join(parts)
 
 
 def _states(records: Sequence[TrialRecord]) -> list[str]:

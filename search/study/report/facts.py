@@ -74,7 +74,8 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
     try:
         found = importance(opened)
     except DataError as error:
-        why = str(error)
+        # What to do about it is no advice to a study that runs.
+        why = str(error).partition(";")[0] if state == "running" else str(error)
     now = time.time() if state == "running" else None
     known = [r for r in records if r.run_id and r.score is not None]
     done = [r for r in known if r.state == "complete"]
@@ -82,7 +83,7 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
     parts, slices = {}, []
     if evidence:
         parts = {r.number: evidence.parts(r.run_id, at[r.number]) for r in known[:_WITH_PARTS]}
-        shown = (done or known)[:_COMPARED]
+        shown = sorted(done or known, key=lambda r: -(r.score or 0.0))[:_COMPARED]
         slices = [evidence.slices(r.number, r.run_id, at[r.number]) for r in shown]
     return Facts(
         opened=opened,

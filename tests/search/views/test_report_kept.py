@@ -16,6 +16,7 @@ from cyclegan.errors import CycleGANError
 from search.console import Console
 from search.study import OpenStudy, report, run_study, runner
 from search.study.definition import load_definition
+from search.study.lease import LEASE_SECONDS
 from search.study.report import REPORT, Keeper, keeper
 from tracking import Run, Store
 
@@ -71,7 +72,7 @@ def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> No
     assert first._due()  # renews
     clock.now += 100
     assert not second._due()
-    clock.now += keeper.LEASE_SECONDS
+    clock.now += LEASE_SECONDS
     assert second._due()
     assert not first._due()
 
