@@ -236,6 +236,21 @@ class Run:
         with translated(f"run {self.name}: its artifacts can't be listed"):
             return [item.path for item in self._client.list_artifacts(self.id, folder or None)]
 
+    def image(self, key: str, step: int) -> NDArray[np.uint8] | None:
+        """The picture of the series `key` at `step`, RGB (Y, X, 3); None if there is none."""
+        from PIL import Image
+
+        prefix = f"{key.replace('/', '~')}+step+{step}+"
+        with translated(f"run {self.name}: its pictures can't be read"):
+            files = [item.path for item in self._client.list_artifacts(self.id, "images")]
+            small = "+compressed.webp"  # is written last
+            found = [f.removesuffix(small) for f in files if f.endswith(small)]
+            whole = [f"{f}.png" for f in found if f.rpartition("/")[2].startswith(prefix)]
+            if not whole:
+                return None
+            with Image.open(self.artifact_path(whole[-1])) as picture:
+                return np.asarray(picture.convert("RGB"))
+
     def artifact_path(self, name: str) -> Path:
         """A local path of the artifact file or folder `name`, to be read only.
 

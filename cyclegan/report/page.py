@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from cyclegan.page import document
 from cyclegan.report.measure import Measurements, resolution_rows
 
 WARNING = (
@@ -63,13 +64,7 @@ def page(
         _section("How it was made", _table(("", ""), [(k, str(v)) for k, v in metadata.items()])),
         *(f'<p class="note">{escape(remark)}</p>' for remark in found.remarks),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
-    )
+    return document(title, _STYLE, parts)
 
 
 def _trust(

@@ -29,6 +29,7 @@ from search.study.lease import LEASE_SECONDS, Owner
 from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.origin import check_data
 from search.study.processes import run_workers
+from search.study.report import Keeper
 from search.study.storage import StudyStorage, storage_for
 from search.study.trial import Bench
 from search.study.warm import first_values
@@ -182,13 +183,16 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         write_or_keep(store, run.id, End(status, reason))
 
     try:
-        yield end
+        with Keeper(begun.opened, store, begun.parent) as keeper:
+            yield end
+            elsewhere = _elsewhere(begun.opened)
+            ended = "interrupted" if end.interrupted else "finished"
+            keeper.end = "running" if elsewhere else ended
     except BaseException as error:
         finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
     if _finished(begun.opened) > before or not figures_folder(begun.opened).is_dir():
         log_figures(begun.opened, run)
-    elsewhere = [str(trial.number) for trial in begun.opened.trials() if trial.state == "running"]
     if elsewhere:  # the last one to leave closes it
         console.say(
             f"trial {', '.join(elsewhere)}: in the hands of a worker elsewhere; should that one "
@@ -200,6 +204,11 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         finish("KILLED", "interrupted")
     else:
         finish("FINISHED", "")
+
+
+def _elsewhere(opened: OpenStudy) -> list[str]:
+    """Trials that other processes train now."""
+    return [str(trial.number) for trial in opened.trials() if trial.state == "running"]
 
 
 def _finished(opened: OpenStudy) -> int:

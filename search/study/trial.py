@@ -56,11 +56,17 @@ class Bench:
 
 
 class _Watch(Callback):
-    """Shows a training on the board, and stops it when its lease is lost."""
+    """Shows a training on the board, tells its run, and stops it when its lease is lost."""
 
-    def __init__(self, board: Board, number: int) -> None:
-        self.board, self.number, self.seed = board, number, 0
+    def __init__(self, board: Board, trial: optuna.trial.Trial, folder: Path) -> None:
+        self.board, self.number, self.seed = board, trial.number, 0
+        self.trial, self.folder = trial, folder
         self.is_lost = False
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Views of a running study lead to the run, too."""
+        if not self.seed:
+            self.trial.set_user_attr("mlflow_run_id", recorded_run(self.folder))
 
     def lost(self) -> None:
         """Another worker has the trial now; called by the thread that renews the lease."""
@@ -83,7 +89,7 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
     disk); the trial can then be continued. Any other error fails the trial.
     """
     number, study = trial.number, bench.opened.study
-    watch = _Watch(bench.board, number)
+    watch = _Watch(bench.board, trial, bench.opened.trial_folder(number))
     with renewing(bench.owner, study, trial._trial_id, watch.lost):
         try:
             return _train(trial, bench, watch)

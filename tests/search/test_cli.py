@@ -22,7 +22,7 @@ COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["export"], ["ui"]),
     ["doctor"],
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
-    *(["study", name] for name in ("export", "importance", "figures", "unprune")),
+    *(["study", name] for name in ("export", "importance", "figures", "report", "unprune")),
     *(["runs", name] for name in ("list", "show", "gc")),
 ]
 
