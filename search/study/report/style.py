@@ -144,7 +144,8 @@ if (server) {
   });
   all('.how').forEach(e => { e.textContent = self.origin === 'null'
     ? 'Ctrl-click (⌘-click) or the middle button opens a run in a new tab; a plain click copies ' +
-      'its address, as MLflow lets no link out of this pane.' : ''; });
+      'its address, as MLflow lets no link out of this pane. The best are plain links in the ' +
+      'description of the run (Overview).' : ''; });
 }
 })();
 """

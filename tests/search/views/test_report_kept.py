@@ -147,9 +147,9 @@ def run_it(path: Path) -> OpenStudy:
     return run_study(load_definition(path), store=Store.open(), console=Console(quiet=True)).opened
 
 
-def often(monkeypatch: pytest.MonkeyPatch, kind: type[Keeper] = Keeper) -> None:
+def often(monkeypatch: pytest.MonkeyPatch, every: float = 0.0) -> None:
     def make(opened: OpenStudy, store: Store, parent: str) -> Keeper:
-        return kind(opened, store, parent, every=0.0, look=0.1)
+        return Keeper(opened, store, parent, every=every, look=0.1)
 
     monkeypatch.setattr(runner, "Keeper", make)
 
@@ -189,7 +189,7 @@ def test_a_report_that_fails_changes_no_study(
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(keeper, "study_page", fail)
-    often(monkeypatch)
+    often(monkeypatch, every=2.0)
     opened = run_it(study_file)
     states = {t.state for t in opened.study.trials}
     assert states == {optuna.trial.TrialState.COMPLETE}
