@@ -53,7 +53,7 @@ def test_images_of_a_domain_share_a_grey_scale_until_told_otherwise(show) -> Non
     page.select("share", "one for all")
     assert page.frame.locator(".window").count() == 1
     page.press("Shift+Digit2")
-    page.select("share", "one per image")
+    page.select("share", "per image")
     assert page.frame.locator(".window").count() == 2
 
 
