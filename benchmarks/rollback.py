@@ -17,8 +17,9 @@ spends the same number of iterations on each. A generator is usable if it passes
 validation and its PSNR is above that of the unprocessed scan.
 
 Both judge what is there after the last step (last) and what a user gets, the generators of the best
-validation (kept). Arms: no optimizer, the original's policy, the guard. A finished training is a
-JSON file in `--folder`; called again, the benchmark trains what is missing.
+validation (kept). Arms: no optimizer, the original's policy, the guard and, if asked for, the guard
+with corrections. A finished training is a JSON file in `--folder`; called again, the benchmark
+trains what is missing.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from cyclegan.generator import save_generators
 from search.keep_best import KeepBest
 from search.rollback import RollbackOptimizer
 
-ARMS = ("off", "original", "guard")
+ARMS = ("off", "original", "guard", "corrections")
 BUDGET = "all iterations are spent"
 CONFIG: dict[str, Any] = {
     "filters": 4,
@@ -119,7 +120,9 @@ class Spend(Callback):
 
 def configuration(job: Job) -> dict[str, Any]:
     """What to train."""
-    on = {"enabled": True, "policy": job.arm, "seed": job.seed}
+    corrections = job.arm == "corrections"
+    policy = "guard" if corrections else job.arm
+    on = {"enabled": True, "policy": policy, "corrections": corrections, "seed": job.seed}
     values = {
         "data_A": str(job.data / "fast.json"),
         "data_B": str(job.data / "slow.json"),
@@ -219,7 +222,7 @@ def main() -> None:
     common.add_argument("--data", type=Path, default=Path("data/phantom"))
     common.add_argument("--folder", type=Path, default=Path("results/rollback"))
     trainings = argparse.ArgumentParser(add_help=False, parents=[common])
-    trainings.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    trainings.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:3])
     trainings.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     trainings.add_argument("--workers", type=int, default=1, help="trainings at a time")
     trainings.add_argument("--first", type=int, default=0, help="seed or draw; others to confirm")

@@ -36,10 +36,15 @@ CHANCE = 2.0
 """Adversarial losses below this are ordinary: the largest that a discriminator at chance has
 (hinge 2, bce 1.39, least squares 0.5). One that was winning may come back to it at any time."""
 RISE = 1.25
-"""Factor by which cycle and identity losses rise over four windows, each above the one before."""
+"""Factor by which cycle and identity losses rise over four half windows, each above the one before,
+while the score gets worse. They rise in healthy trainings, too, where the score gets better."""
 DRIFT = 1.3
-"""Factor by which cycle and identity losses are above their best. Healthy trainings: at most 1.23;
-the cycle of the noisy domain alone may double, as nobody can restore noise."""
+"""Factor by which cycle and identity losses are above their best, while the score gets worse."""
+FAR = 1.8
+"""Either factor that is a fault whatever the score says. Healthy trainings: at most 1.41; the cycle
+of the noisy domain alone may double, as nobody can restore noise."""
+WORSE = 0.5
+"""Fall of the score within two windows that is more than its noise."""
 FOOLED = 0.6
 """Share of generated patches that a discriminator takes for real, for long. Healthy: at most 0.45.
 Its accuracy says less: 0.5 for thousands of steps is healthy at 4x."""
@@ -87,6 +92,15 @@ class Evidence:
             scores=scores,
             kickstarted=kickstarted.astype(bool),
         )
+
+    def worsens(self, window: int) -> bool:
+        """Whether the score fell in the last two windows; False if nobody knows."""
+        known = [(age, score) for age, score in self.scores if age <= 4 * window]
+        if not known:
+            return False
+        newest, now = known[-1]
+        before = [score for age, score in known if age >= newest + 2 * window]
+        return bool(before) and now < before[-1] - WORSE
 
     def ordinary(self, values: Array) -> Array:
         """The values, (steps,), of the steps without kickstart."""
@@ -152,12 +166,13 @@ def rising(evidence: Evidence, window: int = WINDOW) -> Fault | None:
         return None
     parts = [float(np.median(part)) for part in np.split(level[-4 * half :], 4)]
     factor = math.exp(parts[-1] - parts[0])
-    if factor <= RISE or any(np.diff(parts) <= 0):
+    limit = RISE if evidence.worsens(window) else FAR
+    if factor <= limit or any(np.diff(parts) <= 0):
         return None
     return Fault(
         kind="rising",
         reason=f"cycle and identity losses rise, {factor:.2f}-fold in {4 * half} steps",
-        severity=factor / RISE,
+        severity=factor / limit,
         networks=_restoring_groups(evidence),
         age=3 * half,
     )
@@ -173,14 +188,15 @@ def drifting(evidence: Evidence, window: int = WINDOW) -> Fault | None:
     medians = np.median(sliding_window_view(level[::-1], window)[::step], axis=1)
     best = float(medians.min())
     factor = math.exp(medians[0] - best)
-    if factor <= DRIFT:
+    limit = DRIFT if evidence.worsens(window) else FAR
+    if factor <= limit:
         return None
     # Not since the best, which may be long ago: since the limit was passed.
-    began = int(np.argmax(medians <= best + math.log(DRIFT)))
+    began = int(np.argmax(medians <= best + math.log(limit)))
     return Fault(
         kind="drifting",
         reason=f"cycle and identity losses are {factor:.2f} times the best they had",
-        severity=factor / DRIFT,
+        severity=factor / limit,
         networks=_restoring_groups(evidence),
         age=began * step,
     )
@@ -246,17 +262,16 @@ def score_fell(evidence: Evidence, window: int = WINDOW) -> Fault | None:
     )
 
 
-DETECTORS = (exploding, rising, drifting, fooled, won, inverted, flat)
+DETECTORS = (exploding, rising, drifting, fooled, won, inverted, flat, score_fell)
 """Asked at every judgement, beside `non_finite`."""
 
 
-def judge(evidence: Evidence, *, score: bool = True) -> Fault | None:
-    """The worst fault of a training, or None; without `score` a fallen one is none."""
+def judge(evidence: Evidence) -> Fault | None:
+    """The worst fault of a training, or None."""
     found = non_finite(evidence)
     if found:
         return found
-    asked = (*DETECTORS, score_fell) if score else DETECTORS
-    faults = [detector(evidence) for detector in asked]
+    faults = [detector(evidence) for detector in DETECTORS]
     return max((f for f in faults if f), key=lambda f: f.severity, default=None)
 
 

@@ -33,11 +33,12 @@ class Guard:
 
     def judge(self, trainer: Trainer, *, young: bool) -> Fault | None:
         """The worst fault; of a young training, values that are not finite."""
-        scores = [(trainer.step - step, score) for step, score in self._scores]
+        known = self._scores if self.settings.score else []
+        scores = [(trainer.step - step, score) for step, score in known]
         evidence = Evidence.of(trainer, scores)
         if young:
             return non_finite(evidence)
-        return judge(evidence, score=self.settings.score)
+        return judge(evidence)
 
     def further_back(self, attempt: int) -> int:
         """The seed of a fault may lie before it shows: a snapshot more at each attempt."""

@@ -1,8 +1,10 @@
 """What the guard changes for a retry: directed by the fault, shaken a little, bounded.
 
-A retry begins with the values that were in force at its snapshot. Each attempt moves further from
-them: the remedy of the first is mild, as most faults are accidents (a bad batch, one step too
-large) that other data do not repeat; the fourth is drastic. The sum of the lambdas stays what it
+The first attempt moves from the values that were in force at its snapshot, every further one from
+those that have just failed, and by more: what was tried against one fault is not forgotten when
+another shows up instead. The remedy of the first is mild, as most faults are accidents (a bad
+batch, one step too large) that other data do not repeat; unless the training is so young that it
+never went well, which is no accident. The fourth is drastic. The sum of the lambdas stays what it
 was at the start, since only their ratios matter to an optimizer that scales its steps.
 """
 
@@ -25,7 +27,9 @@ SHAKE = 0.05
 """Random part of the first attempt: every value times exp(U(-SHAKE, SHAKE)); it grows with each."""
 MOST_SHAKE = 0.5
 MILD = 0.3
-"""Share of a remedy (as its exponent) that the first attempt takes; the second takes all of it."""
+"""Dose (exponent of a remedy's factors) of the first attempt; that of attempt n is n - 1."""
+YOUNG = 500
+"""Steps: a fault found until then is answered with a dose of n from the first attempt on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +51,9 @@ REMEDIES: Mapping[str, Remedy] = {
     # Who is fooled all the time follows too slowly, or swings: the generators wait for it.
     "fooled": Remedy(lr_g=0.6, lr_d=0.8),
     "won": Remedy(lr_d=0.5, lambdas=1.4),
-    # No loss of a cycle minds an inverted contrast: raising lambdas does not turn it.
-    "inverted": Remedy(lambdas=1.4, kickstart=True),
+    # No loss of a cycle minds an inverted contrast, so lambdas alone do not turn it; with large
+    # steps it comes back after the kickstart.
+    "inverted": Remedy(lr_g=0.6, lambdas=1.4, kickstart=True),
     "flat": Remedy(lr_g=0.7, lambdas=1.4, kickstart=True),
     "score_fell": Remedy(lr_g=0.7, lr_d=0.7),
 }
@@ -65,10 +70,11 @@ def move(retry: Retry, random: torch.Generator, *, kickstart_steps: int) -> Move
     kickstart = kickstart_steps if remedy.kickstart else 0
     if retry.last:
         return Move(changes=retry.initial.flat(), kickstart=kickstart)
-    dose = MILD if retry.attempt == 1 else float(retry.attempt - 1)
+    dose = _dose(retry)
     reach = min(SHAKE * retry.attempt, MOST_SHAKE)
     first, changes = retry.initial.flat(), dict[str, float]()
-    for name, value in retry.base.flat().items():
+    before = retry.base if retry.attempt == 1 else retry.current
+    for name, value in before.flat().items():
         shake = math.exp(reach * (2 * float(torch.rand((), generator=random)) - 1))
         if name.startswith("lr_"):
             factor = remedy.lr_g if name == "lr_g" else remedy.lr_d
@@ -84,6 +90,12 @@ def with_sum_of(first: Mapping[str, float], changes: Mapping[str, float]) -> dic
     lambdas = [name for name in changes if name.startswith("lambdas.")]
     budget = sum(first[name] for name in lambdas) / sum(changes[name] for name in lambdas)
     return {**changes, **{name: changes[name] * budget for name in lambdas}}
+
+
+def _dose(retry: Retry) -> float:
+    if retry.found <= YOUNG:
+        return float(retry.attempt)
+    return MILD if retry.attempt == 1 else float(retry.attempt - 1)
 
 
 CROWDED = 0.9

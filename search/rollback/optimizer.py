@@ -162,6 +162,7 @@ class RollbackOptimizer(Callback):
             fault=fault,
             attempt=self.attempt,
             last=left == 1,
+            found=self._failed_at,
             step=snapshot.step,
             base=snapshot.hparams,
             current=trainer.hparams,

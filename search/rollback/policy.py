@@ -52,6 +52,8 @@ class Retry:
     """Failures in a row, this one included: from 1."""
     last: bool
     """Whether this is the last try."""
+    found: int
+    """The furthest step where a fault of this row was found."""
     step: int
     """Where the retry begins."""
     base: HParams

@@ -32,8 +32,13 @@ LATE_NAN = HEALTHY.copy()
 LATE_NAN[-30] = np.nan
 
 
-def of(**losses: np.ndarray) -> Evidence:
-    return Evidence(losses=losses)
+FALLEN = ((300, -2.0), (200, -2.5), (100, -3.0))
+"""(steps ago, score)"""
+RISEN = ((300, -3.0), (200, -2.5), (100, -2.0))
+
+
+def of(scores: tuple[tuple[int, float], ...] = (), **losses: np.ndarray) -> Evidence:
+    return Evidence(losses=losses, scores=scores)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +107,9 @@ def test_exploding_names_the_worst_loss_and_its_network() -> None:
     ],
 )
 def test_rising(values: np.ndarray, found: bool) -> None:
-    assert bool(rising(of(C_A_l1=values, I_B_l1=values))) == found
-    assert not rising(of(G_A_bce=values))
+    assert bool(rising(of(FALLEN, C_A_l1=values, I_B_l1=values))) == found
+    assert not rising(of(FALLEN, G_A_bce=values))
+    assert not rising(of(RISEN, C_A_l1=values, I_B_l1=values))
 
 
 def drifted(factor: float) -> np.ndarray:
@@ -114,25 +120,55 @@ def drifted(factor: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("factor", "found"), [(1.0, False), (1.2, False), (1.6, True)])
 def test_drifting(factor: float, found: bool) -> None:
-    fault = drifting(of(C_A_l1=drifted(factor), C_B_l1=drifted(factor)))
+    losses = {name: drifted(factor) for name in ("C_A_l1", "C_B_l1")}
+    fault = drifting(of(FALLEN, **losses))
     assert bool(fault) == found
+    assert not drifting(of(RISEN, **losses))
+    assert not drifting(of(**losses))  # nobody knows
     if fault:
         assert 200 < fault.age < 600  # since the limit was passed, not since the best
         assert fault.networks == ("C_A", "C_B")
 
 
+def test_a_long_way_is_a_fault_whatever_the_score_says() -> None:
+    losses = {name: drifted(2.2) for name in ("C_A_l1", "C_B_l1")}
+    assert drifting(of(RISEN, **losses))
+    assert drifting(of(**losses))
+    steep = np.r_[HEALTHY, np.linspace(1, 2.5, 200)]
+    assert rising(of(RISEN, C_A_l1=steep))
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((), False),
+        (((100, -9.0),), False),
+        (FALLEN, True),
+        (RISEN, False),
+        (((300, -2.0), (200, -2.0), (100, -2.4)), False),  # noise
+        (((300, -2.0), (200, -9.0), (100, -2.1)), False),  # over already
+        (((300, -2.0), (200, -2.0), (100, -100.0)), True),  # a gate failed
+        (((300, -100.0), (100, -5.0)), False),
+        (((900, -2.0), (500, -9.0)), False),  # long ago
+    ],
+)
+def test_the_score_worsens(scores: tuple[tuple[int, float], ...], expected: bool) -> None:
+    assert of(scores).worsens(100) == expected
+
+
 def test_one_cycle_loss_alone_may_double() -> None:
     """Nobody can restore noise: as the generators learn to remove it that cycle must rise."""
     still = drifted(1.0)
-    assert not drifting(of(C_A_l1=drifted(1.9), C_B_l1=still, I_A_l1=still, I_B_l1=still))
+    losses = {"C_A_l1": drifted(1.9), "C_B_l1": still, "I_A_l1": still, "I_B_l1": still}
+    assert not drifting(of(FALLEN, **losses))
 
 
 def test_steps_with_kickstart_are_no_measure_for_those_without() -> None:
     values = np.r_[0.3 * HEALTHY[:150], HEALTHY[:300]]
     kickstarted = np.arange(450) < 150
-    plain = Evidence(losses={"C_A_l1": values, "C_B_l1": values})
+    plain = of(FALLEN, C_A_l1=values, C_B_l1=values)
     assert drifting(plain)
-    masked = Evidence(losses=plain.losses, kickstarted=kickstarted)
+    masked = Evidence(losses=plain.losses, scores=FALLEN, kickstarted=kickstarted)
     assert judge(masked) is None
 
 
@@ -226,7 +262,6 @@ def test_a_fallen_score(scores: tuple[float, ...], found: bool) -> None:
     fault = score_fell(evidence)
     assert bool(fault) == found
     assert bool(judge(evidence)) == found
-    assert judge(evidence, score=False) is None
     if fault:
         assert fault.age == 200  # no snapshot since the first validation that was so low
 

@@ -20,15 +20,18 @@ def retry(
     *,
     attempt: int = 1,
     base: HParams = FIRST,
+    current: HParams | None = None,
     last: bool = False,
+    found: int = 2000,
 ) -> Retry:
     return Retry(
         fault=Fault(kind=kind, reason="x", severity=2.0, networks=networks),
         attempt=attempt,
         last=last,
-        step=100,
+        found=found,
+        step=found - 200,
         base=base,
-        current=base,
+        current=current or base,
         initial=FIRST,
     )
 
@@ -70,7 +73,7 @@ def test_the_sum_of_the_lambdas_stays_and_switched_off_terms_stay_off(
         ("drifting", ("C_B",), ("lr_g", "lr_d"), ("lambdas.C_B",)),
         ("fooled", ("D_A",), ("lr_g", "lr_d"), ()),
         ("won", ("G_A",), ("lr_d",), ("lambdas.G_A",)),
-        ("inverted", ("C_A",), (), ("lambdas.C_A",)),
+        ("inverted", ("C_A",), ("lr_g",), ("lambdas.C_A",)),
         ("flat", ("G_B",), ("lr_g",), ("lambdas.G_B",)),
     ],
 )
@@ -106,6 +109,24 @@ def test_every_attempt_moves_further_and_more_at_random() -> None:
         return max(draws) / min(draws)
 
     assert spread(1) < spread(2) < spread(4)
+
+
+def test_a_young_training_gets_more_as_it_never_went_well() -> None:
+    late, young = (mean_of(retry(found=found), "lr_g") for found in (600, 500))
+    assert 0.8 * FIRST.lr_g < late
+    assert 0.5 * FIRST.lr_g < young < 0.7 * FIRST.lr_g
+
+
+def test_what_was_tried_is_not_forgotten_when_another_fault_shows_up() -> None:
+    lowered = FIRST.changed({"lr_g": FIRST.lr_g / 4, "lr_d": FIRST.lr_d / 4})
+    asked = retry("won", ("G_A",), attempt=2, current=lowered)  # minds lr_d only
+    assert mean_of(asked, "lr_g") == pytest.approx(lowered.lr_g, rel=0.02)
+    assert mean_of(asked, "lr_d") < 0.6 * lowered.lr_d
+
+
+def test_the_first_attempt_begins_with_the_values_of_its_snapshot() -> None:
+    raised = FIRST.changed({"lr_g": FIRST.lr_g * 10})  # after the snapshot, maybe by mistake
+    assert mean_of(retry(base=FIRST, current=raised), "lr_g") < FIRST.lr_g
 
 
 def test_the_same_seed_gives_the_same_move() -> None:

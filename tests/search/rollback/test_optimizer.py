@@ -177,7 +177,7 @@ def test_a_retry_moves_from_what_was_in_force_at_its_snapshot(config: Config) ->
     trainer = Trainer(config, [Raise(), optimizer])
     trainer.fit()
     assert trainer.rollbacks[0].before.lr_g == 1.0
-    assert trainer.hparams.lr_g == pytest.approx(config.lr_g, rel=0.3)
+    assert trainer.hparams.lr_g == pytest.approx(config.lr_g, rel=0.5)
 
 
 def test_it_stops_at_the_best_known_state(config: Config) -> None:

@@ -263,7 +263,14 @@ def test_judge_names_what_gives_most_points(
 
 def retry(fault: Fault, values: HParams, first: HParams, attempt: int = 1) -> Retry:
     return Retry(
-        fault=fault, attempt=attempt, last=False, step=0, base=values, current=values, initial=first
+        fault=fault,
+        attempt=attempt,
+        last=False,
+        found=300,
+        step=0,
+        base=values,
+        current=values,
+        initial=first,
     )
 
 
