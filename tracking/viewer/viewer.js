@@ -300,7 +300,7 @@ async function main() {
 main().catch((error) => {
   const old = typeof DecompressionStream === "undefined";
   byId("failure").textContent = old
-    ? "This browser is too old for the viewer; it needs Chrome 80, Firefox 113 or Safari 16.4."
+    ? "This browser is too old for the viewer; it needs Chrome 105, Firefox 121 or Safari 16.4."
     : `The volumes can't be shown: ${error.message}`;
   byId("failure").hidden = false;
   throw error;
