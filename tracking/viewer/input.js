@@ -105,8 +105,10 @@ function listenToKeys(app) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
     const { target } = event;
-    const typing = target.matches("input, select, summary") && target.type !== "checkbox";
-    if (typing && event.key !== "?") return;
+    if (target.matches("input[type=number]") && event.key !== "?") return;
+    // Sliders and lists keep the keys that move them.
+    const moves = /^(Arrow|Page|Home|End)/.test(event.key);
+    if (target.matches("input[type=range], select") && moves) return;
     const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
     const action = digit ? () => chooseByKey(app, Number(digit[1]), event.shiftKey)
       : keys[event.key] || moveByKey(app, event);

@@ -34,7 +34,8 @@ class ImagePanel {
       return button;
     });
     if (this.pairs.length > 1) byId("pairs").append(...this.pairs);
-    byId("curtain").addEventListener("change", (event) => app.set({ curtain: event.target.checked }));
+    byId("curtain").addEventListener(
+      "change", (event) => app.set({ curtain: event.target.checked }));
     byId("split").addEventListener(
       "input", (event) => app.set({ split: Number(event.target.value), curtain: true }));
     byId("swap").addEventListener("click", () => app.swap());

@@ -92,7 +92,8 @@ class Viewer {
 
   group(volume) {
     if (this.share === "all") return "all";
-    return this.share === "domain" && volume.domain ? `domain ${volume.domain}` : `image ${volume.name}`;
+    if (this.share === "domain" && volume.domain) return `domain ${volume.domain}`;
+    return `image ${volume.name}`;
   }
 
   window(volume) {
@@ -169,9 +170,11 @@ class Viewer {
     if (!overlaid) return null;
     const table = overlayColours(this.overlay === "difference", this.opacity);
     const range = this.overlayRange();
-    return this.overlay === "difference"
-      ? { grid: overlaid.grid, canvas: overlaid.slice(plane, position, table, range) }
-      : { grid: overlaid, canvas: volumeSlice(overlaid, plane, position, mapColours(overlaid, table, range)) };
+    if (this.overlay === "difference") {
+      return { grid: overlaid.grid, canvas: overlaid.slice(plane, position, table, range) };
+    }
+    const colours = mapColours(overlaid, table, range);
+    return { grid: overlaid, canvas: volumeSlice(overlaid, plane, position, colours) };
   }
 
   // --- crosshair and zoom ---
@@ -297,7 +300,7 @@ async function main() {
 main().catch((error) => {
   const old = typeof DecompressionStream === "undefined";
   byId("failure").textContent = old
-    ? "This browser is too old for the viewer; it needs Chrome 80, Firefox 113 or Safari 16.4."
+    ? "This browser is too old for the viewer; it needs Chrome 105, Firefox 121 or Safari 16.4."
     : `The volumes can't be shown: ${error.message}`;
   byId("failure").hidden = false;
   throw error;

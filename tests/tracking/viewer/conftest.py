@@ -31,6 +31,7 @@ function show(html) {
 PICTURE = "(name) => document.querySelector(`#view-${name} canvas`).toDataURL()"
 ROWS = """() => Array.from(document.querySelectorAll("#values tr"), (row) =>
   [row.cells[0].firstChild.data.replace("▸ ", ""), row.cells[1].textContent])"""
+PLACE = "() => byId('position').textContent + byId('zoom').textContent"
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 URL = "http://mlflow.test/"
 
@@ -95,8 +96,10 @@ class Shown:
 
     def wheel(self, view: str, delta: int) -> None:
         self.canvas(view).hover()
+        before = self.frame.evaluate(PLACE)
         self.page.mouse.wheel(0, delta)
-        self.page.wait_for_timeout(100)  # wheel events come some time after the call
+        # Wheel events come some time after the call.
+        self.frame.wait_for_function(f"(before) => ({PLACE})() !== before", arg=before)
         self.settle()
 
     def press(self, *keys: str) -> None:

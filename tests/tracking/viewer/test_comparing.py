@@ -100,6 +100,9 @@ def test_a_map_is_laid_over_images(show) -> None:
     page.settle()
     pixels = page.pixels("XY").astype(int)
     assert (pixels[coloured][:, 0] == pixels[coloured][:, 2]).all()
+    for expected in ("", "0"):  # no overlay, and the map again
+        page.press("o")
+        assert page.frame.locator("#overlay").input_value() == expected
 
 
 @pytest.mark.parametrize("scale", [1.5, 4])
