@@ -2,10 +2,11 @@
 
     python benchmarks/rollback_detectors.py results/
 
-Reads the newest checkpoint of every training below the folders and judges its metric history at
-every 100th step from step 300 on, as both policies would have done, without acting. Images are not
-recorded: the tests of contrast are left out on both sides. A training "ended badly" if its last
-score is over `FALL` below its best: that is the truth here, which neither policy sees.
+Reads the newest checkpoint of every training below the folders, and its scores from MLflow, and
+judges its history at every 100th step from step 300 on, as both policies would have done, without
+acting. Images are not recorded: the tests of contrast are left out on both sides. A training "ended
+badly" if its last score is over `FALL` below its best: that is the truth here, which neither policy
+sees.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import numpy as np
 
 from cyclegan import state as states
 from cyclegan.history import MetricHistory
+from search.launch import recorded_run
 from search.rollback.detectors import Evidence, judge
 from search.rollback.original import SIX, drift_points, loss_points
+from tracking import Store
 
 FALL = 3.0
 FIRST, EVERY = 300, 100
@@ -36,6 +39,8 @@ class Recorded:
     name: str
     columns: Columns
     """Metric -> (steps,), along the path that was accepted."""
+    scores: Mapping[int, float]
+    """By step."""
     bad: bool
     """Whether it ended badly."""
 
@@ -45,7 +50,7 @@ class Recorded:
         return min(len(values) for values in self.columns.values())
 
 
-def recorded(folders: Sequence[Path]) -> Iterator[Recorded]:
+def recorded(folders: Sequence[Path], store: Store) -> Iterator[Recorded]:
     """All trainings below `folders` that are long enough to be judged."""
     for path in sorted(p for folder in folders for p in folder.rglob("save/checkpoint.pt")):
         state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
@@ -54,21 +59,25 @@ def recorded(folders: Sequence[Path]) -> Iterator[Recorded]:
         columns = {name: history.column(name) for name in history.names}
         if columns and len(next(iter(columns.values()))) >= FIRST:
             name = "/".join(path.parts[-4:-2])
-            yield Recorded(name=name, columns=columns, bad=_ended_badly(state))
+            scores = store.run(recorded_run(path.parents[1])).history("score")
+            yield Recorded(name=name, columns=columns, scores=scores, bad=_ended_badly(state))
 
 
-def guard(columns: Columns) -> str:
+def guard(columns: Columns, scores: Mapping[int, float]) -> str:
     """The kind of fault that the guard finds at the end of these columns, or nothing."""
+    now = len(next(iter(columns.values())))
     evidence = Evidence(
         losses=_below(columns, "loss/"),
         gradient=columns.get("grad_norm_G", np.zeros(0)),
         truth=_below(columns, "truth/"),
+        # A step is judged before its own validation.
+        scores=[(now - step, score) for step, score in sorted(scores.items()) if step < now],
     )
     fault = judge(evidence)
     return fault.kind if fault else ""
 
 
-def original(columns: Columns) -> str:
+def original(columns: Columns, scores: Mapping[int, float]) -> str:
     """The largest part of over 1 point that the original's tests of losses give, or nothing."""
     losses: dict[str, np.ndarray] = {}
     for name, values in _below(columns, "loss/").items():
@@ -86,7 +95,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path)
-    trainings = list(recorded(parser.parse_args().folders))
+    parser.add_argument("--tracking-uri", help="the store that has their runs")
+    options = parser.parse_args()
+    trainings = list(recorded(options.folders, Store.open(options.tracking_uri)))
     bad = [training for training in trainings if training.bad]
     print(f"{len(trainings)} trainings, {len(bad)} ended badly: {', '.join(t.name for t in bad)}\n")
     print("| policy | checks of healthy ones | false alarms | healthy with one | bad found |")
@@ -122,7 +133,8 @@ def _checks(training: Recorded) -> range:
 def _alarms(training: Recorded, policy: Any) -> list[tuple[int, str]]:
     found = []
     for step in _checks(training):
-        kind = policy({name: values[:step] for name, values in training.columns.items()})
+        columns = {name: values[:step] for name, values in training.columns.items()}
+        kind = policy(columns, training.scores)
         if kind:
             found.append((step, kind))
     return found
