@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cyclegan.errors import CycleGANError
 from cyclegan.model import IMAGES
 from tracking import Run, Store
+from tracking.cycles import CycleVolume
 from tracking.delivery import close_dead_runs, deliver_waiting
 from tracking.entries import (
     Attachment,
@@ -57,6 +58,9 @@ def entries(tmp_path: Path) -> list[Entry]:
             )
         ),
         Picture(picture, "cycle", 4),
+        CycleVolume(
+            images(), {"iteration": 4, "step": 4, "score": -1.0, "run": "r"}, (2.0, 1.0, 1.0)
+        ),
         Text("a: 1\n", "config.yaml"),
         Attachment(attached, "volumes"),
         Attachment(attached, "volumes", "other.h5"),
