@@ -9,8 +9,8 @@ from html import escape
 
 from cyclegan.errors import CycleGANError
 from cyclegan.page import document
-from search.compare import panels
-from search.compare.panels import History
+from search.compare import drawings, panels
+from search.compare.drawings import History
 from search.compare.result import Comparison
 from search.pages import plot
 from search.pages.style import BASE
@@ -40,12 +40,12 @@ def comparison_page(found: Comparison, histories: Histories) -> str:
         "Parameters that differ": panels.parameters,
         "Data": panels.data,
         "Metrics": panels.metrics,
-        "Score": panels.score,
-        "Losses": lambda given: panels.losses(given, histories),
-        "Slices side by side": panels.slices,
-        "Differences": panels.differences,
-        "Power spectra": panels.spectra,
-        "Where the runs agree": panels.agreement,
+        "Score": drawings.score,
+        "Losses": lambda given: drawings.losses(given, histories),
+        "Slices side by side": drawings.slices,
+        "Differences": drawings.differences,
+        "Power spectra": drawings.spectra,
+        "Where the runs agree": drawings.agreement,
         "Missing": panels.missing,
     }
     parts = [_head(found)]
