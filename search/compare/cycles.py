@@ -77,7 +77,7 @@ def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Co
             f"images are measured within {names_of_runs(grouped[0])} only"
         )
     numbers = grouped[0] if grouped else []
-    shown = _shown(runs, volumes, keys, at) if pictures else {}
+    shown = _shown(runs, volumes, at) if pictures else {}
     if not numbers:
         return Compared(what="fake_B", shown=shown, remarks=tuple(remarks))
     return _measured(volumes, numbers, shown, remarks, runs if pictures else ())
@@ -94,7 +94,9 @@ def _volumes(run: ComparedRun, at: At) -> _Volumes | None:
     tensors = {name: torch.from_numpy(image) for name, image in cycle.images.items()}
     return _Volumes(
         iteration=iteration,
-        **{name: cycle.images[name][:, 0].copy() for name in ("real_A", "fake_B", "real_B")},
+        real_A=cycle.images["real_A"][:, 0].copy(),
+        fake_B=cycle.images["fake_B"][:, 0].copy(),
+        real_B=cycle.images["real_B"][:, 0].copy(),
         voxel_size_A=cycle.voxel_size_A,
         picture=six_images(tensors),
     )
@@ -181,7 +183,6 @@ def _layers(
 def _shown(
     runs: Sequence[ComparedRun],
     volumes: Mapping[int, _Volumes],
-    keys: Mapping[int, tuple[int, tuple[int, ...]]],
     at: At,
 ) -> dict[int, Shown]:
     """Slices of the volumes; of a run without any those of its pictures in MLflow."""

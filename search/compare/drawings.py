@@ -14,6 +14,8 @@ from search.pages.plot import Axes, Series, plot
 from search.study.figures.style import score_range
 
 History = Mapping[int, float]
+_NAMED = 10
+"""Pairs up to which every curve bears their numbers."""
 _WIDE, _SMALL = (980.0, 320.0), (480.0, 280.0)
 
 
@@ -142,7 +144,7 @@ def agreement(found: Comparison) -> str:
             name=f"{a} and {b}: agree down to {agreement_text(pair, images.voxel_um)}",
             points=_points((pair.curve.frequencies, pair.curve.correlation)),
             runs=(b, a) if a == images.runs[0] else (a, b),
-            label=f"{a}–{b}",
+            label=f"{a}–{b}" if len(images.pairs) <= _NAMED else "",
             dashed=a != images.runs[0],
         )
         for (a, b), pair in images.pairs.items()

@@ -67,8 +67,8 @@ def _parameters(found: Comparison) -> str:
 
 
 def _metrics(found: Comparison) -> str:
-    last = [row for row in found.last if row.name == "score" or not row.name.startswith("score")]
-    shown = [row for row in last if row.name.startswith(("score", "psnr/", "ssim/", "resolution"))]
+    begins = ("psnr/", "ssim/", "resolution_voxels/")
+    shown = [row for row in found.last if row.name == "score" or row.name.startswith(begins)]
     rows = [*_cells(found.judged), *_cells(shown, " at the end")]
     if not rows:
         return "no metrics to compare"
@@ -137,12 +137,8 @@ def agreement_text(pair: PairAgreement, voxel_um: float | None) -> str:
     if math.isinf(pair.voxels):
         return "nowhere"
     length = "" if voxel_um is None else f" ({pair.voxels * voxel_um:.3g} um)"
-    limit = ", the finest there is" if pair.curve and not _crossed(pair) else ""
+    limit = ", the finest there is" if pair.voxels == 2 else ""
     return f"{pair.voxels:.3g} voxels{length}{limit}"
-
-
-def _crossed(pair: PairAgreement) -> bool:
-    return pair.voxels is not None and pair.voxels > 2.0
 
 
 def _wrapped(line: str, width: int | None) -> str:
