@@ -170,9 +170,11 @@ def test_what_is_too_large_for_the_page_is_cropped(
     make_run: Any, page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run("one", 1)
-    monkeypatch.setattr(pages, "_VIEWER", 110_000)
-    text, _ = page("one", "one")
-    assert "only the centre of 16×16×16 voxels" in text
+    text, found = page("one", "one")
+    assert "only the centre" not in text
+    (inner,) = [str(a["srcdoc"]) for tag, a in found.tags if tag == "iframe"]
+    monkeypatch.setattr(pages, "_VIEWER", len(inner.encode()) - 6000)
+    assert "only the centre of 16×16×16 voxels" in page("one", "one")[0]
 
 
 def test_ticks_are_round_and_inside() -> None:
