@@ -17,6 +17,7 @@ from cyclegan.pictures import Picture, cut_six, six_images
 from search.compare.measured import (
     Compared,
     Pair,
+    PairAgreement,
     Shown,
     agreements,
     cubic,
@@ -118,7 +119,7 @@ def _measured(
 ) -> Compared:
     first = volumes[numbers[0]]
     blocks = {number: volumes[number].fake_B for number in numbers}
-    pairs = {}
+    pairs: dict[Pair, PairAgreement] = {}
     if len(numbers) > 1:
         try:
             pairs = agreements(numbers, blocks, differences(list(blocks.values())))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from cyclegan.agreement import HALF
 from search.compare.panels import chip, table
@@ -196,7 +197,7 @@ def _series(found: Comparison, curves: Mapping[int, History]) -> list[Series]:
     ]
 
 
-def _points(curve: tuple[Sequence[float], Sequence[float]]) -> list[tuple[float, float]]:
+def _points(curve: tuple[Any, Any]) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in zip(*curve, strict=True)]
 
 

@@ -24,6 +24,7 @@ from cyclegan.report.reading import SAMPLED_BLOCKS, SCANNED, spread_blocks
 from search.compare.measured import (
     Compared,
     Pair,
+    PairAgreement,
     Shown,
     agreements,
     cubic,
@@ -147,7 +148,7 @@ def _measured(
     blocks: dict[int, Blocks] = {
         n: np.stack([images[n].block(*place) for place in places]) for n in numbers
     }
-    pairs = {}
+    pairs: dict[Pair, PairAgreement] = {}
     if len(numbers) > 1:
         try:
             found, share = _differences([images[n] for n in numbers])

@@ -13,6 +13,8 @@ COLOURS = 8
 """Runs that are told apart by colour."""
 _POINTS = 300
 _FEW_DECADES = 2.0
+_LETTER = 7.0
+"""Pixels that a letter of a label takes."""
 _APART = 11.0
 """Pixels between two numbers at the ends of curves."""
 
@@ -89,7 +91,8 @@ def plot(series: Sequence[Series], axes: Axes) -> str:
     every = [point for _, points in drawn for point in points]
     low, high = axes.limits or _limits([y for _, y in every])
     first, last = min(x for x, _ in every), axes.x_end or max(x for x, _ in every)
-    x = Span(min(0.0, first), last or 1.0, 66.0, width - 26.0)
+    room = 12.0 + _LETTER * max(len(one.label) for one, _ in drawn)
+    x = Span(min(0.0, first), last or 1.0, 66.0, width - room)
     y = Span(low, high, height - 44.0, 12.0)
     parts = [
         upright(y, x, decades(low, high) if axes.log_y else ticks(low, high), axes.y),
