@@ -163,7 +163,8 @@ def agreement(found: Comparison) -> str:
     return (
         f'<p class="note">{escape(images.region)}. Below 0.5 (dashed) more of what two runs show '
         "is their own than they have in common: of detail finer than that at least one of them "
-        "invents. Where they agree both may still be wrong.</p>"
+        "invents. Where they agree both may still be wrong, and noise that both pass on from the "
+        "same input counts as agreement.</p>"
         f'<div class="wide">{plot(series, axes)}</div>{_matrix(found)}'
     )
 

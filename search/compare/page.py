@@ -24,7 +24,7 @@ _STYLE = """
   margin: .5em 0; }
 .many.plots { grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); }
 iframe { width: 100%; height: 780px; border: 1px solid var(--line); }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 """
 _log = logging.getLogger(__name__)
 Histories = Mapping[str, Mapping[int, History]]

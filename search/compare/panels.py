@@ -8,7 +8,7 @@ from html import escape
 from search.compare.metrics import MetricRow
 from search.compare.parameters import short_hash
 from search.compare.result import Comparison
-from search.compare.text import number_text
+from search.compare.text import number_text, value_text
 from search.runs import words
 from search.study.tables import short_time
 from tracking.stored import kind_of
@@ -23,7 +23,7 @@ def runs(found: Comparison) -> str:
         [
             chip(run.number),
             escape(run.info.name),
-            f"<code>{escape(run.info.id)}</code>",
+            f'<code title="{escape(run.info.id)}">{escape(run.info.id[:8])}</code>',
             escape(kind_of(run.info)),
             escape(run.outcome),
             "–" if run.score is None else f"{run.score:.2f}",
@@ -89,7 +89,9 @@ def _values(found: Comparison, values: Mapping[str, Sequence[str | None]], what:
 def _value(value: str | None) -> str:
     if value is None:
         return "–"
-    return f'<span title="{escape(value)}">{escape(words.shortened(value, _LONG))}</span>'
+    return (
+        f'<span title="{escape(value)}">{escape(words.shortened(value_text(value), _LONG))}</span>'
+    )
 
 
 def _metric_table(found: Comparison, rows: Sequence[MetricRow]) -> str:

@@ -17,6 +17,8 @@ from tracking.stored import kind_of
 
 _VALUE = 28
 _REASON = 160
+_SHORT = 9
+"""Characters of a number that is shown as it is."""
 
 
 def comparison_text(found: Comparison, width: int | None = None) -> str:
@@ -56,7 +58,7 @@ def _parameters(found: Comparison) -> str:
         if group.values:
             header = (what, *(str(run.number) for run in found.runs))
             rows = [
-                (name, *(words.shortened(value or "–", _VALUE) for value in values))
+                (name, *(words.shortened(value_text(value or "–"), _VALUE) for value in values))
                 for name, values in group.values.items()
             ]
             parts.append(table(header, rows, words=(what,)))
@@ -94,6 +96,14 @@ def number_text(value: float | None) -> str:
     return f"{value:,.0f}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def value_text(value: str) -> str:
+    """A parameter's value, a long fraction with six digits."""
+    try:
+        return value if len(value) <= _SHORT else f"{float(value):.6g}"
+    except ValueError:
+        return value
+
+
 def _data(data: DataCheck) -> str:
     told = {True: "the same", False: "different", None: "not known whether the same"}
     said = (f"{name} {told[data.equal(name)]}" for name in data.hashes)
@@ -115,14 +125,17 @@ def images_text(images: Compared, width: int | None = None) -> str:
             )
             for (a, b), pair in images.pairs.items()
         ]
-        iterations = sorted({images.iterations[n] for n in images.runs if n in images.iterations})
-        of = f" of iteration {', '.join(f'{i:,}' for i in iterations)}" if iterations else ""
+        known = [n for n in images.runs if n in images.iterations]
+        at = ", ".join(f"{n} at {images.iterations[n]:,}" for n in known)
+            f"{n} at {images.iterations[n]:,}" for n in images.runs if n in images.iterations
+        )
+        of = f" of runs {at} iterations" if at else ""
         lines += [
             _wrapped(f"{images.what}{of}, {images.region}", width),
             table(header, rows, words=("runs",)),
             _wrapped(
                 "Where shell correlation falls below 0.5 two runs stop agreeing: of finer detail "
-                "at least one of them invents more than it shows.",
+                "at least one invents. Noise that both pass on from one input counts as agreement.",
                 width,
             ),
         ]

@@ -128,7 +128,7 @@ def decades(low: float, high: float) -> list[Tick]:
     """Powers of ten between two logarithms; halves and fifths of them where there are few."""
     factors = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
     found = [
-        (math.log10(factor) + power, f"{factor * 10.0**power:.3g}")
+        (math.log10(factor) + power, f"{factor * 10.0**power:.6g}")
         for power in range(math.floor(low), math.ceil(high) + 1)
         for factor in factors
     ]
