@@ -127,9 +127,7 @@ def images_text(images: Compared, width: int | None = None) -> str:
         ]
         known = [n for n in images.runs if n in images.iterations]
         at = ", ".join(f"{n} at {images.iterations[n]:,}" for n in known)
-            f"{n} at {images.iterations[n]:,}" for n in images.runs if n in images.iterations
-        )
-        of = f" of runs {at} iterations" if at else ""
+        of = f" of runs {at}" if at else ""
         lines += [
             _wrapped(f"{images.what}{of}, {images.region}", width),
             table(header, rows, words=("runs",)),
