@@ -220,7 +220,10 @@ def _middle(image: FirstImage) -> NDArray[np.float32]:
     """The middle of the central xy slice."""
     z, y, x = image.shape
     height, width = min(y, _PIXELS), min(x, _PIXELS)
-    return image.block((z // 2, (y - height) // 2, (x - width) // 2), (1, height, width))[0]
+    plane: NDArray[np.float32] = image.block(
+        (z // 2, (y - height) // 2, (x - width) // 2), (1, height, width)
+    )[0]
+    return plane
 
 
 def _pictures(

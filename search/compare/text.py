@@ -126,8 +126,8 @@ def images_text(images: Compared, width: int | None = None) -> str:
             for (a, b), pair in images.pairs.items()
         ]
         known = [n for n in images.runs if n in images.iterations]
-        at = ", ".join(f"{n} at {images.iterations[n]:,}" for n in known)
-        of = f" of runs {at}" if at else ""
+        at = "; ".join(f"run {n} at iteration {images.iterations[n]:,}" for n in known)
+        of = f" ({at})" if at else ""
         lines += [
             _wrapped(f"{images.what}{of}, {images.region}", width),
             table(header, rows, words=("runs",)),
