@@ -23,6 +23,7 @@ _STYLE = """
 .warning { border-left: 4px solid var(--warm); background: var(--card); padding: .5em .9em;
   margin: .5em 0; }
 .many.plots { grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); }
+.slices figure { max-width: 300px; }
 iframe { width: 100%; height: 780px; border: 1px solid var(--line); }
 td { overflow-wrap: break-word; }
 """

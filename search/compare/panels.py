@@ -67,10 +67,14 @@ def metrics(found: Comparison) -> str:
     """The score where it was judged, then the last value of all metrics."""
     if not found.judged and not found.last:
         return ""
-    note = '<p class="note">Bold: the best. Parts are those of the validation that counted.</p>'
-    judged = _metric_table(found, found.judged) if found.judged else ""
     last = _metric_table(found, found.last)
-    return f"{note}{judged}<details><summary>Every metric at the end</summary>{last}</details>"
+    if not found.judged:
+        return f'<p class="note">Bold: the best.</p>{last}'
+    return (
+        '<p class="note">Bold: the best. Parts are those of the validation that counted.</p>'
+        f"{_metric_table(found, found.judged)}"
+        f"<details><summary>Every metric at the end</summary>{last}</details>"
+    )
 
 
 def missing(found: Comparison) -> str:
