@@ -329,6 +329,40 @@ def export(
     run_export(session, model, output, direction=direction, overwrite=overwrite)  # type: ignore[arg-type]
 
 
+@command(app, "compare", example="cyclegan compare demo:3 demo:7 --html compared.html")
+def compare(
+    session: Session,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Two to eight: names, ids (six characters do) or STUDY:TRIAL.",
+            show_default=False,
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page with curves, slices, spectra and volumes side by side.",
+        ),
+    ] = None,
+    at: Annotated[
+        str, typer.Option(help="Which kept images of a training: best (score) or last.")
+    ] = "best",
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare runs: parameters that differ, metrics, and how far their images agree.
+
+    Trainings are compared by what they made of the same validation patches, enhancements by their
+    volumes.
+    """
+    from search.compare.command import Request, run_comparison
+
+    request = Request(runs=tuple(runs), html=html, at=at, overwrite=overwrite)  # type: ignore[arg-type]
+    run_comparison(session, request)
+
+
 @command(app, "ui", example="cyclegan ui --port 5001")
 def ui(
     session: Session,

@@ -20,7 +20,7 @@ from search.commandline import run
 
 COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["export"], ["ui"]),
-    ["doctor"],
+    *(["compare"], ["doctor"]),
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
     *(["study", name] for name in ("export", "importance", "figures", "report", "unprune")),
     *(["runs", name] for name in ("list", "show", "gc")),
@@ -118,6 +118,10 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["runs", "list", "--sort", "name"], 2, ["--sort name", "score, size, start"]),
         (["runs", "list", "--experiment", "none"], 1, ["'none'", "no experiment"]),
         (["runs", "show", "none"], 1, ["'none'", "it has no runs"]),
+        (["compare", "one"], 2, ["2 to 8 runs, not 1"]),
+        (["compare", "one", "two"], 1, ["'one'", "it has no runs"]),
+        (["compare", "one", "two", "--html", "c.pdf"], 2, ["c.pdf", "must end in .html"]),
+        (["compare", "one", "two", "--at", "first"], 2, ["--at first", "best, last"]),
         (["runs", "gc", "none", "--yes"], 1, ["'none'", "it has no runs"]),
         (["runs", "gc", "--keep-best", "0"], 2, ["--keep-best", "0"]),
     ],

@@ -4,7 +4,6 @@
 facts     what the page tells, as plain values; evidence: what of it lies in MLflow
 page      the document: style, panels, script
 head trials curves values importance slices cost      the panels, HTML from facts
-svg       marks, axes and frames in the page's own colours
 note      the best trials as a table with links for the run's description
 keeper    keeps both up to date while the study runs; written: the page as a file
 ```

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from search.pages.svg import Span, across, drawing, element, round_ticks, text, title
 from search.study.records import TrialRecord
 from search.study.report.facts import Facts
-from search.study.report.svg import Span, across, drawing, element, round_ticks, text, title
 from search.study.tables import short_time
 
 _WIDTH = 980

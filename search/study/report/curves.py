@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.study.figures.rungs import rung_iterations
-from search.study.figures.style import ScoreAxis
-from search.study.records import TrialRecord
-from search.study.report.facts import Facts
-from search.study.report.svg import (
+from search.pages.svg import (
     Span,
     across,
     drawing,
@@ -21,6 +17,10 @@ from search.study.report.svg import (
     title,
     upright,
 )
+from search.study.figures.rungs import rung_iterations
+from search.study.figures.style import ScoreAxis
+from search.study.records import TrialRecord
+from search.study.report.facts import Facts
 
 _WIDTH, _HEIGHT = 980, 400
 _NAMED = 14

@@ -6,8 +6,6 @@ What was read once is kept; it doesn't change any more.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +14,7 @@ import numpy as np
 
 from cyclegan.errors import DataError
 from cyclegan.pictures import Picture, cut_six
+from search.pages.images import address
 
 if TYPE_CHECKING:
     from tracking import Run, Store
@@ -28,7 +27,6 @@ PARTS = {
 }
 """Metrics that the score is made of, and what the page calls them."""
 _SERIES = "cycle"
-_QUALITY = 88
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +94,10 @@ def _cut(trial: int, iteration: int, picture: Picture) -> Slices:
     return Slices(
         trial=trial,
         iteration=iteration,
-        images={name: _address(images[name], lossless=True) for name in _SHOWN},
-        whole=_address(picture),
+        images={name: address(images[name], lossless=True) for name in _SHOWN},
+        whole=address(picture),
         real_A=np.ascontiguousarray(images["real_A"]).tobytes(),
     )
 
 
 _SHOWN = ("real_A", "fake_B", "real_B")
-
-
-def _address(picture: Picture, *, lossless: bool = False) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    image.save(buffer, format="WEBP", lossless=lossless, quality=60 if lossless else _QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
+from search.pages.images import figure
 from search.study.report.evidence import Slices
 from search.study.report.facts import Facts
 
@@ -14,7 +13,7 @@ def slices(facts: Facts) -> str:
         return ""
     scores = {r.number: r.score for r in facts.records}
     first = facts.slices[0]
-    figures = [_figure(first.images["real_A"], "real_A", "the fast scan they start from")]
+    figures = [figure(first.images["real_A"], "real_A", "the fast scan they start from")]
     for shown in facts.slices:
         score = scores.get(shown.trial)
         caption = f"iteration {shown.iteration:,}" + (f", score {score:.2f}" if score else "")
@@ -22,9 +21,9 @@ def slices(facts: Facts) -> str:
             caption += "; of another patch"
         best = facts.best is not None and shown.trial == facts.best.number
         name = f"fake_B, trial {shown.trial}" + (" (best)" if best else "")
-        figures.append(_figure(shown.images["fake_B"], name, caption))
+        figures.append(figure(shown.images["fake_B"], name, caption))
     real = "a slow scan, elsewhere: how it should look"
-    figures.append(_figure(first.images["real_B"], "real_B", real))
+    figures.append(figure(first.images["real_B"], "real_B", real))
     whole = "".join(_whole(shown) for shown in facts.slices)
     return (
         '<p class="note">The same held-out patch at the validation that counted: central slices '
@@ -32,14 +31,6 @@ def slices(facts: Facts) -> str:
         f'<div class="slices">{"".join(figures)}</div>'
         f"<details><summary>All six images of each</summary>"
         f'<div class="whole">{whole}</div></details>'
-    )
-
-
-def _figure(address: str, name: str, caption: str) -> str:
-    alt = f"Central slices of {name}: {caption}"
-    return (
-        f"<figure><figcaption><b>{escape(name)}</b><br>{escape(caption)}</figcaption>"
-        f'<img alt="{escape(alt)}" src="{address}"></figure>'
     )
 
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from search.study.figures.style import ScoreAxis
-from search.study.figures.values import KeyAxis, ordered_keys
-from search.study.names import short_names, short_text
-from search.study.records import TrialRecord
-from search.study.report.facts import Facts
-from search.study.report.svg import (
+from search.pages.svg import (
     Span,
     across,
     drawing,
@@ -19,6 +14,11 @@ from search.study.report.svg import (
     title,
     upright,
 )
+from search.study.figures.style import ScoreAxis
+from search.study.figures.values import KeyAxis, ordered_keys
+from search.study.names import short_names, short_text
+from search.study.records import TrialRecord
+from search.study.report.facts import Facts
 
 _WIDTH, _HEIGHT = 300, 200
 _ENDED = ("complete", "pruned")
