@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ class Model:
     """Kept: a file fetched from a server lives as long as this."""
     experiment: str | None = None
     version: ModelVersion | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of the MLflow run."""
 
     @property
     def run_id(self) -> str | None:
@@ -63,6 +66,7 @@ def find_model(session: Session, name: str) -> Model:
         run=run,
         experiment=info.experiment,
         version=version,
+        tags=info.tags,
     )
 
 
