@@ -129,14 +129,14 @@ class Tracking:
             "how": "linked",
             "artifact": None,
         }
-        if self.facts.request.log_volume == "copy" and (self.run_id or self._again()):
+        if self.facts.request.log_volume == "copy" and self._is_open():
             self._copy(path, size)
 
     def finish(self, done: Enhanced, judged: Judged) -> None:
         """Everything that is known in the end, and the status."""
         if self.kept:
             return
-        if not (self.run_id or self._again()):
+        if not self._is_open():
             log.warning("this enhancement is not in MLflow: the store was away all the time")
             return
         entries = self._finals(done, judged)
@@ -204,10 +204,12 @@ class Tracking:
             and (copied or request.log_volume == "link")
         )
 
-    def _again(self) -> bool:
-        with contextlib.suppress(CycleGANError):
-            self._open(self.session.store)
-        return self.run_id is not None
+    def _is_open(self) -> bool:
+        """Whether there is a run to write to; a store that was away is asked once more."""
+        if self.run_id is None:
+            with contextlib.suppress(CycleGANError):
+                self._open(self.session.store)
+        return self.run_id is not None and not self.kept
 
     def _write(self, *entries: Entry) -> None:
         assert self.run_id

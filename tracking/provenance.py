@@ -62,9 +62,10 @@ def data_hashes(config: Config) -> dict[str, dict[str, str]]:
     return {domain: fingerprint(path, cache=hash_cache()) for domain, path in datasets.items()}
 
 
-def hash_cache() -> Path:
-    """Where hashes of large files are remembered in this project."""
-    return project_root() / "studies" / "local" / "fingerprints.json"
+def hash_cache() -> Path | None:
+    """Where hashes of large files are remembered in this project; None outside of one."""
+    studies = project_root() / "studies"
+    return studies / "local" / "fingerprints.json" if studies.is_dir() else None
 
 
 def data_inputs(config: Config, tags: Mapping[str, str]) -> tuple[DatasetInput, ...]:

@@ -19,7 +19,8 @@ from search import cli
 from search.commandline import run
 
 COMMANDS = [
-    *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["export"], ["ui"]),
+    *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["viewer"], ["export"]),
+    ["ui"],
     ["doctor"],
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
     *(["study", name] for name in ("export", "importance", "figures", "report", "unprune")),
