@@ -23,6 +23,10 @@ def write(path: str, seed: int = 1, shape: tuple[int, ...] = SHAPE) -> str:
     return path
 
 
+ROWS = """() => Array.from(document.querySelectorAll("#values tr"), (row) =>
+  [row.cells[0].firstChild.data.replace("▸ ", ""), row.cells[1].textContent.split(" ")[0]])"""
+
+
 class Opened:
     """A page of the disk in a browser; what it complains of is collected."""
 
@@ -36,12 +40,8 @@ class Opened:
     def values(self) -> dict[str, float]:
         """At the crosshair, by layer."""
         self.page.locator("#values tr").first.wait_for(state="attached")
-        rows = self.page.locator("#values tr").all()
-        texts = [row.locator("th, td").all_inner_texts() for row in rows]
-        return {
-            re.sub(r"\W+", " ", name).split()[0]: float(value.split()[0].strip("≤≥"))
-            for name, value, *_ in texts
-        }
+        rows = self.page.evaluate(ROWS)
+        return {name: float(re.sub(r"[^-.e\d]", "", text)) for name, text in rows}
 
     def voxel(self) -> tuple[int, int, int]:
         """(z, y, x) of the crosshair."""
