@@ -82,8 +82,8 @@ class Tracking:
         self.session, self.facts = session, facts
         self.run_id: str | None = None
         """None as long as the store is away."""
-        self.kept = False
-        """The run is finished, and so is the volume: nothing is written any more."""
+        self.complete = False
+        """Run and volume were finished before this call: at most a copy is still wanted."""
         self.volume: dict[str, Any] = {}
         """Path, size, hash of the result, and whether it is `linked` or `copied`."""
         self.seconds = 0.0
@@ -117,7 +117,8 @@ class Tracking:
 
     def keep_volume(self, done: Enhanced) -> None:
         """Say where the volume is, and copy it if that was asked for."""
-        if self.kept:
+        copy = self.facts.request.log_volume == "copy"
+        if self.complete and not (copy and self.volume["how"] == "linked"):
             return
         path = self.facts.output
         size = path.stat().st_size
@@ -129,22 +130,21 @@ class Tracking:
             "how": "linked",
             "artifact": None,
         }
-        if self.facts.request.log_volume == "copy" and self._is_open():
+        if copy and self._is_open():
             self._copy(path, size)
 
     def finish(self, done: Enhanced, judged: Judged) -> None:
         """Everything that is known in the end, and the status."""
-        if self.kept:
-            return
         if not self._is_open():
             log.warning("this enhancement is not in MLflow: the store was away all the time")
-            return
-        entries = self._finals(done, judged)
-        self._write(*entries, End("FINISHED", ""))
+        elif not self.complete:
+            self._write(*self._finals(done, judged), End("FINISHED", ""))
+        elif self.volume.get("artifact"):
+            self._write(*self._place(judged))
 
     def end(self, status: Status, reason: str) -> None:
         """Close the run before its time."""
-        if self.run_id and not self.kept:
+        if self.run_id and not self.complete:
             self._write(End(status, reason))
 
     # -- the run ------------------------------------------------------------------------------
@@ -153,11 +153,11 @@ class Tracking:
         facts = self.facts
         found = self._earlier(store)
         if found and found.status == "FINISHED":
-            if self._stays(found):
-                self.run_id, self.kept = found.id, True
-                self.volume = {"how": found.tags["volume"]}
+            if not facts.request.overwrite and facts.output.exists():
+                self.run_id, self.complete = found.id, True
+                self.volume = {"how": found.tags["volume"]} | self.volume
                 return
-            found = None
+            found = None  # made anew
         if found:
             run = store.open_run(found.id)
             self.session.say(f"going on in the run {found.name} ({found.id})")
@@ -194,22 +194,12 @@ class Tracking:
             return None
         return min(found, key=lambda run: run.status == "FINISHED", default=None)
 
-    def _stays(self, found: RunInfo) -> bool:
-        """Whether a finished run and its volume are what is asked for."""
-        request, target = self.facts.request, self.facts.target
-        copied = found.tags.get("volume") == "copied"
-        return (
-            not request.overwrite
-            and target.output.exists()
-            and (copied or request.log_volume == "link")
-        )
-
     def _is_open(self) -> bool:
         """Whether there is a run to write to; a store that was away is asked once more."""
         if self.run_id is None:
             with contextlib.suppress(CycleGANError):
                 self._open(self.session.store)
-        return self.run_id is not None and not self.kept
+        return self.run_id is not None
 
     def _write(self, *entries: Entry) -> None:
         assert self.run_id
@@ -235,7 +225,6 @@ class Tracking:
 
     def _finals(self, done: Enhanced, judged: Judged) -> list[Entry]:
         facts, volume = self.facts, self.volume
-        assert self.run_id
         peak = peak_bytes(facts.device)
         target = facts.target
         files = {
@@ -247,16 +236,23 @@ class Tracking:
         content = self._about() | record.document(facts, done, judged, volume, peak)
         entries: list[Entry] = [
             Params({"tile": list(done.tile)}),
-            Tags({"output_hash": volume["hash"], "volume": volume["how"]}),
             Metrics(record.metrics(done, judged, volume["bytes"], peak), step=0),
-            Note("Volume:", volume_note(volume, judged.viewer is not None)),
-            Text(volume_text(facts, volume, self.run_id), "volume.txt"),
-            Text(json.dumps(content, indent=1, default=str), "enhanced.json"),
+            Text(json.dumps(record.plain(content), indent=1), "enhanced.json"),
+            *self._place(judged),
         ]
         entries += [Attachment(path, "", name) for name, path in files.items() if path is not None]
         if judged.picture is not None:
             entries.append(Picture(judged.picture, "comparison", 0))
         return entries
+
+    def _place(self, judged: Judged) -> list[Entry]:
+        """Where the volume is."""
+        assert self.run_id
+        return [
+            Tags({"output_hash": self.volume["hash"], "volume": self.volume["how"]}),
+            Note("Volume:", volume_note(self.volume, judged.viewer is not None)),
+            Text(volume_text(self.facts, self.volume, self.run_id), "volume.txt"),
+        ]
 
     def _about(self) -> Mapping[str, Any]:
         store = str(self.session.store.location)

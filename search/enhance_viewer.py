@@ -63,10 +63,11 @@ def run_viewer(
         raise UsageError(f"--fit {fit}: not known; {nearest(fit, FITS)}")
     path = output or viewer_beside(enhanced)
     refuse_overwrite(path, overwrite)
-    source, note = _input_of(enhanced)
+    source, name, made = _input_of(enhanced)
+    note = f"of {name} by {made}"
     try:
         if source is None:
-            session.say(f"without the input: {note} is not there, or has changed")
+            session.say(f"without the input: {name} is not there, or has changed")
         written = write_enhanced_viewer(
             enhanced, source, note=note, say=session.say, path=path, fit=fit
         )
@@ -75,12 +76,12 @@ def run_viewer(
             source.close()
     if written is None:
         raise DataError(f"{enhanced}: nothing in it can be shown")
-    data = {"viewer": str(written), "input": None if source is None else note}
+    data = {"viewer": str(written), "input": None if source is None else name}
     session.result(data, f"written    {written}, open it in a browser")
 
 
-def _input_of(enhanced: Path) -> tuple[Volume | None, str]:
-    """The region of the input that `enhanced` was made of, by its attributes, and its name.
+def _input_of(enhanced: Path) -> tuple[Volume | None, str, str]:
+    """The region of the input that `enhanced` was made of, by its attributes; its name; the model.
 
     Errors: `DataError` if that is no volume of `cyclegan enhance`.
     """
@@ -93,16 +94,17 @@ def _input_of(enhanced: Path) -> tuple[Volume | None, str]:
         mean, std = (float(attributes[f"input_{name}"]) for name in ("mean", "std"))
         on_load = bool(attributes["input_standardised_on_load"])
         wanted = str(attributes.get("source_hash", ""))
+        made = f"model {attributes.get('model_version', attributes['model'])}"
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{enhanced}: no volume that `cyclegan enhance` wrote: {error}") from error
     name = f"{path}:{dset}"
     if len(shape) != 3:  # a series: its input is no volume by itself
-        return None, name
+        return None, name, made
     for place in (Path(path), enhanced.parent / path, enhanced.parent / Path(path).name):
         if place.is_file() and wanted in ("", *file_hashes([place]).values()):
             volume = _opened(place, dset, region, Statistics(1, 0, mean, std), on_load)
-            return volume, name
-    return None, name
+            return volume, name, made
+    return None, name, made
 
 
 def _opened(

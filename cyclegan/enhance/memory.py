@@ -85,7 +85,7 @@ def resident_bytes() -> int:
 def peak_bytes(device: torch.device) -> int:
     """The most memory this process has had so far; on a GPU, of the GPU's."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
