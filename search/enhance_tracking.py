@@ -18,7 +18,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,6 +254,6 @@ class Tracking:
             Text(volume_text(self.facts, self.volume, self.run_id), "volume.txt"),
         ]
 
-    def _about(self) -> Mapping[str, Any]:
+    def _about(self) -> dict[str, Any]:
         store = str(self.session.store.location)
         return {"run_id": self.run_id, "store": store, "enhancement": self.facts.identity}

@@ -24,7 +24,8 @@ SHAPE = (24, 16, 16)
 
 def write(path: str, seed: int = 1, shape: tuple[int, ...] = SHAPE) -> str:
     with h5py.File(path, "w") as handle:
-        handle["data"] = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+        volume = np.random.default_rng(seed).normal(size=shape)
+        handle["data"] = (300 + 20 * volume).astype(np.float32)
         handle["data"].attrs["voxel_size_um"] = 0.7
     return path
 
