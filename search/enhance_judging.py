@@ -87,8 +87,8 @@ def look_at_series(
 ) -> Judged:
     """Only a viewer, of the first frame."""
     note = f"first frame, {viewer_note(metadata)}"
-    source = _region(frame, grid)
-    return Judged(viewer=write_enhanced_viewer(target.output, source, note=note, say=say))
+    viewer = write_enhanced_viewer(target.output, frame, region=grid.region, note=note, say=say)
+    return Judged(viewer=viewer)
 
 
 def viewer_note(metadata: Mapping[str, Any]) -> str:

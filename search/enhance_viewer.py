@@ -6,7 +6,7 @@ Only what it shows is read, so that it costs as little for a volume larger than 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def write_enhanced_viewer(
     enhanced: Path,
     source: Volume | None,
     *,
+    region: Sequence[tuple[int, int]] | None = None,
     note: str,
     say: Callable[[str], None],
     path: Path | None = None,
@@ -36,12 +37,12 @@ def write_enhanced_viewer(
 ) -> Path | None:
     """Write the viewer beside `enhanced`, or under `path`; None if that can't be shown, with why.
 
-    `source` is the input of the same region.
+    `source` is the input, of which `region` was enhanced, or all of it.
     """
     path = path or viewer_beside(enhanced)
     try:
         with h5py.File(enhanced, "r") as file:
-            layers = _chosen(enhanced_layers(file, source=source))
+            layers = _chosen(enhanced_layers(file, source=source, region=region))
             write_viewer(path, layers, title=enhanced.name, note=note, fit=fit)
     except DataError as error:
         say(f"no viewer: {error}")

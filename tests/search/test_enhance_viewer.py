@@ -65,7 +65,7 @@ def test_report_and_viewer_open_in_a_browser_and_show_the_volumes(
     with h5py.File("a.h5") as source, h5py.File("e.h5") as result:
         # Both in the grey values of the input, exact to half a step of 255.
         for name, image in (("input", source["data"][...]), ("enhanced", result["data"][...])):
-            assert values[name] == pytest.approx(image[place], abs=np.ptp(image) / 255)
+            assert values[name] == pytest.approx(image[place], abs=float(np.ptp(image)) / 255)
     assert not report.problems
     report.page.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -40,11 +40,20 @@ def cycle_layers(
     return layers
 
 
-def enhanced_layers(file: h5py.File, *, source: NDArray[Any] | Volume | None = None) -> list[Layer]:
+def enhanced_layers(
+    file: h5py.File,
+    *,
+    source: NDArray[Any] | Volume | None = None,
+    region: Sequence[tuple[int, int]] | None = None,
+) -> list[Layer]:
     """The layers of an open file that `cyclegan enhance` wrote; read when the page is made.
 
-    `source` is the input of the same region, an array (Z, Y, X) or a standardised volume, which is
-    shown in the grey values of the result. Of a series or of several channels the first is shown.
+    Of a series or of several channels the first is shown.
+
+    Args:
+        source: the input of the same region: an array (Z, Y, X), or a standardised volume, which is
+            shown in the grey values of the result.
+        region: [start, end) along Z, Y, X: the part of a source volume that was enhanced.
     """
     data = file["data"]
     unit = str(data.attrs.get("units", ""))
@@ -52,8 +61,10 @@ def enhanced_layers(file: h5py.File, *, source: NDArray[Any] | Volume | None = N
     shape = data.shape[-3:]
     layers = [Layer(name="enhanced", data=_volume(data), voxel_size=size, unit=unit, domain="B")]
     if source is not None:
-        coarse = _scaled(size, shape, source.shape)
-        before: Any = _Rescaled(source, data) if isinstance(source, Volume) else source
+        before: Any = source
+        if isinstance(source, Volume):
+            before = _Rescaled(source, region or [(0, n) for n in source.shape], data)
+        coarse = _scaled(size, shape, before.shape)
         layers.insert(0, Layer(name="input", data=before, voxel_size=coarse, domain="A"))
     for name, trust in file.get("trust", {}).items():
         map_size = _scaled(size, shape, trust.shape[-3:])
@@ -74,15 +85,18 @@ class _Lazy:
 class _Rescaled(_Lazy):
     """The first channel of an input, in the grey values that `data` was written in."""
 
-    def __init__(self, volume: Volume, data: h5py.Dataset) -> None:
-        super().__init__(volume.shape, np.float32)
-        self.volume = volume
+    def __init__(
+        self, volume: Volume, region: Sequence[tuple[int, int]], data: h5py.Dataset
+    ) -> None:
+        super().__init__(tuple(end - first for first, end in region), np.float32)
+        self.volume, self.start = volume, [first for first, _ in region]
         self.offset = float(data.attrs.get("offset", 0.0))
         self.factor = float(data.attrs.get("factor", 1.0))
 
     def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[np.float32]:
         limits = [s.indices(n)[:2] for s, n in zip(window, self.shape, strict=True)]
-        (z, y, x), (a, b, c) = [f for f, _ in limits], [e - f for f, e in limits]
+        z, y, x = (s + first for s, (first, _) in zip(self.start, limits, strict=True))
+        a, b, c = (end - first for first, end in limits)
         image: NDArray[np.float32] = self.volume.read((z, y, x), (a, b, c))[0]
         return self.offset + self.factor * image
 

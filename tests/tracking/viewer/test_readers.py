@@ -93,8 +93,13 @@ def test_the_input_is_read_in_the_grey_values_of_the_result(tmp_path: Path) -> N
         file["data"] = raw
     volume = Volume(VolumeEntry(path=tmp_path / "a.h5", dset="data"))
     with h5py.File(tmp_path / "e.h5", "w") as file:
-        file["data"] = np.zeros((8, 12, 12), np.float32)
+        file.create_dataset("data", (8, 12, 12), "f4", maxshape=(None,) * 3)
         file["data"].attrs.update({"offset": volume.mean, "factor": volume.std})
         source, _ = enhanced_layers(file, source=volume)
         np.testing.assert_allclose(source.data[1:3, :, :5], raw[1:3, :, :5], rtol=1e-5)
         assert source.data.shape == (4, 6, 6)
+        file["data"].resize((4, 8, 12))
+        region = ((1, 3), (0, 4), (0, 6))
+        part, _ = enhanced_layers(file, source=volume, region=region)
+        assert part.data.shape == (2, 4, 6)
+        np.testing.assert_allclose(part.data[1:2, :3, :], raw[2:3, :3], rtol=1e-5)
