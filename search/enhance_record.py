@@ -152,7 +152,7 @@ class Facts:
             **origin,
             "model_run": self.model.run_id or "",
             "model_version": self.model.label,
-            "model_file": str(self.model.file.resolve()),
+            "model_file": self.model.address,
             "model_hash": self.model_hash,
             "model_step": str(generator.step),
             "model_score": "" if generator.score is None else f"{generator.score:.6g}",
@@ -197,7 +197,7 @@ def document(
         ],
         "model": {
             "asked": facts.request.model,
-            "file": str(model.file.resolve()),
+            "file": model.address,
             "hash": facts.model_hash,
             "step": model.generator.step,
             "score": model.generator.score,

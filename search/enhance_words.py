@@ -13,18 +13,18 @@ from tracking.provenance import machine_tags
 def model_note(facts: Facts) -> str:
     """Which generator, with a link to the run that trained it. Markdown."""
     model, origin = facts.model, facts.origin
-    parts = [model.run.link() if model.run else _code(model.file.resolve())]
+    parts = [model.run.link() if model.run else _code(model.address)]
     parts += [model.label] if model.label else []
     if "trial" in origin and "study" in origin:
         parts.append(f"trial {origin['trial']} of study {origin['study']}")
-    parts += [f"step {model.generator.step}", _code(facts.model_hash)]
+    parts += [f"step {model.generator.step}", _code(_short(facts.model_hash))]
     return ", ".join(parts)
 
 
 def input_note(facts: Facts) -> str:
     """Which volumes. Markdown."""
     return "; ".join(
-        f"{'' if file.role == 'input' else f'{file.role} '}{_code(file.path)}, {_code(file.hash)}"
+        f"{'' if file.role == 'input' else f'{file.role} '}{_code(file.path)}, {_code(_short(file.hash))}"
         for file in facts.inputs
     )
 
@@ -48,16 +48,16 @@ def volume_text(facts: Facts, volume: Mapping[str, Any], run_id: str) -> str:
     shape = " x ".join(map(str, volume["shape"]))
     maps = "".join(f"  {name}\n" for name in facts.settings["trust"])
     if volume["artifact"]:
-        place = f"A copy of the enhanced volume is {volume['artifact']}, beside this text; it was"
+        place = f"A copy of the enhanced volume is {volume['artifact']} among these artifacts; it"
     else:
-        place = "The enhanced volume is not among these artifacts. It is"
+        place = "The enhanced volume is not among these artifacts; it"
     copy = (
         "Put it here afterwards\n"
         f"  mlflow artifacts log-artifact --run-id {run_id} --artifact-path volume \\\n"
         f"    --local-file {shell}\n"
     )
     return (
-        f"{place} written on the host {host} to\n\n"
+        f"{place} was written on the host {host} to\n\n"
         f"  {path}\n\n"
         f"{size_text(volume['bytes'])}, {shape} voxels, float32\n"
         f"{volume['hash']}\n\n"
@@ -80,6 +80,12 @@ def size_text(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size / 1e3:.3g} kB"
+
+
+def _short(found: str) -> str:
+    """The beginning of a hash; the tags have all of it."""
+    kind, _, digits = found.partition(":")
+    return f"{kind}:{digits[:12]}" if digits else found
 
 
 def _code(value: object) -> str:

@@ -28,6 +28,8 @@ class Model:
     version: ModelVersion | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     """Of the MLflow run."""
+    artifact: str = ""
+    """Where in the run's artifacts it lies."""
 
     @property
     def run_id(self) -> str | None:
@@ -38,6 +40,11 @@ class Model:
     def name(self) -> str:
         """As it is recorded."""
         return self.run_id or str(self.file)
+
+    @property
+    def address(self) -> str:
+        """Where it lies, for good: `file` may be a copy for the moment."""
+        return f"runs:/{self.run_id}/{self.artifact}" if self.run else str(self.file.resolve())
 
     @property
     def label(self) -> str:
@@ -67,6 +74,7 @@ def find_model(session: Session, name: str) -> Model:
         experiment=info.experiment,
         version=version,
         tags=info.tags,
+        artifact=artifact,
     )
 
 
