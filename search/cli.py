@@ -270,6 +270,16 @@ def enhance(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile: a slow start, then faster.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report and viewer beside it.")
+    ] = True,
+    log_volume: Annotated[
+        str,
+        typer.Option(
+            metavar="link|copy",
+            help="What the MLflow run gets of the volume: its path, or a copy of all of it.",
+        ),
+    ] = "link",
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a trained generator to whole volumes; with --reference say how good it is.
@@ -297,9 +307,37 @@ def enhance(
         compiled=compiled,
         compression=compression,  # type: ignore[arg-type]
         units=units,  # type: ignore[arg-type]
+        report=report,
+        log_volume=log_volume,  # type: ignore[arg-type]
         overwrite=overwrite,
     )
     run_enhancement(session, request)
+
+
+@command(app, "viewer", example="cyclegan viewer results/demo/enhanced.h5")
+def viewer(
+    session: Session,
+    enhanced: Annotated[
+        Path, typer.Argument(metavar="ENHANCED", help="HDF5 file that `cyclegan enhance` wrote.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Page to write, instead of ENHANCED.viewer.html beside it.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            metavar="crop|bin", help="Of what is too large the centre, or all of it binned."
+        ),
+    ] = "crop",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a page to look into an enhanced volume in a browser, with its input if that is there.
+
+    One HTML file below 20 MB that needs no server: slices, curtain, difference, doubt.
+    """
+    from search.enhance_viewer import run_viewer
+
+    run_viewer(session, enhanced, output=output, fit=fit, overwrite=overwrite)
 
 
 @command(app, "export", example="cyclegan export demo@champion --output generator.pt2")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ class Model:
     """Kept: a file fetched from a server lives as long as this."""
     experiment: str | None = None
     version: ModelVersion | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of the MLflow run."""
+    artifact: str = ""
+    """Where in the run's artifacts it lies."""
 
     @property
     def run_id(self) -> str | None:
@@ -35,6 +40,11 @@ class Model:
     def name(self) -> str:
         """As it is recorded."""
         return self.run_id or str(self.file)
+
+    @property
+    def address(self) -> str:
+        """Where it lies, for good: `file` may be a copy for the moment."""
+        return f"runs:/{self.run_id}/{self.artifact}" if self.run else str(self.file.resolve())
 
     @property
     def label(self) -> str:
@@ -63,6 +73,8 @@ def find_model(session: Session, name: str) -> Model:
         run=run,
         experiment=info.experiment,
         version=version,
+        tags=info.tags,
+        artifact=artifact,
     )
 
 

@@ -102,6 +102,25 @@ class Tags(_Values):
 
 
 @dataclass(frozen=True)
+class Note:
+    """A paragraph of the run's description, `begin text`, in place of one that begins so."""
+
+    begin: str
+    text: str
+    """Markdown."""
+
+    def write(self, run: Run) -> None:  # noqa: D102
+        run.annotate(self.begin, self.text)
+
+    def pack(self, bulk: Path) -> dict[str, Any]:  # noqa: D102
+        return vars(self).copy()
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], bulk: Path) -> Self:  # noqa: D102
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The datasets a run reads."""
 
@@ -206,7 +225,7 @@ class End:
 KINDS: Mapping[str, type[Entry]] = {
     kind.__name__: kind
     for kind in (
-        *(Samples, Metrics, Params, Tags, Inputs),
+        *(Samples, Metrics, Params, Tags, Note, Inputs),
         *(Picture, CycleVolume, Text, Attachment, End),
     )
 }

@@ -33,6 +33,13 @@ def provenance(config: Config, device: torch.device) -> dict[str, str]:
     tags = {
         "data_A": str(Path(config.data_A).resolve()),
         "data_B": str(Path(config.data_B).resolve()),
+    }
+    return tags | machine_tags(device) | _data_hashes(config)
+
+
+def machine_tags(device: torch.device) -> dict[str, str]:
+    """Tags of machine, versions and commit: those of `provenance` that are not about the data."""
+    tags = {
         "host": platform.node(),
         "device": _device_name(device),
         "mlflow.user": _user(),
@@ -41,7 +48,7 @@ def provenance(config: Config, device: torch.device) -> dict[str, str]:
     lock = lock_sha256()
     if lock:
         tags["lock_sha256"] = lock
-    return tags | _data_hashes(config) | _commit_tags()
+    return tags | _commit_tags()
 
 
 def data_hashes(config: Config) -> dict[str, dict[str, str]]:
@@ -51,9 +58,14 @@ def data_hashes(config: Config) -> dict[str, dict[str, str]]:
 
     Errors: `DataError` for files that are missing or damaged.
     """
-    cache = project_root() / "studies" / "local" / "fingerprints.json"
     datasets = {"A": Path(config.data_A), "B": Path(config.data_B)}
-    return {domain: fingerprint(path, cache=cache) for domain, path in datasets.items()}
+    return {domain: fingerprint(path, cache=hash_cache()) for domain, path in datasets.items()}
+
+
+def hash_cache() -> Path | None:
+    """Where hashes of large files are remembered in this project; None outside of one."""
+    studies = project_root() / "studies"
+    return studies / "local" / "fingerprints.json" if studies.is_dir() else None
 
 
 def data_inputs(config: Config, tags: Mapping[str, str]) -> tuple[DatasetInput, ...]:

@@ -19,8 +19,8 @@ from search import cli
 from search.commandline import run
 
 COMMANDS = [
-    *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["export"], ["ui"]),
-    *(["compare"], ["doctor"]),
+    *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["viewer"], ["export"]),
+    *(["ui"], ["compare"], ["doctor"]),
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
     *(["study", name] for name in ("export", "importance", "figures", "report", "unprune")),
     *(["runs", name] for name in ("list", "show", "gc")),

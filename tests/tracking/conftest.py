@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,9 +16,6 @@ from mlflow import MlflowClient
 
 from cyclegan.config import Config, parse_config
 from tracking import Run, Store
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)
 
@@ -87,20 +84,3 @@ def tiny(data: Path) -> Callable[..., Config]:
         return parse_config(values | changes)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A real browser without a window, started once.
-
-    While it runs, an event loop of Playwright's runs in this thread: no `asyncio.run` here.
-    """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"no browser on the path: {', '.join(names)}")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=path)
-        yield started
-        started.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ _AIM = 0.97
 """Of the room: a second try rarely needs a third."""
 _DENSEST = 0.25
 """Characters a voxel that no real volume goes below: what surely can't fit is not tried."""
+
+_BRICK = 192
+"""Voxels along an axis that are read at once to be binned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +167,25 @@ def _binned(data: NDArray[Any], shape: Index, bins: Index) -> NDArray[np.float32
     """Means of the finite values in blocks of `bins` voxels of the first `shape` voxels."""
     blocks = _index([n // b for n, b in zip(shape, bins, strict=True)])
     result = np.empty(blocks, np.float32)
-    for z in range(blocks[0]):  # a slab at a time: little memory
-        slab = data[z * bins[0] : (z + 1) * bins[0], : shape[1], : shape[2]]
-        values = np.asarray(slab, np.float64)
-        values = values.reshape(bins[0], blocks[1], bins[1], blocks[2], bins[2])
-        finite = np.isfinite(values)
-        count = finite.sum(axis=(0, 2, 4))
-        total = np.where(finite, values, 0).sum(axis=(0, 2, 4))
-        result[z] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    # A brick at a time: little memory, and chunks of a file are read about once.
+    steps = [max(1, _BRICK // b) for b in bins]
+    starts = (range(0, n, step) for n, step in zip(blocks, steps, strict=True))
+    for first in itertools.product(*starts):
+        ends = [min(f + s, n) for f, s, n in zip(first, steps, blocks, strict=True)]
+        place = tuple(slice(f, e) for f, e in zip(first, ends, strict=True))
+        window = tuple(slice(f * b, e * b) for f, e, b in zip(first, ends, bins, strict=True))
+        result[place] = _means(np.asarray(data[window]), bins)
     return result
+
+
+def _means(values: NDArray[Any], bins: Index) -> NDArray[Any]:
+    """Of the finite values in blocks of `bins` voxels, which divide the shape; NaN of none."""
+    parts = (part for n, b in zip(values.shape, bins, strict=True) for part in (n // b, b))
+    blocks = values.reshape(*parts)
+    finite = np.isfinite(blocks)
+    count = finite.sum(axis=(1, 3, 5))
+    total = np.where(finite, blocks, 0).sum(axis=(1, 3, 5), dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _index(values: Sequence[int]) -> Index:
