@@ -182,6 +182,7 @@ def test_a_store_that_fails_at_the_end_gets_everything_later(
     (run,) = runs()
     assert run.status == "FINISHED"
     assert "trust/doubt_p99" in run.metrics
+    assert run.tags["mlflow.note.content"].count("Volume:") == 1
     files = artifacts(run)
     assert {name: files[name].read_bytes() for name in expected} == expected
     assert json.loads(files["enhanced.json"].read_text())["run_id"] == run.id
