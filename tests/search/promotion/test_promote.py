@@ -369,7 +369,7 @@ def test_enhancing_with_the_champion_of_a_server(
         assert code == 0, err  # an untrained generator is warned of
         assert (done["model_version"], done["model_run"]) == ("demo@1", training.id)
         run, tags = remote.run(done["run_id"]), remote.find_run(done["run_id"]).tags
-        assert (tags["model_version"], tags["volume"]) == ("demo@1", "copied")
+        assert (tags["model_version"], tags["log_volume"]) == ("demo@1", "copied")
         assert tags["model_file"].startswith(f"runs:/{training.id}/registered/")
         assert run.artifact_path("volume/e.h5").read_bytes() == Path("e.h5").read_bytes()
 
