@@ -69,7 +69,9 @@ class Facts:
         named += [("reference", request.reference)] if request.reference else []
         named += [(f"half {n}", path) for n, path in enumerate(request.halves, start=1)]
         return tuple(
-            InputFile(role=role, path=path.resolve(), hashes=_hashes(path, request.dataset))
+            InputFile(
+                role=role, path=path.resolve(), hashes=_hashes(path.resolve(), request.dataset)
+            )
             for role, path in named
         )
 

@@ -155,7 +155,7 @@ class Tracking:
         if found and found.status == "FINISHED":
             if not facts.request.overwrite and facts.output.exists():
                 self.run_id, self.complete = found.id, True
-                self.volume = {"how": found.tags["volume"]} | self.volume
+                self.volume = {"how": found.tags["log_volume"]} | self.volume
                 return
             found = None  # made anew
         if found:
@@ -170,7 +170,7 @@ class Tracking:
                 f"enhance-{facts.target.volume.stem}",
                 kind="enhance",
                 params={},
-                tags={_IDENTITY: facts.identity, "volume": ""},
+                tags={_IDENTITY: facts.identity, "log_volume": ""},
                 parent=facts.model.run_id,
             )
         self.run_id = run.id
@@ -249,7 +249,7 @@ class Tracking:
         """Where the volume is."""
         assert self.run_id
         return [
-            Tags({"output_hash": self.volume["hash"], "volume": self.volume["how"]}),
+            Tags({"output_hash": self.volume["hash"], "log_volume": self.volume["how"]}),
             Note("Volume:", volume_note(self.volume, judged.viewer is not None)),
             Text(volume_text(self.facts, self.volume, self.run_id), "volume.txt"),
         ]

@@ -23,10 +23,11 @@ def model_note(facts: Facts) -> str:
 
 def input_note(facts: Facts) -> str:
     """Which volumes. Markdown."""
-    return "; ".join(
-        f"{'' if file.role == 'input' else f'{file.role} '}{_code(file.path)}, {_code(_short(file.hash))}"
-        for file in facts.inputs
-    )
+    parts = []
+    for file in facts.inputs:
+        role = "" if file.role == "input" else f"{file.role} "
+        parts.append(f"{role}{_code(file.path)}, {_code(_short(file.hash))}")
+    return "; ".join(parts)
 
 
 def volume_note(volume: Mapping[str, Any], viewer: bool) -> str:

@@ -57,7 +57,7 @@ def test_the_run_says_what_was_made_of_what_and_how(enhance: Any, project: Path)
     assert run.tags["input_hash"] == sha256("a.h5")
     assert run.tags["model_hash"] == sha256("generator.pt")
     assert run.tags["output_hash"] == sha256("out/e.h5") == data["volume"]["hash"]
-    assert (run.tags["model_step"], run.tags["volume"]) == ("7", "linked")
+    assert (run.tags["model_step"], run.tags["log_volume"]) == ("7", "linked")
     for tag in ("host", "device", "version.torch"):
         assert run.tags[tag]
     params = run.params
@@ -139,7 +139,7 @@ def test_a_volume_is_copied_if_asked_and_the_copy_is_the_volume(
     assert copy.stat().st_size > 20_000
     assert copy.read_bytes() == Path("e.h5").read_bytes()
     assert copy.stat().st_ino != Path("e.h5").stat().st_ino
-    assert (run.tags["volume"], data["volume"]["artifact"]) == ("copied", "volume/e.h5")
+    assert (run.tags["log_volume"], data["volume"]["artifact"]) == ("copied", "volume/e.h5")
     assert "A copy of the enhanced volume is volume/e.h5" in (
         artifacts(run)["volume.txt"].read_text()
     )
@@ -153,7 +153,7 @@ def test_without_room_for_a_copy_the_path_is_logged(
     assert (code, data["volume"]["how"]) == (0, "linked")
     assert "are free" in err
     (run,) = runs()
-    assert (run.status, run.tags["volume"]) == ("FINISHED", "linked")
+    assert (run.status, run.tags["log_volume"]) == ("FINISHED", "linked")
     assert not [name for name in artifacts(run) if name.endswith(".h5")]
 
 
@@ -182,6 +182,7 @@ def test_a_store_that_fails_at_the_end_gets_everything_later(
     (run,) = runs()
     assert run.status == "FINISHED"
     assert "trust/doubt_p99" in run.metrics
+    assert run.tags["mlflow.note.content"].count("Volume:") == 1
     files = artifacts(run)
     assert {name: files[name].read_bytes() for name in expected} == expected
     assert json.loads(files["enhanced.json"].read_text())["run_id"] == run.id
@@ -275,7 +276,7 @@ def test_what_is_refused_makes_no_run_and_what_is_finished_no_second_one(enhance
     assert code == 0, err
     assert [v["volume"]["how"] for v in third["volumes"]] == ["copied", "copied"]
     for run in runs():
-        assert (run.metrics, run.tags["volume"]) == (before[run.id][0], "copied")
+        assert (run.metrics, run.tags["log_volume"]) == (before[run.id][0], "copied")
         name = Path(run.params["output"]).name
         assert artifacts(run)[f"volume/{name}"].read_bytes() == Path("out", name).read_bytes()
 

@@ -362,13 +362,16 @@ def test_enhancing_with_the_champion_of_a_server(
             "demo", training, project / "generator.pt", score=0.5, tags={}
         )
         assert remote.registry.challenge(version).won
-        uri = ("--tracking-uri", server.address)
+        uri = ("--log-volume", "copy", "--tracking-uri", server.address)
         code, done, err = call(
             "enhance", volume(project), "--model", "champion", "--output", "e.h5", *uri
         )
         assert code == 0, err  # an untrained generator is warned of
         assert (done["model_version"], done["model_run"]) == ("demo@1", training.id)
-        assert remote.find_run(done["run_id"]).tags["model_version"] == "demo@1"
+        run, tags = remote.run(done["run_id"]), remote.find_run(done["run_id"]).tags
+        assert (tags["model_version"], tags["log_volume"]) == ("demo@1", "copied")
+        assert tags["model_file"].startswith(f"runs:/{training.id}/registered/")
+        assert run.artifact_path("volume/e.h5").read_bytes() == Path("e.h5").read_bytes()
 
 
 def test_what_is_told_of_a_registration() -> None:
