@@ -13,7 +13,7 @@ from tracking.database import Location, ensure, locate, project_root
 from tracking.deleting import Remover
 from tracking.errors import translated
 from tracking.info import PARENT, ExperimentInfo, RunInfo, hint
-from tracking.process import PROCESS, is_alive, this_process
+from tracking.process import PROCESS, is_alive, one_at_a_time, this_process
 from tracking.registry import Registry
 from tracking.run import Run
 
@@ -206,17 +206,18 @@ class Store:
 
         Errors: `DataError` if unknown, `BusyError` if a living process writes to it.
         """
-        found = self._get(run_id)
-        process = found.data.tags.get(PROCESS, "")
-        elsewhere = found.info.status == "RUNNING" and process != this_process()
-        if elsewhere and not shared and is_alive(process):
-            raise BusyError(
-                f"run {found.info.run_name} ({run_id}) is written by process "
-                f"{process.split('/')[2]} on this host; wait for it or stop it first"
-            )
-        with translated(f"{self.location}: run {run_id} can't be continued"):
-            self._client.update_run(run_id, status="RUNNING")
-            self._client.set_tag(run_id, PROCESS, this_process())
+        with one_at_a_time(self.location.journals.parent):
+            found = self._get(run_id)
+            process = found.data.tags.get(PROCESS, "")
+            elsewhere = found.info.status == "RUNNING" and process != this_process()
+            if elsewhere and not shared and is_alive(process):
+                raise BusyError(
+                    f"run {found.info.run_name} ({run_id}) is written by process "
+                    f"{process.split('/')[2]} on this host; wait for it or stop it first"
+                )
+            with translated(f"{self.location}: run {run_id} can't be continued"):
+                self._client.update_run(run_id, status="RUNNING")
+                self._client.set_tag(run_id, PROCESS, this_process())
         return self._wrap(found)
 
     def run(self, run_id: str) -> Run:
