@@ -84,6 +84,21 @@ def six_images(images: Mapping[str, Tensor]) -> Picture:
     return _framed(_stacked(rows))
 
 
+def cut_six(picture: Picture) -> dict[str, Picture]:
+    """The images in a picture that `six_images` made, by name, without their titles."""
+    inner = picture[_GAP:-_GAP, _GAP:-_GAP]
+    height = (inner.shape[0] - _GAP) // 2
+    width = (inner.shape[1] - 8 * _GAP) // 3
+    return {
+        name: inner[
+            row * (height + _GAP) + _LINE : row * (height + _GAP) + height,
+            column * (width + 4 * _GAP) : column * (width + 4 * _GAP) + width,
+        ]
+        for row, names in enumerate(CYCLES)
+        for column, name in enumerate(names)
+    }
+
+
 def comparison(
     columns: Mapping[str, Any],
     *,

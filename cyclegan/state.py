@@ -32,6 +32,10 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".pt2":
+        raise CheckpointError(
+            f"{path}: a generator exported for use elsewhere; give the generator.pt it was made of"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -44,6 +44,8 @@ class Validator:
             data.volumes(config, "A", data.spec_A.validate),
             data.volumes(config, "B", data.spec_B.validate),
         )
+        self.voxel_size_A = domains[0][0].voxel_size_um
+        """(z, y, x) in micrometres, of the first volume; None if it does not say."""
         patches: list[Tensor] = []
         for number, size in enumerate((config.imsize_A, config.imsize_B)):
             seed = (_PATCH_SEED, number)

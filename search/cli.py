@@ -14,6 +14,7 @@ import typer
 from cyclegan.errors import UsageError
 from search.commandline import INTERRUPTED, Session, command
 from search.commandline import run as run_app
+from search.runs_commands import runs_app
 from search.study_commands import Overwrite, StudyArgument, study_app
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
     epilog="Example: cyclegan study run studies/demo.yaml",
 )
 app.add_typer(study_app, name="study", epilog="Example: cyclegan study run studies/demo.yaml")
+app.add_typer(runs_app, name="runs", epilog="Example: cyclegan runs list --sort size")
 
 
 @command(app, "simulate", example="cyclegan simulate data/demo --seed 1")
@@ -268,6 +270,16 @@ def enhance(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile: a slow start, then faster.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report and viewer beside it.")
+    ] = True,
+    log_volume: Annotated[
+        str,
+        typer.Option(
+            metavar="link|copy",
+            help="What the MLflow run gets of the volume: its path, or a copy of all of it.",
+        ),
+    ] = "link",
     overwrite: Overwrite = False,
 ) -> None:
     """Apply a trained generator to whole volumes; with --reference say how good it is.
@@ -295,9 +307,98 @@ def enhance(
         compiled=compiled,
         compression=compression,  # type: ignore[arg-type]
         units=units,  # type: ignore[arg-type]
+        report=report,
+        log_volume=log_volume,  # type: ignore[arg-type]
         overwrite=overwrite,
     )
     run_enhancement(session, request)
+
+
+@command(app, "viewer", example="cyclegan viewer results/demo/enhanced.h5")
+def viewer(
+    session: Session,
+    enhanced: Annotated[
+        Path, typer.Argument(metavar="ENHANCED", help="HDF5 file that `cyclegan enhance` wrote.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Page to write, instead of ENHANCED.viewer.html beside it.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            metavar="crop|bin", help="Of what is too large the centre, or all of it binned."
+        ),
+    ] = "crop",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a page to look into an enhanced volume in a browser, with its input if that is there.
+
+    One HTML file below 20 MB that needs no server: slices, curtain, difference, doubt.
+    """
+    from search.enhance_viewer import run_viewer
+
+    run_viewer(session, enhanced, output=output, fit=fit, overwrite=overwrite)
+
+
+@command(app, "export", example="cyclegan export demo@champion --output generator.pt2")
+def export(
+    session: Session,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a "
+            "generator or checkpoint file."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="File to write, FILE.pt2.")],
+    direction: Annotated[
+        str, typer.Option(help="A: the generator from domain A to B. B: the one back.")
+    ] = "A",
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a trained generator as one file that PyTorch alone can load and run.
+
+    Inside are its halo, grey scales and configuration, and a script that applies it to a volume.
+    """
+    from search.exporting import run_export
+
+    if direction not in ("A", "B"):
+        raise UsageError(f"--direction {direction}: A (from domain A to B) or B (back)")
+    run_export(session, model, output, direction=direction, overwrite=overwrite)  # type: ignore[arg-type]
+
+
+@command(app, "compare", example="cyclegan compare demo:3 demo:7 --html compared.html")
+def compare(
+    session: Session,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Two to eight: names, ids (six characters do) or STUDY:TRIAL.",
+            show_default=False,
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page with curves, slices, spectra and volumes side by side.",
+        ),
+    ] = None,
+    at: Annotated[
+        str, typer.Option(help="Which kept images of a training: best (score) or last.")
+    ] = "best",
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare runs: parameters that differ, metrics, and how far their images agree.
+
+    Trainings are compared by what they made of the same validation patches, enhancements by their
+    volumes.
+    """
+    from search.compare.command import Request, run_comparison
+
+    request = Request(runs=tuple(runs), html=html, at=at, overwrite=overwrite)  # type: ignore[arg-type]
+    run_comparison(session, request)
 
 
 @command(app, "ui", example="cyclegan ui --port 5001")

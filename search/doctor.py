@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclegan.checkpoints import newest_checkpoint
-from cyclegan.errors import CycleGANError
+from cyclegan.errors import CycleGANError, DataError
 from search.commandline import Session
 from search.launch import SAVE_FOLDER, recorded_run
 from search.locks import is_free, waiting_for
 from search.study.opened import OpenStudy, TrialSummary, known_studies, open_study, studies_folder
 from search.study.storage import JOURNAL, mend_journal
 from tracking import project_root
+from tracking.delivery import DIED, dead_runs, deliver_from, waiting
 from tracking.process import PROCESS, is_alive
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def examine(store: Store) -> Iterator[Finding]:
         for finding in _study(opened, store):
             told.add(finding.run_id)
             yield finding
+    yield from _undelivered(store)
     yield from _dead_runs(store, told)
     yield from _litter(project_root() / "results")
 
@@ -149,6 +152,8 @@ def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Fin
     try:
         run = store.find_run(run_id)
     except CycleGANError as error:
+        if isinstance(error, DataError) and trial.state != "interrupted":
+            return  # deleted on purpose, as `cyclegan runs gc` does
         yield Finding(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
         return
     wanted = _STATUS[trial.state]
@@ -160,7 +165,7 @@ def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Fin
 
         def cure() -> None:
             found = store.run(run.id)
-            found.finish(wanted, trial.reason or "its process died")
+            found.finish(wanted, trial.reason or DIED)
             if over:
                 found.set_tags({"state": trial.state})
 
@@ -176,13 +181,35 @@ def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Fin
         )
 
 
+def _undelivered(store: Store) -> Iterator[Finding]:
+    """What runs had to say while the store was away."""
+    for journal in waiting(store):
+        if not len(journal):
+            continue
+        run_id, folder = journal.about["run_id"], journal.folder
+        try:
+            store.run(run_id)
+        except DataError as error:  # deleted: nobody may want them
+            yield Finding(
+                subject=str(folder),
+                problem=f"{len(journal)} entries wait, but {error}",
+                remedy="bring the run back, or remove the folder",
+            )
+            continue
+        yield Finding(
+            subject=f"run {journal.about['name']} ({run_id})",
+            problem=f"{len(journal)} entries wait in {folder}",
+            remedy="they are delivered to MLflow",
+            cure=partial(deliver_from, store, folder),
+        )
+
+
 def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
     """Runs that MLflow shows as RUNNING although their process is gone."""
-    for run in store.search(None, "attributes.status = 'RUNNING'"):
-        process = run.tags.get(PROCESS)
-        alive = is_alive(process) if process else None
-        if alive or run.id in told:
+    for run, alive in dead_runs(store):
+        if run.id in told:
             continue
+        process = run.tags.get(PROCESS)
         subject = f"{run.tags.get('kind', 'run')} {run.name} ({run.id})"
         if alive is None:
             where = process.partition("/")[0] if process else "an unknown host"
@@ -201,7 +228,7 @@ def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
 
 
 def _closing(store: Store, run: RunInfo) -> Callable[[], object]:
-    return lambda: store.run(run.id).finish("KILLED", "its process died")
+    return lambda: store.run(run.id).finish("KILLED", DIED)
 
 
 def _litter(results: Path) -> Iterator[Finding]:

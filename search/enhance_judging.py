@@ -19,6 +19,7 @@ from cyclegan.pictures import comparison, write_png
 from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference, on_grid
 from cyclegan.report import Halves, ReportSummary, write_report
 from search.enhance_request import Target
+from search.enhance_viewer import write_enhanced_viewer
 from search.table import table
 
 Image = NDArray[np.float32]
@@ -33,6 +34,7 @@ class Judged:
     rows: Sequence[QualityRow] = ()
     picture: NDArray[np.uint8] | None = None
     report: ReportSummary | None = None
+    viewer: Path | None = None
 
     def metrics(self) -> dict[str, float]:
         """All numbers under the names they are logged by."""
@@ -52,6 +54,7 @@ def judge(
     halves: Halves,
     say: Callable[[str], None],
     metadata: Mapping[str, Any],
+    with_report: bool = True,
 ) -> Judged:
     """Measure, draw and report on what was made of the grid's region of a volume."""
     source = _region(volume, grid)
@@ -66,8 +69,31 @@ def judge(
         before = source.read((0, 0, 0), source.shape)[0]
         rows, picture = _compared(before, image[0] if image.ndim == 4 else image, reference)
         write_png(picture, target.picture)
-    report = _report(source, target, reference, halves, rows, say, metadata)
-    return Judged(rows=rows, picture=picture, report=report)
+    if not with_report:
+        return Judged(rows=rows, picture=picture)
+    viewer = write_enhanced_viewer(target.output, source, note=viewer_note(metadata), say=say)
+    # The report comes last: by it a call tells that the one before was complete.
+    report = _report(source, target, reference, halves, rows, say, metadata, viewer)
+    return Judged(rows=rows, picture=picture, report=report, viewer=viewer)
+
+
+def look_at_series(
+    frame: Volume,
+    grid: Grid,
+    target: Target,
+    *,
+    say: Callable[[str], None],
+    metadata: Mapping[str, Any],
+) -> Judged:
+    """Only a viewer, of the first frame."""
+    note = f"first frame, {viewer_note(metadata)}"
+    viewer = write_enhanced_viewer(target.output, frame, region=grid.region, note=note, say=say)
+    return Judged(viewer=viewer)
+
+
+def viewer_note(metadata: Mapping[str, Any]) -> str:
+    """What the viewer says below its title."""
+    return ", ".join(f"{name} {value}" for name, value in metadata.items() if name != "tile")
 
 
 def open_reference(
@@ -127,6 +153,7 @@ def _report(
     rows: Sequence[QualityRow],
     say: Callable[[str], None],
     metadata: Mapping[str, Any],
+    viewer: Path | None,
 ) -> ReportSummary | None:
     try:
         return write_report(
@@ -138,6 +165,7 @@ def _report(
             reference=reference,
             halves=halves,
             quality=rows or None,
+            viewer="" if viewer is None else viewer.name,
             overwrite=True,
         )
     except DataError as error:

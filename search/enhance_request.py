@@ -17,6 +17,8 @@ from cyclegan.errors import DataError, UsageError, nearest
 from cyclegan.files import refuse_overwrite
 
 Units = Literal["standardised", "input", "target"]
+LogVolume = Literal["link", "copy"]
+LOG_VOLUME = ("link", "copy")
 UNITS = ("standardised", "input", "target")
 PRECISIONS = ("fp32", "bf16", "auto")
 
@@ -45,6 +47,10 @@ class Request:
     compiled: bool = False
     compression: Compression = "gzip"
     units: Units = "standardised"
+    report: bool = True
+    """With the report and the viewer beside the result."""
+    log_volume: LogVolume = "link"
+    """What the MLflow run gets of the result: its path, or a copy."""
     overwrite: bool = False
 
     @property
@@ -75,6 +81,16 @@ class Target:
         """Where the report's slices are by themselves."""
         return self.output.with_suffix(".report.png")
 
+    @property
+    def viewer(self) -> Path:
+        """Where the viewer is."""
+        return viewer_beside(self.output)
+
+
+def viewer_beside(enhanced: Path) -> Path:
+    """Where the viewer of an enhanced volume is."""
+    return enhanced.with_suffix(".viewer.html")
+
 
 def targets(request: Request) -> list[Target]:
     """Every volume with its output: the names are kept in a folder.
@@ -104,7 +120,7 @@ def targets(request: Request) -> list[Target]:
             raise DataError(f"{target.output} is an input too; name another output")
     if not request.several and not _is_unfinished(found[0]):
         one = found[0]
-        for path in (one.output, one.picture, one.report, one.report_picture):
+        for path in (one.output, one.picture, one.viewer, one.report, one.report_picture):
             refuse_overwrite(path, request.overwrite)
     return found
 
@@ -124,6 +140,7 @@ def _check(request: Request) -> None:
         ("--precision", request.precision, PRECISIONS),
         ("--compression", request.compression, COMPRESSIONS),
         ("--units", request.units, UNITS),
+        ("--log-volume", request.log_volume, LOG_VOLUME),
     ):
         if value not in known:
             raise UsageError(f"{option} {value}: not known; {nearest(value, known)}")
@@ -140,6 +157,8 @@ def _check(request: Request) -> None:
             raise UsageError(f"{option} goes with one volume; enhance them one by one")
     if len(request.halves) not in (0, 2):
         raise UsageError(f"--half is given {len(request.halves)} times; two halves are wanted")
+    if request.halves and not request.report:
+        raise UsageError("--half serves the report; leave --no-report out")
     if request.other_models and not request.trust:
         raise UsageError("--other-model serves the trust maps; leave --no-trust out")
 

@@ -45,6 +45,9 @@ from search.rollback import RollbackOptimizer
 from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
+from tracking.delivery import tidy
+from tracking.entries import Attachment, Entry, Text
+from tracking.patience import patiently
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -122,6 +125,7 @@ def run_training(
     Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
     training of another configuration.
     """
+    tidy(store, console.say)  # before one of those runs goes on
     with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
         for litter in job.folder.rglob(".*.part"):  # half-written files of a killed process
             litter.unlink()
@@ -142,18 +146,13 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     optimizer = _optimizer(trainer, job, callbacks)  # and a wrong schedule
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
-    run = reopened(store, plan.run_id, console) or store.create_run(
-        job.experiment,
-        config.run_name,
-        kind=job.kind,
-        params={},  # the tracking callback logs the resolved configuration
-        tags=dict(job.tags),
-        parent=job.parent,
-    )
+    run = patiently(lambda: _run_of(job, plan, store, console), console.say)
     _remember(job.folder, run_id=run.id)
     write_text(job.folder / "config.yaml", trainer.config.to_yaml())
-    trainer.add_callback(TrackingCallback(run))
     keeper = KeepBest(job.folder / SAVE_FOLDER / GENERATOR_NAME)
+    trainer.add_callback(
+        TrackingCallback(run, finals=lambda result: _finals(trainer, keeper, result))
+    )
     trainer.add_callback(keeper)
     trainer.add_callback(_Pictures(job.folder / _PICTURE_FOLDER))
     for callback in (*callbacks, *optimizer):
@@ -172,12 +171,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     ):
         trainer.add_callback(_Progress(update))
         result = trainer.fit()
-    if result.outcome != "interrupted":
-        run.log_file(keeper.path, "checkpoints")
     if config.hp_optimizer.enabled:
-        text = to_yaml(trainer)
-        write_text(job.folder / SCHEDULE_NAME, text)
-        run.log_text(text, SCHEDULE_NAME)
+        write_text(job.folder / SCHEDULE_NAME, to_yaml(trainer))
     record: dict[str, Any] = {
         "rollbacks": len(trainer.rollbacks),
         "best_step": keeper.step,
@@ -187,6 +182,25 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     return Finished(
         result=result, run_id=run.id, folder=job.folder, stop_asked=bool(asked), **record
     )
+
+
+def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
+    return reopened(store, plan.run_id, console) or store.create_run(
+        job.experiment,
+        plan.config.run_name,
+        kind=job.kind,
+        params={},  # the tracking callback logs the resolved configuration
+        tags=dict(job.tags),
+        parent=job.parent,
+    )
+
+
+def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator[Entry]:
+    """What the run gets at the end: the generators that were kept, and the schedule."""
+    if result.outcome != "interrupted" and keeper.path.is_file():
+        yield Attachment(keeper.path, "checkpoints")
+    if trainer.config.hp_optimizer.enabled:
+        yield Text(to_yaml(trainer), SCHEDULE_NAME)
 
 
 def _optimizer(trainer: Trainer, job: Job, callbacks: Sequence[Callback]) -> list[Callback]:
@@ -238,7 +252,7 @@ class _Plan:
 
 
 _FREE = {
-    *("steps", "run_name", "threads", "device", "memory_budget_gb"),
+    *("steps", "log_every", "volumes_mb", "run_name", "threads", "device", "memory_budget_gb"),
     *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best_checkpoint"),
 }
 """Keys that may differ when a training is continued."""
@@ -265,12 +279,17 @@ def _plan(job: Job) -> _Plan:
     return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
 
 
-def reopened(store: Store, run_id: str | None, console: Console) -> Run | None:
-    """The run to go on with, or None if there was none or this store does not have it."""
+def reopened(
+    store: Store, run_id: str | None, console: Console, *, shared: bool = False
+) -> Run | None:
+    """The run to go on with, or None if there was none or this store does not have it.
+
+    `shared`: other processes may write to it, too.
+    """
     if run_id is None:
         return None
     try:
-        return store.open_run(run_id)
+        return store.open_run(run_id, shared=shared)
     except DataError as error:
         console.say(f"{error}; going on in a new run")
         return None

@@ -166,6 +166,22 @@ def study_figures(
     session.result(written, "\n".join(written) or "nothing can be drawn yet: no trial has begun")
 
 
+@command(study_app, "report", example="cyclegan study report demo --output demo.html")
+def study_report(
+    session: Session,
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a study's page, as its run in MLflow has it: trials, slices, curves, importance."""
+    from search.study import open_study
+    from search.study.report import write_report
+
+    opened = open_study(study)
+    write_report(opened, session.store, output, overwrite=overwrite)
+    session.result({"output": str(output)}, f"report written to {output}")
+
+
 @command(study_app, "unprune", example="cyclegan study unprune demo 4")
 def study_unprune(
     session: Session,

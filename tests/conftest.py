@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # One thread a process: two that share a core are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +22,9 @@ from scipy.ndimage import gaussian_filter
 
 from cyclegan import Config, parse_config
 from tracking import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)
 
@@ -134,3 +137,20 @@ def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser without a window, started once.
+
+    While it runs, an event loop of Playwright's runs in this thread: no `asyncio.run` here.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"no browser on the path: {', '.join(names)}")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=path)
+        yield started
+        started.close()

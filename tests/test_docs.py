@@ -37,7 +37,8 @@ def test_the_example_in_the_readme_runs(
 
 
 def test_every_command_in_the_documents_exists() -> None:
-    known = {"simulate", "prepare", "train", "study", "promote", "enhance", "ui", "doctor"}
+    known = {"simulate", "prepare", "train", "study", "promote", "enhance", "export", "ui"}
+    known |= {"runs", "viewer", "doctor", "compare"}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for command in re.findall(r"^(?:\.venv/bin/)?cyclegan (\w+)", text, flags=re.MULTILINE):

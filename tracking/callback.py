@@ -1,35 +1,38 @@
 """The callback that sends everything of a training to its run.
 
-What becomes a point in a chart lies on the iteration axis. An iteration is written once all about
-it is known, which is when the next one has begun: its losses, the validation, a rollback and
-changed hyperparameters then go in one transaction. So the last iteration found in the store tells
-exactly where a training that was killed and resumed from an older checkpoint has to go on.
+What becomes a point in a chart lies on the iteration axis. Losses are means over a few iterations,
+since the point before. A point is made once all about its iteration is known, which is when the
+next one has begun: losses, validation, a rollback and changed hyperparameters then go in one
+transaction. So the last iteration found in the store tells exactly where a training that was killed
+and resumed from an older checkpoint has to go on; what was still on its way is in the checkpoint.
+
+The training's thread only collects; the sink's thread writes (see `tracking.sink`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from cyclegan.errors import CycleGANError
 from cyclegan.pictures import six_images
-from tracking import sink as entries
+from tracking import entries
+from tracking.cycles import FOLDER, CycleVolumes
 from tracking.params import compared
-from tracking.points import Sample, interpolate, row_values
-from tracking.provenance import provenance
+from tracking.points import Sample, interpolate, mean_row, row_values, spans
+from tracking.provenance import data_inputs, provenance
 from tracking.rollbacks import PICTURES as ROLLBACK_PICTURES
 from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
-from tracking.volumes import write_cycle
+from tracking.sink import INTERVAL, Sink
+from tracking.system import SystemMonitor
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent, TrainResult
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Finals = Callable[["TrainResult"], Iterable[entries.Entry]]
 PICTURES = "cycle"
 """Series of the six-image pictures in the image panel."""
 
@@ -48,9 +52,12 @@ class TrackingCallback(Callback):
 
     Args:
         run: a new one, or the one of the training that is resumed.
-        every: iterations between writings; validations and rollbacks are written at once.
+        every: iterations of which losses are charted as one point, their mean; by default
+            `log_every` of the configuration. Validations and rollbacks have points of their own.
+        seconds: between batches; validations and rollbacks are sent at once.
         images: log the six images of each validation as a picture.
-        volumes: attach the six images of the last validation as an HDF5 file at the end.
+        volumes: keep the six images of some validations as volumes (see `tracking.cycles`).
+        finals: entries to be written last, asked for when all callbacks have ended.
         clock: seconds since 1970.
 
     Only `on_train_start` raises (`CycleGANError`, if the store can't be read): later the training
@@ -61,18 +68,23 @@ class TrackingCallback(Callback):
         self,
         run: Run,
         *,
-        every: int = 50,
+        every: int | None = None,
+        seconds: float = INTERVAL,
         images: bool = True,
         volumes: bool = True,
+        finals: Finals | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.run = run
         self.every = every
+        self.seconds = seconds
         self.images = images
         self.volumes = volumes
+        self._finals = finals
         self._clock = clock
-        self._sink = entries.Sink(run)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._sink = Sink(run, extra=SystemMonitor())
+        self._end: tuple[TrainResult | None, entries.End] | None = None
+        self._unsent: dict[int, dict[str, float]] = {}  # of a process that is gone
         self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
         self._evidence = RollbackEvidence(images=images)
         self._pictures: set[int] = set()
@@ -89,8 +101,16 @@ class TrackingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Log configuration and origin; find out what the store has already."""
-        self._stored = self.run.last_iteration()
+        self._stored = max(self.run.last_iteration(), self._sink.last_iteration())
+        for iteration, values in self._unsent.items():
+            self._extra[iteration].update(values)
+        self.every = self.every or trainer.config.log_every
+        old = [row for row in trainer.history.rows() if row.iteration <= self._stored]
+        self._nonfinite_of(old)
         self._pictures = self.run.image_steps(PICTURES)
+        budget = trainer.config.volumes_mb * 1e6 if self.volumes else 0.0
+        self._cycles = CycleVolumes(budget, self.run.name)
+        self._cycles.begin(self._iterations_of(FOLDER), trainer.validator.voxel_size_A)
         self._evidence.start(trainer, self.run.image_steps(ROLLBACK_PICTURES))
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
@@ -98,7 +118,7 @@ class TrackingCallback(Callback):
         self._sink.put(entries.Params(compared(config.to_dict())))
         self._sink.put(entries.Text(config.to_yaml(), "config.yaml"))
         tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
-        self._sink.put(entries.Tags(tags))
+        self._sink.put(entries.Tags(tags), entries.Inputs(data_inputs(config, tags)))
         self._sink.flush()
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
@@ -106,8 +126,14 @@ class TrackingCallback(Callback):
         self._sink.put(*self._evidence.outcomes(trainer))
         complete = trainer.iteration - 1
         self._due = self._due or self._evidence.news(trainer)
-        if complete > self._seen and (self._due or complete % self.every == 0):
-            self._collect(trainer, complete)
+        if self._due:
+            upto = complete
+        elif self._clock() - self._time >= self.seconds:
+            upto = complete - complete % (self.every or 1)
+        else:
+            return
+        if upto > self._seen:
+            self._collect(trainer, upto)
             self._sink.flush()
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
@@ -121,6 +147,7 @@ class TrackingCallback(Callback):
         if gate != self._gate:
             self._gate = gate
             self._sink.put(entries.Tags({"gate": gate}))
+        self._sink.put(*self._cycles.validated(report))
         if self.images and report.iteration not in self._pictures:
             self._pictures.add(report.iteration)
             picture = six_images(report.images)
@@ -132,14 +159,10 @@ class TrackingCallback(Callback):
         self._sink.put(*self._evidence.fall(trainer, event))
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
-        """Write what is left, the volumes, and the status."""
-        try:
-            if self.volumes and trainer.last_report is not None:
-                self._put_volumes(trainer.last_report)
-        except CycleGANError as error:  # a full disk is no reason to call the training failed
-            log.warning("run %s: a file is not attached: %s", self.run.name, error)
+        """Write what is left, the last volumes, and the status."""
+        self._sink.put(*self._cycles.ended())
         status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
-        self._finish(trainer, status, result.outcome, result.reason)
+        self._finish(trainer, status, result.outcome, result.reason, result)
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
         """Write what is left, and the failure."""
@@ -150,57 +173,79 @@ class TrackingCallback(Callback):
             self._finish(trainer, "FAILED", "failed", message)
 
     def close(self) -> None:
-        """Remove temporary files."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """Write the status, when every callback has ended."""
+        if self._end is None:
+            return
+        result, end = self._end
+        self._end = None
+        if result is not None and self._finals is not None:
+            self._sink.put(*self._finals(result))
+        self._sink.put(end)
+        self._sink.close()
+
+    def settle(self) -> bool:
+        """Wait until all that was collected is in the store; False if it does not take it."""
+        return self._sink.drain()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trainer doesn't keep of its past: see `tracking.rollbacks`."""
-        return self._evidence.state_dict()
+        """What the store does not have yet, and what the trainer doesn't keep of its past."""
+        unsent = {sample.iteration: dict(sample.values) for sample in self._sink.unsent()}
+        for iteration, values in self._extra.items():
+            unsent.setdefault(iteration, {}).update(values)
+        return {**self._evidence.state_dict(), "unsent": unsent}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it over."""
         self._evidence.load_state_dict(state)
+        self._unsent = dict(state.get("unsent", {}))
 
     # -- from the trainer to the sink ---------------------------------------------------------
 
     def _collect(self, trainer: Trainer, upto: int) -> None:
-        """Hand all of the iterations after `_seen`, `upto` included, to the sink."""
+        """Hand the points after `_seen`, the one at `upto` included, to the sink."""
         now = self._clock()
-        rows = [row for row in trainer.history.rows(after=self._seen) if row.iteration <= upto]
-        self._add_speed(upto, now)
-        self._add_nonfinite(rows)
+        self._add_speed(trainer, upto, now)
         self._add_hparams(trainer, upto)
         self._add_rollbacks(trainer, upto)
-        values: dict[int, dict[str, float]] = {row.iteration: row_values(row) for row in rows}
-        for iteration in [i for i in self._extra if i <= upto]:
-            values.setdefault(iteration, {}).update(self._extra.pop(iteration))
         # Written by an earlier process: a point logged twice would stay twice.
-        first = max(self._stored, self._seen)
-        iterations = sorted(i for i in values if i > first)
+        first, every = max(self._stored, self._seen), self.every or 1
+        regular = range(first + every - first % every, upto + 1, every)
+        points = sorted({*regular, *(i for i in self._extra if first < i <= upto), upto} - {0})
+        values: dict[int, dict[str, float]] = {i: {} for i in points if i > first}
+        for end, rows in spans(trainer.history.rows(after=first), values).items():
+            values[end] = row_values(mean_row(rows)) | self._nonfinite_of(rows)
+        for iteration in [i for i in self._extra if i <= upto]:
+            extra = self._extra.pop(iteration)
+            if iteration in values:
+                values[iteration] |= extra
         start = max(self._seen, self._begin)
-        times = interpolate(iterations, (start, self._time), (upto, now))
-        if iterations:
-            samples = [Sample(i, values[i], at) for i, at in zip(iterations, times, strict=True)]
+        times = interpolate(list(values), (start, self._time), (upto, now))
+        if values:
+            pairs = zip(values.items(), times, strict=True)
+            samples = [Sample(iteration, found, at) for (iteration, found), at in pairs]
             self._sink.put(entries.Samples(tuple(samples)))
         self._seen, self._time, self._due = upto, now, False
         if self._evidence.news(trainer):
             self._sink.put(*self._evidence.documents(trainer))
 
-    def _add_speed(self, upto: int, now: float) -> None:
-        """Iterations a second of wall time since the last writing, validation included."""
+    def _add_speed(self, trainer: Trainer, upto: int, now: float) -> None:
+        """Of wall time since the last batch, validation included; voxels of both domains."""
         done, elapsed = upto - max(self._seen, self._begin), now - self._time
         if done > 0 and elapsed > 0:
+            shapes = [trainer.images[name].shape for name in ("real_A", "real_B")]
+            voxels = sum(shape[0] * math.prod(shape[2:]) for shape in shapes)
             self._extra[upto]["speed/steps_per_s"] = done / elapsed
+            self._extra[upto]["speed/voxels_per_s"] = voxels * done / elapsed
 
-    def _add_nonfinite(self, rows: list[Row]) -> None:
-        """The number of values so far that were NaN or infinite and are therefore not charted."""
-        for row in rows:
-            count = sum(not math.isfinite(value) for value in row.values.values())
-            if count:
-                self._nonfinite += count
-                self._extra[row.iteration]["nonfinite"] = self._nonfinite
+    def _nonfinite_of(self, rows: list[Row]) -> dict[str, float]:
+        """How many values so far were NaN or infinite and are therefore not charted."""
+        count = sum(not math.isfinite(v) for row in rows for v in row.values.values())
+        self._nonfinite += count
+        return {"nonfinite": float(self._nonfinite)} if count else {}
+
+    def _iterations_of(self, folder: str) -> set[int]:
+        names = (Path(name).stem.rpartition("_")[2] for name in self.run.artifact_names(folder))
+        return {int(name) for name in names if name.isdigit()}
 
     def _add_hparams(self, trainer: Trainer, upto: int) -> None:
         """Hyperparameters at `upto`, and before and after each change: charts then show steps."""
@@ -225,14 +270,14 @@ class TrackingCallback(Callback):
         for iteration, values in points.items():
             self._extra[iteration].update(values)
 
-    def _put_volumes(self, report: ValidationReport) -> None:
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="cyclegan-")
-        path = Path(self._folder.name) / f"cycle_{report.iteration}.h5"
-        about = {"step": report.step, "iteration": report.iteration, "score": report.score}
-        write_cycle(path, report.images, {**about, "run": self.run.name, "run_id": self.run.id})
-        self._sink.put(entries.Attachment(path, "volumes"))
-
-    def _finish(self, trainer: Trainer, status: Status, outcome: str, reason: str) -> None:
+    def _finish(
+        self,
+        trainer: Trainer,
+        status: Status,
+        outcome: str,
+        reason: str,
+        result: TrainResult | None = None,
+    ) -> None:
         try:
             if len(trainer.history):
                 self._sink.put(*self._evidence.outcomes(trainer, final=True))
@@ -242,5 +287,4 @@ class TrackingCallback(Callback):
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
             log.warning("run %s: the last metrics are lost: %s", self.run.name, error)
         self._sink.put(entries.Tags({"outcome": outcome}))
-        self._sink.put(entries.End(status, " ".join(reason.split())))
-        self._sink.close()
+        self._end = result, entries.End(status, " ".join(reason.split()))

@@ -42,6 +42,12 @@ class Location:
         """Whether an MLflow server is asked, rather than a database."""
         return self.uri.startswith("http")
 
+    @property
+    def journals(self) -> Path:
+        """The folder on this machine for what the store could not take; see `tracking.journal`."""
+        mlruns = self.database.parent if self.database else project_root() / "mlruns"
+        return mlruns / "journal"
+
     def __str__(self) -> str:
         return str(self.database) if self.database else hide_password(self.uri)
 

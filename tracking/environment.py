@@ -30,6 +30,8 @@ def prepare() -> None:
     for name, level in (
         ("mlflow", logging.WARNING),
         ("alembic", logging.WARNING),
+        # Its retries: what comes of them is told by us.
+        ("urllib3.connectionpool", logging.ERROR),
         # Prints a traceback of each error that it raises as well.
         ("mlflow.store.db.utils", logging.CRITICAL),
     ):

@@ -16,6 +16,13 @@ def hide_password(uri: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; database libraries add the whole statement below."""
+    if "Max retries exceeded" in str(error):  # hundreds of characters, the reason in the middle
+        address = re.search(r"(https?://[^/\s]+)/", str(error))
+        reason = re.search(
+            r"Read timed out|Connection refused|too many 5\d\d|[A-Z]\w+Error", str(error)
+        )
+        what = f" ({reason[0].lower()})" if reason else ""
+        return hide_password(f"{address[1] if address else 'the server'} does not answer{what}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return hide_password(lines[0][:300]) if lines else type(error).__name__
 

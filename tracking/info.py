@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from cyclegan.errors import nearest
 
+PARENT = "mlflow.parentRunId"
+"""The tag with the id of a run's parent."""
 _NAMES_SHOWN = 10
 
 
@@ -36,6 +38,15 @@ class RunInfo:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     """The last value of each."""
+    artifact_uri: str = ""
+    """Where its files lie."""
+    deleted: bool = False
+    """Deleted in the user interface: hidden there, but it and its files are still stored."""
+
+    @property
+    def parent(self) -> str | None:
+        """Id of the run below which the interface shows it."""
+        return self.tags.get(PARENT)
 
 
 def hint(name: str, runs: Sequence[RunInfo]) -> str:

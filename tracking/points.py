@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +40,36 @@ def row_values(row: Row) -> dict[str, float]:
         if len(counts) == 4:
             values |= {f"{name}/{key}": value for key, value in rates(**counts).items()}
     return {"step": float(row.step), **values}
+
+
+def mean_row(rows: Sequence[Row]) -> Row:
+    """The rows as one, at the place of the last: means of what is finite, sums of counts.
+
+    A value that never is finite stays NaN.
+    """
+    values: dict[str, float] = {}
+    for name in rows[-1].values:
+        column = [row.values[name] for row in rows if math.isfinite(row.values[name])]
+        parts = 1 if name.startswith("truth/") else len(column)
+        values[name] = math.fsum(column) / parts if column else math.nan
+    return replace(rows[-1], values=values)
+
+
+def spans(rows: Sequence[Row], ends: Iterable[int]) -> dict[int, list[Row]]:
+    """The rows in groups that end at the given iterations, by these; later rows are in none.
+
+    `rows` are in order; iterations without a row have no group.
+    """
+    groups: dict[int, list[Row]] = {}
+    wanted = iter(sorted(set(ends)))
+    end = next(wanted, None)
+    for row in rows:
+        while end is not None and row.iteration > end:
+            end = next(wanted, None)
+        if end is None:
+            break
+        groups.setdefault(end, []).append(row)
+    return groups
 
 
 def rates(*, TP: float, FN: float, FP: float, TN: float) -> dict[str, float]:

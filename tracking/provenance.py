@@ -9,6 +9,7 @@ import importlib.metadata
 import logging
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from cyclegan.config import Config
 from cyclegan.data.fingerprint import combined, fingerprint
 from cyclegan.errors import DataError
 from tracking.database import project_root
+from tracking.run import DatasetInput
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,13 @@ def provenance(config: Config, device: torch.device) -> dict[str, str]:
     tags = {
         "data_A": str(Path(config.data_A).resolve()),
         "data_B": str(Path(config.data_B).resolve()),
+    }
+    return tags | machine_tags(device) | _data_hashes(config)
+
+
+def machine_tags(device: torch.device) -> dict[str, str]:
+    """Tags of machine, versions and commit: those of `provenance` that are not about the data."""
+    tags = {
         "host": platform.node(),
         "device": _device_name(device),
         "mlflow.user": _user(),
@@ -39,7 +48,7 @@ def provenance(config: Config, device: torch.device) -> dict[str, str]:
     lock = lock_sha256()
     if lock:
         tags["lock_sha256"] = lock
-    return tags | _data_hashes(config) | _commit_tags()
+    return tags | _commit_tags()
 
 
 def data_hashes(config: Config) -> dict[str, dict[str, str]]:
@@ -49,9 +58,32 @@ def data_hashes(config: Config) -> dict[str, dict[str, str]]:
 
     Errors: `DataError` for files that are missing or damaged.
     """
-    cache = project_root() / "studies" / "local" / "fingerprints.json"
     datasets = {"A": Path(config.data_A), "B": Path(config.data_B)}
-    return {domain: fingerprint(path, cache=cache) for domain, path in datasets.items()}
+    return {domain: fingerprint(path, cache=hash_cache()) for domain, path in datasets.items()}
+
+
+def hash_cache() -> Path | None:
+    """Where hashes of large files are remembered in this project; None outside of one."""
+    studies = project_root() / "studies"
+    return studies / "local" / "fingerprints.json" if studies.is_dir() else None
+
+
+def data_inputs(config: Config, tags: Mapping[str, str]) -> tuple[DatasetInput, ...]:
+    """Both domains' datasets for MLflow; `tags` as `provenance` gave them."""
+    return tuple(
+        DatasetInput(
+            name=f"{domain}: {Path(path).stem}",
+            digest=digest,
+            source=str(Path(path).resolve()),
+            context=f"domain {domain}",
+            profile={"patch": list(size), "channels": channels},
+        )
+        for domain, path, size, channels in (
+            ("A", config.data_A, config.imsize_A, config.channels_A),
+            ("B", config.data_B, config.imsize_B, config.channels_B),
+        )
+        if (digest := tags.get(f"data_hash.{domain}"))
+    )
 
 
 def versions() -> dict[str, str]:

@@ -1,19 +1,21 @@
 """The model registry: trained generators under a study's name, with versions and a champion.
 
 A version points at a file of its own among its run's artifacts, `registered/<digest>/generator.pt`:
-a training that goes on replaces `checkpoints/generator.pt`, but never what a version holds.
+a training that goes on replaces `checkpoints/generator.pt`, but never what a version holds. Beside
+it lie `generator.pt2`, the same generator for use without this project, and MLflow's `MLmodel`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import CycleGANError, DataError, UsageError, nearest
+from tracking import mlmodel
 from tracking.errors import translated
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 """The alias of a model's best version."""
 _FOLDER, _DIGEST, _SCORE, _PATH = "registered", "sha256", "score", "artifact"
+_PORTABLE, _PORTABLE_DIGEST = "portable", "portable_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,11 @@ class ModelVersion:
             return float(self.tags[_SCORE])
         except (KeyError, ValueError):
             return None
+
+    @property
+    def portable(self) -> str | None:
+        """Where in its run's artifacts the exported generator lies; None if there is none."""
+        return self.tags.get(_PORTABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +103,25 @@ class Registry:
             )
         return _version(made), True
 
+    def attach(
+        self, version: ModelVersion, run: Run, exported: Path, about: Mapping[str, Any]
+    ) -> None:
+        """Put an exported generator beside that of `version`, and MLflow's description of both.
+
+        `about` is what the file says of itself. The version is tagged when all is there.
+        """
+        folder = artifact_of(version).rpartition("/")[0]
+        text = mlmodel.mlmodel(about, run_id=run.id, folder=folder, file=exported.name)
+        run.log_file(exported, folder)
+        run.log_text(text, f"{folder}/{mlmodel.NAME}")
+        tags = {
+            _PORTABLE_DIGEST: hashlib.sha256(exported.read_bytes()).hexdigest(),
+            _PORTABLE: f"{folder}/{exported.name}",
+        }
+        with translated(f"{self._where}: {version.label} can't be tagged"):
+            for name, value in tags.items():
+                self._client.set_model_version_tag(version.model, str(version.version), name, value)
+
     def _make_model(self, model: str) -> None:
         from mlflow.exceptions import MlflowException
 
@@ -136,6 +163,22 @@ class Registry:
                 if not token:
                     break
         return sorted((_version(v) for v in found), key=lambda v: -v.version)
+
+    def of_runs(self, run_ids: Collection[str]) -> dict[str, str]:
+        """Labels of the versions that were made of these runs, or whose files lie among theirs.
+
+        By run id, such as `demo@1, champion`; runs without a version are left out.
+        """
+        found: dict[str, str] = {}
+        for model, known in self._aliases().items():
+            for version in self.versions(model):
+                names = [name for name, number in known.items() if number == version.version]
+                label = ", ".join([version.label, *sorted(names)])
+                # One that was registered by hand may name its run in its address alone.
+                mentioned = {version.run_id, *re.findall(r"[0-9a-f]{32}", version.source)}
+                for run_id in mentioned.intersection(run_ids):
+                    found[run_id] = "; ".join(filter(None, [found.get(run_id), label]))
+        return found
 
     def holder(self, model: str, alias: str = CHAMPION) -> ModelVersion | None:
         """The version of `model` with that alias."""

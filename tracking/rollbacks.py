@@ -24,7 +24,7 @@ from torch import Tensor
 from cyclegan.hparams import HParams
 from cyclegan.path_report import TrainingPath, Validated, loss_panels, path_page
 from cyclegan.pictures import captioned, six_images
-from tracking import sink as entries
+from tracking import entries
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent

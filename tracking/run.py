@@ -7,9 +7,12 @@ such failures is in `tracking/sink.py`.
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,18 +29,43 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+    from tracking.database import Location
+    from tracking.journal import Journal
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 # MLflow's limits of one request.
 _METRICS, _PARAMS, _TAGS, _TAG_LENGTH = 1000, 100, 100, 8000
+_DIGEST_LENGTH = 36
 _MARKER = "iteration"
 _NOTE = "mlflow.note.content"
 
 
-class Run:
-    """A run that exists in the store. Made by `Store.create_run` and `Store.open_run`."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetInput:
+    """A dataset that a run reads."""
 
-    def __init__(self, client: MlflowClient, run_id: str, name: str, experiment_id: str) -> None:
+    name: str
+    digest: str
+    """A hash of its content; MLflow takes 36 characters."""
+    source: str
+    """Where it lies."""
+    context: str
+    """What the run uses it as."""
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    """What else a person wants to know: small, plain data."""
+
+
+class Run:
+    """A run that exists in the store. Made by `Store.create_run` and `Store.open_run`.
+
+    `location`: the store it is in.
+    """
+
+    def __init__(
+        self, client: MlflowClient, run_id: str, name: str, experiment_id: str, location: Location
+    ) -> None:
+        self.location = location
         self.id = run_id
         self.name = name
         self.experiment_id = experiment_id
@@ -67,12 +95,17 @@ class Run:
             with self._writing("metrics"):
                 self._client.log_batch(self.id, metrics=points)
 
-    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Add finite `values` at one place on the axis, without touching `last_iteration`."""
+    def log_metrics(
+        self, values: Mapping[str, float], step: int = 0, at_ms: int | None = None
+    ) -> None:
+        """Add finite `values` at one place on the axis, without touching `last_iteration`.
+
+        `at_ms`: when, in ms since 1970; by default now.
+        """
         from mlflow.entities import Metric
 
-        now = round(1000 * time.time())
-        points = [Metric(metric_name(n), float(v), now, step) for n, v in finite(values).items()]
+        at = round(1000 * time.time()) if at_ms is None else at_ms
+        points = [Metric(metric_name(n), float(v), at, step) for n, v in finite(values).items()]
         for start in range(0, len(points), _METRICS):
             with self._writing("metrics"):
                 self._client.log_batch(self.id, metrics=points[start : start + _METRICS])
@@ -132,18 +165,49 @@ class Run:
         with self._writing(name):
             self._client.log_text(self.id, text, name)
 
-    def log_file(self, path: Path, folder: str = "") -> None:
-        """Copy a file among the artifacts, into `folder`."""
+    def log_file(self, path: Path, folder: str = "", name: str = "") -> None:
+        """Copy a file among the artifacts, into `folder`, under its own or another `name`."""
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-        with self._writing(path.name):
+        with self._writing(path.name), tempfile.TemporaryDirectory(prefix="cyclegan-") as other:
+            if name not in ("", path.name):  # MLflow takes the file's own name
+                path = Path(shutil.copyfile(path, Path(other) / name))
             self._client.log_artifact(self.id, str(path), folder or None)
 
-    def finish(self, status: Status, reason: str = "") -> None:
-        """Close the run; `reason` says in words why it ended as it did."""
+    def log_inputs(self, inputs: Sequence[DatasetInput]) -> None:
+        """Say which datasets the run reads; one that is known already stays as it is."""
+        from mlflow import entities
+
+        given = [
+            entities.DatasetInput(
+                entities.Dataset(
+                    name=each.name,
+                    digest=each.digest[:_DIGEST_LENGTH],
+                    source_type="local",
+                    source=json.dumps({"uri": each.source}),
+                    profile=json.dumps(dict(each.profile)),
+                ),
+                [entities.InputTag("mlflow.data.context", each.context)],
+            )
+            for each in inputs
+        ]
+        with self._writing("the datasets"):
+            self._client.log_inputs(self.id, given)
+
+    def finish(self, status: Status, reason: str = "", at_ms: int | None = None) -> None:
+        """Close the run; `reason` says in words why it ended as it did.
+
+        `at_ms`: when, in ms since 1970; by default now.
+        """
         self.set_tags({"reason": reason})
         with self._writing("the status"):
-            self._client.set_terminated(self.id, status)
+            self._client.set_terminated(self.id, status, at_ms)
+
+    def journal(self) -> Journal:
+        """What waits on the disk for this run; see `tracking.journal`."""
+        from tracking.journal import journal_of
+
+        return journal_of(self.location, self.id, self.name)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -167,6 +231,26 @@ class Run:
         whole = [n for n in names if n.startswith(prefix) and n.endswith("+compressed.webp")]
         return {int(name.removeprefix(prefix).partition("+")[0]) for name in whole}
 
+    def artifact_names(self, folder: str = "") -> list[str]:
+        """Paths of the artifact files and folders that lie in `folder`."""
+        with translated(f"run {self.name}: its artifacts can't be listed"):
+            return [item.path for item in self._client.list_artifacts(self.id, folder or None)]
+
+    def image(self, key: str, step: int) -> NDArray[np.uint8] | None:
+        """The picture of the series `key` at `step`, RGB (Y, X, 3); None if there is none."""
+        from PIL import Image
+
+        prefix = f"{key.replace('/', '~')}+step+{step}+"
+        with translated(f"run {self.name}: its pictures can't be read"):
+            files = [item.path for item in self._client.list_artifacts(self.id, "images")]
+            small = "+compressed.webp"  # is written last
+            found = [f.removesuffix(small) for f in files if f.endswith(small)]
+            whole = [f"{f}.png" for f in found if f.rpartition("/")[2].startswith(prefix)]
+            if not whole:
+                return None
+            with Image.open(self.artifact_path(whole[-1])) as picture:
+                return np.asarray(picture.convert("RGB"))
+
     def artifact_path(self, name: str) -> Path:
         """A local path of the artifact file or folder `name`, to be read only.
 
@@ -176,7 +260,7 @@ class Run:
         """
         with translated(f"run {self.name}: artifact '{name}' can't be read"):
             parent = name.rpartition("/")[0]
-            there = [item.path for item in self._client.list_artifacts(self.id, parent or None)]
+            there = self.artifact_names(parent)
             if name not in there:
                 hint = nearest(name, there) if there else "it has none"
                 raise DataError(f"run {self.name} ({self.id}) has no artifact '{name}'; {hint}")

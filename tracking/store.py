@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from cyclegan.errors import CycleGANError, DataError, nearest
-from tracking import views
+from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nearest
+from tracking import finding, views
+from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
+from tracking.deleting import Remover
 from tracking.errors import translated
-from tracking.info import ExperimentInfo, RunInfo, hint
-from tracking.process import PROCESS, this_process
+from tracking.info import PARENT, ExperimentInfo, RunInfo, hint
+from tracking.process import PROCESS, is_alive, one_at_a_time, this_process
 from tracking.registry import Registry
 from tracking.run import Run
 
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "project_root"]
 
+Stage = Literal["active", "deleted", "all"]
+"""Which runs: those of the user interface, those deleted there, or both."""
 _RUN_ID_LENGTH = 32
-_NOTE, _PARENT = "mlflow.note.content", "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"
 
 
 class Store:
@@ -85,10 +89,23 @@ class Store:
         tags = {_NOTE: note} if note else {}
         return str(self._client.create_experiment(name, self.location.artifacts, tags))
 
-    def experiments(self) -> list[ExperimentInfo]:
-        """All experiments that hold runs of ours, the newest first."""
+    def experiments(self, stage: Stage = "active") -> list[ExperimentInfo]:
+        """All experiments that hold runs of ours, the newest first.
+
+        Unless `stage` is `active`, those that were deleted in the user interface come, too.
+        """
+        from mlflow.entities import ViewType
+
+        view = ViewType.ACTIVE_ONLY if stage == "active" else ViewType.ALL
+        found: list[Experiment] = []
+        token: str | None = None
         with translated(f"{self.location}: the experiments can't be listed"):
-            found: list[Experiment] = list(self._client.search_experiments())
+            while True:
+                page = self._client.search_experiments(view, page_token=token)
+                found += page
+                token = page.token
+                if not token:
+                    break
         return [
             ExperimentInfo(id=e.experiment_id, name=e.name, tags=dict(e.tags))
             for e in found
@@ -148,6 +165,11 @@ class Store:
         """The registered generators."""
         return Registry(self._client, str(self.location))
 
+    @property
+    def remover(self) -> Remover:
+        """What removes runs from the database; see `tracking.deleting`."""
+        return Remover(self._client, str(self.location), is_server=self.location.is_server)
+
     # -- runs ---------------------------------------------------------------------------------
 
     def create_run(
@@ -169,7 +191,7 @@ class Store:
         """
         experiment_id = self.experiment(experiment)
         own = {"kind": kind, "mlflow.source.name": f"cyclegan {kind}"}
-        own |= {"mlflow.source.type": "LOCAL"} | ({_PARENT: parent} if parent else {})
+        own |= {"mlflow.source.type": "LOCAL"} | ({PARENT: parent} if parent else {})
         own |= {PROCESS: this_process()}
         with translated(f"{self.location}: run '{name}' can't be made"):
             made = self._client.create_run(experiment_id, run_name=name, tags=own | dict(tags))
@@ -177,44 +199,84 @@ class Store:
         run.log_params(params)
         return run
 
-    def open_run(self, run_id: str) -> Run:
-        """An existing run to be continued; it is RUNNING again. Errors: `DataError` if unknown."""
-        found = self._get(run_id)
-        with translated(f"{self.location}: run {run_id} can't be continued"):
-            self._client.update_run(run_id, status="RUNNING")
-            self._client.set_tag(run_id, PROCESS, this_process())
+    def open_run(self, run_id: str, *, shared: bool = False) -> Run:
+        """An existing run to be continued; it is RUNNING again.
+
+        `shared`: several processes may write to it, as the workers of a study do to its run.
+
+        Errors: `DataError` if unknown, `BusyError` if a living process writes to it.
+        """
+        with one_at_a_time(self.location.journals.parent):
+            found = self._get(run_id)
+            process = found.data.tags.get(PROCESS, "")
+            elsewhere = found.info.status == "RUNNING" and process != this_process()
+            if elsewhere and not shared and is_alive(process):
+                raise BusyError(
+                    f"run {found.info.run_name} ({run_id}) is written by process "
+                    f"{process.split('/')[2]} on this host; wait for it or stop it first"
+                )
+            with translated(f"{self.location}: run {run_id} can't be continued"):
+                self._client.update_run(run_id, status="RUNNING")
+                self._client.set_tag(run_id, PROCESS, this_process())
         return self._wrap(found)
 
     def run(self, run_id: str) -> Run:
         """An existing run as it is, to read from or add to. Errors: `DataError` if unknown."""
         return self._wrap(self._get(run_id))
 
-    def find_run(self, name_or_id: str, experiment: str | None = None) -> RunInfo:
-        """The run with this id, or the newest finished one with this name, or the newest.
+    def find_run(self, text: str, experiment: str | None = None) -> RunInfo:
+        """The run that `text` means: an id or its beginning, a name, or `study:trial`.
+
+        Of several of one name it is the newest finished one, else the newest.
+
+        Errors: `DataError` with the nearest names if there is none, `UsageError` if the beginning
+        of an id is that of several.
+        """
+        if len(text) == _RUN_ID_LENGTH and text.isalnum():
+            return self._info(self._get(text), self._experiment_names())
+        found = self.find_runs(text, experiment)
+        if finding.several_ids(text, found):
+            ids = ", ".join(f"{run.id} ({run.name})" for run in found[:3])
+            raise UsageError(f"{len(found)} runs begin with {text}: {ids}; give more of the id")
+        return finding.newest(found)
+
+    def find_runs(
+        self, text: str, experiment: str | None = None, stage: Stage = "active"
+    ) -> list[RunInfo]:
+        """All runs that `text` can mean, as for `find_run`; the newest first.
 
         Errors: `DataError` with the nearest names if there is none.
         """
-        if len(name_or_id) == _RUN_ID_LENGTH and name_or_id.isalnum():
-            return self._info(self._get(name_or_id), self._experiment_names())
-        quote = '"' if "'" in name_or_id else "'"
-        matching = self.search(experiment, f"attributes.run_name = {quote}{name_or_id}{quote}")
-        if not matching:
+        found = finding.matching(text, lambda f: self.search(experiment, f, stage=stage))
+        if not found:
             runs = self.search(experiment)
             where = f"in experiment '{experiment}'" if experiment else f"in {self.location}"
-            raise DataError(f"no run is called '{name_or_id}' {where}; {hint(name_or_id, runs)}")
-        return max(matching, key=lambda run: (run.status == "FINISHED", run.start_ms))
+            raise DataError(f"no run is called '{text}' {where}; {hint(text, runs)}")
+        return found
+
+    def artifacts(self, run: RunInfo) -> Artifacts:
+        """The files of a run."""
+        return Artifacts(self._client, self.location, run)
 
     def search(
         self,
         experiment: str | None = None,
         filter: str = "",
         limit: int = 50_000,
+        stage: Stage = "active",
     ) -> list[RunInfo]:
         """Runs of one experiment or of all, the newest first; `filter` in MLflow's search syntax.
 
         Errors: `DataError` if there is no such experiment.
         """
-        names = self._experiment_names()
+        from mlflow.entities import ViewType
+
+        view = {
+            "active": ViewType.ACTIVE_ONLY,
+            "deleted": ViewType.DELETED_ONLY,
+            "all": ViewType.ALL,
+        }[stage]
+        names = self._experiment_names(stage)
         wanted = [key for key, name in names.items() if experiment in (None, name)]
         if experiment is not None and not wanted:
             raise DataError(
@@ -228,6 +290,7 @@ class Store:
                 page = self._client.search_runs(
                     wanted,
                     filter,
+                    view,
                     max_results=min(1000, limit - len(found)),
                     order_by=["attributes.start_time DESC"],
                     page_token=token,
@@ -237,6 +300,21 @@ class Store:
                 if not token:
                     break
         return [self._info(run, names) for run in found]
+
+    def run_ids(self) -> set[str]:
+        """Ids of all runs, deleted ones and those of other programs included."""
+        from mlflow.entities import ViewType
+
+        found: set[str] = set()
+        token: str | None = None
+        with translated(f"{self.location}: the runs can't be listed"):
+            places = ["0", *(experiment.id for experiment in self.experiments("all"))]
+            while True:
+                page = self._client.search_runs(places, "", ViewType.ALL, 1000, None, token)
+                found |= {run.info.run_id for run in page}
+                token = page.token
+                if not token:
+                    return found
 
     def run_url(self, run_id: str) -> str | None:
         """Where a browser shows the run; None if no server is known."""
@@ -265,10 +343,11 @@ class Store:
 
     def _wrap(self, run: MlflowRun) -> Run:
         info = run.info
-        return Run(self._client, info.run_id, info.run_name or info.run_id, info.experiment_id)
+        name = info.run_name or info.run_id
+        return Run(self._client, info.run_id, name, info.experiment_id, self.location)
 
-    def _experiment_names(self) -> dict[str, str]:
-        return {experiment.id: experiment.name for experiment in self.experiments()}
+    def _experiment_names(self, stage: Stage = "active") -> dict[str, str]:
+        return {experiment.id: experiment.name for experiment in self.experiments(stage)}
 
     def _info(self, run: MlflowRun, experiments: Mapping[str, str]) -> RunInfo:
         info = run.info
@@ -283,4 +362,6 @@ class Store:
             params=run.data.params,
             tags=run.data.tags,
             metrics=run.data.metrics,
+            artifact_uri=str(info.artifact_uri or ""),
+            deleted=info.lifecycle_stage == "deleted",
         )

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO
 
 from cyclegan.errors import CycleGANError, UsageError
-from tracking import views
+from tracking import leash, views
 from tracking.environment import child_environment
 from tracking.store import Store
 
@@ -84,9 +84,11 @@ def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator
     address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            _command(store, host, port),
+            # The server and its children would outlive a kill -9 of this process and keep the port,
+            # so it is held on a leash: a pipe that closes with this process.
+            [sys.executable, leash.__file__, *_command(store, host, port)],
             env=_environment(store),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a process group, so that its children can be stopped with it
@@ -168,6 +170,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     finally:  # children that outlive it, and an impatient second Ctrl-C
         _signal_group(process, signal.SIGKILL)
         process.wait()
+        if process.stdin:
+            process.stdin.close()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -275,6 +275,10 @@ class Config(Section):
     """Steps between validations: score and pictures on fixed held-out patches."""
     validation_patches: Annotated[int, Field(ge=4)] = 8
     """Held-out patches of each domain, the same for every training."""
+    log_every: Count = 10
+    """Iterations that are one point in the charts of a run: the mean of their losses."""
+    volumes_mb: Weight = 100.0
+    """Megabytes of the six images as volumes that a run keeps at most; 0 for none."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = Field(default=None, gt=0.0)

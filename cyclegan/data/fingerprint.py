@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ def fingerprint(dataset: Path, *, cache: Path | None = None) -> dict[str, str]:
     paths = [dataset]
     for entry in dict.fromkeys((*spec.train, *spec.validate)):
         paths += files_behind(entry)
+    return file_hashes(paths, cache=cache)
+
+
+def file_hashes(paths: Iterable[Path], *, cache: Path | None = None) -> dict[str, str]:
+    """The hash of each file by its path; the same as for `fingerprint`, of any files."""
     known = _Cache(cache)
     hashes = {os.path.normpath(path): _hash_of(path, known) for path in dict.fromkeys(paths)}
     known.save()

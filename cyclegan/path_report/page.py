@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from cyclegan.events import RollbackEvent
+from cyclegan.page import document
 from cyclegan.path_report.drawing import DISCARDED, inline_svg, number, outcome_colour
 from cyclegan.path_report.panels import step_figure
 from cyclegan.path_report.path import TrainingPath
@@ -65,13 +66,7 @@ def path_page(path: TrainingPath) -> str:
         "<h2>The rollbacks</h2>",
         _wide(_table(path.rollbacks)),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return document(title, _STYLE, parts)
 
 
 def changed_values(event: RollbackEvent) -> list[tuple[str, float, float]]:

@@ -63,6 +63,7 @@ def write_report(
     reference: Volume | None = None,
     halves: Halves | None = None,
     quality: Sequence[QualityRow] | None = None,
+    viewer: str = "",
     overwrite: bool = False,
 ) -> ReportSummary:
     """Write the report on an enhanced volume: an HTML page, and its slices as a PNG.
@@ -75,6 +76,7 @@ def write_report(
         halves: by name, two volumes with the same signal and independent noise, of the input's or
             the enhanced volume's shape, such as `{"input": (even, odd)}`.
         quality: rows against the reference, if they have been computed already.
+        viewer: name of a page beside the report that shows the volume, linked at its top.
 
     Volumes may be larger than memory: slices, the middle 160^3 voxels and blocks spread over the
     volume are read, and the trust maps slab by slab. Of several channels the first is shown.
@@ -94,7 +96,7 @@ def write_report(
         drawn = _draw(images, found)
         size = None if source.voxel_size_um is None else source.voxel_size_um[0] / images.factor
         title = f"{enhanced.name}: enhanced from {source.name}"
-        text = page(title, found, drawn, metadata, size, images.factor)
+        text = page(title, found, drawn, metadata, size, images.factor, viewer)
     with replacing(path_png) as temporary:
         temporary.write_bytes(drawn["slices"])
     write_text(path_html, text)

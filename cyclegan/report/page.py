@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote
 
+from cyclegan.page import document
 from cyclegan.report.measure import Measurements, resolution_rows
 
 WARNING = (
@@ -42,6 +44,7 @@ def page(
     metadata: Mapping[str, object],
     voxel_size_um: float | None,
     factor: int,
+    viewer: str = "",
 ) -> str:
     """The whole document. `figures` are PNG bytes by name, those not there are left out."""
     alarms = [INVERTED] if found.slope is not None and found.slope <= 0 else []
@@ -54,6 +57,7 @@ def page(
         f"<h1>{escape(title)}</h1>",
         *(f'<p class="alarm">{escape(text)}</p>' for text in alarms),
         f'<p class="warning">{escape(WARNING)}</p>',
+        _look(viewer),
         _section("Slices through the middle", _image(figures, "slices")),
         _section("Where to doubt it", _trust(found, figures, voxel_size_um, factor)),
         _section("Against the reference", _quality(found)) if found.quality else "",
@@ -63,12 +67,15 @@ def page(
         _section("How it was made", _table(("", ""), [(k, str(v)) for k, v in metadata.items()])),
         *(f'<p class="note">{escape(remark)}</p>' for remark in found.remarks),
     ]
+    return document(title, _STYLE, parts)
+
+
+def _look(viewer: str) -> str:
+    if not viewer:
+        return ""
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
+        f'<p><a href="{quote(viewer)}">Look into the volume</a>: the viewer {escape(viewer)} lies '
+        "beside this page; in MLflow it is viewer.html among the same run's artifacts.</p>"
     )
 
 

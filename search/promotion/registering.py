@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclegan.portable import export_generator
 from search.launch import GENERATOR_NAME, SAVE_FOLDER, Finished
+from search.models import origin_of
 from search.study import OpenStudy
 
 if TYPE_CHECKING:
-    from tracking import Challenge, ModelVersion, Store
+    from tracking import Challenge, ModelVersion, Run, Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,7 @@ class Registered:
 def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) -> Registered | None:
     """Register the kept generator once, and make it champion if its score is the best.
 
+    A copy for use without this project is put beside it; where that fails, a warning says so.
     None if no validation was usable: such a generator is nobody's champion.
     """
     if finished.best_score is None:
@@ -62,7 +69,21 @@ def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) ->
         )
         challenge = store.registry.challenge(version)
     run.set_tags({"model_version": version.label})
+    if version.portable is None:
+        _attach_portable(store, run, version, generator)
     return Registered(version=version, new=new, challenge=challenge)
+
+
+def _attach_portable(store: Store, run: Run, version: ModelVersion, generator: Path) -> None:
+    origin = origin_of(run.id, version)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
+            path = Path(folder) / f"{generator.stem}.pt2"
+            exported = export_generator(generator, path, origin=origin)
+            store.registry.attach(version, run, exported.path, exported.about)
+    except Exception as error:  # noqa: BLE001  (whatever it is, the promotion itself went well)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("%s is registered without an exported copy: %s", version.label, reason)
 
 
 @contextlib.contextmanager

@@ -29,14 +29,18 @@ from search.study.lease import LEASE_SECONDS, Owner
 from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.origin import check_data
 from search.study.processes import run_workers
+from search.study.report import Keeper
 from search.study.storage import StudyStorage, storage_for
 from search.study.trial import Bench
 from search.study.warm import first_values
 from search.study.worker import work
 from tracking import project_root
+from tracking.delivery import tidy, write_or_keep
+from tracking.entries import End
 
 if TYPE_CHECKING:
     from tracking import Run, Store
+    from tracking.run import Status
 
 _FREE = ("trials", "promote", "stop", "checkpoints")
 """What may differ when a study is continued: budgets, and what comes after it."""
@@ -67,6 +71,7 @@ def run_study(
     Errors: `ConfigError` if the study was started with another definition; what a trial refuses
     (missing data, a full disk) stops the study where it is.
     """
+    tidy(store, console.say)
     place = storage_for(studies_folder() / definition.name, storage)
     begun = _begin(definition, place, store, console)
     opened = begun.opened
@@ -142,7 +147,7 @@ def _precision(study: optuna.Study, first: Config) -> str:
 
 def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
     definition, study = opened.definition, opened.study
-    stored = reopened(store, study.user_attrs.get("mlflow_run_id"), console)
+    stored = reopened(store, study.user_attrs.get("mlflow_run_id"), console, shared=True)
     if stored:
         return stored
     name = definition.name
@@ -171,15 +176,23 @@ class _End:
 @contextlib.contextmanager
 def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     """Closes the study's MLflow run as the work inside ended, unless others still work."""
-    end, run, before = _End(), store.run(begun.parent), _finished(begun.opened)
+    end, before = _End(), _finished(begun.opened)
+    run = store.run(begun.parent)
+
+    def finish(status: Status, reason: str) -> None:
+        write_or_keep(store, run.id, End(status, reason))
+
     try:
-        yield end
+        with Keeper(begun.opened, store, begun.parent) as keeper:
+            yield end
+            elsewhere = _elsewhere(begun.opened)
+            ended = "interrupted" if end.interrupted else "finished"
+            keeper.end = "running" if elsewhere else ended
     except BaseException as error:
-        run.finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
+        finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
     if _finished(begun.opened) > before or not figures_folder(begun.opened).is_dir():
         log_figures(begun.opened, run)
-    elsewhere = [str(trial.number) for trial in begun.opened.trials() if trial.state == "running"]
     if elsewhere:  # the last one to leave closes it
         console.say(
             f"trial {', '.join(elsewhere)}: in the hands of a worker elsewhere; should that one "
@@ -187,7 +200,15 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
             f"{LEASE_SECONDS / 60:.0f} minutes"
         )
         return
-    run.finish(*(("KILLED", "interrupted") if end.interrupted else ("FINISHED", "")))
+    if end.interrupted:
+        finish("KILLED", "interrupted")
+    else:
+        finish("FINISHED", "")
+
+
+def _elsewhere(opened: OpenStudy) -> list[str]:
+    """Trials that other processes train now."""
+    return [str(trial.number) for trial in opened.trials() if trial.state == "running"]
 
 
 def _finished(opened: OpenStudy) -> int:

@@ -22,10 +22,16 @@ def touch(study: optuna.Study, owner: str, now: float | None = None) -> None:
     study.set_user_attr(_PREFIX + owner, [begun, now])
 
 
-def hours(attributes: Mapping[str, Any]) -> float:
-    """Wall-clock hours of running, from a study's user attributes."""
-    noted = (value for key, value in attributes.items() if key.startswith(_PREFIX))
-    return _covered((begun, last) for begun, last in noted) / 3600
+def hours(attributes: Mapping[str, Any], now: float | None = None) -> float:
+    """Wall-clock hours of running, from a study's user attributes.
+
+    With `now` (seconds since 1970) the time since a worker was last seen counts, too.
+    """
+    noted = [value for key, value in attributes.items() if key.startswith(_PREFIX)]
+    spans = [(float(begun), float(last)) for begun, last in noted]
+    if now is not None and spans:
+        spans.append((max(last for _, last in spans), now))
+    return _covered(spans) / 3600
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:

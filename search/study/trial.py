@@ -31,6 +31,8 @@ from search.study.pruning import PruningCallback, reports_of
 from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
+from tracking.delivery import write_or_keep
+from tracking.entries import Metrics, Tags
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -54,11 +56,17 @@ class Bench:
 
 
 class _Watch(Callback):
-    """Shows a training on the board, and stops it when its lease is lost."""
+    """Shows a training on the board, tells its run, and stops it when its lease is lost."""
 
-    def __init__(self, board: Board, number: int) -> None:
-        self.board, self.number, self.seed = board, number, 0
+    def __init__(self, board: Board, trial: optuna.trial.Trial, folder: Path) -> None:
+        self.board, self.number, self.seed = board, trial.number, 0
+        self.trial, self.folder = trial, folder
         self.is_lost = False
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Views of a running study lead to the run, too."""
+        if not self.seed:
+            self.trial.set_user_attr("mlflow_run_id", recorded_run(self.folder))
 
     def lost(self) -> None:
         """Another worker has the trial now; called by the thread that renews the lease."""
@@ -81,7 +89,7 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
     disk); the trial can then be continued. Any other error fails the trial.
     """
     number, study = trial.number, bench.opened.study
-    watch = _Watch(bench.board, number)
+    watch = _Watch(bench.board, trial, bench.opened.trial_folder(number))
     with renewing(bench.owner, study, trial._trial_id, watch.lost):
         try:
             return _train(trial, bench, watch)
@@ -209,13 +217,17 @@ def _tell(
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
         study.tell(trial.number, score)
-    run = bench.store.run(first.run_id)
-    run.set_tags({"state": "pruned" if pruned else "complete"})
+    metrics: dict[str, float] = {}
     if score is not None:  # what the study ranks by, for MLflow's table
-        run.log_metrics({"score/value": score}, step=result.iteration)
+        metrics["score/value"] = score
     if len(done) > 1 and score is not None:
-        spread = {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
-        run.log_metrics(spread, step=result.iteration)
+        metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
+    write_or_keep(
+        bench.store,
+        first.run_id,
+        Tags({"state": "pruned" if pruned else "complete"}),
+        Metrics(metrics, result.iteration),
+    )
     ending: Ending = "pruned" if pruned else "complete"
     text = result.reason if pruned else f"score {score:.2f}"
     bench.board.ended(trial.number, ending, text, score)

@@ -16,6 +16,8 @@ from search.study.rules import why_stop
 from search.study.sessions import hours, touch
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Bench, train_trial
+from tracking.delivery import write_or_keep
+from tracking.entries import Metrics, Text
 
 _FAILURES_IN_A_ROW = 3
 """After so many the study stops: something is wrong with it, not with its trials."""
@@ -112,7 +114,10 @@ def update_study_run(bench: Bench) -> None:
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
     if scores:
         metrics["score/best"] = max(scores)
-    run = bench.store.run(bench.parent)
-    run.log_metrics(metrics, step=sum(counts.values()))
     rows = [vars(t) | {"values": dict(t.values)} for t in trials]
-    run.log_text(json.dumps(rows, indent=1), "trials.json")
+    write_or_keep(
+        bench.store,
+        bench.parent,
+        Metrics(metrics, sum(counts.values())),
+        Text(json.dumps(rows, indent=1), "trials.json"),
+    )

@@ -15,7 +15,14 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
+
+from cyclegan import parse_config
+from cyclegan.generator import save_generators
+from cyclegan.model import CycleGAN
+from search import cli
+from search.commandline import run
 
 CALL = [sys.executable, "-m", "search.cli"]
 
@@ -140,6 +147,43 @@ def whole_study(
 def wait() -> Callable[..., Any]:
     """The function `wait_for`."""
     return wait_for
+
+
+@pytest.fixture
+def generator_file(project: Path, tiny: dict[str, Any]) -> str:
+    """A generator file in the project's folder; untrained will do."""
+    torch.manual_seed(0)
+    scales = {"B": {"mean": 1000.0, "std": 50.0}}
+    save_generators(
+        CycleGAN(parse_config(tiny), torch.device("cpu")),
+        project / "generator.pt",
+        step=7,
+        grey_scales=scales,
+    )
+    return "generator.pt"
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process: (exit code, JSON or None, standard error)."""
+
+    def call(*arguments: str) -> tuple[int, Any, str]:
+        monkeypatch.setattr(sys, "argv", ["cyclegan", *arguments, "--json", "--quiet"])
+        code = run(cli.app)
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out) if captured.out else None, captured.err
+
+    return call
+
+
+@pytest.fixture
+def enhance(generator_file: str, command_line: Any) -> Any:
+    """The same for `cyclegan enhance` with that generator."""
+
+    def call(*arguments: str) -> Any:
+        return command_line("enhance", *arguments, "--model", generator_file)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,11 @@ from search import cli
 from search.commandline import run
 
 COMMANDS = [
-    *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["ui"], ["doctor"]),
+    *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["viewer"], ["export"]),
+    *(["ui"], ["compare"], ["doctor"]),
     *(["study", name] for name in ("run", "validate", "list", "show", "best")),
-    *(["study", name] for name in ("export", "importance", "figures", "unprune")),
+    *(["study", name] for name in ("export", "importance", "figures", "report", "unprune")),
+    *(["runs", name] for name in ("list", "show", "gc")),
 ]
 
 
@@ -57,7 +59,7 @@ def test_help_of_the_whole_names_every_command_and_is_quick() -> None:
         check=True,
     )
     assert time.monotonic() - start < 20  # only guards against a hang: see the imports below
-    for name in ("simulate", "prepare", "train", "study", "promote", "enhance", "ui", "doctor"):
+    for name, *_ in COMMANDS:
         assert name in done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "mlflow", "optuna", "scipy", "skimage", "h5py"}
@@ -112,6 +114,16 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["study", "export", "none"], 2, ["--output"]),
         (["study", "importance", "none"], 2, ["'none'", "was not started here"]),
         (["study", "figures", "none"], 2, ["'none'", "was not started here"]),
+        (["runs", "list", "--kind", "trail"], 2, ["--kind trail", "did you mean 'trial'"]),
+        (["runs", "list", "--sort", "name"], 2, ["--sort name", "score, size, start"]),
+        (["runs", "list", "--experiment", "none"], 1, ["'none'", "no experiment"]),
+        (["runs", "show", "none"], 1, ["'none'", "it has no runs"]),
+        (["compare", "one"], 2, ["2 to 8 runs, not 1"]),
+        (["compare", "one", "two"], 1, ["'one'", "it has no runs"]),
+        (["compare", "one", "two", "--html", "c.pdf"], 2, ["c.pdf", "must end in .html"]),
+        (["compare", "one", "two", "--at", "first"], 2, ["--at first", "best, last"]),
+        (["runs", "gc", "none", "--yes"], 1, ["'none'", "it has no runs"]),
+        (["runs", "gc", "--keep-best", "0"], 2, ["--keep-best", "0"]),
     ],
 )
 def test_mistakes_give_one_line_and_the_right_code(

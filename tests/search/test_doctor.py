@@ -16,6 +16,7 @@ import pytest
 from search.doctor import examine
 from search.study.storage import JOURNAL
 from tracking import Store
+from tracking.entries import Tags
 from tracking.process import PROCESS, is_alive, this_process
 
 
@@ -53,6 +54,24 @@ def test_a_run_of_a_dead_process_is_closed_and_others_are_left(project: Path) ->
     running = dict.fromkeys(("alive", "elsewhere"), "RUNNING")
     assert statuses == running | {"dead": "KILLED", "ended": "FINISHED"}
     assert [finding.subject.split()[1] for finding in examine(store)] == ["elsewhere"]
+
+
+def test_what_waits_for_the_store_is_delivered(project: Path) -> None:
+    store = Store.open()
+    runs = [store.create_run("train", n, kind="train", params={}, tags={}) for n in ("r", "gone")]
+    for run in runs:
+        journal = run.journal()
+        journal.append(Tags({"outcome": "completed"}))
+        journal.close()
+    store._client.delete_run(runs[1].id)
+    kept, gone = sorted(examine(store), key=lambda finding: finding.cure is None)
+    assert "1 entries wait" in kept.problem
+    assert gone.cure is None
+    assert "was deleted" in gone.problem
+    assert kept.cure is not None
+    kept.cure()
+    assert store.find_run(runs[0].id).tags["outcome"] == "completed"
+    assert [finding.cure for finding in examine(store)] == [None]
 
 
 def test_a_new_and_a_continued_run_bear_their_process(project: Path) -> None:

@@ -26,6 +26,7 @@ from cyclegan.model import CycleGAN
 from search import cli
 from search.commandline import run
 from search.enhance_request import parse_roi, parse_tile
+from tracking import Store
 
 SHAPE = (16, 20, 24)
 
@@ -49,34 +50,6 @@ def read(path: str, name: str = "data") -> np.ndarray:
     with h5py.File(path) as handle:
         found: np.ndarray = handle[name][:]
         return found
-
-
-@pytest.fixture
-def model(project: Path, tiny: dict[str, Any]) -> str:
-    """A generator file in the project's folder; untrained will do."""
-    torch.manual_seed(0)
-    scales = {"B": {"mean": 1000.0, "std": 50.0}}
-    save_generators(
-        CycleGAN(parse_config(tiny), torch.device("cpu")),
-        project / "generator.pt",
-        step=7,
-        grey_scales=scales,
-    )
-    return "generator.pt"
-
-
-@pytest.fixture
-def enhance(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `cyclegan enhance` in this process: (exit code, JSON or None, standard error)."""
-
-    def call(*arguments: str) -> tuple[int, Any, str]:
-        line = ["cyclegan", "enhance", *arguments, "--model", model, "--json", "--quiet"]
-        monkeypatch.setattr(sys, "argv", line)
-        code = run(cli.app)
-        captured = capsys.readouterr()
-        return code, json.loads(captured.out) if captured.out else None, captured.err
-
-    return call
 
 
 def test_the_volume_comes_with_trust_maps_a_picture_and_a_report(enhance: Any) -> None:
@@ -285,9 +258,18 @@ def test_one_name_for_two_outputs_is_refused(enhance: Any) -> None:
 
 
 @pytest.mark.slow
-def test_killed_the_same_command_goes_on(model: str) -> None:
+def test_killed_the_same_command_goes_on_in_the_same_run(generator_file: str) -> None:
     write("a.h5", blobs(1, (40, 16, 16)))
-    arguments = ["a.h5", "--model", model, "--output", "e.h5", "--tile", "8,16,16", "--json"]
+    arguments = [
+        "a.h5",
+        "--model",
+        generator_file,
+        "--output",
+        "e.h5",
+        "--tile",
+        "8,16,16",
+        "--json",
+    ]
     line = [sys.executable, "-m", "search.cli", "enhance", *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     journal = part_folder(Path("e.h5")) / "journal.jsonl"
@@ -302,10 +284,13 @@ def test_killed_the_same_command_goes_on(model: str) -> None:
     assert again.returncode == 0, again.stderr
     data = json.loads(again.stdout)
     assert (data["resumed"], data["tiles"]) == (done, 5)
-    network = load_generator(Path(model)).network
+    network = load_generator(Path(generator_file)).network
     expected = enhance_array(network, standardised(blobs(1, (40, 16, 16))))
     np.testing.assert_allclose(read("e.h5"), expected, atol=1e-4)
     assert not journal.parent.exists()
+    runs = Store.open().search("enhance", "tags.kind = 'enhance'")
+    assert [(run.id, run.status) for run in runs] == [(data["run_id"], "FINISHED")]
+    assert runs[0].metrics["tiles/resumed"] == done
 
 
 def test_killed_behind_the_volume_the_same_command_does_the_rest(enhance: Any) -> None:

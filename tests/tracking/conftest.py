@@ -79,6 +79,7 @@ def tiny(data: Path) -> Callable[..., Config]:
             "validate_every": 4,
             "validation_patches": 4,
             "checkpoint_every": 4,
+            "log_every": 1,
         }
         return parse_config(values | changes)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.models import Model
 
 from cyclegan.errors import DataError, UsageError
 from tracking import ModelVersion, Run, Store
@@ -145,3 +148,36 @@ def test_all_of_it_through_a_server(store: Store, tmp_path: Path) -> None:
         assert remote.registry.find("champion") == version
         assert run.artifact_path(artifact_of(version)).read_bytes() == b"one"
     assert store.registry.find("demo@1").run_id == run.id
+
+
+ABOUT: dict[str, Any] = {
+    "input": {"name": "x", "dtype": "float32", "shape": [-1, 2, -1, -1, -1]},
+    "output": {"name": "y", "dtype": "float32", "shape": [-1, 1, -1, -1, -1]},
+    "scale": 2.0,
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def test_mlflow_knows_sizes_and_halo_of_an_exported_generator(
+    store: Store, client: MlflowClient, run: Run, tmp_path: Path
+) -> None:
+    version, _ = register(store, run, tmp_path, b"one", 0.5)
+    assert version.portable is None
+    exported = tmp_path / "generator.pt2"
+    exported.write_bytes(b"two")
+    store.registry.attach(version, run, exported, ABOUT)
+    found = store.registry.find("demo@1")
+    assert found.portable is not None
+    assert run.artifact_path(found.portable).read_bytes() == b"two"
+    assert found.tags["portable_sha256"] == hashlib.sha256(b"two").hexdigest()
+    assert artifact_of(found) == artifact_of(version)  # what `enhance` takes
+    assert register(store, run, tmp_path, b"one", 0.5) == (found, False)
+    # As MLflow's pages read it: the file MLmodel at the version's source.
+    model = Model.load(client.get_model_version("demo", "1").source.removeprefix("file://"))
+    assert model.signature is not None
+    for schema, name in ((model.signature.inputs, "input"), (model.signature.outputs, "output")):
+        (tensor,) = schema.inputs
+        assert (tensor.name, tensor.shape) == (ABOUT[name]["name"], tuple(ABOUT[name]["shape"]))
+        assert tensor.type == "float32"
+    assert model.metadata == ABOUT
+    assert model.flavors == {"torch_export": {"data": "generator.pt2", "torch_version": "2.13.0"}}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from cyclegan.errors import CycleGANError, DataError, UsageError
+from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
 from tracking import Store, project_root, views
 from tracking.database import locate
 from tracking.errors import hide_password
@@ -240,3 +240,47 @@ def test_a_view_can_sort_upwards() -> None:
     text = views.encode("Fast", [], "metrics.`speed` ASC", "", now_ms=1)
     _, state = views.decode(text)
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`speed`", True)
+
+
+_CLAIM = """
+import sys, time
+from cyclegan.errors import BusyError
+from tracking import Store
+
+store = Store.open(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    store.open_run(sys.argv[2])
+    print("mine", flush=True)
+except BusyError as error:
+    print(error, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_of_several_processes_one_gets_a_run(database: Path, store: Store) -> None:
+    run = store.create_run("study", "trial-1", kind="trial", params={}, tags={})
+    run.finish("KILLED", "to be continued")
+    line = [sys.executable, "-c", _CLAIM, store.uri, run.id]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen(line, text=True, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:  # all at once
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [process.stdout.readline().strip() for process in processes]
+        winner = said.index("mine")
+        refused = f"run trial-1 ({run.id}) is written by process {processes[winner].pid} on this"
+        assert [line.startswith(refused) for line in said] == [
+            number != winner for number in range(3)
+        ]
+        with pytest.raises(BusyError, match="wait for it or stop it first"):
+            store.open_run(run.id)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert store.open_run(run.id).id == run.id  # nobody living writes to it any more

@@ -107,6 +107,41 @@ def test_the_server_answers_and_leaves_nothing_behind(
     assert store.find_run("remote").metrics["a"] == 0.5
 
 
+@pytest.mark.slow
+def test_kill_minus_nine_leaves_no_server_behind(store: Store, tmp_path: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, store.uri, str(port)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        while "user interface:" not in process.stdout.readline():
+            assert process.poll() is None
+        family = list(children(process.pid))
+        assert len(family) > 1
+    finally:
+        process.kill()
+        process.communicate()
+    deadline = time.monotonic() + 20
+    while any(_runs(pid) for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in family if _runs(pid)]
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process (Linux) is there, and no zombie that nobody has waited for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def _use_over_http(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the store through the server, as from another host."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

@@ -83,14 +83,14 @@ class ScoreAxis:
         """Whether it lies outside, or is none at all."""
         return score is None or score < self.low
 
+    def ticks(self) -> list[float]:
+        """Round scores; none in the rim, where the scale does not hold."""
+        found = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
+        return [float(tick) for tick in found if tick >= self.low]
+
     def apply(self, axes: Axes) -> None:
-        """Set the vertical limits; nothing is marked in the rim, where the scale does not hold."""
-        ticks = [
-            t
-            for t in MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
-            if t >= self.low
-        ]
-        axes.set_yticks(ticks)
+        """Set the vertical limits and ticks."""
+        axes.set_yticks(self.ticks())
         axes.set_ylim(*self.limits)
 
 

@@ -70,6 +70,14 @@ class KeyAxis:
             at, low, high = np.log(at), np.log(low), np.log(high)
         return float((at - low) / (high - low))
 
+    def ticks(self) -> list[tuple[float, str]]:
+        """Values with a label on the axis, by their share of it."""
+        if self.choices:
+            return [(self.share(choice), choice) for choice in self.choices]
+        if self.log:
+            return [(self.share(tick), f"{tick:.3g}") for tick in self._log_ticks()]
+        return [(0.0, f"{self.low:.3g}"), (1.0, f"{self.high:.3g}")]
+
     def apply(self, axes: Axes) -> None:
         """Scale, limits and labels of the horizontal axis."""
         if self.choices:
@@ -108,7 +116,7 @@ class KeyAxis:
 def slices(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
     """Score over each key's values; None before the first score."""
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
-    keys = _keys(opened, shown)
+    keys = ordered_keys(opened, shown)
     if not keys:
         return None
     # Pruned trials were judged earlier, when scores are lower; they must not flatten the others.
@@ -143,7 +151,7 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[TrialRecord]) -> F
     """
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
     done = [r for r in shown if r.state == "complete"]
-    keys = _keys(opened, shown)
+    keys = ordered_keys(opened, shown)
     if len(done) < 2 or not keys:
         return None
     names = short_names(keys)
@@ -202,7 +210,7 @@ def _thick(best: TrialRecord | None) -> str:
     return f" (thick: trial {best.number})" if best else ""
 
 
-def _keys(opened: OpenStudy, records: Sequence[TrialRecord]) -> list[str]:
+def ordered_keys(opened: OpenStudy, records: Sequence[TrialRecord]) -> list[str]:
     """The keys that some of `records` have a value for, in the definition's order."""
     found = searched_keys(records)
     declared = declared_keys(opened.definition.space)

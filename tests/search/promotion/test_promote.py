@@ -20,8 +20,9 @@ from cyclegan import load_config, parse_config
 from cyclegan import state as states
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.events import TrainResult
-from cyclegan.generator import save_generators
+from cyclegan.generator import load_generator, save_generators
 from cyclegan.model import CycleGAN
+from cyclegan.portable import recipe
 from search import cli
 from search.commandline import run
 from search.console import Console
@@ -278,6 +279,64 @@ def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
     assert holder.score == 3.0
 
 
+@pytest.fixture
+def finished(store: Store, project: Path, tiny: dict[str, Any]) -> Finished:
+    """A training that kept a generator."""
+    kept = project / "p" / "save" / "generator.pt"
+    save_generators(CycleGAN(parse_config(tiny), torch.device("cpu")), kept, step=7, score=0.5)
+    made = store.create_run("s", "p", kind="promoted", params={}, tags={})
+    result = TrainResult(outcome="completed", reason="", step=9, iteration=9, score=0.5)
+    return Finished(result=result, run_id=made.id, folder=project / "p", best_score=0.5)
+
+
+def test_a_registered_generator_has_a_copy_for_elsewhere_that_knows_its_origin(
+    written: Callable[..., OpenStudy],
+    store: Store,
+    finished: Finished,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opened = written([1.0])
+    assert register(opened, 0, finished, store) is not None
+    version = store.registry.find("s@champion")
+    assert version.portable is not None
+    run_ = store.run(finished.run_id)
+    generator, about = recipe.load(run_.artifact_path(version.portable))
+    assert (about["origin"]["study"], about["origin"]["version"]) == ("s", "s@1")
+    image = torch.randn(1, 1, 8, 4, 12)
+    original = load_generator(finished.folder / "save" / "generator.pt").network
+    torch.testing.assert_close(generator(image), original(image))
+    description = run_.artifact_path(version.portable.replace("generator.pt2", "MLmodel"))
+    assert "[-1, 1, -1, -1, -1]" in description.read_text()
+    monkeypatch.delattr(torch.export, "export")  # once is enough
+    register(opened, 0, finished, store)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_a_generator_that_can_not_be_exported_is_registered_all_the_same_and_later_again(
+    written: Callable[..., OpenStudy],
+    store: Store,
+    finished: Finished,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such operator\nand where")
+
+    opened = written([1.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, "export", broken)
+        registered = register(opened, 0, finished, store)
+    assert registered is not None
+    assert registered.challenge.won
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith("s@1 is registered without an exported copy: ")
+    assert line.endswith("can't be exported: no such operator")
+    assert store.registry.find("s@1").portable is None
+    register(opened, 0, finished, store)
+    assert store.registry.find("s@1").portable is not None
+
+
 def test_without_a_usable_validation_nothing_is_registered(
     written: Callable[..., OpenStudy], store: Store
 ) -> None:
@@ -303,13 +362,16 @@ def test_enhancing_with_the_champion_of_a_server(
             "demo", training, project / "generator.pt", score=0.5, tags={}
         )
         assert remote.registry.challenge(version).won
-        uri = ("--tracking-uri", server.address)
+        uri = ("--log-volume", "copy", "--tracking-uri", server.address)
         code, done, err = call(
             "enhance", volume(project), "--model", "champion", "--output", "e.h5", *uri
         )
         assert code == 0, err  # an untrained generator is warned of
         assert (done["model_version"], done["model_run"]) == ("demo@1", training.id)
-        assert remote.find_run(done["run_id"]).tags["model_version"] == "demo@1"
+        run, tags = remote.run(done["run_id"]), remote.find_run(done["run_id"]).tags
+        assert (tags["model_version"], tags["log_volume"]) == ("demo@1", "copied")
+        assert tags["model_file"].startswith(f"runs:/{training.id}/registered/")
+        assert run.artifact_path("volume/e.h5").read_bytes() == Path("e.h5").read_bytes()
 
 
 def test_what_is_told_of_a_registration() -> None:

@@ -1,0 +1,125 @@
+"""Generators exported with `torch.export`, any batch and any size that the network takes.
+
+Tried beside it: a TorchScript trace keeps sizes too, but is deprecated and takes sizes that are no
+multiples of the alignment without a word; ONNX agrees to 1e-6 and needs six more packages.
+
+Z, Y and X are declared as alignment x blocks. Tracing adds guards of its own to that, such as
+that no axis is one block long, which concern strides and not results. They are checked only if the
+file holds the example input, which is also the one thing in it that is pickled: so it is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.files import refuse_overwrite, replacing
+from cyclegan.generator import Direction, load_generator
+from cyclegan.networks import UNet3d
+from cyclegan.portable.about import channels, describe
+
+SUFFIX = ".pt2"
+ABOUT_NAME, RECIPE_NAME = "cyclegan.json", "recipe.py"
+"""The extra files inside."""
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written."""
+
+    path: Path
+    about: dict[str, Any]
+    """What it says of itself; see `describe`."""
+    seconds: float
+
+
+def export_generator(
+    generator_file: Path,
+    output: Path,
+    *,
+    direction: Direction = "A",
+    origin: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the mean generator of a generator file or checkpoint to `output`, `FILE.pt2`.
+
+    The file maps (B, C, Z, Y, X) float32, standardised, to (B, C', sZ, sY, sX); inside are
+    `cyclegan.json` (see `describe`) and `recipe.py`. The same generator and `origin` give the same
+    bytes. Before it gets its name it is read back and compared with the original.
+
+    Args:
+        direction: A for the generator from domain A to B, B for the one back.
+        origin: where it comes from, for whoever finds the file.
+
+    Errors: `UsageError` for another suffix, `DataError` if `output` exists, `CheckpointError` for
+    the generator file, `CycleGANError` if the export fails or does not agree with the original.
+    """
+    if output.suffix != SUFFIX:
+        raise UsageError(f"{output}: an exported generator is called FILE{SUFFIX}")
+    refuse_overwrite(output, overwrite)
+    began = time.perf_counter()
+    trained = load_generator(generator_file, direction)
+    about = describe(trained, direction, origin)
+    try:
+        content = _packed(trained.network, about)
+        difference = _difference(content, trained.network)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CycleGANError(f"{generator_file} can't be exported: {reason}") from error
+    if not difference <= _TOLERANCE:
+        raise CycleGANError(
+            f"{generator_file} can't be exported: the result differs by {difference:.2g} of its "
+            "largest value from the original's"
+        )
+    with replacing(output) as temporary:
+        temporary.write_bytes(content)
+    return Exported(path=output, about=about, seconds=time.perf_counter() - began)
+
+
+def _packed(network: UNet3d, about: Mapping[str, Any]) -> bytes:
+    program = _exported(network)
+    # Else a pickle, and guards on the example's strides; see the top of this file.
+    program.example_inputs = None
+    recipe = Path(__file__).with_name(RECIPE_NAME).read_text(encoding="utf-8")
+    # A buffer, not a path: PyTorch writes the file's name into the archive.
+    buffer = io.BytesIO()
+    extra = {ABOUT_NAME: json.dumps(about, indent=1), RECIPE_NAME: recipe}
+    torch.export.save(program, buffer, extra_files=extra)
+    return buffer.getvalue()
+
+
+def _exported(network: UNet3d) -> ExportedProgram:
+    step = network.geometry.alignment
+    blocks = {
+        axis: step * Dim(f"{name}_blocks") for axis, name in zip((2, 3, 4), "zyx", strict=True)
+    }
+    # Lengths that differ: equal ones could be taken for one and the same.
+    example = _example(network, batch=2, blocks=(2, 3, 4))
+    return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch")} | blocks,))
+
+
+def _difference(content: bytes, network: UNet3d) -> float:
+    """Between file and original at another size than the example's, of the largest value."""
+    read = torch.export.load(io.BytesIO(content)).module()
+    image = _example(network, batch=1, blocks=(1, 2, 1))
+    image.normal_(generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted: Tensor = network(image)
+        got: Tensor = read(image)
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+
+
+def _example(network: UNet3d, *, batch: int, blocks: tuple[int, int, int]) -> Tensor:
+    step, (inputs, _) = network.geometry.alignment, channels(network)
+    return torch.zeros(batch, inputs, *(step * count for count in blocks))

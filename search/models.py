@@ -1,0 +1,86 @@
+"""What `--model` names: a generator or checkpoint file, a registered version, or an MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclegan.generator import TrainedGenerator, load_generator
+from search.commandline import Session
+from tracking.registry import CHAMPION, artifact_of
+
+if TYPE_CHECKING:
+    from tracking import ModelVersion, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A generator that was found, and where it comes from."""
+
+    generator: TrainedGenerator
+    """From domain A to B."""
+    file: Path
+    run: Run | None = None
+    """Kept: a file fetched from a server lives as long as this."""
+    experiment: str | None = None
+    version: ModelVersion | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of the MLflow run."""
+    artifact: str = ""
+    """Where in the run's artifacts it lies."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that trained it."""
+        return self.run.id if self.run else None
+
+    @property
+    def name(self) -> str:
+        """As it is recorded."""
+        return self.run_id or str(self.file)
+
+    @property
+    def address(self) -> str:
+        """Where it lies, for good: `file` may be a copy for the moment."""
+        return f"runs:/{self.run_id}/{self.artifact}" if self.run else str(self.file.resolve())
+
+    @property
+    def label(self) -> str:
+        """The registered version, such as `demo@3`; empty if it is none."""
+        return self.version.label if self.version else ""
+
+
+def find_model(session: Session, name: str) -> Model:
+    """The model that `name` means.
+
+    Errors: `DataError`, `UsageError` and `CheckpointError` for what is not there, could mean
+    several, or is no generator.
+    """
+    if Path(name).is_file():
+        return Model(generator=load_generator(Path(name)), file=Path(name))
+    version, artifact, run_name = None, "checkpoints/generator.pt", name
+    if name == CHAMPION or "@" in name:
+        version = session.store.registry.find(name)
+        artifact, run_name = artifact_of(version), version.run_id
+    info = session.store.find_run(run_name)
+    run = session.store.run(info.id)
+    file = run.artifact_path(artifact)
+    return Model(
+        generator=load_generator(file),
+        file=file,
+        run=run,
+        experiment=info.experiment,
+        version=version,
+        tags=info.tags,
+        artifact=artifact,
+    )
+
+
+def origin_of(run_id: str | None, version: ModelVersion | None) -> dict[str, str]:
+    """What an exported generator says of where it comes from; nothing of a file."""
+    tags = version.tags if version else {}
+    known = {name: tags[name] for name in ("study", "trial", "steps", "best_step") if name in tags}
+    named = {"run": run_id, "version": version.label if version else None}
+    return known | {name: value for name, value in named.items() if value}

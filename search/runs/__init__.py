@@ -1,0 +1,1 @@
+"""Housekeeping: what is stored of all runs, how large it is, and what can go."""

@@ -1,0 +1,238 @@
+"""The files of a run: where they lie, how large they are, and removing them.
+
+On this machine they are measured by walking the folder; behind a server its listing tells the
+sizes. What is removed lies in the store's own artifact folder, in `<run id>/artifacts`, or it is
+not removed: symbolic links are never followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from cyclegan.errors import CycleGANError
+from tracking.database import Location
+from tracking.errors import first_line, translated
+from tracking.info import RunInfo
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+REQUESTS = 200
+"""Listings asked of a server for one run, one a folder, before its size is left open."""
+_FOLDER = "artifacts"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file of a run."""
+
+    path: str
+    """Within the run's artifacts, such as `volumes/cycle_40.h5`."""
+    bytes: int
+
+
+class Artifacts:
+    """The files of one run."""
+
+    def __init__(self, client: MlflowClient, location: Location, run: RunInfo) -> None:
+        self.run, self._client, self._location = run, client, location
+        self.folder = local_folder(location, run.artifact_uri)
+        """Where they lie on this machine; None if they lie elsewhere."""
+
+    def files(self, requests: int = REQUESTS) -> list[Artifact] | None:
+        """All files by path; None if more than `requests` folders behind a server hold them.
+
+        With -1 they are listed whatever that takes.
+        """
+        if self.folder is not None:
+            return sorted(walk(self.folder), key=lambda file: file.path)
+        with translated(f"run {self.run.name}: its artifacts can't be listed"):
+            return self._listed(requests)
+
+    def _listed(self, requests: int) -> list[Artifact] | None:
+        found: list[Artifact] = []
+        folders: deque[str | None] = deque([None])
+        while folders:
+            if requests == 0:
+                return None
+            requests -= 1
+            for item in self._repository().list_artifacts(folders.popleft()):
+                if item.is_dir:
+                    folders.append(item.path)
+                else:
+                    found.append(Artifact(path=item.path, bytes=item.file_size or 0))
+        return sorted(found, key=lambda file: file.path)
+
+    def out_of_reach(self) -> str | None:
+        """Why these files can't be removed from here; None if they can."""
+        if self.folder is None:
+            return self._elsewhere()
+        if self._location.artifacts is None:  # a server that leaves its files to its clients
+            if not self.folder.exists():
+                return f"its files lie on the server's machine, in {self.folder}"
+            return misplaced(self.folder, self.run.id, None)
+        return misplaced(self.folder, self.run.id, local_path(self._location.artifacts))
+
+    def _elsewhere(self) -> str | None:
+        uri = self.run.artifact_uri
+        if not uri.startswith("mlflow-artifacts:"):
+            return f"its files lie in {uri}, which can't be freed from here"
+        if not self._location.is_server:
+            return "its files lie behind an MLflow server; name that with --tracking-uri http://..."
+        if not urlsplit(uri).path.rstrip("/").endswith(f"/{self.run.id}/{_FOLDER}"):
+            return f"its files lie in {uri}, which is no folder of its own"
+        return None
+
+    def remove(self, wanted: Callable[[str], bool] | None = None) -> int:
+        """Remove all files, or those whose path is `wanted`; the bytes that were freed.
+
+        Of a folder behind a server that is too large to list (see `files`) they are not known: 0.
+
+        Errors: `CycleGANError` if they are out of reach, or the disk or the server refuses.
+        """
+        reason = self.out_of_reach()
+        if reason:
+            raise CycleGANError(f"run {self.run.name} ({self.run.id}): {reason}")
+        files = (self.files() if wanted is None else self.files(requests=-1)) or []
+        gone = files if wanted is None else [file for file in files if wanted(file.path)]
+        with translated(f"run {self.run.name} ({self.run.id}): its files can't be removed"):
+            if self.folder is not None:
+                _remove_here(self.folder, None if wanted is None else gone)
+            elif wanted is None:
+                self._delete(None)
+            else:
+                for file in gone:
+                    self._delete(file.path)
+        return sum(file.bytes for file in gone)
+
+    def _delete(self, path: str | None) -> None:
+        self._repository().delete_artifacts(path)  # type: ignore[no-untyped-call]
+
+    def _repository(self) -> ArtifactRepository:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with translated(f"its files in {self.run.artifact_uri} can't be reached"):
+            return get_artifact_repository(self.run.artifact_uri, self._location.uri)
+
+
+def local_path(uri: str) -> Path | None:
+    """The folder on this machine that a `file:` URI or a path names; None for other addresses."""
+    if uri.startswith("/"):
+        return Path(os.path.normpath(uri))
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(os.path.normpath(unquote(parts.path)))
+    return None
+
+
+def local_folder(location: Location, uri: str) -> Path | None:
+    """Where the artifacts `uri` of a run lie on this machine.
+
+    What a server took in for an embedded store (`mlflow-artifacts:`) lies below the store's folder.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "mlflow-artifacts" and location.database and location.artifacts:
+        root = local_path(location.artifacts)
+        return root and Path(os.path.normpath(f"{root}/{unquote(parts.path).lstrip('/')}"))
+    return local_path(uri)
+
+
+def misplaced(folder: Path, run_id: str, root: Path | None) -> str | None:
+    """Why `folder` is not the artifact folder of that run below `root`; None if it is."""
+    real = folder.resolve()
+    if folder.is_symlink() or folder.parent.is_symlink():
+        return f"its files lie behind a link, {folder}"
+    if (real.parent.name, real.name) != (run_id, _FOLDER):
+        return f"its files lie in {folder}, which is no folder of its own"
+    if root is not None and root.resolve() not in real.parents:
+        return f"its files lie in {folder}, outside of {root}"
+    return None
+
+
+def walk(folder: Path) -> Iterator[Artifact]:
+    """The files below `folder`; a link is a file of its own, and hard links count once."""
+    seen: set[tuple[int, int]] = set()
+    for parent, names, files in os.walk(folder):
+        links = [name for name in names if Path(parent, name).is_symlink()]
+        for name in (*files, *links):
+            path = Path(parent, name)
+            try:
+                status = path.lstat()
+            except OSError:  # a temporary file that has gone
+                continue
+            known = (status.st_dev, status.st_ino) in seen
+            seen.add((status.st_dev, status.st_ino))
+            yield Artifact(
+                path=path.relative_to(folder).as_posix(), bytes=0 if known else status.st_size
+            )
+
+
+def orphans(root: Path, owners: Callable[[], Sequence[str]]) -> list[tuple[Path, int]]:
+    """Folders named like a run, below `root` or a folder in it, of no run; with their bytes.
+
+    `owners` gives the ids of all runs. It is called last: a run is known before its folder is made.
+    """
+    folders = [*_run_folders(root)]
+    for child in sorted(root.iterdir()) if root.is_dir() else ():
+        if child.name.isdigit() and not child.is_symlink():  # an experiment's, made by a server
+            folders += _run_folders(child)
+    known = set(owners()) if folders else set()
+    lost = [path for path in folders if path.name not in known]
+    return [(path, sum(file.bytes for file in walk(path))) for path in lost]
+
+
+def _run_folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(
+        path
+        for path in parent.iterdir()
+        if _RUN_ID.fullmatch(path.name) and stat.S_ISDIR(path.lstat().st_mode)
+    )
+
+
+def remove_orphan(root: Path, folder: Path) -> None:
+    """Remove a folder found by `orphans`. Errors: `CycleGANError` in one line."""
+    real = folder.resolve()
+    if folder.is_symlink() or root.resolve() not in real.parents or not _RUN_ID.match(real.name):
+        raise CycleGANError(f"{folder}: it lies behind a link or outside of {root}; left")
+    try:
+        _remove_here(folder, None)
+    except OSError as error:
+        raise CycleGANError(f"{folder} can't be removed: {first_line(error)}") from error
+
+
+def _remove_here(folder: Path, files: Sequence[Artifact] | None) -> None:
+    """Remove these files of `folder` and what becomes empty, or the folder; gone already is fine.
+
+    `shutil.rmtree` goes by open folders: a link put in its way meanwhile is not followed.
+    """
+    if files is None:
+        shutil.rmtree(folder, onerror=_unless_gone)
+        with contextlib.suppress(OSError):  # MLflow makes no other file there, but people might
+            folder.parent.rmdir() if folder.name == _FOLDER else None
+        return
+    for file in files:
+        (folder / file.path).unlink(missing_ok=True)
+    for parent, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # not empty
+            Path(parent).rmdir() if Path(parent) != folder else None
+
+
+def _unless_gone(function: object, path: object, failed: object) -> None:
+    """Raise what `shutil.rmtree` met, but for files that somebody else removed just now."""
+    error = failed[1] if isinstance(failed, tuple) else None
+    if isinstance(error, BaseException) and not isinstance(error, FileNotFoundError):
+        raise error

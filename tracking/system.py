@@ -1,0 +1,58 @@
+"""Load and memory of the machine, as MLflow's own monitors tell them.
+
+Sampled when a batch of metrics is sent, on the same axis as these: MLflow's own thread would count
+its samples instead, and write for itself. The prefix makes the interface show them on the page
+"System metrics".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "system/"
+_MEGA = 1e6
+
+
+class SystemMonitor:
+    """Values since the last call: CPU, memory of machine and process, and GPUs, if there are."""
+
+    def __init__(self) -> None:
+        self._monitors: list[Any] | None = None
+
+    def __call__(self) -> Mapping[str, float]:
+        """Name and value, finite; empty where nothing can be told."""
+        try:
+            return self._values()
+        except Exception as error:  # noqa: BLE001  (drivers fail in many ways; no metric is worth more)
+            log.debug("system metrics: %s", error)
+            return {}
+
+    def _values(self) -> dict[str, float]:
+        import psutil
+
+        if self._monitors is None:
+            self._monitors = _monitors()
+        values = {"process_memory_usage_megabytes": psutil.Process().memory_info().rss / _MEGA}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        return {_PREFIX + name: float(v) for name, v in values.items() if math.isfinite(v)}
+
+
+def _monitors() -> list[Any]:
+    import psutil
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+    psutil.cpu_percent()  # its first answer is always 0
+    found: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
+    with contextlib.suppress(ImportError, RuntimeError):  # no driver, no GPU
+        found.append(GPUMonitor())  # type: ignore[no-untyped-call]
+    return found

@@ -1,0 +1,28 @@
+"""A volume viewer in one HTML file, for MLflow's artifact pane or any browser.
+
+```
+layer.py    Layer: a named volume, and how the grids of layers lie on each other
+codes.py    values -> bytes -> compressed text
+fit.py      crop or bin what is too large
+page.py     viewer_page, write_viewer: the file
+readers.py  layers of a cycle's images and of an enhanced volume
+
+page.html, viewer.css, *.js   the front end, put into every page
+```
+"""
+
+from __future__ import annotations
+
+from tracking.viewer.layer import Layer
+from tracking.viewer.page import LIMIT, PAIRS, viewer_page, write_viewer
+from tracking.viewer.readers import cycle_layers, enhanced_layers
+
+__all__ = [
+    "LIMIT",
+    "PAIRS",
+    "Layer",
+    "cycle_layers",
+    "enhanced_layers",
+    "viewer_page",
+    "write_viewer",
+]
