@@ -63,18 +63,25 @@ class Validator:
         """Judge the model's mean generators; training state and random numbers stay untouched."""
         G_A, G_B = _applied(model, model.mean_G_A), _applied(model, model.mean_G_B)
         scored = self.score(G_A, G_B)
-        real_A, real_B = self.patches_A[:2], self.patches_B[:2]
-        with torch.no_grad():
-            fake_B, fake_A = G_A(real_A), G_B(real_B)
-            cycle = (real_A, fake_B, G_B(fake_B), real_B, fake_A, G_A(fake_A))
         return ValidationReport(
             step=step,
             iteration=iteration,
             score=scored.value,
             gate=scored.gate,
             metrics=scored.metrics(),
-            images={name: image.cpu() for name, image in zip(IMAGES, cycle, strict=True)},
+            images=self._images(G_A, G_B),
         )
+
+    def images(self, model: CycleGAN) -> dict[str, Tensor]:
+        """The six images as a report has them, without judging them."""
+        return self._images(_applied(model, model.mean_G_A), _applied(model, model.mean_G_B))
+
+    def _images(self, G_A: Generator, G_B: Generator) -> dict[str, Tensor]:
+        real_A, real_B = self.patches_A[:2], self.patches_B[:2]
+        with torch.no_grad():
+            fake_B, fake_A = G_A(real_A), G_B(real_B)
+            cycle = (real_A, fake_B, G_B(fake_B), real_B, fake_A, G_A(fake_A))
+        return {name: image.cpu() for name, image in zip(IMAGES, cycle, strict=True)}
 
 
 def _halves(

@@ -30,6 +30,7 @@ from search.commandline import Session
 from search.enhance_judging import Judged
 from search.enhance_record import Facts
 from search.enhance_words import input_note, model_note, size_text, volume_note, volume_text
+from tracking.charts import COMPARISON_PICTURES
 from tracking.delivery import tidy, write_or_keep
 from tracking.entries import (
     Attachment,
@@ -242,7 +243,7 @@ class Tracking:
         ]
         entries += [Attachment(path, "", name) for name, path in files.items() if path is not None]
         if judged.picture is not None:
-            entries.append(Picture(judged.picture, "comparison", 0))
+            entries.append(Picture(judged.picture, COMPARISON_PICTURES, 0))
         return entries
 
     def _place(self, judged: Judged) -> list[Entry]:

@@ -21,7 +21,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ from tracking import TrackingCallback
 from tracking.delivery import tidy
 from tracking.entries import Attachment, Entry, Text
 from tracking.patience import patiently
+from tracking.presets import trainings_view
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -74,6 +75,8 @@ class Job:
     """MLflow id of the parent run."""
     start: Path | None = None
     """Checkpoint of another training to continue from, where this one has none of its own."""
+    params: Mapping[str, object] = field(default_factory=dict)
+    """Parameters that head the run's list; the rest of the configuration follows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +188,20 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
 
 
 def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
-    return reopened(store, plan.run_id, console) or store.create_run(
+    found = reopened(store, plan.run_id, console)
+    if found:
+        return found
+    run = store.create_run(
         job.experiment,
         plan.config.run_name,
         kind=job.kind,
-        params={},  # the tracking callback logs the resolved configuration
+        params=job.params,  # the tracking callback logs the rest of the configuration
         tags=dict(job.tags),
         parent=job.parent,
     )
+    if job.kind == "train":
+        store.ship_view(run.experiment_id, trainings_view())
+    return run
 
 
 def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator[Entry]:

@@ -24,11 +24,11 @@ from torch import Tensor
 from cyclegan.callbacks import Callback
 from cyclegan.pictures import six_images
 from tracking import entries
+from tracking.charts import CYCLE_PICTURES, ROLLBACK_PICTURES
 from tracking.cycles import FOLDER, CycleVolumes
 from tracking.params import compared
 from tracking.points import Sample, interpolate, mean_row, row_values, spans
 from tracking.provenance import data_inputs, provenance
-from tracking.rollbacks import PICTURES as ROLLBACK_PICTURES
 from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
 from tracking.sink import INTERVAL, Sink
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Finals = Callable[["TrainResult"], Iterable[entries.Entry]]
-PICTURES = "cycle"
-"""Series of the six-image pictures in the image panel."""
 
 
 class TrackingCallback(Callback):
@@ -107,7 +105,7 @@ class TrackingCallback(Callback):
         self.every = self.every or trainer.config.log_every
         old = [row for row in trainer.history.rows() if row.iteration <= self._stored]
         self._nonfinite_of(old)
-        self._pictures = self.run.image_steps(PICTURES)
+        self._pictures = self.run.image_steps(CYCLE_PICTURES)
         budget = trainer.config.volumes_mb * 1e6 if self.volumes else 0.0
         self._cycles = CycleVolumes(budget, self.run.name)
         self._cycles.begin(self._iterations_of(FOLDER), trainer.validator.voxel_size_A)
@@ -115,10 +113,12 @@ class TrackingCallback(Callback):
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
         config = trainer.config
-        self._sink.put(entries.Params(compared(config.to_dict())))
+        self._sink.put(entries.Params(compared(config)))
         self._sink.put(entries.Text(config.to_yaml(), "config.yaml"))
         tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
         self._sink.put(entries.Tags(tags), entries.Inputs(data_inputs(config, tags)))
+        if trainer.iteration == 0:  # MLflow's slider stands there when the page opens
+            self._picture(trainer.validator.images(trainer.model), 0)
         self._sink.flush()
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
@@ -148,10 +148,7 @@ class TrackingCallback(Callback):
             self._gate = gate
             self._sink.put(entries.Tags({"gate": gate}))
         self._sink.put(*self._cycles.validated(report))
-        if self.images and report.iteration not in self._pictures:
-            self._pictures.add(report.iteration)
-            picture = six_images(report.images)
-            self._sink.put(entries.Picture(picture, PICTURES, report.iteration))
+        self._picture(report.images, report.iteration)
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
         """Take the picture of the event; the rest is read from the trainer's list."""
@@ -200,6 +197,11 @@ class TrackingCallback(Callback):
         self._unsent = dict(state.get("unsent", {}))
 
     # -- from the trainer to the sink ---------------------------------------------------------
+
+    def _picture(self, images: Mapping[str, Tensor], iteration: int) -> None:
+        if self.images and iteration not in self._pictures:
+            self._pictures.add(iteration)
+            self._sink.put(entries.Picture(six_images(images), CYCLE_PICTURES, iteration))
 
     def _collect(self, trainer: Trainer, upto: int) -> None:
         """Hand the points after `_seen`, the one at `upto` included, to the sink."""

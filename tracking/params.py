@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclegan.config import Config
 
 MAX_LENGTH = 6000
 """Characters; MLflow cuts longer values without a word."""
 
 # Set by the machine and the taste, not by the question asked: they would only fill the table that
 # compares runs. `config.yaml` among the run's artifacts has them.
-_RARELY_COMPARED = (
-    "run_name",
-    "lossNames",
-    "threads",
-    "memory_budget_gb",
-    "device",
-    "data_A",
-    "data_B",
+_NEVER = (
+    *("run_name", "lossNames", "data_A", "data_B", "device", "threads", "memory_budget_gb"),
+    *("log_every", "volumes_mb"),
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best_checkpoint"),
 )
-_FIRST = ("steps", "seed", "lr_g", "lr_d", "lambdas")
+_ALWAYS = (
+    *("steps", "seed", "lr_g", "lr_d", "lambdas", "lossFuncs"),
+    *("net_A", "net_B", "filters", "filters_D", "layers_D", "norm_D"),
+    *("imsize_A", "super_resolution", "batch_size", "precision"),
+)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -55,11 +58,20 @@ def same(first: str, second: str) -> bool:
         return False
 
 
-def compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of `Config.to_dict()` worth a column in a table of runs, what matters most first."""
-    result = {key: config[key] for key in _FIRST if key in config}
-    result |= {key: value for key, value in config.items() if key not in _RARELY_COMPARED}
-    optimizer = config.get("hp_optimizer")
-    if isinstance(optimizer, Mapping) and not optimizer.get("enabled"):
-        result["hp_optimizer"] = {"enabled": False}  # the settings of what is off say nothing
-    return result
+def compared(config: Config) -> dict[str, str]:
+    """What of a configuration is worth a parameter, flat, what matters most first.
+
+    Of all that is rarely changed only what is not the default: MLflow writes every parameter of a
+    run over each of its pictures, and a table of seventy columns is not looked at.
+    """
+    values = config.to_dict()
+    usual = flatten(type(config)(data_A="", data_B="").to_dict())
+    always = flatten({key: values[key] for key in _ALWAYS})
+    rest = flatten({k: v for k, v in values.items() if k not in (*_ALWAYS, *_NEVER)})
+    result = always | {name: text for name, text in rest.items() if text != usual.get(name)}
+    for switch in ("hp_optimizer.enabled", "kickstart"):
+        if rest[switch] == "False":  # the settings of what is off say nothing
+            own = switch.partition(".")[0]
+            result = {name: text for name, text in result.items() if not name.startswith(own)}
+    mode = ("enabled", "policy") if rest["hp_optimizer.enabled"] == "True" else ("enabled",)
+    return result | {f"hp_optimizer.{name}": rest[f"hp_optimizer.{name}"] for name in mode}

@@ -2,7 +2,7 @@
 
 ```
 metrics             rollbacks, rollback/severity at the event; attempt, 0 while nothing is wrong
-pictures            series "rollback": before and after the fall, then what became of it
+pictures            series "Cycle/rollbacks": before and after the fall, then what became of it
 rollbacks.json      the events, for programs; strict JSON, where null stands for infinite
 rollback_path.html  accepted path, discarded attempts and a table of the events, for people
 ```
@@ -25,6 +25,7 @@ from cyclegan.hparams import HParams
 from cyclegan.path_report import TrainingPath, Validated, loss_panels, path_page
 from cyclegan.pictures import captioned, six_images
 from tracking import entries
+from tracking.charts import ROLLBACK_PICTURES
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PICTURES = "rollback"
-"""Series of the pictures in the image panel."""
 RECORD, PAGE = "rollbacks.json", "rollback_path.html"
 _LINE = 90
 """Characters of a reason that fit over a picture."""
@@ -91,7 +90,7 @@ class RollbackEvidence:
         after = f"step {event.to_step}, after falling back\n{attempt}"
         shown = {before: six_images(trainer.images), after: six_images(restored)}
         self._pictures.add(event.iteration)
-        yield entries.Picture(captioned(shown), PICTURES, event.iteration)
+        yield entries.Picture(captioned(shown), ROLLBACK_PICTURES, event.iteration)
 
     def outcomes(self, trainer: Trainer, *, final: bool = False) -> Iterator[entries.Picture]:
         """The images of the moment when it was known what became of a rollback.
@@ -113,7 +112,9 @@ class RollbackEvidence:
             if self.images and at not in falls | self._pictures and seen and seen[0] == at:
                 title = f"rollback {i + 1}: {event.outcome} at step {seen[1]}"
                 self._pictures.add(at)
-                yield entries.Picture(captioned({title: six_images(seen[2])}), PICTURES, at)
+                yield entries.Picture(
+                    captioned({title: six_images(seen[2])}), ROLLBACK_PICTURES, at
+                )
         known = len(self._concluded) == len(trainer.rollbacks)
         self._last = None if known else now
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nearest
@@ -16,6 +16,7 @@ from tracking.info import PARENT, ExperimentInfo, RunInfo, hint
 from tracking.process import PROCESS, is_alive, one_at_a_time, this_process
 from tracking.registry import Registry
 from tracking.run import Run
+from tracking.views import View
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -112,51 +113,11 @@ class Store:
             if e.experiment_id != "0"  # MLflow's own "Default", which nothing is put in
         ]
 
-    def preset_view(
-        self,
-        experiment_id: str,
-        key: str,
-        name: str,
-        columns: Sequence[str],
-        order_by: str,
-        filter: str = "",
-    ) -> None:
-        """Ship a saved view of the runs table with an experiment; see `tracking.views`.
-
-        Args:
-            key: what links call it, e.g. `trials`.
-            name: what the interface calls it.
-            columns: such as `views.column("metrics", "score")`.
-            order_by: one of the columns, highest first unless it ends with ` ASC`.
-            filter: MLflow's search syntax, e.g. `tags.kind = 'trial'`.
-        """
-        value = views.encode(name, columns, order_by, filter, now_ms=round(1000 * time.time()))
-        with translated(f"{self.location}: the view '{name}' can't be saved"):
-            self._client.set_experiment_tag(experiment_id, views.tag_name(key), value)
-
-    def trials_view(self, experiment_id: str, params: Iterable[str]) -> None:
-        """Ship the view `trials` with a study: score, `params`, outcome; the best trial first.
-
-        `score/value` is what the study ranks a trial by, of which it knows when the trial ends.
-        """
-        columns = [
-            views.column("metrics", "score/value"),
-            views.column("metrics", "score"),
-            *(views.column("params", name) for name in params),
-            views.column("tags", "outcome"),
-            views.column("metrics", "iteration"),
-        ]
-        self.preset_view(
-            experiment_id, views.TRIALS, "Trials", columns, columns[0], views.TRIAL_FILTER
-        )
-
-    def promoted_view(self, experiment_id: str) -> None:
-        """Ship the view `promoted`: what trials became, the best score first."""
-        tags = ("kind", "trial", "seed", "start", "model_version", "outcome")
-        columns = [views.column("metrics", "score/best"), *(views.column("tags", t) for t in tags)]
-        self.preset_view(
-            experiment_id, views.PROMOTED, "Promoted", columns, columns[0], views.PROMOTED_FILTER
-        )
+    def ship_view(self, experiment_id: str, view: View) -> None:
+        """Ship a saved view of its runs with an experiment; see `tracking.views`."""
+        value = views.encode(view, now_ms=round(1000 * time.time()))
+        with translated(f"{self.location}: the view '{view.name}' can't be saved"):
+            self._client.set_experiment_tag(experiment_id, views.tag_name(view.key), value)
 
     # -- registered models --------------------------------------------------------------------
 

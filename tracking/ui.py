@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO
 
 from cyclegan.errors import CycleGANError, UsageError
-from tracking import leash, views
+from tracking import leash, presets, views
 from tracking.environment import child_environment
 from tracking.store import Store
 
@@ -201,5 +201,7 @@ def _signals_as_interrupt() -> Iterator[None]:
 def _say_links(store: Store, address: str, say: Callable[[str], None]) -> None:
     say(f"MLflow user interface: {address}")
     for experiment in store.experiments()[:_LINKS]:
-        key = views.TRIALS if views.tag_name(views.TRIALS) in experiment.tags else None
-        say(f"  {experiment.name}: {views.experiment_link(address, experiment.id, key)}")
+        shipped = [key for key in presets.KEYS if views.tag_name(key) in experiment.tags]
+        for key in shipped or (None,):
+            name = f"{experiment.name}, {key}" if key else experiment.name
+            say(f"  {name}: {views.experiment_link(address, experiment.id, key)}")

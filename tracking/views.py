@@ -1,4 +1,4 @@
-"""Saved views of the runs table, shipped as tags of an experiment.
+"""Saved views of the runs table and its charts, shipped as tags of an experiment.
 
 MLflow's own table shows no parameter and no metric and folds children away below their parent. Its
 user interface reads a saved view from the experiment's tag `mlflow.sharedViewState.<key>`. That is
@@ -11,20 +11,15 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-TRIALS = "trials"
-"""Key of the view that every study's experiment gets."""
-TRIAL_FILTER = "tags.kind = 'trial'"
-PROMOTED = "promoted"
-"""Key of the view of what trials became; a study gets it with its first promotion."""
-PROMOTED_FILTER = "tags.trial LIKE '%' and tags.kind != 'trial'"
-"""Runs of the kinds `promoted` and `confirm`: MLflow has no IN for tags."""
+from tracking.charts import Section, chart_state
 
 _PREFIX = "deflate;"
 # Without it a first visit opens the tools for language models.
-_TRAININGS = {"workflowType": "machine_learning"}
+_MODE = {"workflowType": "machine_learning"}
 
 
 def column(kind: str, name: str) -> str:
@@ -37,21 +32,36 @@ def tag_name(key: str) -> str:
     return f"mlflow.sharedViewState.{key}"
 
 
-def encode(
-    name: str, columns: Sequence[str], order_by: str, filter_string: str, *, now_ms: int
-) -> str:
-    """The tag's value. `order_by` is a column and may end with ` ASC` or ` DESC` (the default)."""
-    key, ascending = order_by.removesuffix(" DESC"), order_by.endswith(" ASC")
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the page of an experiment's runs shows when it is opened through its link."""
+
+    key: str
+    """What links call it, e.g. `trials`."""
+    name: str
+    """What the interface calls it."""
+    columns: Sequence[str]
+    """Of the table, such as `column("metrics", "score")`."""
+    order_by: str
+    """A column, highest first unless it ends with ` ASC`."""
+    filter: str = ""
+    """In MLflow's search syntax, e.g. `tags.kind = 'trial'`."""
+    sections: Sequence[Section] = ()
+    """Charts that come first; without any all are in MLflow's own order."""
+
+
+def encode(view: View, *, now_ms: int) -> str:
+    """The tag's value."""
     state = {
-        "searchFilter": filter_string,
-        "orderByKey": key.removesuffix(" ASC"),
-        "orderByAsc": ascending,
+        "searchFilter": view.filter,
+        "orderByKey": view.order_by.removesuffix(" ASC"),
+        "orderByAsc": view.order_by.endswith(" ASC"),
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(columns),
-        "columnOrder": list(columns),
+        "selectedColumns": list(view.columns),
+        "columnOrder": list(view.columns),
         "columnWidths": {},
         "runsHiddenMode": "FIRST_10_RUNS",
         "viewMaximized": False,
@@ -66,10 +76,11 @@ def encode(
             "lineSmoothness": 0,
             "selectedXAxisMetricKey": "",
         },
+        **(chart_state(view.sections) if view.sections else {}),
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode()))
-    view = {"name": name, "createdAt": now_ms, "updatedAt": now_ms, "state": None}
-    return json.dumps(view | {"state": _PREFIX + packed.decode()})
+    shared = {"name": view.name, "createdAt": now_ms, "updatedAt": now_ms}
+    return json.dumps(shared | {"state": _PREFIX + packed.decode()})
 
 
 def decode(value: str) -> tuple[str, dict[str, Any]]:
@@ -80,10 +91,17 @@ def decode(value: str) -> tuple[str, dict[str, Any]]:
     return str(view["name"]), state
 
 
-def experiment_link(server: str, experiment_id: str, key: str | None = None) -> str:
-    """Address of an experiment's runs on `server`, through the view `key` if one is given."""
-    query = _TRAININGS | ({"viewStateShareKey": key} if key else {})
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+def experiment_link(
+    server: str, experiment_id: str, key: str | None = None, *, charts: bool = False
+) -> str:
+    """Address of an experiment's runs on `server`, through the view `key` if one is given.
+
+    As a table, or as `charts`. Without a `server` it is relative, for descriptions.
+    """
+    query = _MODE | ({"viewStateShareKey": key} if key else {})
+    query |= {"compareRunsMode": "CHART"} if charts else {}
+    start = f"{server.rstrip('/')}/" if server else ""
+    return f"{start}#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 
 def run_link(server: str, experiment_id: str, run_id: str) -> str:
@@ -91,6 +109,12 @@ def run_link(server: str, experiment_id: str, run_id: str) -> str:
     return f"{server.rstrip('/')}/{link_between_runs(experiment_id, run_id)}"
 
 
+def artifact_link(experiment_id: str, run_id: str, artifact: str) -> str:
+    """Address of an artifact's preview, relative to the server."""
+    place = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(artifact)}"
+    return f"{place}?{urlencode(_MODE)}"
+
+
 def link_between_runs(experiment_id: str, run_id: str) -> str:
     """The same relative to the server, for the notes of another run: it holds on every server."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(_TRAININGS)}"
+    return f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(_MODE)}"

@@ -26,11 +26,11 @@ from search.compare.measured import (
     spectra,
 )
 from search.compare.runs import ComparedRun, judged_iteration
+from tracking.charts import CYCLE_PICTURES
 from tracking.kept import kept_iterations, read_kept
 from tracking.viewer import Layer
 
 At = Literal["best", "last"]
-_SERIES = "cycle"
 _SPREAD = 4.0
 """Root mean squares that full colour stands for in pictures of differences."""
 
@@ -211,9 +211,9 @@ def _shown(
 
 
 def _stored_picture(run: ComparedRun, at: At) -> tuple[int, Picture] | None:
-    steps = sorted(run.run.image_steps(_SERIES))
+    steps = sorted(run.run.image_steps(CYCLE_PICTURES))
     if not steps:
         return None
     iteration = chosen(steps, run.curve, at)
-    picture = run.run.image(_SERIES, iteration)
+    picture = run.run.image(CYCLE_PICTURES, iteration)
     return None if picture is None else (iteration, picture)

@@ -20,6 +20,7 @@ from search.promotion.promote import check_same_data
 from search.study import OpenStudy, TrialSummary
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
 from search.table import table
+from tracking.presets import promoted_view
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -231,7 +232,7 @@ def _annotate(opened: OpenStudy, confirmation: Confirmation, store: Store) -> No
     study = links.study_run(opened, store)
     if study is None:
         return
-    store.promoted_view(study.experiment_id)
+    store.ship_view(study.experiment_id, promoted_view())
     lines = []
     for t in confirmation.trials:
         runs = [(s, links.run_of(store, s.run_id)) for s in t.scores]

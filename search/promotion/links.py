@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cyclegan.errors import DataError
 from search.launch import Finished
 from search.study import OpenStudy, TrialSummary
+from tracking.presets import promoted_view
 
 if TYPE_CHECKING:
     from tracking import Run, Store
@@ -30,7 +31,7 @@ def link_promoted(
 ) -> None:
     """Tags `promoted_to`, `best_score`, `best_step`, and links in the three runs' descriptions."""
     run = store.run(finished.run_id)
-    store.promoted_view(run.experiment_id)
+    store.ship_view(run.experiment_id, promoted_view(step=finished.result.iteration))
     if finished.best_score is not None:
         run.set_tags({"best_score": finished.best_score, "best_step": finished.best_step})
     trial, study = run_of(store, source.run_id), study_run(opened, store)

@@ -29,7 +29,7 @@ from search.study.lease import LEASE_SECONDS, Owner
 from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.origin import check_data
 from search.study.processes import run_workers
-from search.study.report import Keeper
+from search.study.report import REPORT, Keeper
 from search.study.storage import StudyStorage, storage_for
 from search.study.trial import Bench
 from search.study.warm import first_values
@@ -37,6 +37,8 @@ from search.study.worker import work
 from tracking import project_root
 from tracking.delivery import tidy, write_or_keep
 from tracking.entries import End
+from tracking.presets import TRIALS, trials_view
+from tracking.views import artifact_link, experiment_link
 
 if TYPE_CHECKING:
     from tracking import Run, Store
@@ -151,7 +153,6 @@ def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
     if stored:
         return stored
     name = definition.name
-    experiment = store.experiment(name, note=f"Trials of the study `{name}`.")
     run = store.create_run(
         name,
         name,
@@ -161,7 +162,15 @@ def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
     )
     run.log_text(_as_yaml(definition), "study.yaml")
     searched = definition.space if isinstance(definition.space, dict) else ()
-    store.trials_view(experiment, list(searched))
+    place = run.experiment_id
+    store.ship_view(place, trials_view(searched, step=definition.pruner.prune_after))
+    links = {
+        "table": experiment_link("", place, TRIALS),
+        "pictures and curves side by side": experiment_link("", place, TRIALS, charts=True),
+        "report": artifact_link(place, run.id, REPORT),
+    }
+    shown = ", ".join(f"[{what}]({where})" for what, where in links.items())
+    store.experiment(name, note=f"Trials of the study `{name}`: {shown}.")
     study.set_user_attr("mlflow_run_id", run.id)
     return run
 

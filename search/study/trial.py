@@ -33,6 +33,7 @@ from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
 from tracking.delivery import write_or_keep
 from tracking.entries import Metrics, Tags
+from tracking.params import flatten
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -173,6 +174,8 @@ def _run(
     tags = {"study": bench.opened.definition.name, "trial": str(trial.number)}
     if REVIVES in trial.user_attrs:
         tags |= {REVIVES: str(trial.user_attrs[REVIVES])}
+    given = flatten(config.to_dict())
+    params = {name: given[name] for name in trial.params if name in given}
     job = Job(
         config=config,
         folder=seed_folder(folder, seed) if seed else folder,
@@ -181,6 +184,7 @@ def _run(
         tags=tags | ({"seed": str(config.seed)} if seed else {}),
         parent=bench.parent,
         start=start,
+        params=params,
     )
     return run_training(job, store=bench.store, console=bench.console, callbacks=callbacks)
 

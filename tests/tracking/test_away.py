@@ -19,6 +19,7 @@ from cyclegan.callbacks import Callback
 from cyclegan.config import Config
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
+from tracking.charts import CYCLE_PICTURES
 from tracking.delivery import deliver_waiting
 from tracking.ui import Server, running_server
 
@@ -114,7 +115,7 @@ def check(fleeting: Fleeting, remote: Run, trainer: Trainer) -> None:
         (row.iteration, row.values["loss/G_total"]) for row in rows
     ]
     assert sorted(run.history("score")) == list(range(50, STEPS + 1, 50))
-    assert run.image_steps("cycle") == set(range(50, STEPS + 1, 50))
+    assert run.image_steps(CYCLE_PICTURES) == set(range(0, STEPS + 1, 50))
     info = store.find_run(remote.id)
     assert (info.status, info.tags["outcome"]) == ("FINISHED", "completed")
     assert info.end_ms is not None

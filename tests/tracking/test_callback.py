@@ -28,6 +28,7 @@ from cyclegan.data.fingerprint import combined, fingerprint
 from cyclegan.events import TrainResult
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
+from tracking.charts import CYCLE_PICTURES
 from tracking.delivery import deliver_waiting
 
 Make = Callable[..., Config]
@@ -93,7 +94,7 @@ def test_a_training_is_logged_whole(run: Run, client: MlflowClient, tiny: Make) 
 
     assert [step for step, _ in points["score"]] == [4, 8]
     assert points["score"][-1][1] == result.score
-    assert run.image_steps("cycle") == {4, 8}
+    assert run.image_steps(CYCLE_PICTURES) == {0, 4, 8}
     with h5py.File(run.artifact_path("volumes/cycle_00000008.h5")) as file:
         assert file.attrs["iteration"] == 8
         for name in ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"):
@@ -153,8 +154,8 @@ def test_after_a_kill_nothing_is_logged_twice(
     assert len(json.loads(run.artifact_path("rollbacks.json").read_text())) == 1
     files = [item.path for item in client.list_artifacts(run.id, "images")]
     pictures = [path.split("/")[1].split("+")[0] for path in files if path.endswith(".png")]
-    assert pictures.count("cycle") == len(after["score"])
-    assert pictures.count("rollback") == 1
+    assert pictures.count("Cycle~slices") == 1 + len(after["score"])  # and of the start
+    assert pictures.count("Cycle~rollbacks") == 1
     assert client.get_run(run.id).data.tags["changed.steps"] == "8 -> 16"
 
 
@@ -277,7 +278,7 @@ def test_a_store_that_breaks_and_comes_back_loses_nothing(
     trainer = Trainer(tiny(), [breaks, TrackingCallback(run, every=1, seconds=0)])
     assert trainer.fit().outcome == "completed"
     assert [step for step, _ in curves(client, run)["step"]] == list(range(1, 13))
-    assert run.image_steps("cycle") == {4, 8, 12}
+    assert run.image_steps(CYCLE_PICTURES) == {0, 4, 8, 12}
     assert client.get_run(run.id).info.status == "FINISHED"
     warnings = [record.getMessage() for record in caplog.records]
     assert any("kept, and tried again" in text for text in warnings)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from cyclegan.config import parse_config
 from cyclegan.history import Row
 from tracking import params
 from tracking.points import (
@@ -114,20 +115,28 @@ def test_same_compares_numbers_as_numbers(first: str, second: str, equal: bool) 
     assert params.same(first, second) is equal
 
 
-def test_compared_puts_what_matters_first_and_leaves_out_what_is_off() -> None:
-    config = {
-        "run_name": "x",
-        "filters": 2,
-        "threads": 1,
-        "lambdas": {"C_A": [1.0]},
-        "lr_g": 1e-4,
-        "hp_optimizer": {"enabled": False, "keep": 5},
-    }
-    assert list(params.flatten(params.compared(config))) == [
-        "lr_g",
-        "lambdas.C_A",
-        "filters",
-        "hp_optimizer.enabled",
-    ]
-    config["hp_optimizer"] = {"enabled": True, "keep": 5}
-    assert "hp_optimizer.keep" in params.flatten(params.compared(config))
+def test_compared_puts_what_matters_first_and_leaves_out_what_is_usual() -> None:
+    base = {"data_A": "a.json", "data_B": "b.json", "run_name": "x", "threads": 1}
+    found = params.compared(parse_config(base | {"lambdas": {"C_A": 7}, "filters": 2}))
+    assert list(found)[:5] == ["steps", "seed", "lr_g", "lr_d", "lambdas.G_A"]
+    assert (found["lambdas.C_A"], found["filters"]) == ("7.0", "2")
+    assert found["hp_optimizer.enabled"] == "False"
+    assert len(found) < 40
+    for name in ("run_name", "threads", "data_A", "grad_clip", "kickstart", "hp_optimizer.keep"):
+        assert name not in found
+
+
+def test_compared_has_whatever_was_changed() -> None:
+    base = {"data_A": "a.json", "data_B": "b.json"}
+    changes = {"grad_clip": 5, "lr_schedule": {"kind": "step", "gamma": 0.9}, "kickstart_steps": 9}
+    usual = params.compared(parse_config(base))
+    found = params.compared(parse_config(base | changes))
+    assert {name: found[name] for name in found.keys() - usual.keys()} == {
+        "grad_clip": "5.0",
+        "lr_schedule.kind": "step",
+        "lr_schedule.gamma": "0.9",
+    }  # and nothing of the kickstart, which is off
+    optimizer = {"enabled": True, "keep": 9}
+    found = params.compared(parse_config(base | {"hp_optimizer": optimizer, "kickstart": True}))
+    assert (found["hp_optimizer.enabled"], found["hp_optimizer.keep"]) == ("True", "9")
+    assert found["kickstart"] == "True"

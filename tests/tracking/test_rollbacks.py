@@ -23,6 +23,7 @@ from cyclegan.events import Cause
 from cyclegan.snapshot import Snapshot
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
+from tracking.charts import ROLLBACK_PICTURES
 
 Make = Callable[..., Config]
 RED = np.array([255, 0, 0])
@@ -105,7 +106,7 @@ def record(run: Run) -> list[dict[str, Any]]:
 
 def picture(client: MlflowClient, run: Run, iteration: int) -> NDArray[np.uint8]:
     files = [item.path for item in client.list_artifacts(run.id, "images")]
-    (path,) = [f for f in files if f"/rollback+step+{iteration}+" in f and f.endswith(".png")]
+    (path,) = [f for f in files if f"/Cycle~rollbacks+step+{iteration}+" in f and f.endswith(".png")]
     return np.asarray(Image.open(run.artifact_path(path)).convert("RGB"))
 
 
@@ -126,7 +127,7 @@ def test_events_and_what_became_of_them_are_told(
     steps = {7: 0, 8: 1, 9: 1, 10: 2, 12: 2, 13: 0, 16: 0}
     assert {i: attempts[i] for i in steps} == steps
     # One picture an event, and one of the recovery; the second fall is the first one's outcome.
-    assert run.image_steps("rollback") == {8, 10, 13}
+    assert run.image_steps(ROLLBACK_PICTURES) == {8, 10, 13}
     page = run.artifact_path("rollback_path.html").read_text()
     assert page.count("failed again") > 1
     assert "at iteration 13" in page
@@ -137,7 +138,7 @@ def test_an_outcome_is_in_the_store_one_step_later(run: Run, guarded: Make) -> N
 
     def outcome() -> object:
         tracking.settle()  # what is on its way by now
-        return record(run)[-1]["outcome"] if run.image_steps("rollback") else None
+        return record(run)[-1]["outcome"] if run.image_steps(ROLLBACK_PICTURES) else None
 
     look = Look(outcome)
     Trainer(guarded(), [tracking, drill(), look]).fit()
@@ -188,7 +189,7 @@ def test_tracking_a_rollback_changes_nothing(run: Run, guarded: Make, precision:
     plain.fit()
     tracked.fit()
     assert len(plain.rollbacks) == 2
-    assert run.image_steps("rollback")
+    assert run.image_steps(ROLLBACK_PICTURES)
     assert plain.history.rows() == tracked.history.rows()
     for name, weights in plain.model.state_dict().items():
         assert torch.equal(weights, tracked.model.state_dict()[name]), name
@@ -245,7 +246,7 @@ def test_a_resume_neither_loses_nor_doubles(
     steps = [step for step, _ in points(client, run, "attempt")]
     assert len(steps) == len(set(steps))
     files = [item.path for item in client.list_artifacts(run.id, "images")]
-    assert len([f for f in files if "/rollback+" in f and f.endswith(".png")]) == 3
+    assert len([f for f in files if "/Cycle~rollbacks+" in f and f.endswith(".png")]) == 3
     # All validations, that of the discarded step 8 included.
     scores = [at for at, _, _ in tracking.state_dict()["scores"]]
     assert scores == [at for at, _ in points(client, run, "score")]

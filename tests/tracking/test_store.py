@@ -13,8 +13,10 @@ from mlflow import MlflowClient
 
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
 from tracking import Store, project_root, views
+from tracking.charts import CYCLE_PICTURES
 from tracking.database import locate
 from tracking.errors import hide_password
+from tracking.presets import trials_view
 
 
 def python(code: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
@@ -208,7 +210,7 @@ def test_find_run_tells_what_there_is(store: Store, client: MlflowClient) -> Non
 
 def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) -> None:
     experiment = store.experiment("study")
-    store.trials_view(experiment, ["lr_g", "lambdas.C_A"])
+    store.ship_view(experiment, trials_view(["lr_g", "lambdas.C_A"], step=100))
     tags = client.get_experiment(experiment).tags
     name, state = views.decode(tags["mlflow.sharedViewState.trials"])
     assert name == "Trials"
@@ -229,7 +231,13 @@ def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) 
         *("columnWidths", "runsHiddenMode", "viewMaximized", "runListHidden"),
         *("isAccordionReordered", "useGroupedValuesInCharts", "hideEmptyCharts", "groupBy"),
         *("groupsExpanded", "globalLineChartConfig"),
+        *("compareRunCharts", "compareRunSections"),
     }
+    pictures, *others = state["compareRunCharts"]
+    assert (pictures["imageKeys"], pictures["step"]) == ([CYCLE_PICTURES], 100)
+    assert [card["type"] for card in others] == ["LINE", "PARALLEL"]
+    sections = [section["uuid"] for section in state["compareRunSections"]]
+    assert {card["metricSectionId"] for card in state["compareRunCharts"]} == set(sections)
     # The filter is in the store's own language: the table would be empty, not wrong.
     store.create_run("study", "trial", kind="trial", params={}, tags={})
     store.create_run("study", "parent", kind="study", params={}, tags={})
@@ -237,9 +245,10 @@ def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) 
 
 
 def test_a_view_can_sort_upwards() -> None:
-    text = views.encode("Fast", [], "metrics.`speed` ASC", "", now_ms=1)
-    _, state = views.decode(text)
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`speed`", True)
+    view = views.View(key="fast", name="Fast", columns=[], order_by="metrics.`speed` ASC")
+    name, state = views.decode(views.encode(view, now_ms=1))
+    assert (name, state["orderByKey"], state["orderByAsc"]) == ("Fast", "metrics.`speed`", True)
+    assert "compareRunCharts" not in state  # MLflow's own order of charts
 
 
 _CLAIM = """

@@ -15,6 +15,7 @@ import pytest
 from cyclegan.errors import CycleGANError, DataError
 from tracking import Store, serve
 from tracking.points import Sample
+from tracking.presets import trials_view
 from tracking.ui import running_server
 
 _SERVE = """
@@ -70,7 +71,7 @@ def test_the_server_answers_and_leaves_nothing_behind(
 ) -> None:
     port = free_port()
     experiment = store.experiment("study")
-    store.trials_view(experiment, ["lr_g"])
+    store.ship_view(experiment, trials_view(["lr_g"]))
     # The server must obey its arguments: MLflow's own would make ./mlflow.db.
     environment = {
         **os.environ,

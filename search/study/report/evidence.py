@@ -15,6 +15,7 @@ import numpy as np
 from cyclegan.errors import DataError
 from cyclegan.pictures import Picture, cut_six
 from search.pages.images import address
+from tracking.charts import CYCLE_PICTURES
 
 if TYPE_CHECKING:
     from tracking import Run, Store
@@ -26,7 +27,6 @@ PARTS = {
     "score/shell_gain": "shells",
 }
 """Metrics that the score is made of, and what the page calls them."""
-_SERIES = "cycle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,8 @@ class Evidence:
         if run is None:
             return None
         if key not in self._slices:
-            steps = [step for step in run.image_steps(_SERIES) if step <= iteration]
-            picture = run.image(_SERIES, max(steps)) if steps else None
+            steps = [step for step in run.image_steps(CYCLE_PICTURES) if step <= iteration]
+            picture = run.image(CYCLE_PICTURES, max(steps)) if steps else None
             if picture is None:
                 return None
             self._slices[key] = _cut(trial, max(steps), picture)

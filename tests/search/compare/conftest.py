@@ -19,6 +19,7 @@ from cyclegan.pictures import six_images
 from search import cli
 from search.commandline import run as run_app
 from tracking import Run, Store
+from tracking.charts import CYCLE_PICTURES
 from tracking.volumes import write_cycle
 
 SHAPE = (2, 1, 16, 16, 16)
@@ -79,7 +80,7 @@ def make_run(project: Path, tmp_path: Path) -> Callable[..., Run]:
             run.log_file(path, "volumes")
         if pictures:
             tensors = {n: torch.from_numpy(image) for n, image in six(seed or 0, **images).items()}
-            run.log_image(six_images(tensors), "cycle", 20)
+            run.log_image(six_images(tensors), CYCLE_PICTURES, 20)
         run.finish("FINISHED")
         return run
 

@@ -25,6 +25,7 @@ from search.study.report.head import saved_iterations
 from search.study.report.note import BEGIN, best_table
 from search.study.report.page import PANELS
 from tracking import Store
+from tracking.charts import CYCLE_PICTURES
 from tracking.run import with_paragraph
 
 VOID = {"meta", "img", "br"}
@@ -174,7 +175,7 @@ def test_the_slices_are_those_of_the_runs_and_read_once(
         opened.study.get_trials(deepcopy=False)[trial.number].user_attrs["mlflow_run_id"] = run.id
         # The run of trial 2 has no picture.
         if trial.number != 2:
-            run.log_image(six_images(images), "cycle", trial.step)
+            run.log_image(six_images(images), CYCLE_PICTURES, trial.step)
             run.log_metrics({"score/shell_gain": 0.125}, step=trial.step)
     evidence = Evidence(store, parent.id)
     facts = gather(opened, evidence, "finished")
