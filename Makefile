@@ -34,7 +34,7 @@ ui: install ## the MLflow user interface on 127.0.0.1
 test: install ## the tests, on two cores (minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-proofs: install ## the slow ones: real processes killed, whole studies, a PostgreSQL server
+proofs: install ## the slow ones: real processes killed, whole studies, PostgreSQL, a browser
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 check: install ## formatting, lint and types

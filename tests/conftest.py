@@ -149,7 +149,8 @@ def browser() -> Iterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        pytest.skip(f"no browser on the path: {', '.join(names)}")
+        missing = f"no browser on the path: {', '.join(names)} (Debian: apt-get install chromium)"
+        (pytest.fail if os.environ.get("CYCLEGAN_REQUIRE_BROWSER") else pytest.skip)(missing)
     with playwright.sync_playwright() as running:
         started = running.chromium.launch(executable_path=path)
         yield started

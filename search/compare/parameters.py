@@ -56,8 +56,13 @@ def differing(tables: Sequence[Mapping[str, str]]) -> Differing:
 
 
 def parameters(runs: Sequence[ComparedRun]) -> Differing:
-    """Of the runs' parameters. One that a resumed training changed has both values."""
-    return differing([_settings(run) for run in runs])
+    """Of the runs' parameters. One that a resumed training changed has both values.
+
+    What a training leaves at its default is no parameter of its run: it is called `default`.
+    """
+    names = [name for run in runs if _trains(run) for name in _settings(run)]
+    usual = dict.fromkeys(names, "default")
+    return differing([(usual if _trains(run) else {}) | _settings(run) for run in runs])
 
 
 def environment(runs: Sequence[ComparedRun]) -> Differing:
@@ -123,6 +128,10 @@ def _each(runs: Sequence[ComparedRun], values: Sequence[str | None]) -> str:
     return ", ".join(
         f"{run.number} {short_hash(value)}" for run, value in zip(runs, values, strict=True)
     )
+
+
+def _trains(run: ComparedRun) -> bool:
+    return "lr_g" in run.info.params
 
 
 def _settings(run: ComparedRun) -> dict[str, str]:

@@ -106,7 +106,9 @@ def record(run: Run) -> list[dict[str, Any]]:
 
 def picture(client: MlflowClient, run: Run, iteration: int) -> NDArray[np.uint8]:
     files = [item.path for item in client.list_artifacts(run.id, "images")]
-    (path,) = [f for f in files if f"/Cycle~rollbacks+step+{iteration}+" in f and f.endswith(".png")]
+    (path,) = [
+        f for f in files if f"/Cycle~rollbacks+step+{iteration}+" in f and f.endswith(".png")
+    ]
     return np.asarray(Image.open(run.artifact_path(path)).convert("RGB"))
 
 

@@ -33,8 +33,8 @@ def test_the_parameters_that_differ_are_exactly_those(make_run: Any, compare: An
     found = compare("one", "two")["parameters"]
     assert found["differ"] == {
         "lr_g": ["0.001", "0.002"],
-        "betas": ["[0.5, 0.999]", None],
-        "depth": [None, "4"],
+        "betas": ["[0.5, 0.999]", "default"],
+        "depth": ["default", "4"],
     }
     assert found["same"] == 3  # lambdas.C_A, steps, filters
 

@@ -1,0 +1,154 @@
+"""The main job on an MLflow server whose runs are in PostgreSQL, as a group would have it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+
+from tracking import Store
+
+pytestmark = pytest.mark.slow
+
+OWN = ("speed/", "system/", "time/", "memory/", "volume/gb")
+"""Metrics that no two runs have in common."""
+TAGS = (
+    "kind",
+    "study",
+    "trial",
+    "outcome",
+    "reason",
+    "state",
+    "gate",
+    "data_hash.A",
+    "data_hash.B",
+)
+
+
+@pytest.fixture
+def database(postgresql: str) -> str:
+    """A database of its own: MLflow and Optuna can't share one."""
+    name = f"mlflow_{os.getpid()}_{time.monotonic_ns()}"
+    with closing(psycopg.connect(postgresql, autocommit=True)) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return postgresql.rpartition("/")[0] + f"/{name}"
+
+
+@pytest.fixture
+def server(database: str, tmp_path: Path) -> Iterator[str]:
+    """The address of `mlflow server`, started by its own command line."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path / "server"
+    folder.mkdir()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    options += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "files")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options],
+        cwd=folder,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(300):
+            assert process.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def job(project: Any, scans: tuple[str, str], *where: str) -> None:
+    """A study, its promotion, an enhanced volume with the champion."""
+
+    def call(*arguments: str) -> dict[str, Any]:
+        done = project.call(*arguments, *where, "--json", "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr.lower()
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    call("study", "run", "studies/small.yaml")
+    call("promote", "small")
+    fast, slow = scans
+    copied = ("--log-volume", "copy", "--reference", slow)
+    call("enhance", fast, "--model", "small@champion", "--output", "e.h5", *copied)
+
+
+def content(client: MlflowClient, run: MlflowRun) -> dict[str, Any]:
+    """What is to be the same wherever it is stored."""
+    names = sorted(name for name in run.data.metrics if not name.startswith(OWN))
+    curves = {
+        name: [
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)
+        ]
+        for name in names
+    }
+    files: list[str] = []
+    folders = [""]
+    while folders:
+        for item in client.list_artifacts(run.info.run_id, folders.pop() or None):
+            # Pictures have a time and a random number in their names; models the id of their run.
+            name = item.path.partition("%")[0].partition("+timestamp")[0]
+            (folders if item.is_dir else files).append(item.path if item.is_dir else name)
+    place = ("registered", "volume.txt")
+    return {
+        "status": run.info.status,
+        "params": {n: v for n, v in run.data.params.items() if n not in ("output", "model")},
+        "tags": {name: run.data.tags.get(name) for name in TAGS},
+        "curves": curves,
+        "files": sorted(name for name in files if not name.startswith(place)),
+        "inputs": sorted(entry.dataset.digest for entry in run.inputs.dataset_inputs),
+    }
+
+
+def contents(uri: str) -> dict[str, dict[str, Any]]:
+    client = MlflowClient(uri, uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'small'")
+    runs = client.search_runs([experiment.experiment_id])
+    return {str(run.info.run_name): content(client, run) for run in runs}
+
+
+def test_a_server_with_postgresql_holds_what_the_embedded_store_holds(
+    server: str,
+    datasets: tuple[Path, Path],
+    small: dict[str, Any],
+    study_project: Any,
+    fresh_database: Path,
+    tmp_path: Path,
+) -> None:
+    fast, slow = (str(path.with_name(f"{path.stem}_validate.h5")) for path in datasets)
+    job(study_project, (fast, slow), "--tracking-uri", server)
+    remote = contents(server)
+    assert not Store.open(f"sqlite:///{study_project.folder}/mlruns/mlflow.db").experiments()
+    assert not list((study_project.folder / "mlruns" / "journal").glob("*/*"))
+
+    here = type(study_project)(tmp_path / "here", small, fresh_database)
+    job(here, (fast, slow))
+    embedded = contents(f"sqlite:///{here.folder}/mlruns/mlflow.db")
+    assert set(remote) == set(embedded)
+    assert len(embedded) == 1 + 4 + 1 + 1  # study, trials, promoted training, enhancement
+    assert len(embedded["small-000"]["curves"]) > 30
+    for name, found in embedded.items():
+        for part, value in found.items():
+            assert remote[name][part] == value, (name, part)
+    assert (tmp_path / "server" / "files").is_dir()  # the copy went through the server, too
