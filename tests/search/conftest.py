@@ -29,6 +29,7 @@ CALL = [sys.executable, "-m", "search.cli"]
 
 def small_study(tiny: dict[str, Any]) -> dict[str, Any]:
     gentle = {"lr_g": 3e-3, "filters": 4, "run_name": "base", "checkpoint_every": 3}
+    gentle |= {"log_every": 1}  # what is stored twice, or not at all, is seen
     return {
         "name": "small",
         "config": tiny | gentle,

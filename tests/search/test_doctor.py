@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from search.doctor import examine
 from search.study.storage import JOURNAL
@@ -54,6 +55,34 @@ def test_a_run_of_a_dead_process_is_closed_and_others_are_left(project: Path) ->
     running = dict.fromkeys(("alive", "elsewhere"), "RUNNING")
     assert statuses == running | {"dead": "KILLED", "ended": "FINISHED"}
     assert [finding.subject.split()[1] for finding in examine(store)] == ["elsewhere"]
+
+
+@pytest.mark.parametrize("start", ["train", "study", "enhance"])
+def test_any_start_does_what_needs_no_question(
+    start: str, project: Path, tiny: dict[str, Any], generator_file: str, command_line: Any
+) -> None:
+    store = Store.open()
+    runs = [store.create_run("train", n, kind="train", params={}, tags={}) for n in ("dead", "r")]
+    runs[0].set_tags({PROCESS: dead_process()})
+    journal = runs[1].journal()
+    journal.append(Tags({"note": "waited"}))
+    journal.close()
+    (project / "train.yaml").write_text(yaml.safe_dump(tiny | {"steps": 4}))
+    study = {"name": "s", "config": tiny, "space": {"lr_g": {"type": "float", "low": 1, "high": 2}}}
+    (project / "studies" / "s.yaml").write_text(yaml.safe_dump(study | {"trials": 1, "steps": 4}))
+    scan = str(Path(tiny["data_A"]).with_name("fast_validate.h5"))
+    command_line(
+        *{
+            "train": ("train", "train.yaml"),
+            "study": ("study", "run", "studies/s.yaml"),
+            "enhance": ("enhance", scan, "--model", generator_file, "--output", "e.h5"),
+        }[start]
+    )
+    dead = store.find_run(runs[0].id)
+    assert dead.status == "KILLED"
+    assert "its process died" in dead.tags["reason"]
+    assert store.find_run(runs[1].id).tags["note"] == "waited"
+    assert store.find_run(runs[1].id).status == "RUNNING"  # its process lives: this one
 
 
 def test_what_waits_for_the_store_is_delivered(project: Path) -> None:

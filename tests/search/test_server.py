@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -46,35 +47,49 @@ def database(postgresql: str) -> str:
     return postgresql.rpartition("/")[0] + f"/{name}"
 
 
-@pytest.fixture
-def server(database: str, tmp_path: Path) -> Iterator[str]:
-    """The address of `mlflow server`, started by its own command line."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path / "server"
-    folder.mkdir()
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    options += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "files")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *options],
-        cwd=folder,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+class MlflowServer:
+    """`mlflow server` by its own command line, on one port; stopped and started as one likes."""
+
+    def __init__(self, database: str, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.folder, self.database = folder, database
+        folder.mkdir()
+
+    def start(self) -> None:
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        options += ["--backend-store-uri", self.database]
+        options += ["--artifacts-destination", str(self.folder / "files")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *options],
+            cwd=self.folder,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for _ in range(300):
-            assert process.poll() is None
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+            assert self._process.poll() is None
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return
+            time.sleep(0.2)
+        raise AssertionError("the server did not answer")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+
+@pytest.fixture
+def server(database: str, tmp_path: Path) -> Iterator[MlflowServer]:
+    running = MlflowServer(database, tmp_path / "server")
+    running.start()
+    try:
+        yield running
     finally:
-        process.terminate()
-        process.wait(30)
+        running.stop()
 
 
 def job(project: Any, scans: tuple[str, str], *where: str) -> None:
@@ -129,7 +144,7 @@ def contents(uri: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_server_with_postgresql_holds_what_the_embedded_store_holds(
-    server: str,
+    server: MlflowServer,
     datasets: tuple[Path, Path],
     small: dict[str, Any],
     study_project: Any,
@@ -137,8 +152,8 @@ def test_a_server_with_postgresql_holds_what_the_embedded_store_holds(
     tmp_path: Path,
 ) -> None:
     fast, slow = (str(path.with_name(f"{path.stem}_validate.h5")) for path in datasets)
-    job(study_project, (fast, slow), "--tracking-uri", server)
-    remote = contents(server)
+    job(study_project, (fast, slow), "--tracking-uri", server.address)
+    remote = contents(server.address)
     assert not Store.open(f"sqlite:///{study_project.folder}/mlruns/mlflow.db").experiments()
     assert not list((study_project.folder / "mlruns" / "journal").glob("*/*"))
 
@@ -151,4 +166,29 @@ def test_a_server_with_postgresql_holds_what_the_embedded_store_holds(
     for name, found in embedded.items():
         for part, value in found.items():
             assert remote[name][part] == value, (name, part)
-    assert (tmp_path / "server" / "files").is_dir()  # the copy went through the server, too
+    assert (server.folder / "files").is_dir()  # the copy went through the server, too
+
+
+def test_a_study_outlives_a_server_that_is_stopped_and_started_again(
+    server: MlflowServer, study_project: Any, whole_study: dict[str, Any], wait: Any
+) -> None:
+    process = study_project.start(
+        *("study", "run", "studies/small.yaml", "--tracking-uri", server.address),
+        env=study_project.options()["env"] | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"},
+    )
+    for trial in (1, 3):  # in the middle of a training, and between two
+        wait(lambda trial=trial: len(study_project.trials()) > trial or process.poll() is not None)
+        server.stop()
+        time.sleep(6)
+        server.start()
+    assert process.wait(300) == 0
+    found = contents(server.address)
+    scores = {trial["number"]: trial["score"] for trial in whole_study["trials"]}
+    assert len(found) == 5
+    for number, score in scores.items():
+        run = found[f"small-{number:03d}"]
+        points = [step for step, _ in run["curves"]["loss/G_total"]]
+        assert points == list(range(1, points[-1] + 1))
+        assert run["curves"]["score/value"] == [(points[-1], pytest.approx(score))]
+        assert run["status"] == ("FINISHED" if run["tags"]["state"] == "complete" else "KILLED")
+    assert not list((study_project.folder / "mlruns" / "journal").glob("*/*.json"))
