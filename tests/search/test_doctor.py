@@ -59,7 +59,7 @@ def test_a_run_of_a_dead_process_is_closed_and_others_are_left(project: Path) ->
 
 @pytest.mark.parametrize("start", ["train", "study", "enhance"])
 def test_any_start_does_what_needs_no_question(
-    start: str, project: Path, tiny: dict[str, Any], generator_file: str, command_line: Any
+    start: str, project: Path, small: dict[str, Any], generator_file: str, command_line: Any
 ) -> None:
     store = Store.open()
     runs = [store.create_run("train", n, kind="train", params={}, tags={}) for n in ("dead", "r")]
@@ -67,17 +67,18 @@ def test_any_start_does_what_needs_no_question(
     journal = runs[1].journal()
     journal.append(Tags({"note": "waited"}))
     journal.close()
-    (project / "train.yaml").write_text(yaml.safe_dump(tiny | {"steps": 4}))
-    study = {"name": "s", "config": tiny, "space": {"lr_g": {"type": "float", "low": 1, "high": 2}}}
-    (project / "studies" / "s.yaml").write_text(yaml.safe_dump(study | {"trials": 1, "steps": 4}))
-    scan = str(Path(tiny["data_A"]).with_name("fast_validate.h5"))
-    command_line(
+    training = small["config"] | {"steps": 4}
+    (project / "train.yaml").write_text(yaml.safe_dump(training))
+    (project / "studies" / "s.yaml").write_text(yaml.safe_dump(small | {"trials": 1, "steps": 12}))
+    scan = str(Path(training["data_A"]).with_name("fast_validate.h5"))
+    code, _, err = command_line(
         *{
             "train": ("train", "train.yaml"),
             "study": ("study", "run", "studies/s.yaml"),
             "enhance": ("enhance", scan, "--model", generator_file, "--output", "e.h5"),
         }[start]
     )
+    assert code == 0, err
     dead = store.find_run(runs[0].id)
     assert dead.status == "KILLED"
     assert "its process died" in dead.tags["reason"]

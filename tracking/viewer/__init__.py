@@ -9,8 +9,8 @@ readers.py  layers of a cycle's images and of an enhanced volume
 
 page.html, viewer.css, *.js   the front end, put into every page
 ```
-The front end is our own. NiiVue, the well-kept viewer that fits into one file, would add 5 MB to every
-page (a run keeps several) and draws with WebGL 2 only; plain canvases also work on remote desktops.
+The front end is our own. NiiVue, the well-kept viewer that fits into one file, would add 5 MB to
+every page, of which a run keeps several, and draws with WebGL 2 only.
 """
 
 from __future__ import annotations
