@@ -129,10 +129,16 @@ def test_everything_is_in_mlflow(
             assert param in run.data.params, param
         names = {f.path for f in client.list_artifacts(run.info.run_id)}
         assert {"config.yaml", "images", "volumes", "checkpoints"} <= names
-    (volumes,) = client.list_artifacts(promoted.info.run_id, "volumes")
-    with h5py.File(client.download_artifacts(promoted.info.run_id, volumes.path)) as handle:
-        for name in ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"):
-            assert handle[name].size > 0
+    volumes = client.list_artifacts(promoted.info.run_id, "volumes")
+    viewers = client.list_artifacts(promoted.info.run_id, "viewer")
+    assert [Path(f.path).stem for f in volumes] == [Path(f.path).stem for f in viewers]
+    for kept in volumes:
+        with h5py.File(client.download_artifacts(promoted.info.run_id, kept.path)) as handle:
+            for name in ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"):
+                assert handle[name].size > 0
+    assert {"report.html", "study.yaml"} <= {
+        f.path for f in client.list_artifacts(study.info.run_id)
+    }
     best = next(t for t in by_kind["trial"] if t.info.run_id == promoted.data.tags["promoted_from"])
     assert best.data.tags["promoted_to"] == promoted.info.run_id
     for row in ("input", "best_Gaussian", "enhanced"):

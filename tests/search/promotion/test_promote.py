@@ -31,7 +31,8 @@ from search.promotion import promote
 from search.promotion.promote import promoted_config
 from search.promotion.registering import Registered, register
 from search.study import OpenStudy
-from tracking import Challenge, ModelVersion, Store, views
+from tracking import Challenge, ModelVersion, Store
+from tracking.presets import promoted_view
 from tracking.ui import running_server
 
 QUIET = Console(quiet=True)
@@ -87,7 +88,7 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
         note = source.tags["mlflow.note.content"]
         for target in targets:
             assert f"(#/experiments/{source.experiment_id}/runs/{target}?" in note
-    shown = {r.id for r in store.search("s", views.PROMOTED_FILTER)}
+    shown = {r.id for r in store.search("s", promoted_view().filter)}
     assert shown == {p["run_id"] for p in data["promoted"]}
 
     # The same command again trains nothing and registers nothing.
