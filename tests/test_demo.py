@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
+from tracking import Store
+from tracking.charts import CYCLE_PICTURES
+
 pytestmark = pytest.mark.slow
 
 SHIPPED = Path(__file__).parents[1] / "studies" / "demo.yaml"
@@ -141,6 +144,10 @@ def test_everything_is_in_mlflow(
     }
     best = next(t for t in by_kind["trial"] if t.info.run_id == promoted.data.tags["promoted_from"])
     assert best.data.tags["promoted_to"] == promoted.info.run_id
+    # A continued training shows what it starts from.
+    store = Store.open(f"sqlite:///{project_folder / 'mlruns' / 'mlflow.db'}")
+    pictures = store.run(promoted.info.run_id).image_steps(CYCLE_PICTURES)
+    assert min(pictures) == best.data.metrics["iteration"]
     for row in ("input", "best_Gaussian", "enhanced"):
         assert f"psnr/{row}" in enhance.data.metrics
 

@@ -117,8 +117,8 @@ class TrackingCallback(Callback):
         self._sink.put(entries.Text(config.to_yaml(), "config.yaml"))
         tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
         self._sink.put(entries.Tags(tags), entries.Inputs(data_inputs(config, tags)))
-        if trainer.iteration == 0:  # MLflow's slider stands there when the page opens
-            self._picture(trainer.validator.images(trainer.model), 0)
+        if not self._stored:  # what it starts from; MLflow's slider stands at 0 when the page opens
+            self._picture(trainer.validator.images(trainer.model), trainer.iteration)
         self._sink.flush()
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:

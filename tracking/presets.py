@@ -74,7 +74,7 @@ def trainings_view() -> View:
 
 def _side_by_side(step: int = 0) -> Section:
     shown = pictures(CYCLE_PICTURES, step, "Six images of each run, on the same patches")
-    return Section(name="Pictures", cards=[shown], columns=1, height=720)
+    return Section(name="Pictures", cards=[shown], columns=1, height=980)
 
 
 def _scores() -> Section:
