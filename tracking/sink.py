@@ -69,6 +69,7 @@ class Sink:
         self._changed = threading.Condition()
         self._asked = self._sending = False
         self._closing = self._abandoned = False
+        self._full = False  # the journal's disk; told once
         self._rounds = self._progress = self._failures = 0
         self._not_before = -float("inf")
         self._thread: threading.Thread | None = None
@@ -121,7 +122,8 @@ class Sink:
     def close(self) -> bool:
         """Send what is left, with some patience; whether everything is in the store.
 
-        What is not waits in the journal, and a warning says so.
+        What is not waits in the journal, and a warning says so; also of what is lost, where the
+        journal's disk took it no more than the store.
         """
         with self._changed:
             self._closing = True
@@ -130,16 +132,21 @@ class Sink:
             self._join()
         finally:  # Ctrl-C, too: nobody waits, and nothing is lost
             self._rescue()
-        left = len(self)
-        if left:
+        waiting, lost = len(self.journal), len(self._pending)
+        if waiting:
             log.warning(
                 "run %s (%s): %d entries did not reach the tracking store; they wait in %s for the "
                 "next training or 'cyclegan doctor'",
-                *(self.run.name, self.run.id, left, self.journal.folder),
+                *(self.run.name, self.run.id, waiting, self.journal.folder),
+            )
+        if lost:
+            log.error(
+                "run %s (%s): %d entries are lost: neither the tracking store nor %s took them",
+                *(self.run.name, self.run.id, lost, self.journal.folder),
             )
         with contextlib.suppress(OSError):
             self.journal.close()
-        return not left
+        return not waiting and not lost
 
     def _join(self) -> None:
         seen, since = -1, time.monotonic()
@@ -232,9 +239,12 @@ class Sink:
         try:
             self.journal.append(entry)
         except CycleGANError as error:  # the disk is full, too: memory is what is left
-            log.warning("run %s: %s; kept in memory", self.run.name, error)
+            if not self._full:
+                log.warning("run %s: %s; kept in memory", self.run.name, error)
+            self._full = True
             return False
         self._progress += 1
+        self._full = False
         return True
 
     def _extra_samples(self, batch: Sequence[Entry]) -> Sequence[Samples]:

@@ -196,6 +196,23 @@ def test_a_full_disk_keeps_all_in_memory(
     assert shelf.written == ["m1", "m2", "m3"]
 
 
+def test_what_neither_store_nor_disk_take_is_told_as_lost(
+    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise CycleGANError(f"{path}: the disk is full")
+
+    shelf.broken = {Metric}
+    monkeypatch.setattr("tracking.journal.write_text", full)
+    for text in ("m1", "m2", "m3"):
+        sink.put(Metric(text))
+        assert not sink.drain()
+    assert caplog.text.count("kept in memory") == 1
+    assert not sink.close()
+    assert "3 entries are lost" in caplog.text
+    assert "they wait in" not in caplog.text
+
+
 def test_a_fault_of_ours_does_not_end_the_thread(
     shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
