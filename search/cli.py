@@ -29,6 +29,11 @@ app = typer.Typer(
 app.add_typer(study_app, name="study", epilog="Example: cyclegan study run studies/demo.yaml")
 app.add_typer(runs_app, name="runs", epilog="Example: cyclegan runs list --sort size")
 
+_MODEL = (
+    "champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a generator or "
+    "checkpoint file."
+)
+
 
 @command(app, "simulate", example="cyclegan simulate data/demo --seed 1")
 def simulate(
@@ -221,10 +226,7 @@ def enhance(
     ],
     model: Annotated[
         str,
-        typer.Option(
-            help="champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a "
-            "generator or checkpoint file."
-        ),
+        typer.Option(help=_MODEL),
     ],
     output: Annotated[Path, typer.Option(help="HDF5 file to write; for several volumes a folder.")],
     dataset: Annotated[str, typer.Option(help="Name of the dataset in VOLUME.")] = "data",
@@ -345,10 +347,7 @@ def export(
     session: Session,
     model: Annotated[
         str,
-        typer.Argument(
-            help="champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a "
-            "generator or checkpoint file."
-        ),
+        typer.Argument(help=_MODEL),
     ],
     output: Annotated[Path, typer.Option(help="File to write, FILE.pt2.")],
     direction: Annotated[

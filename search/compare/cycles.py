@@ -22,6 +22,7 @@ from search.compare.measured import (
     agreements,
     cubic,
     groups,
+    largest_shown,
     names_of_runs,
     spectra,
 )
@@ -31,8 +32,6 @@ from tracking.kept import kept_iterations, read_kept
 from tracking.viewer import Layer
 
 At = Literal["best", "last"]
-_SPREAD = 4.0
-"""Root mean squares that full colour stands for in pictures of differences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ def _measured(
             for s, a, b in zip(size, first.real_A.shape[1:], first.fake_B.shape[1:], strict=True)
         )
         fine = (z, y, x)
-    limit = _SPREAD * max((pair.difference.rms for pair in pairs.values()), default=0.0)
+    limit = largest_shown(pairs.values())
     shape = " x ".join(map(str, first.fake_B.shape[1:]))
     return Compared(
         what="fake_B",

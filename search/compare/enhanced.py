@@ -29,6 +29,7 @@ from search.compare.measured import (
     agreements,
     cubic,
     groups,
+    largest_shown,
     names_of_runs,
     spectra,
 )
@@ -41,7 +42,6 @@ _SIDE = 128
 """Voxels of a block along an axis that is read at once."""
 _SHELLS, _BLOCKS = 64, 8
 """Side of the blocks of which spectra and shells are taken, and how many."""
-_SPREAD = 4.0
 _PIXELS = 384
 
 
@@ -158,7 +158,7 @@ def _measured(
         else:
             if share < 1:
                 remarks.append(f"differences: measured on a sample of {share:.0%} of the volume")
-    limit = _SPREAD * max((pair.difference.rms for pair in pairs.values()), default=0.0)
+    limit = largest_shown(pairs.values())
     shape = " x ".join(map(str, first.shape))
     sides = " x ".join(map(str, places[0][1]))
     return Compared(

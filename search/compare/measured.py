@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cyclegan.agreement import (
@@ -92,6 +92,11 @@ def agreements(
         )
         for i, j in found.pairs
     }
+
+
+def largest_shown(found: Iterable[PairAgreement]) -> float:
+    """What full colour stands for in pictures of differences: of all pairs the same."""
+    return 4 * max((pair.difference.rms for pair in found), default=0.0)
 
 
 def spectra(blocks: Mapping[int, Blocks]) -> dict[int, Curve]:

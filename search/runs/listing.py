@@ -102,6 +102,11 @@ def _by_score(run: RunInfo) -> float:
 
 
 def _data(run: RunInfo, stored: Stored, size: int | None) -> dict[str, Any]:
+    return described(run, stored) | {"deleted": run.deleted, "bytes": size}
+
+
+def described(run: RunInfo, stored: Stored) -> dict[str, Any]:
+    """What every command tells of a run in JSON."""
     return {
         "id": run.id,
         "name": run.name,
@@ -110,12 +115,10 @@ def _data(run: RunInfo, stored: Stored, size: int | None) -> dict[str, Any]:
         "status": run.status,
         "state": stored.state(run),
         "outcome": run.tags.get("outcome"),
-        "deleted": run.deleted,
         "score": score_of(run),
         "steps": steps_of(run),
         "start_ms": run.start_ms,
         "end_ms": run.end_ms,
-        "bytes": size,
     }
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.commandline import Session
-from search.runs.listing import steps_of
+from search.runs.listing import described
 from search.runs.page import page
 from search.terminal import line_width
 from tracking import RunInfo, project_root
 from tracking.artifacts import Artifact, walk
 from tracking.deleting import survey
-from tracking.stored import Stored, guard, kind_of, score_of, trial_state
+from tracking.stored import Stored, guard, kind_of, trial_state
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -42,19 +42,8 @@ def _data(
     parent = stored.by_id.get(run.parent or "")
     children = stored.children.get(run.id, ())
     folder = training_folder(run)
-    return {
-        "id": run.id,
-        "name": run.name,
-        "experiment": run.experiment,
-        "kind": kind_of(run),
-        "status": run.status,
-        "state": stored.state(run),
-        "outcome": run.tags.get("outcome"),
+    return described(run, stored) | {
         "reason": run.tags.get("reason", ""),
-        "score": score_of(run),
-        "steps": steps_of(run),
-        "start_ms": run.start_ms,
-        "end_ms": run.end_ms,
         "study": run.tags.get("study"),
         "trial": run.tags.get("trial"),
         "trial_state": trial_state(run) if kind_of(run) == "trial" else None,
