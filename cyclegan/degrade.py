@@ -20,6 +20,7 @@ rests on it is a comparison of trials, not a measurement of the truth.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -86,16 +87,16 @@ class Degradation:
         """B (N, 1, sZ, sY, sX) on A's grid with A's gain and blur but no noise: (N, 1, Z, Y, X)."""
         return self.gain * gaussian_low_pass(to_coarse(patches_B, self.factor), self.sigma)
 
-    def noise(self, count: int, seed: int) -> Tensor:
-        """`count` volumes (count, 1, Z, Y, X) of noise on the CPU, drawn by a generator of its own.
+    def noise(self, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draw `count` volumes (count, 1, Z, Y, X) of noise on `device` with its own generator.
 
-        Stationary and Gaussian: white noise filtered with the root of its power spectrum.
+        Stationary and Gaussian: white noise filtered with the root of its power spectrum. The same
+        seed gives the same noise on the same kind of device.
         """
-        generator = torch.Generator().manual_seed(SEED_STREAM + seed)
-        white = torch.randn((count, 1, *self.shape), generator=generator)
-        amplitude = self._noise_on_grid().sqrt().float()
+        generator = torch.Generator(device).manual_seed(SEED_STREAM + seed)
+        white = torch.randn((count, 1, *self.shape), generator=generator, device=device)
         axes = (2, 3, 4)
-        spectrum = torch.fft.rfftn(white, dim=axes) * amplitude
+        spectrum = torch.fft.rfftn(white, dim=axes) * self._amplitude.to(device)
         noise: Tensor = torch.fft.irfftn(spectrum, self.shape, dim=axes)
         return noise
 
@@ -103,10 +104,11 @@ class Degradation:
         """B (N, 1, sZ, sY, sX) as the fast scan would show it: (N, 1, Z, Y, X), B's device."""
         return self.signal(patches_B) + self.noise(patches_B.shape[0], seed).to(patches_B)
 
-    def _noise_on_grid(self) -> Tensor:
-        """(Z, Y, X // 2 + 1), float64: the noise's power at every frequency of `rfftn`."""
+    @functools.cached_property
+    def _amplitude(self) -> Tensor:
+        """(Z, Y, X // 2 + 1), float32: root of the noise's power at every frequency of `rfftn`."""
         index, _ = cylindrical_index(self.shape)
-        return self.noise_power.reshape(-1)[torch.from_numpy(index)]
+        return self.noise_power.reshape(-1)[torch.from_numpy(index)].sqrt().float()
 
 
 def fit_degradation(patches_A: Tensor, patches_B: Tensor, factor: int = 1) -> Degradation:

@@ -7,6 +7,7 @@ spent) but are marked, so that `column` shows the accepted path alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,11 +41,21 @@ class MetricHistory:
         self._waiting: list[Tensor] = []
 
     def append(self, iteration: int, step: int, metrics: Mapping[str, Tensor]) -> None:
-        """Add the row of an iteration; `metrics` are scalars on the device, the same every time."""
-        if not self.names:
-            self.names = tuple(metrics)
-        row = torch.stack([metrics[name].detach().float() for name in self.names])
-        self._waiting.append(row)
+        """Add the row of an iteration; `metrics` are scalars on the device.
+
+        What some iterations don't have (losses of cycles while a training is restoring alone) is
+        NaN in their rows.
+        """
+        new = [name for name in metrics if name not in self.names]
+        if new:
+            self._transfer()
+            gap = np.full((len(self._values), len(new)), np.nan)
+            known = self._values.reshape(len(gap), len(self.names))
+            self._values = np.concatenate([known, gap], axis=1)
+            self.names = (*self.names, *new)
+        missing = next(iter(metrics.values())).new_full((), math.nan, dtype=torch.float32)
+        row = [metrics[n].detach().float() if n in metrics else missing for n in self.names]
+        self._waiting.append(torch.stack(row))
         self._iterations.append(iteration)
         self._steps.append(step)
         self._accepted.append(True)
@@ -68,16 +79,17 @@ class MetricHistory:
         self._transfer()
         return self.columns()[name]
 
-    def columns(self) -> dict[str, NDArray[np.float64]]:
-        """All of them, by name."""
+    def columns(self, after: int = 0) -> dict[str, NDArray[np.float64]]:
+        """Return all of them by name, along the accepted path later than step `after`."""
         self._transfer()
-        accepted = self._values[np.array(self._accepted, dtype=bool)]
+        chosen = np.array(self._accepted, dtype=bool) & (np.array(self._steps, dtype=int) > after)
+        accepted = self._values[chosen]
         return {name: accepted[:, i] for i, name in enumerate(self.names)}
 
-    def steps(self) -> NDArray[np.int64]:
-        """The steps of the accepted path, in order: beside each `column`."""
+    def steps(self, after: int = 0) -> NDArray[np.int64]:
+        """Return the steps of the accepted path later than `after`, in order: beside `columns`."""
         steps = zip(self._steps, self._accepted, strict=True)
-        return np.array([step for step, accepted in steps if accepted], dtype=np.int64)
+        return np.array([s for s, accepted in steps if accepted and s > after], dtype=np.int64)
 
     def discard_after(self, step: int) -> None:
         """Mark the accepted rows later than `step` as discarded: a rollback left them behind."""

@@ -3,7 +3,11 @@
 ```
 fake_B = G_A(real_A)    rec_A = G_B(fake_B)     D_A judges real_B and fake_B
 fake_A = G_B(real_B)    rec_B = G_A(fake_A)     D_B judges real_A and fake_A
+pseudo_A = degraded real_B                      G_A(pseudo_A) should be real_B
 ```
+A training whose lambdas are 0 but for `P_A P_B H_A`, and the first `pretrain_steps` of any other,
+computes the last line alone: no cycle, no discriminator.
+
 Source: Zhu 2017 (CycleGAN), in three dimensions, with a change of resolution by s between A and B.
 """
 
@@ -18,12 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cyclegan.config import Config
+from cyclegan.degrader import Degrader
 from cyclegan.hparams import HParams
 from cyclegan.losses import (
     TRUTH,
     adversarial_loss,
     by_channels,
+    gradient_penalty,
     image_loss,
+    needs_both,
     resolve_terms,
     truth_table,
 )
@@ -38,13 +45,17 @@ class CycleGAN(nn.Module):
     """Generators `G_A` (A -> B) and `G_B`, discriminators `D_A` (of B) and `D_B`, and optimizers.
 
     `mean_G_A` and `mean_G_B` are running means of the generators' weights (EMA): they are what is
-    scored and what enhances a volume.
+    scored and what enhances a volume. `degrader` makes the pseudo pairs that `P_A`, `P_B` and `H_A`
+    need.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, degrader: Degrader | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.device = device
+        self.degrader = degrader
         # Own seed, own scope: building networks must not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -70,12 +81,13 @@ class CycleGAN(nn.Module):
         )
         self.terms = {
             group: resolve_terms(group, config.terms(group), device)
-            for group in HParams.from_config(config).lambdas
-            if any(getattr(config.lambdas, group)) or group[0] != "I"
+            for group in config.groups_at_work()
         }
         self.hparams = HParams.from_config(config)
         self.rate_factor = 1.0
         """Of the learning-rate schedule; what the optimizers use is the rate times this."""
+        self.lambda_factors: Mapping[str, float] = {}
+        """Of the lambda schedule, by group; 1 where a group is not named."""
 
     def autocast(self) -> torch.autocast:
         """The context in which the networks run: their arithmetic in the configured precision."""
@@ -105,27 +117,52 @@ class CycleGAN(nn.Module):
         on this ties each generator to the image's contrast, which else may come out inverted.
         """
         fake_B, fake_A = self.G_A(real_A), self.G_B(real_B)
-        rec_A = self.G_B(_resize(real_A, fake_B) if kickstart[0] else fake_B)
+        rec_A = self.G_B(_resize(real_A, fake_B) if kickstart[0] else self._shaken(fake_B))
         rec_B = self.G_A(_resize(real_B, fake_A) if kickstart[1] else fake_A)
         images = (real_A, fake_B, rec_A, real_B, fake_A, rec_B)
         return dict(zip(IMAGES, images, strict=True))
 
-    def training_step(
-        self, real_A: Tensor, real_B: Tensor, kickstart: tuple[bool, bool] = (False, False)
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One step of discriminators, then generators. Returns (metrics, images), all on device."""
-        metrics: dict[str, Tensor] = {}
-        with self.autocast():
-            images = self.cycle(real_A, real_B, kickstart)
-            loss_D = self._discriminator_loss(images, metrics)
-        self.optimizer_D.zero_grad(set_to_none=True)
-        loss_D.backward()  # type: ignore[no-untyped-call]
-        self.optimizer_D.step()
+    def _shaken(self, fake_B: Tensor) -> Tensor:
+        """`fake_B` under the noise that what is hidden in it does not survive."""
+        if not self.config.cycle_noise:
+            return fake_B
+        noise = torch.randn(fake_B.shape, generator=self._drawn_generator(), device=fake_B.device)
+        return fake_B + self.config.cycle_noise * noise.to(fake_B.dtype)
 
+    def _drawn_generator(self) -> torch.Generator:
+        """A generator on the device whose seed comes from the model's own random numbers."""
+        return torch.Generator(self.device).manual_seed(self._drawn_seed())
+
+    def _drawn_seed(self) -> int:
+        return int(torch.randint(2**40, (1,), generator=self.random))
+
+    def training_step(
+        self,
+        real_A: Tensor,
+        real_B: Tensor,
+        kickstart: tuple[bool, bool] = (False, False),
+        *,
+        step: int | None = None,
+        halves: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One step of discriminators, then generators. Returns (metrics, images), all on device.
+
+        `step` counts the steps before this one; None is a full step with everything due. `halves`
+        are patches of both half scans of A, for `H_A`. Steps without cycles return no images.
+        """
+        metrics: dict[str, Tensor] = {}
+        images: dict[str, Tensor] = {}
+        restoring = self.restores_alone(step)
+        if not restoring:
+            with self.autocast():
+                images = self.cycle(real_A, real_B, kickstart)
+            self._discriminator_step(images, metrics, step)
         for parameter in self.discriminators:
             parameter.requires_grad_(False)  # their gradients are not wanted: half the work
         with self.autocast():
-            loss_G = self._generator_loss(images, metrics)
+            losses = {} if restoring else self._cyclic_losses(images)
+            losses |= self._restoring_losses(real_B, images.get("fake_A"), halves)
+            loss_G = self._weighted(losses, metrics)
         self.optimizer_G.zero_grad(set_to_none=True)
         loss_G.backward()  # type: ignore[no-untyped-call]
         for parameter in self.discriminators:
@@ -135,6 +172,60 @@ class CycleGAN(nn.Module):
         self.optimizer_G.step()
         return metrics, {name: image.detach().float() for name, image in images.items()}
 
+    def restores_alone(self, step: int | None) -> bool:
+        """Whether the step after `step` has no cycle and no discriminator."""
+        young = step is not None and step < self.config.pretrain_steps
+        return young or "C_A" not in self.terms
+
+    def _discriminator_step(
+        self, images: Mapping[str, Tensor], metrics: dict[str, Tensor], step: int | None
+    ) -> None:
+        if not self.judges:
+            return
+        shown = {
+            fake: self.pools[fake].exchange(images[fake].detach(), self.random)
+            for _, _, fake in self.judges
+        }
+        with self.autocast():
+            loss_D = self._discriminator_loss(images, shown, metrics)
+        penalised = (self.config.penalty_R1 or self.config.penalty_R2) and (
+            step is None or step % self.config.penalty_every == 0
+        )
+        if penalised:
+            loss_D = loss_D + self._gradient_penalties(images, shown, metrics)
+        self.optimizer_D.zero_grad(set_to_none=True)
+        loss_D.backward()  # type: ignore[no-untyped-call]
+        if self.config.grad_clip_D:
+            norm = torch.nn.utils.clip_grad_norm_(self.discriminators, self.config.grad_clip_D)
+            metrics["grad_norm_D"] = norm
+        self.optimizer_D.step()
+
+    @property
+    def judges(self) -> tuple[tuple[str, str, str], ...]:
+        """The discriminators at work, each with its real and its generated image."""
+        both = (("D_A", "real_B", "fake_B"), ("D_B", "real_A", "fake_A"))
+        return tuple(judge for judge in both if judge[0] in self.terms)
+
+    def _gradient_penalties(
+        self,
+        images: Mapping[str, Tensor],
+        shown: Mapping[str, Tensor],
+        metrics: dict[str, Tensor],
+    ) -> Tensor:
+        """R1 at real and R2 at generated images, weighted for the steps in between, too."""
+        total: list[Tensor] = []
+        for name, real, fake in self.judges:
+            judge = getattr(self, name)
+            for key, weight, image in (
+                ("R1", self.config.penalty_R1, images[real]),
+                ("R2", self.config.penalty_R2, shown[fake]),
+            ):
+                if weight:
+                    value = gradient_penalty(judge, image)
+                    metrics[f"penalty/{name}_{key}"] = value.detach()
+                    total.append(0.5 * weight * self.config.penalty_every * value)
+        return torch.stack(total).sum()
+
     def update_mean(self, step: int) -> None:
         """Move the mean generators towards the current ones; faster while training is young."""
         decay = min(self.config.ema_decay, (1 + step) / (10 + step)) if self.config.ema_decay else 0
@@ -143,18 +234,24 @@ class CycleGAN(nn.Module):
                 torch._foreach_lerp_(list(mean.parameters()), list(current.parameters()), 1 - decay)
 
     def _discriminator_loss(
-        self, images: Mapping[str, Tensor], metrics: dict[str, Tensor]
+        self,
+        images: Mapping[str, Tensor],
+        shown: Mapping[str, Tensor],
+        metrics: dict[str, Tensor],
     ) -> Tensor:
         total: list[Tensor] = []
-        for name, real, fake in (("D_A", "real_B", "fake_B"), ("D_B", "real_A", "fake_A")):
-            judge = self.D_A if name == "D_A" else self.D_B
-            terms, lambdas = self.terms[name], self.hparams.lambdas[name]
-            shown = self.pools[fake].exchange(images[fake].detach(), self.random)
-            pairs = by_channels(terms, judge.pair, images[real], shown)
+        for name, real, fake in self.judges:
+            judge = getattr(self, name)
+            terms, lambdas = self.terms[name], self._lambdas(name)
+            pairs = by_channels(terms, judge.pair, images[real], shown[fake])
             judged_real = {channels: pair[0] for channels, pair in pairs.items()}
             judged_fake = {channels: pair[1] for channels, pair in pairs.items()}
-            loss_real, parts_real = adversarial_loss(terms, lambdas, judged_real, "real")
-            loss_fake, parts_fake = adversarial_loss(terms, lambdas, judged_fake, "generated")
+            loss_real, parts_real = adversarial_loss(
+                terms, lambdas, judged_real, "real", judged_fake
+            )
+            loss_fake, parts_fake = adversarial_loss(
+                terms, lambdas, judged_fake, "generated", judged_real
+            )
             total += [loss_real, loss_fake]
             for term in terms:
                 both = parts_real[term.name] + parts_fake[term.name]
@@ -163,15 +260,38 @@ class CycleGAN(nn.Module):
             metrics |= {f"truth/{name}_{cell}": table[cell] for cell in TRUTH}
         return torch.stack(total).sum()
 
-    def _generator_loss(self, images: Mapping[str, Tensor], metrics: dict[str, Tensor]) -> Tensor:
-        total: list[Tensor] = []
-        parts: dict[str, Tensor] = {}
-        for name, judge, fake in (("G_A", self.D_A, "fake_B"), ("G_B", self.D_B, "fake_A")):
-            terms, lambdas = self.terms[name], self.hparams.lambdas[name]
+    def _lambdas(self, group: str) -> tuple[float, ...]:
+        """The weights in force, with the schedule's factor."""
+        factor = self.lambda_factors.get(group, 1.0)
+        weights = self.hparams.lambdas[group]
+        return weights if factor == 1.0 else tuple(factor * weight for weight in weights)
+
+    def _weighted(
+        self, losses: Mapping[str, tuple[Tensor, dict[str, Tensor]]], metrics: dict[str, Tensor]
+    ) -> Tensor:
+        for _, parts in losses.values():
+            metrics |= {f"loss/{name}": value.detach() for name, value in parts.items()}
+        result = torch.stack([loss for loss, _ in losses.values()]).sum()
+        metrics["loss/G_total"] = result.detach()
+        return result
+
+    def _cyclic_losses(
+        self, images: Mapping[str, Tensor]
+    ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """Adversarial, cycle and identity losses of the generators, each (weighted, parts)."""
+        losses: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        for name, judge, real, fake in (
+            ("G_A", self.D_A, "real_B", "fake_B"),
+            ("G_B", self.D_B, "real_A", "fake_A"),
+        ):
+            if name not in self.terms:
+                continue
+            terms = self.terms[name]
             judged = by_channels(terms, judge, images[fake])
-            loss, values = adversarial_loss(terms, lambdas, judged, "generator")
-            total.append(loss)
-            parts |= values
+            against = by_channels(terms, judge, images[real]) if needs_both(terms) else None
+            losses[name] = adversarial_loss(
+                terms, self._lambdas(name), judged, "generator", against
+            )
         pairs = {
             "C_A": (images["rec_A"], images["real_A"]),
             "C_B": (images["rec_B"], images["real_B"]),
@@ -180,14 +300,33 @@ class CycleGAN(nn.Module):
             pairs["I_A"] = (self.G_A(self._as_A(images["real_B"])), images["real_B"])
         if "I_B" in self.terms:
             pairs["I_B"] = (self.G_B(self._as_B(images["real_A"])), images["real_A"])
-        for name, (image, target) in pairs.items():
-            loss, values = image_loss(self.terms[name], self.hparams.lambdas[name], image, target)
-            total.append(loss)
-            parts |= values
-        metrics |= {f"loss/{name}": value.detach() for name, value in parts.items()}
-        result = torch.stack(total).sum()
-        metrics["loss/G_total"] = result.detach()
-        return result
+        return losses | {name: self._image_loss(name, *pair) for name, pair in pairs.items()}
+
+    def _restoring_losses(
+        self,
+        real_B: Tensor,
+        fake_A: Tensor | None,
+        halves: tuple[Tensor, Tensor] | None,
+    ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """Losses of pseudo pairs and half scans, each (weighted, parts); see cyclegan.degrader."""
+        losses: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        if self.degrader is None:
+            return losses
+        if "P_A" in self.terms:
+            pseudo_A = self.degrader(real_B, self._drawn_seed())
+            losses["P_A"] = self._image_loss("P_A", self.G_A(pseudo_A), real_B)
+        if "P_B" in self.terms:
+            fake_A = self.G_B(real_B) if fake_A is None else fake_A
+            losses["P_B"] = self._image_loss("P_B", fake_A, self.degrader.signal(real_B))
+        if "H_A" in self.terms and halves is not None:
+            seen = self.degrader.signal(self.G_A(halves[0]))
+            losses["H_A"] = self._image_loss("H_A", seen, halves[1])
+        return losses
+
+    def _image_loss(
+        self, group: str, image: Tensor, target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return image_loss(self.terms[group], self._lambdas(group), image, target)
 
     def _as_A(self, image: Tensor) -> Tensor:
         """An image of domain B on A's grid."""

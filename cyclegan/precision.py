@@ -8,6 +8,7 @@ import time
 import torch
 
 from cyclegan.config import Config, parse_config
+from cyclegan.degrader import Degrader
 from cyclegan.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -97,9 +98,10 @@ def _seconds_per_step(config: Config, precision: str) -> float:
     smallest = min(-(-smallest // 16) * 16, *config.imsize_A)
     changes = {"precision": precision, "imsize_A": [smallest] * 3, "batch_size": 1, "pool_size": 0}
     small = parse_config(config.to_dict() | changes)
+    stand_in = Degrader.stand_in(small.channels_A, small.super_resolution, small.imsize_A)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = CycleGAN(small, torch.device("cpu"))
+        model = CycleGAN(small, torch.device("cpu"), stand_in)
         real_A = torch.randn(1, small.channels_A, *small.imsize_A)
         real_B = torch.randn(1, small.channels_B, *small.imsize_B)
         times = []

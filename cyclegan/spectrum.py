@@ -11,6 +11,7 @@ Nothing here touches the global random state, and the same input gives the same 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -267,6 +268,7 @@ def _binned(
     return np.asarray(sums / np.maximum(modes, 1.0), dtype=np.float64)
 
 
+@functools.lru_cache(maxsize=64)
 def _gaussian_matrix(size: int, sigma: float) -> Tensor:
     """The symmetric matrix (size, size), float64, that filters a line with a Gaussian."""
     k = torch.arange(size, dtype=torch.float64)

@@ -5,6 +5,7 @@ The loop with its events is drawn in `cyclegan/callbacks.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from cyclegan import state as states
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
+from cyclegan.degrader import Degrader
 from cyclegan.errors import CheckpointError, ConfigError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
 from cyclegan.generator import load_pretrained
@@ -27,6 +29,8 @@ from cyclegan.precision import choose_device, choose_precision
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
 from cyclegan.training_data import TrainingData
 from cyclegan.validation import ValidationReport, Validator
+
+logger = logging.getLogger(__name__)
 
 # A pruned training is over; an interrupted one goes on later. Asked for both, the first wins.
 _PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
@@ -62,7 +66,8 @@ class Trainer:
         self.data = TrainingData(config, self.device)
         self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)
-        self.model = CycleGAN(self.config, self.device)
+        self.degrader = self._fit_degrader()
+        self.model = CycleGAN(self.config, self.device, self.degrader)
         self.history = MetricHistory()
         self.hparam_log: list[HParamChange] = []
         self.rollbacks: list[RollbackEvent] = []
@@ -254,13 +259,41 @@ class Trainer:
 
     def _train_one_step(self) -> dict[str, Tensor]:
         self.model.schedule(self.config.lr_schedule.factor(self.step, self.config.steps))
+        self.model.lambda_factors = self._lambda_factors()
         real_A, real_B = (b.to(self.device, non_blocking=True) for b in self.data.next())
-        metrics, self.images = self.model.training_step(real_A, real_B, self._kickstart())
+        metrics, self.images = self.model.training_step(
+            real_A, real_B, self._kickstart(), step=self.step, halves=self._halves()
+        )
         self.step += 1
         self.iteration += 1
         self.model.update_mean(self.step)
         self.history.append(self.iteration, self.step, metrics)
         return metrics
+
+    def _lambda_factors(self) -> dict[str, float]:
+        schedule = self.config.lambda_schedule
+        return {g: schedule.factor(g, self.step, self.config.steps) for g in schedule.groups}
+
+    def _halves(self) -> tuple[Tensor, Tensor] | None:
+        halves = self.data.next_halves()
+        if halves is None:
+            return None
+        first, second = (half.to(self.device, non_blocking=True) for half in halves)
+        return first, second
+
+    def _fit_degrader(self) -> Degrader | None:
+        if not self.config.needs_degradation():
+            return None
+        degrader = Degrader.fit(
+            *self.data.fit_patches(self.config), factor=self.config.super_resolution
+        )
+        logger.info("%s", degrader.report)
+        if degrader.report is not None and degrader.report.doubts():
+            logger.warning(
+                "degraded B does not look like A: %s; what P_A teaches may not hold for real A",
+                degrader.report.doubts(),
+            )
+        return degrader
 
     def _kickstart(self) -> tuple[bool, bool]:
         if not self.kickstarted(self.step):
@@ -370,6 +403,7 @@ class Trainer:
             "samplers": self.data.state_dict(),
             "grey_scales": self.data.grey_scales(),
             "statistics": self.data.statistics(),
+            "degradation": self.degrader.state_dict() if self.degrader else [],
             "callbacks": {c.name: c.state_dict() for c in self.callbacks},
         }
 
@@ -398,6 +432,8 @@ class Trainer:
         self._restored_random = state["random"]["global"]
         self.model.random.set_state(state["random"]["own"])
         self.data.load_state_dict(state["samplers"])
+        if self.degrader is not None and state.get("degradation"):
+            self.degrader.load_state_dict(state["degradation"])
         for callback in self.callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])

@@ -20,8 +20,13 @@ from cyclegan.data import (
     Volume,
     open_volumes,
 )
+from cyclegan.degrader import fit_count
+from cyclegan.errors import DataError
 
 Domain = Literal["A", "B"]
+
+# Not the training's seed: trials of a study differ in nothing but what is searched.
+_FIT_SEED = 2_025
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class TrainingData:
             "A": self.volumes(config, "A", self.spec_A.train),
             "B": self.volumes(config, "B", self.spec_B.train),
         }
-        self._batches = {}
+        self._batches: dict[str, Prefetcher] = {}
         for number, (domain, size) in enumerate((("A", config.imsize_A), ("B", config.imsize_B))):
             sampler = PatchSampler(
                 self._volumes[domain],
@@ -57,6 +62,8 @@ class TrainingData:
             )
             pin = device.type == "cuda"
             self._batches[domain] = Prefetcher(sampler, config.batch_size, pin=pin)
+        if any(config.lambdas.H_A):
+            self._batches |= self._half_batches(config, device)
 
     def volumes(self, config: Config, domain: Domain, entries: Sequence[Any]) -> list[Volume]:
         """Volumes of a domain, read as the configuration says, from the shared budget."""
@@ -68,6 +75,50 @@ class TrainingData:
     def next(self) -> tuple[Tensor, Tensor]:
         """The next batches of A and B, (B, C, Z, Y, X), on the host."""
         return self._batches["A"].next(), self._batches["B"].next()
+
+    def next_halves(self) -> tuple[Tensor, Tensor] | None:
+        """Return batches of both half scans of A, the same places; None where they aren't used."""
+        if "half 1" not in self._batches:
+            return None
+        return self._batches["half 1"].next(), self._batches["half 2"].next()
+
+    def _half_batches(self, config: Config, device: torch.device) -> dict[str, Prefetcher]:
+        entries = self.spec_A.train
+        if not all(entry.halves for entry in entries):
+            raise DataError(
+                f"lambdas.H_A: {self.spec_A.source} names no half scans of some volumes to train "
+                'on; add "halves": [file, file] there, or set lambdas.H_A to 0'
+            )
+        batches = {}
+        halves = [self.volumes(config, "A", [e.half(n) for e in entries]) for n in (0, 1)]
+        shapes = [[volume.shape for volume in half] for half in halves]
+        if shapes[0] != shapes[1]:
+            raise DataError(
+                f"{self.spec_A.source}: the halves to train on have shapes {shapes[0]} and "
+                f"{shapes[1]}; give halves of one scan"
+            )
+        for number, half in enumerate(halves, start=1):
+            sampler = PatchSampler(  # one seed for both: the same places, the same flips
+                half,
+                config.imsize_A,
+                seed=(config.seed, 2),
+                flips=config.flips,
+                rotations=config.rotations,
+            )
+            pin = device.type == "cuda"
+            batches[f"half {number}"] = Prefetcher(sampler, config.batch_size, pin=pin)
+        return batches
+
+    def fit_patches(self, config: Config) -> tuple[Tensor, Tensor]:
+        """Draw the patches that the degradation is fitted to, the same in every training."""
+        count = fit_count(config.imsize_B)
+        sizes = {"A": config.imsize_A, "B": config.imsize_B}
+        samplers = (
+            PatchSampler(self._volumes[d], sizes[d], seed=(_FIT_SEED, n), flips=False)
+            for n, d in enumerate(("A", "B"))
+        )
+        first, second = (sampler.draw(count) for sampler in samplers)
+        return first, second
 
     def grey_scales(self) -> dict[str, dict[str, float]]:
         """The grey scale of each domain that was standardised on load, over all its volumes."""

@@ -11,12 +11,20 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from cyclegan.config import Config, HPOptimizer, Lambdas, LossFunctions, LRSchedule, schema
+from cyclegan.config import (
+    Config,
+    HPOptimizer,
+    Lambdas,
+    LambdaSchedule,
+    LossFunctions,
+    LRSchedule,
+    schema,
+)
 from cyclegan.losses import GROUPS, functions_for
 
 GROUPED = (
     *("lambdas", "lossFuncs", "lossNames", "lossChannels"),
-    *("lr_schedule", "hp_optimizer"),
+    *("lr_schedule", "lambda_schedule", "hp_optimizer"),
 )
 MEANINGS = {
     "G_A": "generator A -> B fools D_A",
@@ -27,6 +35,9 @@ MEANINGS = {
     "C_B": "cycle B -> A -> B",
     "I_A": "G_A leaves real B (on A's grid) as it is",
     "I_B": "G_B leaves real A (on B's grid) as it is",
+    "P_A": "G_A restores real B that was degraded to look like A",
+    "P_B": "G_B degrades real B as the fitted model does, without noise",
+    "H_A": "G_A makes one half scan of A predict the other",
 }
 
 
@@ -85,13 +96,18 @@ def page() -> str:
         "|---|---|---|---|---|",
         *groups,
         "",
-        "A group whose lambdas are all 0 at the start (`I_A` and `I_B` by default) is left out of",
-        "the whole training.",
+        "A group whose lambdas are all 0 at the start (`I_A`, `I_B`, `P_A`, `P_B` and `H_A` by",
+        "default) is left out of the whole training. If nothing but `P_A`, `P_B` and `H_A` has a",
+        "weight, so are cycles and discriminators: a step then takes a fraction of the time.",
         "",
         "`lossChannels` has a list a group too: for each term the channels it looks at, or `null`",
         "for all. `lr_schedule` lets both learning rates fall:",
         "",
         *("| key | default | |", "|---|---|---|", *rows(LRSchedule, "lr_schedule.")),
+        "",
+        "`lambda_schedule` lets the lambdas of some groups fade:",
+        "",
+        *("| key | default | |", "|---|---|---|", *rows(LambdaSchedule, "lambda_schedule.")),
         "",
         "`hp_optimizer` (also just `true` or `false`) is the dynamic rollback optimizer:",
         "",

@@ -64,6 +64,9 @@ class Lambdas(Section):
     C_B: Weights = (100.0,)
     I_A: Weights = (0.0,)
     I_B: Weights = (0.0,)
+    P_A: Weights = (0.0,)
+    P_B: Weights = (0.0,)
+    H_A: Weights = (0.0,)
 
 
 class LossFunctions(Section):
@@ -77,6 +80,9 @@ class LossFunctions(Section):
     C_B: Names = ("l1",)
     I_A: Names = ("l1",)
     I_B: Names = ("l1",)
+    P_A: Names = ("l1",)
+    P_B: Names = ("l1",)
+    H_A: Names = ("mse",)
 
 
 class LossNames(Section):
@@ -90,6 +96,9 @@ class LossNames(Section):
     C_B: Names = ()
     I_A: Names = ()
     I_B: Names = ()
+    P_A: Names = ()
+    P_B: Names = ()
+    H_A: Names = ()
 
 
 class LossChannels(Section):
@@ -103,6 +112,9 @@ class LossChannels(Section):
     C_B: Channels = ()
     I_A: Channels = ()
     I_B: Channels = ()
+    P_A: Channels = ()
+    P_B: Channels = ()
+    H_A: Channels = ()
 
 
 class LRSchedule(Section):
@@ -129,6 +141,33 @@ class LRSchedule(Section):
             share = min(max((step - start) / max(steps - start, 1), 0.0), 1.0)
             return 1.0 + share * (self.final - 1.0)
         return 1.0
+
+
+class LambdaSchedule(Section):
+    """How the lambdas of some groups fade: what is used is the lambda times a factor."""
+
+    groups: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    """Groups that fade, e.g. `[G_A, G_B, D_A, D_B]`; none by default."""
+    start: int | None = Field(default=None, ge=0)
+    """Last step of the full lambdas; half of the steps if not given."""
+    final: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Factor at the last step; straight down from `start`."""
+
+    @field_validator("groups")
+    @classmethod
+    def _known_groups(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        for group in groups:
+            if group not in GROUPS:
+                raise ValueError(f"'{group}' is no group of losses; {nearest(group, GROUPS)}")
+        return groups
+
+    def factor(self, group: str, step: int, steps: int) -> float:
+        """What multiplies the lambdas of `group` in the step after `step` of `steps`."""
+        if group not in self.groups:
+            return 1.0
+        start = steps // 2 if self.start is None else self.start
+        share = min(max((step - start) / max(steps - start, 1), 0.0), 1.0)
+        return 1.0 + share * (self.final - 1.0)
 
 
 class HPOptimizer(Section):
@@ -256,6 +295,24 @@ class Config(Section):
     """Adam's decay rates of the mean gradient and of its square."""
     grad_clip: float = Field(default=1.0, ge=0.0)
     """Largest norm of the generators' gradient; 0 leaves it alone."""
+    grad_clip_D: float = Field(default=0.0, ge=0.0)
+    """Largest norm of the discriminators' gradient; 0 leaves it alone."""
+    penalty_R1: Weight = 0.0
+    """Weight of the discriminators' squared gradient at real images, per voxel (Mescheder 2018)."""
+    penalty_R2: Weight = 0.0
+    """The same at generated images."""
+    penalty_every: Count = 4
+    """Steps between gradient penalties; each counts for all of these steps (Karras 2020)."""
+    cycle_noise: Weight = 0.0
+    """Standard deviation of noise added to fake B before the cycle closes, in standardised grey
+    values: what a generator hides at low amplitude is lost there (Bashkirova 2019)."""
+    pretrain_steps: int = Field(default=0, ge=0)
+    """First steps that train the generators on `P_A`, `P_B` and `H_A` alone: several times faster
+    than a step with cycles and discriminators."""
+    degradation: Literal["auto", "gaussian", "residual"] = "auto"
+    """How the pseudo pairs of `P_A` get their noise: drawn from a fitted spectrum, or what a
+    generator removes from real A; `auto` takes what makes degraded B look more like A."""
+    lambda_schedule: LambdaSchedule = LambdaSchedule()
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Of the running mean of the generators' weights that scores and enhancement use; 0: none."""
     init: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
@@ -325,6 +382,8 @@ class Config(Section):
                     f"{len(functions)}; give one name a loss function, or none"
                 )
         self._check_channels()
+        self._check_nets_train()
+        self._check_penalties()
         names = [term.name for group in GROUPS for term in self.terms(group)]
         for name in names:
             if names.count(name) > 1:
@@ -360,6 +419,76 @@ class Config(Section):
                     "kickstart needs channels_A = channels_B, they are "
                     f"{self.channels_A} and {self.channels_B}; set it to false"
                 )
+
+    def _check_nets_train(self) -> None:
+        """Refuse weights with which a network would train on nothing."""
+        if not self.has_cycles():
+            missing = [net for net, groups in _RESTORED_BY.items() if not self._weighs(*groups)]
+        else:
+            missing = [net for net, groups in _TRAINED_BY.items() if not self._weighs(*groups)]
+        for net in missing:
+            groups = (_TRAINED_BY if self.has_cycles() else _RESTORED_BY)[net]
+            keys = ", ".join(f"lambdas.{group}" for group in groups)
+            raise ValueError(f"{keys}: all are 0, so {net} would train on nothing; raise one")
+        for net in ("A", "B"):
+            if self._weighs(f"G_{net}") and not self._weighs(f"D_{net}"):
+                raise ValueError(
+                    f"lambdas.D_{net} = 0: D_{net} would never learn, and lambdas.G_{net} would "
+                    f"train G_{net} on its random judgements; raise it, or set lambdas.G_{net} to 0"
+                )
+        if self.hp_optimizer.policy == "original" and not self.has_cycles():
+            raise ValueError(
+                "hp_optimizer.policy = original judges cycles and discriminators, which this training "
+                "does not have; take guard"
+            )
+        if self.pretrain_steps and not self._weighs("P_A", "H_A"):
+            raise ValueError(
+                f"pretrain_steps = {self.pretrain_steps}: these steps train on pseudo pairs and "
+                "half scans alone; set lambdas.P_A (and lambdas.P_B), or pretrain_steps to 0"
+            )
+
+    def _check_penalties(self) -> None:
+        for key in ("penalty_R1", "penalty_R2"):
+            if getattr(self, key) and self.norm_D == "batch":
+                raise ValueError(
+                    f"{key}: with norm_D = batch a judgement depends on the whole batch and has no "
+                    "gradient of its own; set norm_D to none or instance"
+                )
+        for net in ("A", "B"):
+            kinds = {
+                group: {f == "relativistic" for f in getattr(self.lossFuncs, group)}
+                for group in (f"G_{net}", f"D_{net}")
+            }
+            if kinds[f"G_{net}"] != kinds[f"D_{net}"] and True in set().union(*kinds.values()):
+                raise ValueError(
+                    f"lossFuncs.G_{net} and lossFuncs.D_{net}: relativistic judgements mean "
+                    "something only to each other; take relativistic for both, or for neither"
+                )
+
+    def _weighs(self, *groups: str) -> bool:
+        return any(any(getattr(self.lambdas, group)) for group in groups)
+
+    def has_cycles(self) -> bool:
+        """Return whether any loss needs cycles, discriminators or identities."""
+        return self._weighs(*(group for group in GROUPS if group[0] in "GDCI"))
+
+    def needs_degradation(self) -> bool:
+        """Return whether a loss needs the degradation model B -> A."""
+        return self._weighs("P_A", "P_B", "H_A")
+
+    def groups_at_work(self) -> tuple[str, ...]:
+        """Return the groups of loss terms that are computed at all, in the order of reports.
+
+        Those of the original software always are, unless nothing but pseudo pairs and half scans
+        has a weight. A discriminator that neither learns nor is used is left out.
+        """
+        return tuple(
+            group
+            for group in GROUPS
+            if self._weighs(group)
+            or (group[0] == "C" and self.has_cycles())
+            or (group[0] in "GD" and self._weighs(f"G_{group[2]}", f"D_{group[2]}"))
+        )
 
     def _check_geometry(self) -> None:
         factor_A = self.geometry("A").factor
@@ -413,8 +542,16 @@ class Config(Section):
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
-_JUDGED_IN_B = ("G_A", "D_A", "C_B", "I_A")
+_JUDGED_IN_B = ("G_A", "D_A", "C_B", "I_A", "P_A")
 """Groups whose losses look at images of domain B."""
+
+
+_RESTORED_BY = {"G_A": ("P_A", "H_A"), "G_B": ("P_B",)}
+_TRAINED_BY = {
+    "G_A": ("G_A", "C_A", "C_B", "I_A", "P_A", "H_A"),
+    "G_B": ("G_B", "C_A", "C_B", "I_B", "P_B"),
+}
+"""Groups whose losses train a generator, without and with cycles."""
 
 
 @functools.cache

@@ -2,12 +2,14 @@
 
 Groups: `G_A G_B` (adversarial, generators), `D_A D_B` (adversarial, discriminators), `C_A C_B`
 (cycle consistency) and, beyond the original's six, `I_A I_B` (identity: a generator should leave
-an image of its own target domain as it is; Zhu 2017, section 5.2).
+an image of its own target domain as it is; Zhu 2017, section 5.2), `P_A P_B` (pseudo pairs: real B,
+degraded, restored) and `H_A` (half scans of A); the last three are explained in cyclegan.degrader.
 
 ```
 terms         a group's terms, from names to callables, and their weighted sums; truth tables
 adversarial   functions of a discriminator's patch map
 image         functions of two images; structure (SSIM), fourier and histogram hold the longer ones
+penalty       gradient penalties of discriminators
 own           a user's own loss, `module:Class`
 objects       torch's loss objects, as `train(lossFuncs_G_A=[nn.BCELoss()])` passes them
 ```
@@ -18,6 +20,7 @@ Formulas and when to use which: docs/losses.md.
 from cyclegan.losses.adversarial import ADVERSARIAL, Adversarial, Role
 from cyclegan.losses.image import IMAGE
 from cyclegan.losses.objects import function_name_of
+from cyclegan.losses.penalty import gradient_penalty
 from cyclegan.losses.terms import (
     GROUPS,
     TRUTH,
@@ -31,6 +34,7 @@ from cyclegan.losses.terms import (
     default_name,
     functions_for,
     image_loss,
+    needs_both,
     only_channels,
     resolve,
     resolve_terms,
@@ -55,7 +59,9 @@ __all__ = [
     "default_name",
     "function_name_of",
     "functions_for",
+    "gradient_penalty",
     "image_loss",
+    "needs_both",
     "only_channels",
     "resolve",
     "resolve_terms",

@@ -25,6 +25,8 @@ class Adversarial:
     """Judgements above it call the patch real: where a truth table cuts."""
     no_discriminator: str = ""
     """Why it can't train a discriminator; empty if it can."""
+    relativistic: bool = False
+    """Whether it is given the difference of the judgement and that of the opposite image."""
 
 
 def target_like(judgement: Tensor, role: Role) -> Tensor:
@@ -64,6 +66,17 @@ def kl(judgement: Tensor, role: Role) -> Tensor:
     return -judgement.mean()
 
 
+def relativistic(difference: Tensor, role: Role) -> Tensor:
+    """Softplus of minus the `difference` of judgements, of pairs of a real and a generated image.
+
+    The discriminator wants the real image above the generated one, the generator the reverse.
+    `difference` is judgement minus opposite; the discriminator's pair counts once, for the real
+    image. Sources: Jolicoeur-Martineau 2018 (relativistic), Huang 2024 (R3GAN, which needs R1 and
+    R2 beside it, `penalty_R1` and `penalty_R2`).
+    """
+    return functional.softplus(-difference).mean() * (0.0 if role == "generated" else 1.0)
+
+
 ADVERSARIAL: Final[Mapping[str, Adversarial]] = {
     "bce": Adversarial(bce, 0.0),
     "lsgan": Adversarial(lsgan, 0.5),
@@ -74,5 +87,6 @@ ADVERSARIAL: Final[Mapping[str, Adversarial]] = {
         no_discriminator="'kl' estimates a divergence from a discriminator that another loss "
         "trains, its mean logit has no lower bound; take bce there",
     ),
+    "relativistic": Adversarial(relativistic, 0.0, relativistic=True),
 }
 """Adversarial functions by name."""

@@ -15,7 +15,10 @@ from cyclegan.losses.adversarial import ADVERSARIAL, Adversarial, Role
 from cyclegan.losses.image import IMAGE, ImageFunction
 from cyclegan.losses.precision import widened
 
-GROUPS: Final = ("G_A", "G_B", "D_A", "D_B", "C_A", "C_B", "I_A", "I_B")
+GROUPS: Final = (
+    *("G_A", "G_B", "D_A", "D_B", "C_A", "C_B", "I_A", "I_B"),
+    *("P_A", "P_B", "H_A"),
+)
 """Every group of loss terms, in the order of reports."""
 
 Channels = tuple[int, ...] | None
@@ -60,6 +63,8 @@ class ResolvedTerm:
     channels: Channels = None
     threshold: float = 0.0
     """Judgements above it call a patch real; adversarial terms only."""
+    relativistic: bool = False
+    """Whether the function wants the difference to the judgement of the opposite image."""
 
 
 def _adversarial(group: str) -> bool:
@@ -122,7 +127,11 @@ def resolve_terms(
     for term in terms:
         loss = resolve(group, term.function, device)
         if isinstance(loss, Adversarial):
-            resolved.append(ResolvedTerm(term.name, loss.function, term.channels, loss.threshold))
+            resolved.append(
+                ResolvedTerm(
+                    term.name, loss.function, term.channels, loss.threshold, loss.relativistic
+                )
+            )
         else:
             resolved.append(ResolvedTerm(term.name, loss, term.channels))
     return tuple(resolved)
@@ -156,15 +165,36 @@ def adversarial_loss(
     lambdas: Sequence[float],
     judgements: Mapping[Channels, Tensor],
     role: Role,
+    opposite: Mapping[Channels, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum over `terms` of patch maps (B, 1, z, y, x), and each term unweighted.
 
-    `judgements` has the patch map of the image as each of `channel_sets(terms)` shows it.
+    `judgements` has the patch map of the image as each of `channel_sets(terms)` shows it,
+    `opposite` those of the real image for a generated one and the reverse; only terms of which
+    `needs_both` is true look at it.
     """
     wide = {channels: widened(judgement) for channels, judgement in judgements.items()}
     with _no_autocast(wide.values()):
-        values = {t.name: t.function(wide[t.channels], role) for t in terms}
+        values = {t.name: t.function(_seen(t, wide, opposite), role) for t in terms}
         return weighted_sum(values, lambdas), values
+
+
+def needs_both(terms: Iterable[ResolvedTerm]) -> bool:
+    """Return whether a term compares the judgements of a real and a generated image."""
+    return any(term.relativistic for term in terms)
+
+
+def _seen(
+    term: ResolvedTerm,
+    judgements: Mapping[Channels, Tensor],
+    opposite: Mapping[Channels, Tensor] | None,
+) -> Tensor:
+    judgement = judgements[term.channels]
+    if not term.relativistic:
+        return judgement
+    if opposite is None:
+        raise ValueError(f"{term.name} compares real with generated images; give both")
+    return judgement - widened(opposite[term.channels])
 
 
 def image_loss(
@@ -205,7 +235,9 @@ def truth_table(
     TN: generated called generated. The first term's threshold cuts; with several channel sets
     `real` and `generated` are the judgements of its set.
     """
-    threshold = terms[0].threshold
+    threshold: float | Tensor = terms[0].threshold
+    if terms[0].relativistic:  # such judgements mean nothing but by their difference
+        threshold = (real.float().mean() + generated.float().mean()) / 2
     true_positive = (real > threshold).sum()
     false_positive = (generated > threshold).sum()
     return {

@@ -20,6 +20,7 @@ _PANELS = {
     "cycle and identity": ("C_A", "C_B", "I_A", "I_B"),
     "generators, adversarial": ("G_A", "G_B"),
     "discriminators": ("D_A", "D_B"),
+    "pseudo pairs and half scans": ("P_A", "P_B", "H_A"),
 }
 
 

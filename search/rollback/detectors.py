@@ -82,7 +82,9 @@ class Evidence:
     @classmethod
     def of(cls, trainer: Trainer, scores: Sequence[tuple[int, float]] = ()) -> Evidence:
         """A training's evidence now; transfers what waits on the device."""
-        columns, steps = trainer.history.columns(), trainer.history.steps()
+        # Steps that restore alone have neither cycles nor discriminators to judge.
+        first = trainer.config.pretrain_steps
+        columns, steps = trainer.history.columns(first), trainer.history.steps(first)
         kickstarted = np.array([trainer.kickstarted(step - 1) for step in steps.tolist()])
         return cls(
             losses=_below(columns, "loss/"),

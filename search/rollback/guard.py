@@ -85,7 +85,7 @@ def _accuracy(trainer: Trainer) -> float:
     right = total = 0.0
     for name in trainer.history.names:
         if name.startswith("truth/"):
-            patches = float(np.sum(trainer.history.column(name)[-WINDOW:]))
+            patches = float(np.nansum(trainer.history.column(name)[-WINDOW:]))
             total += patches
             right += patches if name.endswith(("_TP", "_TN")) else 0.0
     return right / max(total, 1e-9)

@@ -94,7 +94,7 @@ class RollbackOptimizer(Callback):
         """Judge when it is time, and take a snapshot only of what was not found faulty."""
         step = trainer.step
         if step % self.settings.check_every == 0 or step == trainer.config.steps:
-            young = step < self.settings.warmup
+            young = step < self.settings.warmup + trainer.config.pretrain_steps
             fault = self.policy.judge(trainer, young=young)
             if fault:
                 self._faulty_at = trainer.iteration

@@ -219,7 +219,7 @@ class Original:
 
     def healthy(self, trainer: Trainer, random: torch.Generator) -> Mapping[str, float]:
         """Smaller moves of all lambdas, and rates that follow the discriminators' accuracy."""
-        if trainer.step < self.settings.warmup:
+        if trainer.step < self.settings.warmup + trainer.config.pretrain_steps:
             return {}
         current, initial = trainer.hparams, HParams.from_config(trainer.config)
         losses, truth = _evidence(trainer)
@@ -247,15 +247,16 @@ class Original:
 
 def _evidence(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Array]]:
     """The six losses, their terms summed without weights, and the truth tables, (steps,) each."""
-    history, config = trainer.history, trainer.config
+    config = trainer.config
+    columns = trainer.history.columns(config.pretrain_steps)
     losses = {}
     for group in SIX:
         terms = zip(config.terms(group), getattr(config.lambdas, group), strict=True)
-        found = [history.column(f"loss/{term.name}") for term, weight in terms if weight > 0]
+        found = [columns[f"loss/{term.name}"] for term, weight in terms if weight > 0]
         if found:
             losses[group] = np.sum(found, axis=0)
-    tables = [name for name in history.names if name.startswith("truth/")]
-    return losses, {name.removeprefix("truth/"): history.column(name) for name in tables}
+    tables = {n.removeprefix("truth/"): v for n, v in columns.items() if n.startswith("truth/")}
+    return losses, tables
 
 
 def _resized(image: Tensor) -> Tensor:

@@ -1,0 +1,208 @@
+"""Pseudo pairs for training: batches of real B made to look like A, so that the truth is known.
+
+```
+P_A   G_A(degraded real B)         against  real B
+P_B   G_B(real B)                  against  real B without its noise in A: gain and blur alone
+H_A   made blurred(G_A(half 1))    against  half 2, where half scans of A exist
+```
+The degradation (`cyclegan.degrade`) is fitted once, when a training begins, to many unpaired
+patches of both training sets. P_A is plain supervised restoration on synthetic pairs; H_A follows
+Noise2Inverse (Hendriksen 2020): the noise of one half scan can't be predicted from the other, so
+the mean squared error is smallest for the noise-free volume.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan.degrade import Degradation, fit_degradation
+from cyclegan.errors import DataError
+from cyclegan.score.texture import Texture
+
+logger = logging.getLogger(__name__)
+
+FIT_PATCHES = 64
+"""Patches of each domain that the degradation is fitted to, where memory allows."""
+FIT_VOXELS = 1 << 27
+"""Most voxels of these patches in the finer domain; at least `FEWEST_PATCHES` are drawn."""
+FEWEST_PATCHES = 8
+SPREAD_PARTS = 4
+"""Disjoint parts of the patches that are fitted by themselves, to tell how sure the fit is."""
+MIN_GAIN = 0.05
+"""Contrast of B's structures in A, in units of A's spread, below which the fit found none."""
+LARGE_SPREAD = 0.25
+"""Spread of the gain, relative to the gain, that is worth a warning."""
+FAR_DB, FAR_CUBES = 2.0, 0.1
+"""Distances of degraded B from real A, in spectrum (dB) and 5^3 cubes (A's spread), beyond those
+of two sets of real A, from which on the user is told that the model does not match."""
+
+
+def fit_count(imsize_B: Sequence[int]) -> int:
+    """How many patches of each domain the degradation is fitted to."""
+    return max(FEWEST_PATCHES, min(FIT_PATCHES, FIT_VOXELS // math.prod(imsize_B)))
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How sure a fit is and how well it matches, for the first channel.
+
+    `gain`, `sigma` (voxels of A) and `noise_std` with their standard deviations over disjoint
+    parts of the patches; `spectrum_db` and `cubes`: distances of degraded B from real A.
+    """
+
+    gain: float
+    gain_spread: float
+    sigma: float
+    sigma_spread: float
+    noise_std: float
+    noise_spread: float
+    spectrum_db: float
+    cubes: float
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        return (
+            f"degradation B -> A: gain {self.gain:.2f} (+-{self.gain_spread:.2f}), blur "
+            f"{self.sigma:.2f} (+-{self.sigma_spread:.2f}) voxels of A, noise {self.noise_std:.2f} "
+            f"(+-{self.noise_spread:.2f}); degraded B differs from real A by "
+            f"{self.spectrum_db:.2f} dB in its spectrum and {self.cubes:.3f} in its texture"
+        )
+
+    def doubts(self) -> str:
+        """Why the pseudo pairs may mislead, in words; empty if there is no reason."""
+        found = []
+        if self.gain_spread > LARGE_SPREAD * self.gain:
+            found.append(
+                f"parts of the data give gains that differ by {self.gain_spread:.2f} around "
+                f"{self.gain:.2f}"
+            )
+        if self.spectrum_db > FAR_DB:
+            found.append(f"its spectrum is {self.spectrum_db:.1f} dB off real A's")
+        if self.cubes > FAR_CUBES:
+            found.append(f"its texture is {self.cubes:.2f} off real A's")
+        return ", ".join(found)
+
+
+class Degrader:
+    """Degrades batches of real B, channel by channel, by fitted models.
+
+    Args:
+        models: one for each channel of A; each takes B's channel of the same number, or its last.
+        report: how well the first one fits; None where nothing was fitted.
+    """
+
+    def __init__(self, models: Sequence[Degradation], report: FitReport | None = None) -> None:
+        self.models = tuple(models)
+        self.report = report
+
+    @classmethod
+    def fit(cls, patches_A: Tensor, patches_B: Tensor, factor: int) -> Degrader:
+        """Fit one model a channel to patches (N, C, Z, Y, X) and (M, C', sZ, sY, sX).
+
+        Errors: `DataError` where the patches don't fit or nothing of B's structure is in A.
+        """
+        models = [
+            _fitted(patches_A[:, c : c + 1], _channel(patches_B, c), factor)
+            for c in range(patches_A.shape[1])
+        ]
+        return cls(models, _report(models[0], patches_A[:, :1], patches_B[:, :1]))
+
+    @classmethod
+    def stand_in(cls, channels: int, factor: int, shape: tuple[int, int, int]) -> Degrader:
+        """Return one with white noise for measuring speed, where no data are at hand."""
+        white = torch.ones(1, 1, dtype=torch.float64)
+        return cls([Degradation(1.0, 0.5, factor, shape, white.expand_as(_bins(shape)))] * channels)
+
+    def signal(self, real_B: Tensor) -> Tensor:
+        """`real_B` (B, C', sZ, sY, sX) with A's gain, blur and grid, without noise."""
+        parts = [model.signal(_channel(real_B, c)) for c, model in enumerate(self.models)]
+        return torch.cat(parts, dim=1)
+
+    def __call__(self, real_B: Tensor, seed: int) -> Tensor:
+        """`real_B` as the fast scan would show it, its noise drawn by `seed`: (B, C, Z, Y, X)."""
+        noise = [
+            model.noise(len(real_B), seed + c, real_B.device) for c, model in enumerate(self.models)
+        ]
+        return self.signal(real_B) + torch.cat(noise, dim=1)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The models as plain values and tensors."""
+        return [
+            {
+                "gain": model.gain,
+                "sigma": model.sigma,
+                "factor": model.factor,
+                "shape": list(model.shape),
+                "noise_power": model.noise_power,
+            }
+            for model in self.models
+        ]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the models of a checkpoint: a resumed training degrades as before."""
+        self.models = tuple(
+            Degradation(
+                gain=float(model["gain"]),
+                sigma=float(model["sigma"]),
+                factor=int(model["factor"]),
+                shape=(model["shape"][0], model["shape"][1], model["shape"][2]),
+                noise_power=model["noise_power"],
+            )
+            for model in state
+        )
+
+
+def _channel(patches: Tensor, number: int) -> Tensor:
+    """The channel of this number, or the last one: (N, 1, Z, Y, X)."""
+    number = min(number, patches.shape[1] - 1)
+    return patches[:, number : number + 1]
+
+
+def _bins(shape: tuple[int, int, int]) -> Tensor:
+    from cyclegan.spectrum import cylindrical_share
+
+    return torch.from_numpy(cylindrical_share(shape))
+
+
+def _fitted(patches_A: Tensor, patches_B: Tensor, factor: int) -> Degradation:
+    model = fit_degradation(patches_A, patches_B, factor)
+    if model.gain < MIN_GAIN:
+        raise DataError(
+            f"lambdas.P_A: no structure of domain B was found in domain A (gain {model.gain:.3f}), "
+            "so B can't be degraded to look like A; check data_A and data_B, or set lambdas.P_A, "
+            "lambdas.P_B and lambdas.H_A to 0"
+        )
+    return model
+
+
+def _report(model: Degradation, patches_A: Tensor, patches_B: Tensor) -> FitReport:
+    count = min(len(patches_A), len(patches_B))
+    parts = []
+    if count >= 2 * SPREAD_PARTS:
+        parts = [
+            fit_degradation(patches_A[i::SPREAD_PARTS], patches_B[i::SPREAD_PARTS], model.factor)
+            for i in range(SPREAD_PARTS)
+        ]
+    distance = Texture(patches_A, seed=0).parts(model.apply(patches_B, seed=0))
+    return FitReport(
+        gain=model.gain,
+        gain_spread=_spread([part.gain for part in parts]),
+        sigma=model.sigma,
+        sigma_spread=_spread([part.sigma for part in parts]),
+        noise_std=model.noise_std,
+        noise_spread=_spread([part.noise_std for part in parts]),
+        spectrum_db=distance["spectrum_distance_db"],
+        cubes=distance["sliced_wasserstein"],
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation; 0 for fewer than two values."""
+    return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
