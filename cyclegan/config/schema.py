@@ -438,8 +438,8 @@ class Config(Section):
                 )
         if self.hp_optimizer.policy == "original" and not self.has_cycles():
             raise ValueError(
-                "hp_optimizer.policy = original judges cycles and discriminators, which this training "
-                "does not have; take guard"
+                "hp_optimizer.policy = original judges cycles and discriminators; this training "
+                "has neither, take guard"
             )
         if self.pretrain_steps and not self._weighs("P_A", "H_A"):
             raise ValueError(
