@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan import state as states
 from cyclegan.config import Config, parse_config
+from cyclegan.data import Scan
 from cyclegan.errors import CheckpointError
 from cyclegan.model import CycleGAN, new_generator
 from cyclegan.networks import UNet3d
@@ -29,6 +30,8 @@ class TrainedGenerator:
     """Of the validation at that step, if there was one."""
     grey_scales: Mapping[str, Mapping[str, float]]
     """`mean` and `std` in the files' units of the domains (`A`, `B`) standardised on load."""
+    scans: Mapping[str, Sequence[Scan]] = field(default_factory=dict)
+    """Those trained on, by domain; none in files of earlier versions."""
 
 
 def save_generators(
@@ -38,8 +41,12 @@ def save_generators(
     step: int,
     score: float | None = None,
     grey_scales: Mapping[str, Mapping[str, float]] | None = None,
+    scans: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
-    """Write the mean generators of `model`, both directions, to `path`."""
+    """Write the mean generators of `model`, both directions, to `path`.
+
+    `grey_scales` and `scans` are those of the training's data (`TrainingData`).
+    """
     states.save(
         {
             "format": states.GENERATOR_FORMAT,
@@ -47,6 +54,7 @@ def save_generators(
             "step": step,
             "score": score,
             "grey_scales": grey_scales or {},
+            "scans": scans or {},
             "mean_G_A": states.to_host(model.mean_G_A.state_dict()),
             "mean_G_B": states.to_host(model.mean_G_B.state_dict()),
         },
@@ -74,6 +82,10 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
         step=int(state["step"]),
         score=state["score"],
         grey_scales=state["grey_scales"],
+        scans={
+            domain: [Scan.from_plain(plain) for plain in scans]
+            for domain, scans in state.get("scans", {}).items()
+        },
     )
 
 

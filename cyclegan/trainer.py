@@ -403,6 +403,7 @@ class Trainer:
             "samplers": self.data.state_dict(),
             "grey_scales": self.data.grey_scales(),
             "statistics": self.data.statistics(),
+            "scans": self.data.scans(),
             "degradation": self.degrader.state_dict() if self.degrader else [],
             "callbacks": {c.name: c.state_dict() for c in self.callbacks},
         }
@@ -431,6 +432,8 @@ class Trainer:
         self.history.load_state_dict(state["history"])
         self._restored_random = state["random"]["global"]
         self.model.random.set_state(state["random"]["own"])
+        if self.data.restore_scans(state.get("scans")):
+            self.validator = Validator(self.config, self.data, self.device)
         self.data.load_state_dict(state["samplers"])
         if self.degrader is not None and state.get("degradation"):
             self.degrader.load_state_dict(state["degradation"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,16 @@ from cyclegan.data import (
     MemoryBudget,
     PatchSampler,
     Prefetcher,
+    Scan,
+    Size,
     Volume,
     open_volumes,
 )
+from cyclegan.data.scan import by_place, find_scan, fingerprint_of
 from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 Domain = Literal["A", "B"]
 
@@ -40,19 +46,31 @@ class GreyScale:
 class TrainingData:
     """Opens what a configuration names, within one memory budget, and hands out batches.
 
+    The regions that are trained on decide the grey scale of their scan; whatever else is opened of
+    it, the validation's regions for one, has the same.
+
     Errors: `DataError` for files that can't be used and patches that don't fit.
     """
+
+    hash_cache: Path | None = None
+    """A file that remembers the hashes of large files, see `cyclegan.data.fingerprint`."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.budget = MemoryBudget(config.memory_budget_gb * 1e9)
         self.spec_A = DatasetSpec.load(Path(config.data_A))
         self.spec_B = DatasetSpec.load(Path(config.data_B))
-        self._volumes = {
+        self._scans: dict[Domain, tuple[Scan, ...]] = {"A": (), "B": ()}
+        self._fingerprinted = False
+        self._rescaled: set[str] = set()
+        self._volumes: dict[Domain, list[Volume]] = {
             "A": self.volumes(config, "A", self.spec_A.train),
             "B": self.volumes(config, "B", self.spec_B.train),
         }
+        for domain, volumes in self._volumes.items():
+            self._scans[domain] = tuple(by_place((), known=(v.scan for v in volumes)).values())
         self._batches: dict[str, Prefetcher] = {}
-        for number, (domain, size) in enumerate((("A", config.imsize_A), ("B", config.imsize_B))):
+        sizes: dict[Domain, Size] = {"A": config.imsize_A, "B": config.imsize_B}
+        for number, (domain, size) in enumerate(sizes.items()):
             sampler = PatchSampler(
                 self._volumes[domain],
                 size,
@@ -66,11 +84,19 @@ class TrainingData:
             self._batches |= self._half_batches(config, device)
 
     def volumes(self, config: Config, domain: Domain, entries: Sequence[Any]) -> list[Volume]:
-        """Volumes of a domain, read as the configuration says, from the shared budget."""
-        channels = config.channels_A if domain == "A" else config.channels_B
-        return open_volumes(
-            entries, channels=channels, standardise=config.standardise, budget=self.budget
+        """Volumes of a domain, read as the configuration says, from the shared budget.
+
+        Those of a scan that is trained on have its grey scale.
+        """
+        volumes = open_volumes(
+            entries,
+            channels=config.channels_A if domain == "A" else config.channels_B,
+            standardise=config.standardise,
+            budget=self.budget,
+            scans=self._scans[domain],
         )
+        self._rescaled |= {f"{v.name}{v.limits}" for v in volumes if not v.has_own_scale}
+        return volumes
 
     def next(self) -> tuple[Tensor, Tensor]:
         """The next batches of A and B, (B, C, Z, Y, X), on the host."""
@@ -112,18 +138,68 @@ class TrainingData:
     def fit_patches(self, config: Config) -> tuple[Tensor, Tensor]:
         """Draw the patches that the degradation is fitted to, the same in every training."""
         count = fit_count(config.imsize_B)
-        sizes = {"A": config.imsize_A, "B": config.imsize_B}
-        samplers = (
-            PatchSampler(self._volumes[d], sizes[d], seed=(_FIT_SEED, n), flips=False)
-            for n, d in enumerate(("A", "B"))
+        sizes: dict[Domain, Size] = {"A": config.imsize_A, "B": config.imsize_B}
+        first, second = (
+            PatchSampler(self._volumes[d], size, seed=(_FIT_SEED, n), flips=False).draw(count)
+            for n, (d, size) in enumerate(sizes.items())
         )
-        first, second = (sampler.draw(count) for sampler in samplers)
         return first, second
 
     def grey_scales(self) -> dict[str, dict[str, float]]:
         """The grey scale of each domain that was standardised on load, over all its volumes."""
         scales = {domain: _grey_scale(volumes) for domain, volumes in self._volumes.items()}
         return {d: {"mean": s.mean, "std": s.std} for d, s in scales.items() if s}
+
+    def scans(self) -> dict[str, list[dict[str, Any]]]:
+        """The scans that are trained on, by domain, as plain data to be kept with the networks."""
+        if not self._fingerprinted:  # not before it is wanted: large files take a second
+            for domain, scans in self._scans.items():
+                self._scans[domain] = tuple(self._hashed(scan) for scan in scans)
+            self._fingerprinted = True
+        return {domain: [s.to_plain() for s in scans] for domain, scans in self._scans.items()}
+
+    def restore_scans(self, stored: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> bool:
+        """Take the grey scales of a checkpoint's `scans`; whether they are others than those here.
+
+        They are, in the last digits, where another version or machine measured them. Files that
+        have changed, and other files, keep what was measured here. None is a checkpoint of a
+        version that standardised every region by itself.
+        """
+        if stored is None:
+            self._warn_of_old_rule()
+            return False
+        changed = False
+        for domain, scans in self._scans.items():
+            before = [Scan.from_plain(plain) for plain in stored[domain]]
+            restored = tuple(self._restored(scan, before) for scan in scans)
+            if restored == scans:
+                continue
+            changed, self._scans[domain] = True, restored
+            by_dataset = by_place((), known=restored)
+            for volume in self._volumes[domain]:
+                volume.standardise_as(by_dataset[volume.scan.place])
+        return changed
+
+    def _hashed(self, scan: Scan) -> Scan:
+        return replace(scan, fingerprint=fingerprint_of(scan.place, self.hash_cache))
+
+    def _restored(self, scan: Scan, before: Sequence[Scan]) -> Scan:
+        measured = [(old.regions, old.statistics) for old in before]
+        if (scan.regions, scan.statistics) in measured:
+            return scan
+        old, _ = find_scan(before, scan.place, self.hash_cache)
+        if old is None or old.regions != scan.regions:
+            return scan
+        return replace(scan, statistics=old.statistics)
+
+    def _warn_of_old_rule(self) -> None:
+        if self._rescaled:
+            logger.warning(
+                "the checkpoint is of a version that standardised every region by itself: from "
+                "here on %s has the grey scale of all that is trained on of its scan, and scores "
+                "before and after don't compare",
+                ", ".join(sorted(self._rescaled)),
+            )
 
     def statistics(self) -> dict[str, list[dict[str, Any]]]:
         """What was measured of each volume that is trained on, by domain."""

@@ -116,15 +116,14 @@ def open_reference(
         (int(first * factor), int(first * factor) + n)
         for (first, _), n in zip(grid.region, wanted, strict=True)
     )
-    return Volume(VolumeEntry(path=path, dset=dataset, roi=roi), statistics=whole.statistics)
+    return whole.part(roi)
 
 
 def _region(volume: Volume, grid: Grid) -> Volume:
     """The part of the input that was enhanced, in the same grey values."""
     if grid.region == tuple((0, n) for n in volume.shape):
         return volume
-    entry = VolumeEntry(path=volume.entry.path, dset=volume.entry.dset, roi=grid.region)
-    return Volume(entry, channels=volume.channels, statistics=volume.statistics)
+    return volume.part(grid.region)
 
 
 def _compared(

@@ -16,6 +16,7 @@ from cyclegan.precision import choose_device
 from cyclegan.report import Halves
 from cyclegan.trust import TrustOperator
 from search.commandline import Session
+from search.enhance_input import open_input
 from search.enhance_request import Request
 from search.models import Model, find_model
 
@@ -62,13 +63,13 @@ def enhanced_halves(
     """Both half scans and what the generator alone makes of them, for the report's correlation."""
     if not request.halves:
         return {}
-    config = model.generator.config
     generator = operator.G_A if isinstance(operator, TrustOperator) else operator
     raw, enhanced = [], []
     for number, path in enumerate(request.halves, start=1):
-        entry = VolumeEntry(path=path, dset=request.dataset, roi=request.roi or (None,) * 3)
-        half = Volume(entry, channels=config.channels_A, standardise=config.standardise)
-        if request.roi is None and half.shape != volume.shape:
+        half = open_input(path, request.dataset, model.generator, request.roi)
+        if request.roi is not None:
+            half = half.part(request.roi)
+        elif half.shape != volume.shape:
             raise DataError(
                 f"{path}: the half has {list(half.shape)} voxels and the volume "
                 f"{list(volume.shape)}; give halves of the same scan"

@@ -128,6 +128,19 @@ class Facts:
         }
         return known | origin_of(model.run_id, model.version)
 
+    @property
+    def grey_scale(self) -> dict[str, Any]:
+        """Mean and standard deviation that were taken off the input, and where they are from."""
+        volume = self.volume
+        return {
+            "mean": volume.mean,
+            "std": volume.std,
+            "measured_on": list(volume.scan.regions),
+            "measured_mean": volume.scan.statistics.mean,
+            "measured_std": volume.scan.statistics.std,
+            "trained_on": volume.scan in self.model.generator.scans.get("A", ()),
+        }
+
     def attributes(self) -> dict[str, str]:
         """For the volume itself: it can be told later whether input and model are still those."""
         own = next(iter(self.inputs[0].hashes.values()))
@@ -210,6 +223,7 @@ def document(
             "filters": model.generator.config.filters,
         },
         "settings": facts.settings | {"tile": list(done.tile)},
+        "grey_scale": facts.grey_scale,
         "volume": dict(volume),
         "tiles": {"all": done.tiles, "resumed": done.resumed},
         "seconds": done.seconds,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cyclegan.data import Volume, VolumeEntry, open_dataset
+from cyclegan.data import Volume, open_dataset
 from cyclegan.enhance import Enhanced, enhance_file
 from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import keep_freed_memory
-from cyclegan.enhance.source import open_frames
 from cyclegan.precision import choose_device
 from search.commandline import Session
+from search.enhance_input import open_input, open_series
 from search.enhance_judging import (
     Judged,
     judge,
@@ -161,11 +161,10 @@ def _result(facts: Facts, done: Enhanced, judged: Judged, tracking: Tracking) ->
 
 
 def _volumes(request: Request, target: Target, model: Model, scratch: Path) -> Sequence[Volume]:
-    config = model.generator.config
+    path, dataset, generator = target.volume, request.dataset, model.generator
     if request.series:
-        return open_frames(target.volume, request.dataset, scratch, standardise=config.standardise)
-    entry = VolumeEntry(path=target.volume, dset=request.dataset)
-    return [Volume(entry, channels=config.channels_A, standardise=config.standardise)]
+        return open_series(path, dataset, generator, scratch, request.roi)
+    return [open_input(path, dataset, generator, request.roi)]
 
 
 def _enhance(

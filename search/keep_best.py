@@ -39,8 +39,15 @@ class KeepBest(Callback):
             self._save(trainer, result.score)
 
     def _save(self, trainer: Trainer, score: float | None) -> None:
-        scales = trainer.data.grey_scales()
-        save_generators(trainer.model, self.path, step=self.step, score=score, grey_scales=scales)
+        data = trainer.data
+        save_generators(
+            trainer.model,
+            self.path,
+            step=self.step,
+            score=score,
+            grey_scales=data.grey_scales(),
+            scans=data.scans(),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Score and step of what is in the file."""

@@ -49,6 +49,7 @@ from tracking.delivery import tidy
 from tracking.entries import Attachment, Entry, Text
 from tracking.patience import patiently
 from tracking.presets import trainings_view
+from tracking.provenance import hash_cache
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -144,6 +145,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     trainer = Trainer(
         config, folder=job.folder / SAVE_FOLDER
     )  # refuses bad input before a run exists
+    trainer.data.hash_cache = hash_cache()
     if not checkpoint:
         trainer.load_pretrained()  # a wrong file, too
     optimizer = _optimizer(trainer, job, callbacks)  # and a wrong schedule

@@ -275,7 +275,7 @@ class Config(Section):
     """Volumes of both domains are held in memory up to this many GB, beyond it patches are read
     from the files."""
     standardise: Literal["auto", "always", "never"] = "auto"
-    """Subtract each volume's mean and divide by its standard deviation on reading; `auto`: where
+    """Subtract each scan's mean and divide by its standard deviation on reading; `auto`: where
     they are not about 0 and 1."""
     flips: bool = True
     """Flip patches at random along all axes."""

@@ -8,6 +8,7 @@ from cyclegan.data.dataset import DatasetSpec, VolumeEntry, read_json
 from cyclegan.data.hdf5_source import open_dataset
 from cyclegan.data.prefetch import Prefetcher
 from cyclegan.data.sampler import PatchSampler
+from cyclegan.data.scan import Scan
 from cyclegan.data.statistics import Statistics
 from cyclegan.data.volume import Standardise, Volume, open_volumes
 
@@ -16,6 +17,7 @@ __all__ = [
     "MemoryBudget",
     "PatchSampler",
     "Prefetcher",
+    "Scan",
     "Size",
     "Standardise",
     "Statistics",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,23 @@ WASTEFUL = 20.0
 """Voxels decompressed for each voxel of a patch from which on the user is told."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A dataset of a file: the same one by whatever name and links it is reached."""
+
+    path: Path
+    """Of the file that holds it, links followed."""
+    address: int
+    """In the file, and in every copy of it."""
+    name: str = field(compare=False)
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> Place:
+        """Where an open dataset lies."""
+        path = Path(os.path.realpath(dataset.file.filename))
+        return cls(path, int(h5py.h5o.get_info(dataset.id).addr), str(dataset.name))
+
+
 class Region:
     """Opens the dataset and checks that the region is there; (C, Z, Y, X) in the file's numbers."""
 
@@ -52,6 +70,9 @@ class Region:
         self._check_channels(dataset, channels)
         self.channels = channels
         self.start, self.shape = self._limits(dataset.shape[-3:])
+        self.place = Place.of(dataset)
+        self.limits = limits_text(self._box(dataset)[-3:], dataset.shape[-3:])
+        """As `[0:60, :, :]`."""
         check_sources(dataset, entry.path, self._box(dataset))
         self.dtype = _native(dataset.dtype)
         self.voxel_size_um = voxel_size_um(dataset)
@@ -215,14 +236,20 @@ class Region:
     def _key(self, dataset: h5py.Dataset) -> Hashable:
         """What tells these voxels from others: files, object, region."""
         files = [Path(dataset.file.filename), *source_files(dataset)]
-        address = h5py.h5o.get_info(dataset.id).addr
         return (
             tuple(file_key(path) for path in files),
-            address,
+            self.place.address,
             self.start,
             self.shape,
             self.channels,
         )
+
+
+def limits_text(limits: Iterable[tuple[int, int]], lengths: Sequence[int]) -> str:
+    """A region as `[0:60, :, :]`, where `:` is all of an axis with so many voxels."""
+    spans = zip(limits, lengths, strict=True)
+    parts = (":" if span == (0, n) else f"{span[0]}:{span[1]}" for span, n in spans)
+    return f"[{', '.join(parts)}]"
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -8,7 +8,7 @@ before anything is summed, so that a large offset costs no digits and a constant
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +85,14 @@ def merged(parts: Iterable[Moments]) -> Moments:
     for part in parts:
         total += part
     return total
+
+
+def pooled(parts: Sequence[Statistics]) -> Statistics:
+    """Statistics of the voxels of all parts together; of one part its own, to the last digit."""
+    if len(parts) == 1:
+        return parts[0]
+    total = merged(Moments(s.count, s.non_finite, s.mean, s.std**2 * s.count) for s in parts)
+    return Statistics(total.count, total.non_finite, total.mean, total.std)
 
 
 def constant(value: float, count: int) -> Moments:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size
 from cyclegan.data.budget import Held, MemoryBudget, hold
-from cyclegan.data.dataset import VolumeEntry
+from cyclegan.data.dataset import Limits, VolumeEntry
 from cyclegan.data.region import Region
+from cyclegan.data.scan import Scan, by_place
 from cyclegan.data.statistics import Statistics
 from cyclegan.errors import DataError
 
@@ -42,6 +44,9 @@ class Volume:
         budget: the region is held in memory if there is room for it, in the file's own kind of
             number; without a budget, or beyond it, patches are read from the file.
         statistics: used instead of measuring, e.g. those of a checkpoint.
+        tell: log what becomes of the grey values; without it the caller calls `tell`.
+
+    The region is standardised by its own numbers until `standardise_as` gives it others.
 
     Errors: `DataError` for anything wrong with the file or the region, and if no voxel is finite
     or all are the same.
@@ -55,10 +60,13 @@ class Volume:
         standardise: Standardise = "auto",
         budget: MemoryBudget | None = None,
         statistics: Statistics | None = None,
+        tell: bool = True,
     ) -> None:
         region = Region(entry, channels)
         self.entry = entry
         self.name = region.name
+        self.limits = region.limits
+        """The region as `[0:60, :, :]`."""
         self.channels = channels
         self.start, self.shape = region.start, region.shape
         self.voxel_size_um = region.voxel_size_um
@@ -69,10 +77,68 @@ class Volume:
             statistics = self._measure()
         self.statistics = statistics
         _check(statistics, self.name)
-        self.mean, self.std = self._scaling(standardise)
-        self._tell(standardise)
+        self._standardise = standardise
+        self._own = Scan(place=region.place, regions=(region.limits,), statistics=statistics)
+        self.standardise_as(self._own)
+        if tell:
+            self.tell()
         if self._held is not None:
             region.close()
+
+    def standardise_as(self, scan: Scan) -> None:
+        """Take the grey scale of the scan that the region belongs to."""
+        self.scan = scan
+        self.mean, self.std = self._scale(scan.statistics)
+
+    @property
+    def has_own_scale(self) -> bool:
+        """Whether the region would be read the same if there were no other of its scan."""
+        return self._scale(self._own.statistics) == (self.mean, self.std)
+
+    @property
+    def grey_values(self) -> str:
+        """What becomes of the grey values and why, as what a sentence says of the region."""
+        found = self.scan.statistics
+        done = "left as it is" if (self.mean, self.std) == (0.0, 1.0) else "standardised on load"
+        subject = "it has" if self.scan == self._own else self.scan.subject
+        return f"is {done}: {subject} {_numbers(found)}"
+
+    def tell(self) -> None:
+        """Log, once in a process, what is odd about the voxels, and what becomes of them."""
+        self.warn()
+        changed = (self.mean, self.std) != (0.0, 1.0)
+        if changed or (self.scan != self._own and self._standardise != "never"):
+            region = "" if self.limits == "[:, :, :]" else self.limits
+            _tell_once(logging.INFO, f"{self.name}{region} {self.grey_values}")
+
+    def warn(self) -> None:
+        """Log, once in a process, what is odd about the voxels."""
+        found = self.statistics
+        if found.non_finite:
+            total = found.count + found.non_finite
+            _tell_once(
+                logging.WARNING,
+                f"{self.name}: {found.non_finite} of {total} voxels ({found.non_finite / total:.2g}"
+                " of them) are NaN or infinite; they are replaced by the mean",
+            )
+        if self._standardise == "never" and not _is_standardised(self.scan.statistics):
+            _tell_once(
+                logging.WARNING,
+                f"{self.name} does not look standardised: it has {_numbers(self.scan.statistics)}, "
+                "wanted are about 0 and 1, and it is left as it is",
+            )
+
+    def part(self, roi: Sequence[Limits]) -> Volume:
+        """A region of the same dataset in the same grey values; it is not measured."""
+        part = Volume(
+            replace(self.entry, roi=tuple(roi), halves=()),
+            channels=self.channels,
+            standardise=self._standardise,
+            statistics=self.statistics,
+            tell=False,
+        )
+        part.standardise_as(self.scan)
+        return part
 
     @property
     def in_memory(self) -> bool:
@@ -124,33 +190,11 @@ class Volume:
             _measured[key] = self._region.measure()
         return _measured[key]
 
-    def _scaling(self, standardise: Standardise) -> tuple[float, float]:
-        wanted = standardise == "always" or (standardise == "auto" and not self._is_standardised)
-        return (self.statistics.mean, self.statistics.std) if wanted else (0.0, 1.0)
-
-    @property
-    def _is_standardised(self) -> bool:
-        found = self.statistics
-        return abs(found.mean) <= _FAR_MEAN and _SMALL_STD <= found.std <= _LARGE_STD
-
-    def _tell(self, standardise: Standardise) -> None:
-        found = self.statistics
-        if found.non_finite:
-            total = found.count + found.non_finite
-            _tell_once(
-                logging.WARNING,
-                f"{self.name}: {found.non_finite} of {total} voxels ({found.non_finite / total:.2g}"
-                " of them) are NaN or infinite; they are replaced by the mean of the others",
-            )
-        numbers = f"mean {found.mean:.6g} and standard deviation {found.std:.6g}"
-        if standardise == "never" and not self._is_standardised:
-            _tell_once(
-                logging.WARNING,
-                f"{self.name} does not look standardised: it has {numbers}, wanted are about 0 and "
-                "1, and it is left as it is",
-            )
-        elif (self.mean, self.std) != (0.0, 1.0):
-            _tell_once(logging.INFO, f"{self.name} is standardised on load: it has {numbers}")
+    def _scale(self, found: Statistics) -> tuple[float, float]:
+        wanted = self._standardise == "always" or (
+            self._standardise == "auto" and not _is_standardised(found)
+        )
+        return (found.mean, found.std) if wanted else (0.0, 1.0)
 
     def _standardised(self, raw: NDArray[Any]) -> NDArray[np.float32]:
         """(raw - mean) / std, elementwise, so that it does not matter where `raw` comes from."""
@@ -168,7 +212,7 @@ class Volume:
         if raw.dtype.kind == "f":
             bad = ~np.isfinite(patch)
             if bad.any():
-                patch[bad] = (self.statistics.mean - mean) / std
+                patch[bad] = (self.scan.statistics.mean - mean) / std
         return patch
 
 
@@ -179,18 +223,40 @@ def open_volumes(
     standardise: Standardise = "auto",
     budget: MemoryBudget | None = None,
     statistics: Sequence[Statistics] | None = None,
+    scans: Iterable[Scan] = (),
 ) -> list[Volume]:
     """The volumes of a dataset; `statistics`, if given, has one for each.
 
-    Those are held in memory that `budget` has room for, in this order.
+    Those are held in memory that `budget` has room for, in this order. Regions of one scan share
+    one grey scale: that of `scans`, or else of all these regions together.
     """
     given: Sequence[Statistics | None] = statistics or [None] * len(entries)
     if len(given) != len(entries):
         raise DataError(f"statistics of {len(given)} volumes for {len(entries)} volumes")
-    return [
-        Volume(entry, channels=channels, standardise=standardise, budget=budget, statistics=known)
+    volumes = [
+        Volume(
+            entry,
+            channels=channels,
+            standardise=standardise,
+            budget=budget,
+            statistics=known,
+            tell=False,
+        )
         for entry, known in zip(entries, given, strict=True)
     ]
+    shared = by_place((volume.scan for volume in volumes), known=scans)
+    for volume in volumes:
+        volume.standardise_as(shared[volume.scan.place])
+        volume.tell()
+    return volumes
+
+
+def _is_standardised(found: Statistics) -> bool:
+    return abs(found.mean) <= _FAR_MEAN and _SMALL_STD <= found.std <= _LARGE_STD
+
+
+def _numbers(found: Statistics) -> str:
+    return f"mean {found.mean:.6g} and standard deviation {found.std:.6g}"
 
 
 def _check(found: Statistics, name: str) -> None:

@@ -90,6 +90,7 @@ class Job:
             "input_mean": first.statistics.mean,
             "input_std": first.statistics.std,
             "input_standardised_on_load": (first.mean, first.std) != (0.0, 1.0),
+            "input_measured_on": " ".join(first.scan.regions),
             "offset": self.scale[0],
             "factor": self.scale[1],
             "software": f"cyclegan3d {_version()}, torch {torch.__version__}",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 from numpy.typing import NDArray
 
-from cyclegan.data import Size, Standardise, Statistics, Volume, VolumeEntry, open_dataset
+from cyclegan.data import Size, Standardise, Volume, VolumeEntry, open_dataset
 from cyclegan.data.region import Region as StoredRegion
-from cyclegan.data.statistics import Moments, merged
+from cyclegan.data.statistics import pooled
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.tiling import Read
@@ -96,10 +95,10 @@ def open_frames(
         frames = folder / f"{path.stem}-frames.h5"
         _write_views(series, path, frames)
         entries = [VolumeEntry(path=frames, dset=f"frame_{t:05d}") for t in range(len(series))]
-    pooled = _pooled([StoredRegion(entry, 1).measure() for entry in entries])
+    together = pooled([StoredRegion(entry, 1).measure() for entry in entries])
     volumes = []
     for t, entry in enumerate(entries):
-        volume = Volume(entry, standardise=standardise, statistics=pooled)
+        volume = Volume(entry, standardise=standardise, statistics=together, tell=False)
         # Messages and records name what the user knows, not the file of views.
         volume.name = f"{path}:{dataset}[{t}]"
         volume.entry = VolumeEntry(path=path, dset=f"{dataset}[{t}]")
@@ -117,8 +116,3 @@ def _write_views(series: h5py.Dataset, path: Path, frames: Path) -> None:
             view = file.create_virtual_dataset(f"frame_{t:05d}", layout)
             if size is not None:
                 view.attrs["voxel_size_um"] = size
-
-
-def _pooled(parts: Sequence[Statistics]) -> Statistics:
-    total = merged(Moments(s.count, s.non_finite, s.mean, s.std**2 * s.count) for s in parts)
-    return Statistics(total.count, total.non_finite, total.mean, total.std)

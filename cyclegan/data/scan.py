@@ -1,0 +1,137 @@
+"""Scans: regions of one dataset of one file share one grey scale.
+
+A network knows a scan by the grey values of the regions that it was trained on. In any other region
+of that scan the same material has the same grey value, so that the same mean and standard deviation
+are taken off there: in validation, and when the scan is enhanced. They are kept with the generator.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cyclegan.data.dataset import VolumeEntry
+from cyclegan.data.fingerprint import combined, file_hashes
+from cyclegan.data.region import Place
+from cyclegan.data.sources import files_behind
+from cyclegan.data.statistics import Statistics, pooled
+from cyclegan.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_WHOLE = "[:, :, :]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """A dataset of a file, and the statistics that decide its grey scale."""
+
+    place: Place
+    regions: tuple[str, ...]
+    """Where it was measured, as `[0:60, :, :]`."""
+    statistics: Statistics
+    """Of these regions together."""
+    fingerprint: str = ""
+    """Of the files behind it, see `fingerprint_of`; empty if it is not known."""
+
+    @property
+    def subject(self) -> str:
+        """What has the mean and standard deviation, with its verb."""
+        if _WHOLE in self.regions:
+            return "all of this scan has"
+        return f"{' and '.join(self.regions)} of this scan {'has' if self._one else 'have'}"
+
+    @property
+    def _one(self) -> bool:
+        return len(self.regions) == 1
+
+    def to_plain(self) -> dict[str, Any]:
+        """As numbers and text, for a file."""
+        return {
+            "path": str(self.place.path),
+            "address": self.place.address,
+            "dataset": self.place.name,
+            "regions": list(self.regions),
+            "fingerprint": self.fingerprint,
+            **asdict(self.statistics),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Scan:
+        """What `to_plain` gave."""
+        return cls(
+            place=Place(Path(plain["path"]), int(plain["address"]), str(plain["dataset"])),
+            regions=tuple(plain["regions"]),
+            statistics=Statistics(
+                int(plain["count"]),
+                int(plain["non_finite"]),
+                float(plain["mean"]),
+                float(plain["std"]),
+            ),
+            fingerprint=str(plain["fingerprint"]),
+        )
+
+
+def by_place(scans: Iterable[Scan], known: Iterable[Scan] = ()) -> dict[Place, Scan]:
+    """One scan for each dataset: the `known` one, else what was measured of it put together.
+
+    A region that is named twice counts once.
+    """
+    found = {scan.place: scan for scan in known}
+    parts: dict[Place, dict[tuple[str, ...], Scan]] = {}
+    for scan in scans:
+        parts.setdefault(scan.place, {})[scan.regions] = scan
+    for place, regions in parts.items():
+        found.setdefault(place, _together(list(regions.values())))
+    return found
+
+
+def _together(parts: Sequence[Scan]) -> Scan:
+    return replace(
+        parts[0],
+        regions=tuple(region for part in parts for region in part.regions),
+        statistics=pooled([part.statistics for part in parts]),
+    )
+
+
+def fingerprint_of(place: Place, cache: Path | None = None) -> str:
+    """A hash of the files that hold the dataset, the same wherever they lie; empty if that fails.
+
+    Args:
+        place: the dataset.
+        cache: a file that remembers the hashes of large files, as for `fingerprint`.
+    """
+    try:
+        files = files_behind(VolumeEntry(path=place.path, dset=place.name))
+        return combined(file_hashes(files, cache=cache))
+    except DataError as error:  # it is no reason to end a training
+        logger.info("no fingerprint: %s", error)
+        return ""
+
+
+def find_scan(
+    known: Sequence[Scan], place: Place, cache: Path | None = None
+) -> tuple[Scan | None, str]:
+    """The scan of `known`, which a generator was trained on, that lies at `place`; and why it is.
+
+    It is the same scan if the files have the same content, wherever they lie. Where no content is
+    known it is by its path.
+    """
+    if not known:
+        return None, "the generator's file does not say what it was trained on"
+    copies = [scan for scan in known if scan.place.address == place.address]
+    named = [s for s in known if (s.place.path, s.place.name) == (place.path, place.name)]
+    hashed = any(scan.fingerprint for scan in (*copies, *named))
+    own = fingerprint_of(place, cache) if hashed else ""
+    for scan in sorted(copies, key=lambda scan: scan.place != place):
+        if own and scan.fingerprint == own:
+            moved = "" if scan.place == place else f", then {scan.place.path}"
+            return scan, f"the generator was trained on that{moved}"
+        if scan.place == place and not (own and scan.fingerprint):
+            return scan, "the generator was trained on that, by the file's path"
+    if any(own and scan.fingerprint for scan in named):
+        return None, "the file has changed since the generator was trained on it"
+    return None, "the generator was not trained on it"
