@@ -6,16 +6,19 @@ P_B   G_B(real B)                  against  real B without its noise in A: gain 
 H_A   made blurred(G_A(half 1))    against  half 2, where half scans of A exist
 ```
 The degradation (`cyclegan.degrade`) is fitted once, when a training begins, to many unpaired
-patches of both training sets. P_A is plain supervised restoration on synthetic pairs; H_A follows
-Noise2Inverse (Hendriksen 2020): the noise of one half scan can't be predicted from the other, so
-the mean squared error is smallest for the noise-free volume.
+patches of both training sets. Its noise is drawn from the fitted spectrum (`gaussian`), or is what
+a generator removes from real A (`residual`), with the streaks and rings that no spectrum has;
+which of them makes degraded B look more like A is measured while the generator learns. P_A is
+supervised restoration on such pairs; H_A follows Noise2Inverse (Hendriksen 2020): the noise of one
+half scan can't be predicted from the other, so the mean squared error is smallest for the
+noise-free volume.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +42,10 @@ MIN_GAIN = 0.05
 """Contrast of B's structures in A, in units of A's spread, below which the fit found none."""
 LARGE_SPREAD = 0.25
 """Spread of the gain, relative to the gain, that is worth a warning."""
+CUBES_DB = 10.0
+"""dB of spectrum distance that a distance of 1 in the cubes counts for."""
+MIN_ADVANTAGE_DB = 0.1
+"""By how much the residual must be closer to real A than the fitted noise to be taken."""
 FAR_DB, FAR_CUBES = 2.0, 0.1
 """Distances of degraded B from real A, in spectrum (dB) and 5^3 cubes (A's spread), beyond those
 of two sets of real A, from which on the user is told that the model does not match."""
@@ -96,11 +103,18 @@ class Degrader:
     Args:
         models: one for each channel of A; each takes B's channel of the same number, or its last.
         report: how well the first one fits; None where nothing was fitted.
+        patches: the patches of A and B of the fit, which `prefers_residual` judges on.
     """
 
-    def __init__(self, models: Sequence[Degradation], report: FitReport | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[Degradation],
+        report: FitReport | None = None,
+        patches: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.models = tuple(models)
         self.report = report
+        self._patches = patches
 
     @classmethod
     def fit(cls, patches_A: Tensor, patches_B: Tensor, factor: int) -> Degrader:
@@ -112,7 +126,8 @@ class Degrader:
             _fitted(patches_A[:, c : c + 1], _channel(patches_B, c), factor)
             for c in range(patches_A.shape[1])
         ]
-        return cls(models, _report(models[0], patches_A[:, :1], patches_B[:, :1]))
+        report = _report(models[0], patches_A[:, :1], patches_B[:, :1])
+        return cls(models, report, (patches_A, patches_B))
 
     @classmethod
     def stand_in(cls, channels: int, factor: int, shape: tuple[int, int, int]) -> Degrader:
@@ -131,6 +146,33 @@ class Degrader:
             model.noise(len(real_B), seed + c, real_B.device) for c, model in enumerate(self.models)
         ]
         return self.signal(real_B) + torch.cat(noise, dim=1)
+
+    def residual(self, real_A: Tensor, fake_B: Tensor) -> Tensor:
+        """Return what enhancing took from `real_A`, its mean off: A's noise, as far as it is known.
+
+        `fake_B` is the enhanced `real_A`; both (B, C, Z, Y, X), the result is mirrored along X, so
+        that it lies over other structures than those it was found in.
+        """
+        removed = (real_A - self.signal(fake_B.float())).flip(-1)
+        return removed - removed.mean(dim=(2, 3, 4), keepdim=True)
+
+    def prefers_residual(self, enhance: Callable[[Tensor], Tensor]) -> bool:
+        """Return whether residuals of `enhance` make degraded B look more like A than fitted noise.
+
+        `enhance` maps patches of A to images of B; it is called on one patch after the other.
+        """
+        if self._patches is None:
+            return False
+        real_A, real_B = self._patches
+        residuals = torch.cat([self.residual(a[None], enhance(a[None])) for a in real_A])
+        if not bool(residuals.isfinite().all()):
+            return False
+        signal = self.signal(real_B)[:, :1]
+        count = min(len(signal), len(residuals))
+        texture = Texture(real_A[:, :1], seed=0)
+        fitted = _distance(texture, signal + self.models[0].noise(len(signal), 0, signal.device))
+        found = _distance(texture, signal[:count] + residuals[:count, :1])
+        return found < fitted - MIN_ADVANTAGE_DB
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The models as plain values and tensors."""
@@ -201,6 +243,11 @@ def _report(model: Degradation, patches_A: Tensor, patches_B: Tensor) -> FitRepo
         spectrum_db=distance["spectrum_distance_db"],
         cubes=distance["sliced_wasserstein"],
     )
+
+
+def _distance(texture: Texture, degraded: Tensor) -> float:
+    parts = texture.parts(degraded)
+    return parts["spectrum_distance_db"] + CUBES_DB * parts["sliced_wasserstein"]
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -86,6 +86,8 @@ class CycleGAN(nn.Module):
         self.hparams = HParams.from_config(config)
         self.rate_factor = 1.0
         """Of the learning-rate schedule; what the optimizers use is the rate times this."""
+        self.residual_noise = config.degradation == "residual"
+        """Whether pseudo pairs get what the generator removes from real A as their noise."""
         self.lambda_factors: Mapping[str, float] = {}
         """Of the lambda schedule, by group; 1 where a group is not named."""
 
@@ -161,7 +163,7 @@ class CycleGAN(nn.Module):
             parameter.requires_grad_(False)  # their gradients are not wanted: half the work
         with self.autocast():
             losses = {} if restoring else self._cyclic_losses(images)
-            losses |= self._restoring_losses(real_B, images.get("fake_A"), halves)
+            losses |= self._restoring_losses(real_A, real_B, images, halves)
             loss_G = self._weighted(losses, metrics)
         self.optimizer_G.zero_grad(set_to_none=True)
         loss_G.backward()  # type: ignore[no-untyped-call]
@@ -225,6 +227,12 @@ class CycleGAN(nn.Module):
                     metrics[f"penalty/{name}_{key}"] = value.detach()
                     total.append(0.5 * weight * self.config.penalty_every * value)
         return torch.stack(total).sum()
+
+    def enhance(self, real_A: Tensor) -> Tensor:
+        """Return the mean generator's image of B from `real_A`, in the training's precision."""
+        with torch.no_grad(), self.autocast():
+            result: Tensor = self.mean_G_A(real_A)
+        return result.float()
 
     def update_mean(self, step: int) -> None:
         """Move the mean generators towards the current ones; faster while training is young."""
@@ -304,8 +312,9 @@ class CycleGAN(nn.Module):
 
     def _restoring_losses(
         self,
+        real_A: Tensor,
         real_B: Tensor,
-        fake_A: Tensor | None,
+        images: Mapping[str, Tensor],
         halves: tuple[Tensor, Tensor] | None,
     ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
         """Losses of pseudo pairs and half scans, each (weighted, parts); see cyclegan.degrader."""
@@ -313,15 +322,26 @@ class CycleGAN(nn.Module):
         if self.degrader is None:
             return losses
         if "P_A" in self.terms:
-            pseudo_A = self.degrader(real_B, self._drawn_seed())
+            pseudo_A = self._pseudo_A(self.degrader, real_A, real_B, images.get("fake_B"))
             losses["P_A"] = self._image_loss("P_A", self.G_A(pseudo_A), real_B)
         if "P_B" in self.terms:
-            fake_A = self.G_B(real_B) if fake_A is None else fake_A
+            fake_A = images["fake_A"] if images else self.G_B(real_B)
             losses["P_B"] = self._image_loss("P_B", fake_A, self.degrader.signal(real_B))
         if "H_A" in self.terms and halves is not None:
             seen = self.degrader.signal(self.G_A(halves[0]))
             losses["H_A"] = self._image_loss("H_A", seen, halves[1])
         return losses
+
+    def _pseudo_A(
+        self, degrader: Degrader, real_A: Tensor, real_B: Tensor, fake_B: Tensor | None
+    ) -> Tensor:
+        # Drawn in any case: which noise is taken must not move the random numbers that follow.
+        seed = self._drawn_seed()
+        if not self.residual_noise:
+            return degrader(real_B, seed)
+        with torch.no_grad():
+            fake_B = self.G_A(real_A) if fake_B is None else fake_B
+            return degrader.signal(real_B) + degrader.residual(real_A, fake_B)
 
     def _image_loss(
         self, group: str, image: Tensor, target: Tensor
@@ -345,6 +365,7 @@ class CycleGAN(nn.Module):
             "optimizer_G": self.optimizer_G.state_dict(),
             "optimizer_D": self.optimizer_D.state_dict(),
             "pools": {name: pool.state_dict() for name, pool in self.pools.items()},
+            "residual_noise": self.residual_noise,
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
@@ -358,6 +379,8 @@ class CycleGAN(nn.Module):
         self.optimizer_D.load_state_dict(deepcopy(state["optimizer_D"]))
         for name, pool in self.pools.items():
             pool.load_state_dict(state["pools"][name], self.device)
+        # Checkpoints of earlier versions have no pseudo pairs.
+        self.residual_noise = bool(state.get("residual_noise", self.residual_noise))
         self.apply_hparams(self.hparams)
 
 

@@ -32,6 +32,9 @@ from cyclegan.validation import ValidationReport, Validator
 
 logger = logging.getLogger(__name__)
 
+NOISE_CHOICES = 8
+"""How often in a training it is asked at most which noise the pseudo pairs should have."""
+
 # A pruned training is over; an interrupted one goes on later. Asked for both, the first wins.
 _PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
 
@@ -82,6 +85,7 @@ class Trainer:
         self._last_score: float | None = None
         self._best_score: float | None = None
         self._best_is_new = False
+        self._noise_chosen_at = 0
         self._kickstarts = [(0, config.kickstart_steps)] if config.kickstart else []
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
@@ -281,12 +285,26 @@ class Trainer:
         first, second = (half.to(self.device, non_blocking=True) for half in halves)
         return first, second
 
+    def _choose_noise(self) -> None:
+        """Let pseudo pairs have the noise that makes them look most like A, as known by now."""
+        degrader, config = self.degrader, self.config
+        if degrader is None or config.degradation != "auto" or not any(config.lambdas.P_A):
+            return
+        every = max(config.steps // NOISE_CHOICES, 1)
+        if self.step // every == self._noise_chosen_at // every:
+            return
+        self._noise_chosen_at = self.step
+        chosen = degrader.prefers_residual(self.model.enhance)
+        if chosen != self.model.residual_noise:
+            self.model.residual_noise = chosen
+            source = "what G_A removes from real A" if chosen else "the fitted spectrum"
+            logger.info("step %d: the noise of pseudo pairs is now %s", self.step, source)
+
     def _fit_degrader(self) -> Degrader | None:
         if not self.config.needs_degradation():
             return None
-        degrader = Degrader.fit(
-            *self.data.fit_patches(self.config), factor=self.config.super_resolution
-        )
+        patches_A, patches_B = (p.to(self.device) for p in self.data.fit_patches(self.config))
+        degrader = Degrader.fit(patches_A, patches_B, self.config.super_resolution)
         logger.info("%s", degrader.report)
         if degrader.report is not None and degrader.report.doubts():
             logger.warning(
@@ -308,6 +326,7 @@ class Trainer:
         self._last_score = report.score
         if report.gate is None and (self._best_score is None or report.score > self._best_score):
             self._best_score, self._best_is_new = report.score, True
+        self._choose_noise()
         self._emit("on_validation_end", report)
 
     def _act_on_stop(self) -> TrainResult | None:
@@ -404,6 +423,7 @@ class Trainer:
             "grey_scales": self.data.grey_scales(),
             "statistics": self.data.statistics(),
             "scans": self.data.scans(),
+            "noise_chosen_at": self._noise_chosen_at,
             "degradation": self.degrader.state_dict() if self.degrader else [],
             "callbacks": {c.name: c.state_dict() for c in self.callbacks},
         }
@@ -435,6 +455,7 @@ class Trainer:
         if self.data.restore_scans(state.get("scans")):
             self.validator = Validator(self.config, self.data, self.device)
         self.data.load_state_dict(state["samplers"])
+        self._noise_chosen_at = int(state.get("noise_chosen_at", 0))
         if self.degrader is not None and state.get("degradation"):
             self.degrader.load_state_dict(state["degradation"])
         for callback in self.callbacks:
