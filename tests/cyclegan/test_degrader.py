@@ -138,9 +138,7 @@ def test_pseudo_pairs_alone_have_neither_cycles_nor_discriminators(config: Confi
         *("loss/P_A_l1", "loss/P_B_l1", "loss/G_total")
     }
     assert all(map(torch.equal, before, trainer.model.discriminators))
-    moved = [
-        not torch.equal(a, b) for a, b in zip(generators, trainer.model.generators, strict=True)
-    ]
+    pairs = zip(generators, trainer.model.generators, strict=True)
     assert not any(torch.equal(old, new) for old, new in pairs)
 
 
