@@ -140,13 +140,19 @@ def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition
     """A definition from plain values, checked as far as it can be without data.
 
     A space that is named `file.py:function` is read, and the function is tried. One that is stored
-    with its text, as `model_dump` gives it, is not run.
+    with its text, as `model_dump` gives it, is not run. The key `set` of a file changes dotted keys
+    of its base configuration and is not stored by itself.
 
     Errors: `ConfigError` naming the file, the key, the value and the cure.
     """
     content = dict(values)
     if isinstance(content.get("config"), str):
         content["config"] = load_yaml(source.parent / content["config"])
+    changes = content.pop("set", {})
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{source}: set = {changes!r}: dotted configuration keys are wanted")
+    if changes and isinstance(content.get("config"), dict):
+        content["config"] = override(content["config"], changes)
     new_function = isinstance(content.get("space"), str)
     try:
         if new_function:
