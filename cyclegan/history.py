@@ -25,6 +25,7 @@ class Row:
     iteration: int
     step: int
     values: dict[str, float]
+    """What the iteration computed; cycles, say, are missing while a training restores alone."""
     accepted: bool = True
     """False once a rollback has left it behind."""
 
@@ -38,13 +39,15 @@ class MetricHistory:
         self._iterations: list[int] = []
         self._steps: list[int] = []
         self._accepted: list[bool] = []
+        self._layouts: list[tuple[str, ...]] = []
+        """The different sets of names that rows have."""
+        self._layout_of: list[int] = []
         self._waiting: list[Tensor] = []
 
     def append(self, iteration: int, step: int, metrics: Mapping[str, Tensor]) -> None:
         """Add the row of an iteration; `metrics` are scalars on the device.
 
-        What some iterations don't have (losses of cycles while a training is restoring alone) is
-        NaN in their rows.
+        What only some iterations have is NaN in the columns of the others.
         """
         new = [name for name in metrics if name not in self.names]
         if new:
@@ -56,6 +59,10 @@ class MetricHistory:
         missing = next(iter(metrics.values())).new_full((), math.nan, dtype=torch.float32)
         row = [metrics[n].detach().float() if n in metrics else missing for n in self.names]
         self._waiting.append(torch.stack(row))
+        layout = tuple(metrics)
+        if layout not in self._layouts:
+            self._layouts.append(layout)
+        self._layout_of.append(self._layouts.index(layout))
         self._iterations.append(iteration)
         self._steps.append(step)
         self._accepted.append(True)
@@ -68,11 +75,15 @@ class MetricHistory:
             Row(
                 self._iterations[i],
                 self._steps[i],
-                dict(zip(self.names, values, strict=True)),
+                self._named(i, values),
                 self._accepted[i],
             )
             for i, values in enumerate(self._values[first:].tolist(), start=first)
         ]
+
+    def _named(self, number: int, values: Sequence[float]) -> dict[str, float]:
+        row = dict(zip(self.names, values, strict=True))
+        return {name: row[name] for name in self._layouts[self._layout_of[number]]}
 
     def column(self, name: str) -> NDArray[np.float64]:
         """One metric along the accepted path, in the order of steps."""
@@ -117,6 +128,8 @@ class MetricHistory:
             "iterations": torch.tensor(self._iterations, dtype=torch.int64),
             "steps": torch.tensor(self._steps, dtype=torch.int64),
             "accepted": torch.tensor(self._accepted, dtype=torch.bool),
+            "layouts": [list(layout) for layout in self._layouts],
+            "layout_of": torch.tensor(self._layout_of, dtype=torch.int64),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -127,4 +140,8 @@ class MetricHistory:
         self._iterations = state["iterations"].tolist()
         self._steps = state["steps"].tolist()
         self._accepted = state["accepted"].tolist()
+        # Checkpoints of earlier versions have one layout: all names.
+        self._layouts = [tuple(layout) for layout in state.get("layouts", [names])]
+        whole = torch.zeros(len(state["steps"]), dtype=torch.int64)
+        self._layout_of = state.get("layout_of", whole).tolist()
         self._waiting = []

@@ -234,8 +234,9 @@ class TrackingCallback(Callback):
         """Of wall time since the last batch, validation included; voxels of both domains."""
         done, elapsed = upto - max(self._seen, self._begin), now - self._time
         if done > 0 and elapsed > 0:
-            shapes = [trainer.images[name].shape for name in ("real_A", "real_B")]
-            voxels = sum(shape[0] * math.prod(shape[2:]) for shape in shapes)
+            config = trainer.config
+            patch = math.prod(config.imsize_A) + math.prod(config.imsize_B)
+            voxels = config.batch_size * patch
             self._extra[upto]["speed/steps_per_s"] = done / elapsed
             self._extra[upto]["speed/voxels_per_s"] = voxels * done / elapsed
 

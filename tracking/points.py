@@ -48,8 +48,9 @@ def mean_row(rows: Sequence[Row]) -> Row:
     A value that never is finite stays NaN.
     """
     values: dict[str, float] = {}
-    for name in rows[-1].values:
-        column = [row.values[name] for row in rows if math.isfinite(row.values[name])]
+    for name in dict.fromkeys(name for row in rows for name in row.values):
+        known = [row.values[name] for row in rows if name in row.values]
+        column = [value for value in known if math.isfinite(value)]
         parts = 1 if name.startswith("truth/") else len(column)
         values[name] = math.fsum(column) / parts if column else math.nan
     return replace(rows[-1], values=values)

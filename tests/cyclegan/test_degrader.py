@@ -117,15 +117,9 @@ def test_resumed_equals_uninterrupted(config: Config, tmp_path: Path, restoring:
     first.fit()
     resumed = Trainer(changed(config, **changes))
     resumed.fit(resume=tmp_path / "checkpoint.pt")
-    assert [r.values for r in _plain(resumed)] == [r.values for r in _plain(whole)]
+    assert resumed.history.rows() == whole.history.rows()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-
-
-def _plain(trainer: Trainer) -> list[Any]:
-    # NaN, for what a step did not compute, is unequal to itself.
-    rows = trainer.history.rows()
-    return [dataclasses.replace(r, values={k: str(v) for k, v in r.values.items()}) for r in rows]
 
 
 def test_pseudo_pairs_alone_have_neither_cycles_nor_discriminators(config: Config) -> None:
