@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cyclegan.degrade import Degradation
 from cyclegan.errors import DataError, UsageError
 from cyclegan.score.checkerboard import Checkerboard
 from cyclegan.score.gates import collapsed, inverted, non_finite
@@ -68,6 +69,8 @@ class Score:
         seed: of the noise in the pseudo pairs and of what is drawn for nulls and distances. The
             global random state is never touched.
         halves: patches of two half scans of A, aligned with each other, (K, C, Z, Y, X) each.
+        degradation: of the pseudo pairs, to see how far a score depends on it; fitted to the
+            patches if not given, as studies do.
 
     The degradation model and the Gaussian baseline are made here, once. A call then costs N + M
     generator forwards (M + 2N more with G_B, 2K with halves), a few Fourier transforms, and gives
@@ -83,12 +86,15 @@ class Score:
         super_resolution: int = 1,
         seed: int = 0,
         halves: tuple[Tensor, Tensor] | None = None,
+        degradation: Degradation | None = None,
     ) -> None:
         _check_patches(patches_A, patches_B, super_resolution)
         self._inputs_A, self._inputs_B = patches_A.detach().float(), patches_B.detach().float()
         self.real_A, self.real_B = self._inputs_A[:, :1], self._inputs_B[:, :1]
         self.super_resolution = super_resolution
-        self.pairs = PseudoPairs(self._inputs_A, self._inputs_B, super_resolution, seed)
+        self.pairs = PseudoPairs(
+            self._inputs_A, self._inputs_B, super_resolution, seed, degradation
+        )
         self.texture = Texture(self.real_B, seed)
         self.checkerboard = Checkerboard(self.real_B, super_resolution)
         self.shells = Shells(self.real_A, self.pairs.pseudo_A, self.real_B, super_resolution, seed)
