@@ -101,11 +101,11 @@ def print_favour(title: str, rows: list[Row], resamples: int) -> None:
     print(f"\n{title}: {seen.sum()} trainings with {NEW_TERM}, {(~seen).sum()} without")
     print("how much more the score of the former is than of the latter / dB")
     excess = favour(_numbers(rows, "value"), _numbers(rows, "psnr"), seen, groups, resamples)
-    print(f"  {'score, at the same PSNR':26s} {excess}")
+    print(f"  {'score, at the same PSNR':30s} {excess}")
     for name, (column, _) in criteria(rows).items():
         change = _numbers(rows, column) - _numbers(rows, "value")
         found = favour(change, _numbers(rows, "psnr"), seen, groups, resamples)
-        print(f"  {name + ', change':26s} {found}")
+        print(f"  {name + ', change':30s} {found}")
 
 
 def favour(

@@ -57,7 +57,7 @@ class Checkerboard:
         return {"checkerboard": math.sqrt(float(energy))}
 
     def _amplitudes(self, volumes: Tensor) -> Tensor:
-        return torch.stack([amplitudes(volume[0], self.period) for volume in volumes]) / self.std
+        return amplitudes(volumes[:, 0], self.period) / self.std
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ class _Pattern:
         return cls(torch.stack(energies), torch.stack(errors))
 
 
-def amplitudes(volume: Tensor, period: int) -> Tensor:
+def amplitudes(volumes: Tensor, period: int) -> Tensor:
     """Return the amplitudes of all waves of this period in each window, the constant first.
 
-    `volume` is (Z, Y, X), the result (period^3, windows along Z, Y, X). The squares of a pattern's
-    amplitudes add up to its variance. Windows that follow each other overlap by half.
+    `volumes` is (N, Z, Y, X), the result (N, period^3, windows along Z, Y, X), float64. The squares
+    of a pattern's amplitudes add up to its variance. Neighbouring windows overlap by half.
     """
-    window = _window(min(volume.shape), period)
-    found = volume.double()
-    for axis in (0, 1, 2):
-        # The windows' waves take the place of this axis' voxels.
-        rows = _rows(volume.shape[axis], window, period).to(found)
-        found = (found.movedim(axis, -1) @ rows.T).movedim(-1, axis)
-    z, y, x = (size // period for size in found.shape)
-    grid = found.reshape(period, z, period, y, period, x).permute(0, 2, 4, 1, 3, 5)
-    return grid.reshape(period**3, z, y, x)
+    z, y, x = volumes.shape[1:]
+    window = _window(min(z, y, x), period)
+    for_z, for_y, for_x = (_rows(n, window, period).to(volumes.device) for n in (z, y, x))
+    # One volume at a time: double precision for all would double the memory of a validation.
+    grids = [
+        torch.einsum("zyx,pcx,oby,naz->nopabc", volume.double(), for_x, for_y, for_z)
+        for volume in volumes
+    ]
+    return torch.stack(grids).flatten(1, 3)
 
 
 def _window(size: int, period: int) -> Tensor:
@@ -108,7 +108,7 @@ def _window(size: int, period: int) -> Tensor:
 
 
 def _rows(size: int, window: Tensor, period: int) -> Tensor:
-    """Return (waves * windows, size): each wave through each window, the constant first."""
+    """Return (waves, windows, size): each wave through each window, the constant first."""
     place = torch.arange(size, dtype=torch.float64)
     waves = [torch.ones_like(place), 1 - 2 * (place % 2)]
     if period == 4:
@@ -118,7 +118,7 @@ def _rows(size: int, window: Tensor, period: int) -> Tensor:
     windows = torch.zeros((len(starts), size), dtype=torch.float64)
     for row, start in zip(windows, starts, strict=True):
         row[start : start + len(window)] = window
-    return (torch.stack(waves)[:, None] * windows).flatten(0, 1)
+    return torch.stack(waves)[:, None] * windows
 
 
 def _between_patches(found: Tensor) -> tuple[Tensor, Tensor]:
