@@ -19,6 +19,10 @@ from cyclegan.spectrum import gaussian_low_pass
 
 Fault = Callable[[Tensor, Tensor], Tensor]
 """Spoiled output (N, 1, Z, Y, X) from input and output."""
+FAINT = {"ZYX": "checkerboard", "YX": "checkerboard in slices", "Z": "stripes along Z"}
+"""Axes along which a faint pattern alternates, and what it is called."""
+FAINT_AMPLITUDES = (0.01, 0.03, 0.09)
+"""In standard deviations of B: what kept generators show, and what trainings do after long."""
 
 
 def faults(truth_std: float) -> Mapping[str, Fault]:
@@ -41,6 +45,14 @@ def faults(truth_std: float) -> Mapping[str, Fault]:
                 y + 0.7 * s * _fine(x) * _checkerboard(y)
             ),
         }
+    for axes, what in FAINT.items():
+        for a in FAINT_AMPLITUDES:
+            found[f"faint {what}, {a:g}"] = lambda x, y, a=a, axes=axes: (
+                y + a * _checkerboard(y, axes)
+            )
+    found[f"faint checkerboard in bright parts, {FAINT_AMPLITUDES[-1]:g}"] = lambda x, y: (
+        y + FAINT_AMPLITUDES[-1] * (gaussian_low_pass(y, 2.0) > 0) * _checkerboard(y)
+    )
     return found
 
 
@@ -84,6 +96,10 @@ def _fine(volumes: Tensor) -> Tensor:
     return volumes - gaussian_low_pass(volumes, 1.0)
 
 
-def _checkerboard(volumes: Tensor) -> Tensor:
-    z, y, x = (torch.arange(n) for n in volumes.shape[2:])
+def _checkerboard(volumes: Tensor, axes: str = "ZYX") -> Tensor:
+    """(Z, Y, X): 1 and -1 in turn along `axes`."""
+    z, y, x = (
+        torch.arange(n) if axis in axes else torch.zeros(n, dtype=torch.long)
+        for axis, n in zip("ZYX", volumes.shape[2:], strict=True)
+    )
     return 1.0 - 2.0 * ((z[:, None, None] + y[:, None] + x) % 2)

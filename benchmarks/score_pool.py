@@ -1,7 +1,9 @@
 """A pool of trainings of which everything is kept that a score could be made from.
 
-The configurations are drawn at random from a space as wide as a study's (`SPACE`), so that good,
-mediocre and broken trainings occur. Each lies in a folder of its own:
+The configurations are drawn at random from spaces as wide as a study's (`SPACES`), so that good,
+mediocre and broken trainings occur. There are two kinds: `random`, what the score's weights were
+chosen by, and `recipe`, with the loss on pseudo pairs, which teaches a network the very degradation
+that the score judges by. Each training lies in a folder of its own, those of a recipe in `r07-s1`:
 
     POOL/c07-s1/config.yaml
     POOL/c07-s1/step-00120.pt     the mean generators
@@ -16,27 +18,55 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from cyclegan import Config, Trainer, parse_config
 from cyclegan.callbacks import Callback
+from cyclegan.config import Lambdas, override
 from cyclegan.files import write_text
 from cyclegan.generator import save_generators
 
-SPACE = {
-    "lr_g": (2e-4, 1e-2),
-    "lr_d": (5e-5, 5e-3),
-    "C_A": (0.05, 20.0),
-    "C_B": (0.05, 20.0),
-    "I": (0.1, 10.0),
-    "G": (0.3, 3.0),
+Space = Mapping[str, tuple[float, float]]
+SPACES: Mapping[str, Space] = {
+    "random": {
+        "lr_g": (2e-4, 1e-2),
+        "lr_d": (5e-5, 5e-3),
+        "lambdas.C_A": (0.05, 20.0),
+        "lambdas.C_B": (0.05, 20.0),
+        "lambdas.I_A": (0.1, 10.0),
+        "lambdas.G_A": (0.3, 3.0),
+    },
+    "recipe": {
+        "lambdas.P_A": (0.5, 20.0),
+        "lambdas.G_A": (0.1, 10.0),
+        "lambdas.G_B": (0.1, 10.0),
+        "lambdas.C_A": (0.05, 20.0),
+        "lambdas.C_B": (0.05, 20.0),
+        "lr_g": (2e-4, 1e-2),
+        "lr_d": (5e-5, 5e-3),
+    },
 }
-"""Ranges, log-uniform; `I` and `G` are the lambdas of both directions."""
+"""Ranges of configuration keys by kind, log-uniform."""
+TIES = {"random": {"lambdas.I_B": "lambdas.I_A", "lambdas.G_B": "lambdas.G_A"}, "recipe": {}}
+"""Keys that take another's value."""
+OFTEN_ZERO = "lambdas.P_A"
+"""A key that is 0 in every third configuration that has it: the same recipe without its new term
+tells what the term does."""
+OF_KIND: Mapping[str, Mapping[str, Any]] = {
+    "random": {},
+    "recipe": {"upsampling": "resize", "lambdas.I_A": 3.0, "lambdas.I_B": 3.0},
+}
+"""What all configurations of a kind have; the identity losses are those of studies/demo.yaml."""
+FIRST_LETTERS = {"random": "c", "recipe": "r"}
+"""Of a kind's folders."""
+STREAMS = {"random": 20, "recipe": 21}
+"""Seeds of what is drawn."""
 FIXED = {
     "filters": 8,
     "activation": "leaky_relu",
@@ -57,50 +87,75 @@ FIXED = {
 
 @dataclass(frozen=True)
 class Member:
-    """One training of the pool."""
+    """One training of the pool; `values` are configuration keys, e.g. `lambdas.C_A`."""
 
     number: int
     seed: int
     values: Mapping[str, float]
+    kind: str = "random"
+
+    @property
+    def configuration(self) -> str:
+        """Its name, which all seeds of one configuration share."""
+        return f"{FIRST_LETTERS[self.kind]}{self.number:02d}"
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.configuration}-s{self.seed}"
 
     def folder(self, pool: Path) -> Path:
         """Where it lies."""
-        return pool / f"c{self.number:02d}-s{self.seed}"
+        return pool / self.name
 
 
-def members(configurations: int, seeds: int) -> list[Member]:
+def members(configurations: int, seeds: int, kind: str = "random") -> list[Member]:
     """All configurations with the first seed, then all with the next: a part is of use, too."""
-    random = np.random.default_rng(20)
-    drawn = [
-        {
-            name: float(math.exp(random.uniform(math.log(low), math.log(high))))
-            for name, (low, high) in SPACE.items()
-        }
-        for _ in range(configurations)
+    drawn = list(_drawn(configurations, kind))
+    return [
+        Member(number, seed, values, kind)
+        for seed in range(seeds)
+        for number, values in enumerate(drawn)
     ]
-    return [Member(n, seed, values) for seed in range(seeds) for n, values in enumerate(drawn)]
+
+
+def _drawn(configurations: int, kind: str) -> Iterator[dict[str, float]]:
+    random = np.random.default_rng(STREAMS[kind])
+    for number in range(configurations):
+        values = {
+            key: float(math.exp(random.uniform(math.log(low), math.log(high))))
+            for key, (low, high) in SPACES[kind].items()
+        }
+        if OFTEN_ZERO in values and number % 3 == 0:
+            values[OFTEN_ZERO] = 0.0
+        yield values | {key: values[source] for key, source in TIES[kind].items()}
 
 
 def configuration(member: Member, data: Path, steps: int, precision: str) -> Config:
-    """What to train."""
-    v = member.values
-    cycle = {"C_A": v["C_A"], "C_B": v["C_B"], "I_A": v["I"], "I_B": v["I"]}
-    return parse_config(
-        {
-            **FIXED,
-            "run_name": f"pool-c{member.number:02d}-s{member.seed}",
-            "data_A": str(data / "fast.json"),
-            "data_B": str(data / "slow.json"),
-            "lr_g": v["lr_g"],
-            "lr_d": v["lr_d"],
-            "lambdas": {"G_A": v["G"], "G_B": v["G"], "D_A": 1, "D_B": 1, **cycle},
-            "seed": member.seed,
-            "steps": steps,
-            "validate_every": steps,
-            "checkpoint_every": 10 * steps,
-            "precision": precision,
-        }
-    )
+    """What to train. Errors: `ConfigError` for a key that this version doesn't know."""
+    fixed = {
+        **FIXED,
+        "run_name": f"pool-{member.name}",
+        "data_A": str(data / "fast.json"),
+        "data_B": str(data / "slow.json"),
+        "lambdas": {"D_A": 1, "D_B": 1},
+        "seed": member.seed,
+        "steps": steps,
+        "validate_every": steps,
+        "checkpoint_every": 10 * steps,
+        "precision": precision,
+    }
+    return parse_config(override(fixed, {**OF_KIND[member.kind], **_known(member.values)}))
+
+
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    """`values` without a loss of weight 0 that this version doesn't have."""
+    groups = {f"lambdas.{group}" for group in Lambdas.model_fields}
+    return {
+        key: value
+        for key, value in values.items()
+        if value or key in groups or not key.startswith("lambdas.")
+    }
 
 
 class Recorder(Callback):
@@ -124,17 +179,10 @@ class Recorder(Callback):
 
 
 def train_pool(
-    pool: Path,
-    data: Path,
-    *,
-    configurations: int,
-    seeds: int,
-    steps: int,
-    every: int,
-    precision: str,
+    pool: Path, data: Path, wanted: Iterable[Member], steps: int, every: int, precision: str
 ) -> None:
     """Train what is missing, one after the other, and say how long each took."""
-    for member in members(configurations, seeds):
+    for member in wanted:
         folder = member.folder(pool)
         if (folder / "losses.json").exists():
             continue

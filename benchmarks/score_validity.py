@@ -4,6 +4,8 @@
     python benchmarks/score_validity.py train      # hours on one core; goes on where it was killed
     python benchmarks/score_validity.py judge      # minutes; with what is trained so far
     python benchmarks/score_validity.py cost
+    python benchmarks/score_validity.py train --kind recipe
+    python benchmarks/score_validity.py judge --kind all --unfamiliar
 
 `train` makes a pool of unpaired trainings with random hyperparameters (`score_pool.py`). `judge`
 scores their stored generators without reference on the patches that a study would use, measures
@@ -12,8 +14,12 @@ them against the phantom's truth (`score_truth.py`), puts faults on top of the b
 `results/score_validity.csv` and the plot of docs/score.md. `cost` measures how long a validation
 takes beside the steps between two.
 
-The score's weights were chosen by configurations 0 to 11 with seed 0; those from 12 on are shown by
-themselves.
+`--kind recipe` draws trainings with the loss on pseudo pairs; `--kind all` judges both kinds
+together and each by itself. `--unfamiliar` judges by degradations that no training has seen, too
+(`score_degradations.py`), which takes some seven times as long.
+
+The score's weights were chosen by configurations c00 to c11 with seed 0; all others are shown by
+themselves, too.
 """
 
 from __future__ import annotations
@@ -27,18 +33,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from score_degradations import Unfamiliar, print_favour
 from score_failures import Faulty, faults
 from score_halves import write_halves
-from score_pool import configuration, members, train_pool
-from score_statistics import (
-    Interval,
-    auc,
-    bootstrap,
-    kendall,
-    regret,
-    regret_by_chance,
-    spearman,
-)
+from score_pool import SPACES, Member, configuration, members, train_pool
+from score_statistics import Interval, auc, bootstrap
+from score_tables import Row, column, print_subsets
 from score_truth import Truth, generator_of, truth_of
 
 from cyclegan import Trainer
@@ -47,34 +47,23 @@ from cyclegan.score import GATED, Score, value_of
 from cyclegan.training_data import TrainingData
 from cyclegan.validation import Validator
 
-Row = dict[str, Any]
 CHOSEN_BY = 12
-"""Configurations below this number were looked at when the weights were chosen."""
+"""Random configurations below this number were looked at when the weights were chosen."""
 PARTS_OF_VALUE = (
     "pseudo_pair_gain_db",
     "spectrum_distance_db",
     "sliced_wasserstein",
     "shell_gain",
+    "checkerboard",
 )
-CRITERIA = {
-    "score": ("value", 1),
-    "the truth then": ("psnr", 1),
-    "score without gain": ("without_pseudo_pair_gain_db", 1),
-    "score without spectrum": ("without_spectrum_distance_db", 1),
-    "score without SWD": ("without_sliced_wasserstein", 1),
-    "score without shells": ("without_shell_gain", 1),
-    "gain alone": ("pseudo_pair_gain_db", 1),
-    "spectrum alone": ("spectrum_distance_db", -1),
-    "SWD alone": ("sliced_wasserstein", -1),
-    "shell gain alone": ("shell_gain", 1),
-    "shell gap alone": ("shell_gap", -1),
-    "cross-half gain alone": ("cross_half_gain_db", 1),
-    "noise in cycle": ("noise_in_cycle_db", -1),
-    "cycle loss": ("cycle_loss", -1),
-    "generator loss": ("generator_loss", -1),
-}
-"""Column and sign: +1 where more is better. The truth then is no criterion that anybody has: it is
-what the best possible one could tell of a training's future."""
+
+
+def chosen(options: argparse.Namespace) -> list[Member]:
+    """The trainings of the kind that is asked for, or of all kinds."""
+    kinds = list(SPACES) if options.kind == "all" else [options.kind]
+    return [
+        member for kind in kinds for member in members(options.configurations, options.seeds, kind)
+    ]
 
 
 def validator(options: argparse.Namespace) -> Validator:
@@ -87,41 +76,62 @@ def validator(options: argparse.Namespace) -> Validator:
     return Validator(config, TrainingData(config, device), device)
 
 
-def judged(options: argparse.Namespace, score: Score) -> list[Row]:
+def judged(options: argparse.Namespace, judge: Validator) -> list[Row]:
     """One row for each complete training and each stored step; cached beside the generators.
 
     The cache holds parts, so that other weights need no other run.
     """
     truth = Truth(options.data)
+    others = None
+    if options.unfamiliar:
+        others = Unfamiliar(judge.patches_A, judge.patches_B, judge.score)
     rows = []
-    for member in members(options.configurations, options.seeds):
+    for member in chosen(options):
         folder = member.folder(options.pool)
         if not (folder / "losses.json").exists():
             continue
         losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
         for step in range(options.every, options.steps + 1, options.every):
-            cache = folder / f"parts-{step:05d}.json"
-            if options.again or not cache.exists():
-                path = folder / f"step-{step:05d}.pt"
-                report = score(generator_of(path), generator_of(path, "B"))
-                found = {"gate": report.gate, **report.parts}
-                write_text(cache, json.dumps(found))
-            parts = json.loads(cache.read_text(encoding="utf-8"))
-            mean = losses[str(step)]
-            rows.append(
-                {
-                    "configuration": member.number,
-                    "seed": member.seed,
-                    "step": step,
-                    **truth_of(folder, step, truth),
-                    **parts,
-                    "value": value(parts),
-                    **{f"without_{n}": value(parts, n) for n in PARTS_OF_VALUE},
-                    "cycle_loss": mean["loss/C_A_l1"] + mean["loss/C_B_l1"],
-                    "generator_loss": mean["loss/G_total"],
-                }
-            )
+            path = folder / f"step-{step:05d}.pt"
+            parts = parts_of(path, judge.score, again=options.again)
+            row = row_of(member, step, truth_of(folder, step, truth), parts, losses[str(step)])
+            if others is not None:
+                cache = folder / f"unfamiliar-{step:05d}.json"
+                row |= others.cached(cache, generator_of(path), again=options.again)
+            rows.append(row)
     return rows
+
+
+def parts_of(path: Path, score: Score, *, again: bool) -> Row:
+    """The gate and the parts of a stored generator; scored anew if the cache lacks a part."""
+    cache = path.with_name(path.name.replace("step-", "parts-")).with_suffix(".json")
+    if not again and cache.exists():
+        parts: Row = json.loads(cache.read_text(encoding="utf-8"))
+        if parts["gate"] or set(PARTS_OF_VALUE) <= set(parts):
+            return parts
+    report = score(generator_of(path), generator_of(path, "B"))
+    found = {"gate": report.gate, **report.parts}
+    write_text(cache, json.dumps(found))
+    return found
+
+
+def row_of(member: Member, step: int, quality: Row, parts: Row, losses: dict[str, float]) -> Row:
+    """All that is known of one generator: what was trained, its true quality, every criterion."""
+    return {
+        "kind": member.kind,
+        "configuration": member.configuration,
+        "training": member.name,
+        "fresh": member.kind != "random" or member.number >= CHOSEN_BY,
+        "seed": member.seed,
+        "step": step,
+        **member.values,
+        **quality,
+        **parts,
+        "value": value(parts),
+        **{f"without_{n}": value(parts, n) for n in PARTS_OF_VALUE},
+        "cycle_loss": losses["loss/C_A_l1"] + losses["loss/C_B_l1"],
+        "generator_loss": losses["loss/G_total"],
+    }
 
 
 def value(parts: Row, without: str | None = None) -> float:
@@ -131,57 +141,14 @@ def value(parts: Row, without: str | None = None) -> float:
     return max(value_of(parts | {without: 0.0} if without else parts), GATED + 1)
 
 
-def column(rows: list[Row], name: str, sign: int = 1) -> np.ndarray:
-    """A column as numbers, more is better; what a gate left out is worst."""
-    return np.array([sign * row[name] if name in row else -1e9 for row in rows])
-
-
 def kept_generators(rows: list[Row]) -> list[Row]:
     """Of each training the row of the best score: what a training keeps in `generator.pt`."""
-    best: dict[tuple[int, int], Row] = {}
+    best: dict[str, Row] = {}
     for row in rows:
-        key = row["configuration"], row["seed"]
-        if key not in best or row["value"] > best[key]["value"]:
-            best[key] = row
+        name = row["training"]
+        if name not in best or row["value"] > best[name]["value"]:
+            best[name] = row
     return list(best.values())
-
-
-class Pairing:
-    """Rows of the criterion and rows of the quality they are to tell, of the same trainings."""
-
-    def __init__(self, told: list[Row], quality: list[Row], resamples: int) -> None:
-        self.told, self.quality, self.resamples = told, quality, resamples
-        self.groups = column(told, "configuration")
-        self.seeds = column(told, "seed")
-
-    def rank(self, criterion: str, measure: str, tau: bool = False) -> Interval:
-        """Spearman's rho or Kendall's tau."""
-        statistic = kendall if tau else spearman
-        told, quality = column(self.told, *CRITERIA[criterion]), column(self.quality, measure)
-        return bootstrap(statistic(told, quality), self.groups, self.resamples)
-
-    def regret(self, criterion: str | None, measure: str = "psnr") -> Interval:
-        """Of the chosen training, in dB or SSIM; None: of a random one."""
-        quality = column(self.quality, measure)
-        if criterion is None:
-            statistic = regret_by_chance(quality, self.seeds)
-        else:
-            told = column(self.told, *CRITERIA[criterion])
-            statistic = regret(told, quality, self.seeds)
-        return bootstrap(statistic, self.groups, self.resamples)
-
-
-def print_ranks(title: str, pairing: Pairing) -> None:
-    """One line a criterion."""
-    count, configurations = len(pairing.told), len(np.unique(pairing.groups))
-    print(f"\n{title}: {count} trainings of {configurations} configurations")
-    print(f"{'criterion':22s} {'rho, PSNR':24s} {'rho, SSIM':24s} {'regret / dB':24s}")
-    for name in CRITERIA:
-        cells = (pairing.rank(name, "psnr"), pairing.rank(name, "ssim"), pairing.regret(name))
-        print(f"{name:22s} " + " ".join(f"{cell!s:24s}" for cell in cells))
-    print(f"{'chance':22s} {' 0.00':24s} {' 0.00':24s} {pairing.regret(None)!s:24s}")
-    taus = [pairing.rank("score", measure, tau=True) for measure in ("psnr", "ssim")]
-    print(f"score, Kendall's tau: PSNR {taus[0]}, SSIM {taus[1]}")
 
 
 def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -> None:
@@ -189,18 +156,18 @@ def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -
     truth = Truth(options.data)
     end = sorted((r for r in rows if r["step"] == options.steps), key=lambda r: -r["psnr"])
     healthy = end[: max(len(end) // 3, 2)]
-    good, groups = column(healthy, "value"), column(healthy, "configuration")
+    good, groups = column(healthy, "value"), np.array([r["configuration"] for r in healthy])
     print(f"\nfaults on top of the {len(healthy)} best trainings at the end")
     print(f"{'fault':46s} {'AUC':24s} {'gated':>6s} {'score':>8s} {'PSNR':>6s} {'SSIM':>6s}")
-    full, half = [], []
+    full, half, faint = [], [], []
     for name, fault in faults(truth.std).items():
         spoiled = []
         for row in healthy:
-            folder = f"c{row['configuration']:02d}-s{row['seed']}"
-            path = options.pool / folder / f"step-{options.steps:05d}.pt"
+            path = options.pool / row["training"] / f"step-{options.steps:05d}.pt"
             spoiled.append(score(Faulty(generator_of(path), fault)))
         failed = np.array([report.value for report in spoiled])
-        (half if "half as strong" in name else full).append(failed)
+        kind = half if "half as strong" in name else faint if name.startswith("faint") else full
+        kind.append(failed)
         # What the last generator's image loses in truth.
         lost = truth(Faulty(generator_of(path), fault))
         gated = np.mean([report.gate is not None for report in spoiled])
@@ -209,7 +176,11 @@ def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -
             f"{name:46s} {_auc(good, [failed], groups, options.resamples)!s:24s} {gated:6.0%}"
             f" {change:+8.2f} {lost['psnr'] - row['psnr']:+6.2f} {lost['ssim'] - row['ssim']:+6.3f}"
         )
-    for title, group in (("all at full strength", full), ("all at half strength", half)):
+    for title, group in (
+        ("all at full strength", full),
+        ("all at half strength", half),
+        ("all that are faint", faint),
+    ):
         print(f"{title:46s} {_auc(good, group, groups, options.resamples)!s:24s}")
 
 
@@ -223,8 +194,8 @@ def _auc(
 
 def judge(options: argparse.Namespace) -> None:
     """Everything but the training."""
-    score = validator(options).score
-    rows = judged(options, score)
+    judging = validator(options)
+    rows = judged(options, judging)
     _write_csv(Path("results/score_validity.csv"), rows)
     then = [row for row in rows if row["step"] == options.judge_at]
     end = [row for row in rows if row["step"] == options.steps]
@@ -239,17 +210,14 @@ def judge(options: argparse.Namespace) -> None:
         (f"criteria at step {options.steps}, quality at step {options.steps}", end, end),
         ("criteria at the kept generators' step, quality of these", kept, kept),
     ):
-        print_ranks(title, Pairing(told, quality, options.resamples))
-        fresh = [
-            [row for row in table if row["configuration"] >= CHOSEN_BY] for table in (told, quality)
-        ]
-        if len(fresh[0]) > 4:
-            print_ranks(f"  {title}, fresh configurations", Pairing(*fresh, options.resamples))
+        print_subsets(title, told, quality, options.resamples)
+    for title, table in ((at, then), (f"criteria at step {options.steps}", end)):
+        print_favour(title, table, options.resamples)
     if options.plot:
         from score_plot import draw
 
         draw(options.plot, then, end, options.judge_at)
-    print_failures(options, score, rows)
+    print_failures(options, judging.score, rows)
 
 
 def _write_csv(path: Path, rows: list[Row]) -> None:
@@ -294,6 +262,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["train", "judge", "cost"])
     parser.add_argument("--data", type=Path, default=Path("data/phantom"))
     parser.add_argument("--pool", type=Path, default=Path("results/score_pool"))
+    parser.add_argument("--kind", choices=[*SPACES, "all"], default="random")
     parser.add_argument("--configurations", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=320)
@@ -301,18 +270,15 @@ def main() -> None:
     parser.add_argument("--judge-at", type=int, default=120, help="step at which a study prunes")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--plot", type=Path, help="draw docs/images/score_validity.png")
+    parser.add_argument(
+        "--unfamiliar", action="store_true", help="judge by other degradations, too"
+    )
     parser.add_argument("--again", action="store_true", help="score anew what is cached")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.stage == "train":
         train_pool(
-            options.pool,
-            options.data,
-            configurations=options.configurations,
-            seeds=options.seeds,
-            steps=options.steps,
-            every=options.every,
-            precision="bf16",
+            options.pool, options.data, chosen(options), options.steps, options.every, "bf16"
         )
     elif options.stage == "judge":
         judge(options)

@@ -2,18 +2,21 @@
 
 ```
 held-out patches of A --G_A--> fake_B ----> gates: finite? alive? contrast upright?
-                                       \\--> texture: spectrum and cubes, against real B's
+                                       |--> texture: spectrum and cubes, against real B's
+                                       \\--> checkerboard: amplitude, beyond real B's
 held-out patches of B --degrade--> pseudo_A --G_A--> restored
                                        \\--> pairs: gain over the best Gaussian filter
                                        \\--> shells: correlation with the truth, per frequency
 value = gain - 0.25 spectrum distance - 5 sliced Wasserstein distance + 20 shell gain
+        - 40 checkerboard
 logged beside it: shell gap (does real A behave like pseudo A?), the gain across half scans of A if
 there are any, and what the cycle through G_B gives away about hidden noise
 ```
 
 No part would do alone. The gain rewards what is right voxel by voxel, and a blur that smears all
 that is uncertain is nearly right everywhere; texture that is invented looks as good as texture that
-is true; the shells don't mind noise that is passed on, because a filter doesn't change them.
+is true; the shells don't mind noise that is passed on, because a filter doesn't change them; a
+faint checkerboard, which the eye finds at once, is too little energy for all of these.
 
 What it can't see: faults that the model of `cyclegan.degrade` lacks (rings, streaks) unless there
 are half scans, and noise in B itself, which limits the gain for everyone alike.
@@ -29,6 +32,7 @@ from cyclegan.score.gates import (
     non_finite,
 )
 from cyclegan.score.objective import (
+    CHECKERBOARD_WEIGHT,
     GATED,
     SHELL_WEIGHT,
     SPECTRUM_WEIGHT,
@@ -40,6 +44,7 @@ from cyclegan.score.objective import (
 from cyclegan.score.running import Generator
 
 __all__ = [
+    "CHECKERBOARD_WEIGHT",
     "GATED",
     "MAX_VOXEL",
     "MIN_CONTRAST",

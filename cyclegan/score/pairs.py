@@ -11,7 +11,14 @@ import math
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import best_gaussian_mse, crop, fit_degradation, fitted_mse, to_fine
+from cyclegan.degrade import (
+    Degradation,
+    best_gaussian_mse,
+    crop,
+    fit_degradation,
+    fitted_mse,
+    to_fine,
+)
 
 MSE_FLOOR = 1e-4
 """Mean squared error, relative to the truth's variance, taken as no error at all."""
@@ -29,14 +36,22 @@ class PseudoPairs:
             several channels the first of each domain is judged; the others are made one by one.
         factor: s, the ratio of the resolutions.
         seed: of the noise.
+        degradation: of the first channel; fitted to the patches if not given.
 
     `inputs` (M, C, Z, Y, X) is what G_A gets, `truth` (M, 1, sZ, sY, sX) what it should give.
     """
 
-    def __init__(self, inputs_A: Tensor, inputs_B: Tensor, factor: int, seed: int) -> None:
+    def __init__(
+        self,
+        inputs_A: Tensor,
+        inputs_B: Tensor,
+        factor: int,
+        seed: int,
+        degradation: Degradation | None = None,
+    ) -> None:
         self.truth = inputs_B[:, :1]
         self.rim = RIM * factor
-        self.degradation = fit_degradation(inputs_A[:, :1], self.truth, factor)
+        self.degradation = degradation or fit_degradation(inputs_A[:, :1], self.truth, factor)
         self.pseudo_A = self.degradation.apply(self.truth, seed)
         self.inputs = self._all_channels(inputs_A, inputs_B, seed)
         self.variance = float(self.truth.var())

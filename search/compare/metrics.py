@@ -12,7 +12,10 @@ _HIGHER = (
     *("score", "score/best", "score/value", "score/pseudo_pair_gain_db", "score/shell_gain"),
     *("score/pseudo_pair_fitted_gain_db", "score/lowpass_correlation", "score/cross_half_gain_db"),
 )
-_LOWER = ("score/spectrum_distance_db", "score/sliced_wasserstein", "score/shell_gap")
+_LOWER = (
+    *("score/spectrum_distance_db", "score/sliced_wasserstein", "score/shell_gap"),
+    "score/checkerboard",
+)
 _HIGHER_BEGIN, _LOWER_BEGIN = ("psnr/", "ssim/"), ("resolution_voxels/",)
 _LEFT_OUT = ("hparam/", "rate/", "system/", "rollback")
 _COUNTERS = ("step", "iteration", "nonfinite")

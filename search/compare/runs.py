@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FEWEST, MOST = 2, 8
 PARTS = (
     *("pseudo_pair_gain_db", "spectrum_distance_db", "sliced_wasserstein", "shell_gain"),
-    *("contrast", "lowpass_correlation", "pseudo_pair_fitted_gain_db", "shell_gap"),
+    *("checkerboard", "contrast", "lowpass_correlation", "pseudo_pair_fitted_gain_db", "shell_gap"),
     *("cross_half_gain_db", "noise_in_cycle_db", "cycle_fragility_db"),
 )
 """What the score is made of, and what stands beside it, as metrics `score/...`."""

@@ -16,7 +16,8 @@ from tracking.views import run_link
 
 _PARTS = (
     *("contrast", "lowpass_correlation", "spectrum_distance_db", "sliced_wasserstein"),
-    *("pseudo_pair_gain_db", "pseudo_pair_fitted_gain_db", "shell_gain", "noise_in_cycle_db"),
+    *("pseudo_pair_gain_db", "pseudo_pair_fitted_gain_db", "shell_gain", "checkerboard"),
+    "noise_in_cycle_db",
 )
 _VALUES = (
     *("steps", "seed", "batch_size", "imsize_A", "super_resolution", "precision"),

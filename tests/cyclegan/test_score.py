@@ -122,16 +122,20 @@ def test_a_checkerboard_hides_from_the_radial_spectrum_and_not_from_the_cubes() 
     difference = {name: bad.parts[name] - good.parts[name] for name in good.parts}
     assert abs(difference["spectrum_distance_db"]) < 0.05
     assert difference["sliced_wasserstein"] > 0.1
+    assert difference["checkerboard"] == pytest.approx(0.4 / float(world.real_B.std()), rel=0.02)
     assert bad.value < good.value - 1
 
 
-def test_the_value_is_the_gain_less_the_weighted_distances_plus_the_weighted_shell_gain() -> None:
-    report = domains().score(domains().hallucination)
+def test_the_value_is_the_gain_less_weighted_distances_and_checkerboard_plus_shell_gain() -> None:
+    n = torch.arange(SIZES[1])
+    report = domains().score(lambda x: domains().hallucination(x) + 0.05 * (1.0 - 2.0 * (n % 2)))
     parts = report.parts
     assert min(parts["spectrum_distance_db"], parts["sliced_wasserstein"]) > 0
     assert parts["shell_gain"] < -0.02
+    assert parts["checkerboard"] > 0.03
     texture = 0.25 * parts["spectrum_distance_db"] + 5 * parts["sliced_wasserstein"]
     expected = parts["pseudo_pair_gain_db"] - texture + 20 * parts["shell_gain"]
+    expected -= 40 * parts["checkerboard"]
     assert report.value == pytest.approx(expected, abs=1e-12)
 
 

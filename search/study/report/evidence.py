@@ -25,6 +25,7 @@ PARTS = {
     "score/spectrum_distance_db": "spectrum / dB",
     "score/sliced_wasserstein": "SWD",
     "score/shell_gain": "shells",
+    "score/checkerboard": "checkerboard",
 }
 """Metrics that the score is made of, and what the page calls them."""
 
