@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cyclegan.config import Config
 from cyclegan.data import PatchSampler
+from cyclegan.degrade import fit_degradation
+from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
@@ -47,16 +49,21 @@ class Validator:
         self.voxel_size_A = domains[0][0].voxel_size_um
         """(z, y, x) in micrometres, of the first volume; None if it does not say."""
         patches: list[Tensor] = []
+        fitted: list[Tensor] = []
         for number, size in enumerate((config.imsize_A, config.imsize_B)):
             seed = (_PATCH_SEED, number)
             sampler = PatchSampler(domains[number], size, seed=seed, flips=False)
             patches.append(sampler.draw(config.validation_patches).to(device))
+            # The few patches that are judged say too little about the blur between the domains.
+            more = sampler.draw(max(fit_count(config.imsize_B) - config.validation_patches, 0))
+            fitted.append(torch.cat([patches[number][:, :1], more[:, :1].to(device)]))
         self.patches_A, self.patches_B = patches
         self.score = Score(
             self.patches_A,
             self.patches_B,
             super_resolution=config.super_resolution,
             halves=_halves(config, data, device),
+            degradation=fit_degradation(fitted[0], fitted[1], config.super_resolution),
         )
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:

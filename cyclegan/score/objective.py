@@ -69,8 +69,8 @@ class Score:
         seed: of the noise in the pseudo pairs and of what is drawn for nulls and distances. The
             global random state is never touched.
         halves: patches of two half scans of A, aligned with each other, (K, C, Z, Y, X) each.
-        degradation: of the pseudo pairs, to see how far a score depends on it; fitted to the
-            patches if not given, as studies do.
+        degradation: of the pseudo pairs; fitted to the patches if not given. A validation fits it
+            to more patches than it judges.
 
     The degradation model and the Gaussian baseline are made here, once. A call then costs N + M
     generator forwards (M + 2N more with G_B, 2K with halves), a few Fourier transforms, and gives
