@@ -4,6 +4,7 @@
 CycleGANError          exit code 1   something failed; the message names the thing and the way out
 ├── DataError          exit code 1   a file, a dataset or an array is not what it must be
 ├── CheckpointError    exit code 1   a checkpoint or a model file can't be used
+├── DivergedError      exit code 1   a training's weights or losses are not finite any more
 ├── BusyError          exit code 1   another process holds what is needed
 └── UsageError         exit code 2   what was asked for makes no sense
     └── ConfigError    exit code 2   a configuration is wrong
@@ -30,6 +31,10 @@ class DataError(CycleGANError):
 
 class CheckpointError(CycleGANError):
     """A checkpoint or model file is missing, damaged or made by something else."""
+
+
+class DivergedError(CycleGANError):
+    """A training's weights or losses are NaN or infinite: nothing good can come of it any more."""
 
 
 class BusyError(CycleGANError):

@@ -71,7 +71,9 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
     config = parse_config(state["config"], source=str(path))
     network = new_generator(config, direction)
     try:
-        network.load_state_dict(_weights(state, f"mean_G_{direction}"))
+        weights = _weights(state, f"mean_G_{direction}")
+        _check_finite(weights, path, f"mean_G_{direction}")
+        network.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
         name = config.net_A if direction == "A" else config.net_B
         summary = str(error).splitlines()[0]
@@ -102,12 +104,23 @@ def load_pretrained(model: CycleGAN, path: Path) -> None:
         pairs |= {"G_A": "G_A", "G_B": "G_B", "D_A": "D_A", "D_B": "D_B"}
     for name, source in pairs.items():
         try:
-            getattr(model, name).load_state_dict(_weights(state, source))
+            weights = _weights(state, source)
+            _check_finite(weights, path, source)
+            getattr(model, name).load_state_dict(weights)
         except (RuntimeError, KeyError) as error:
             raise CheckpointError(
                 f"pretrained = {path}: its {source} differs from this configuration's (networks, "
                 "filters, depth, channels, discriminators must be the same)"
             ) from error
+
+
+def _check_finite(weights: Mapping[str, Any], path: Path, network: str) -> None:
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{path}: {network} has weights that are not finite ({name}); it comes from a "
+                "training that diverged, take another file"
+            )
 
 
 def _weights(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -234,6 +234,16 @@ class CycleGAN(nn.Module):
             result: Tensor = self.mean_G_A(real_A)
         return result.float()
 
+    def broken_networks(self) -> tuple[str, ...]:
+        """Return the networks with a weight that is not finite; one transfer from the device."""
+        names = ("G_A", "G_B", "D_A", "D_B", "mean_G_A", "mean_G_B")
+        finite = [
+            torch.stack([tensor.isfinite().all() for tensor in getattr(self, name).parameters()])
+            for name in names
+        ]
+        flags = torch.stack([flag.all() for flag in finite]).tolist()
+        return tuple(name for name, good in zip(names, flags, strict=True) if not good)
+
     def update_mean(self, step: int) -> None:
         """Move the mean generators towards the current ones; faster while training is young."""
         decay = min(self.config.ema_decay, (1 + step) / (10 + step)) if self.config.ema_decay else 0

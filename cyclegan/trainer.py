@@ -6,6 +6,7 @@ The loop with its events is drawn in `cyclegan/callbacks.py`.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
 from cyclegan.degrader import Degrader
-from cyclegan.errors import CheckpointError, ConfigError
+from cyclegan.errors import CheckpointError, ConfigError, DivergedError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
 from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
 from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_device, choose_precision
+from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
 from cyclegan.training_data import TrainingData
 from cyclegan.validation import ValidationReport, Validator
@@ -86,6 +88,8 @@ class Trainer:
         self._best_score: float | None = None
         self._best_is_new = False
         self._noise_chosen_at = 0
+        self._found_finite_at = 0
+        """The last iteration whose losses and weights were looked at, and were finite."""
         self._kickstarts = [(0, config.kickstart_steps)] if config.kickstart else []
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
@@ -252,14 +256,45 @@ class Trainer:
                 self._act_on_rollback()
             if not self._stop_requests:
                 self._save_if_due()
-        return self._act_on_stop() or self._result("completed", "")
+        stopped = self._act_on_stop()
+        if stopped and stopped.outcome != "completed":
+            return stopped
+        self._require_finite()
+        return self._result("completed", "")
 
     def _save_if_due(self) -> None:
         if self._cadence.due(self.step):
+            # With an optimizer that may still fall back the training goes on.
+            if not self.config.hp_optimizer.enabled:
+                self._require_finite()
             self.save_checkpoint()
         if self._best_is_new and self._checkpoints and self.config.keep_best_checkpoint:
             self._checkpoints.save_best(self.state_dict())
         self._best_is_new = False
+
+    def divergence(self) -> str | None:
+        """Return what is not finite any more, in words, or None; waits for the device.
+
+        Weights as they are, and losses of the accepted steps since the last time it was asked.
+        """
+        rows = [row for row in self.history.rows(after=self._found_finite_at) if row.accepted]
+        for row in rows:
+            for name, value in row.values.items():
+                if name.startswith(("loss/", "grad_norm")) and not math.isfinite(value):
+                    return f"at step {row.step} {name} was {value}"
+        broken = self.model.broken_networks()
+        if broken:
+            return f"at step {self.step} weights of {', '.join(broken)} were not finite"
+        self._found_finite_at = self.iteration
+        return None
+
+    def _require_finite(self) -> None:
+        found = self.divergence()
+        if found is not None:
+            raise DivergedError(
+                f"{self.config.run_name} diverged: {found}; lower lr_g, lr_d or the lambdas, or "
+                "let hp_optimizer fall back (--hp-optimizer)"
+            )
 
     def _train_one_step(self) -> dict[str, Tensor]:
         self.model.schedule(self.config.lr_schedule.factor(self.step, self.config.steps))
@@ -322,6 +357,9 @@ class Trainer:
 
     def _validate(self) -> None:
         report = self.validator(self.model, step=self.step, iteration=self.iteration)
+        found = self.divergence()
+        if found is not None and report.gate is None:
+            report = replace(report, score=GATED, gate=f"the training diverged: {found}")
         self.last_report = report
         self._last_score = report.score
         if report.gate is None and (self._best_score is None or report.score > self._best_score):
@@ -465,6 +503,10 @@ class Trainer:
     def save_checkpoint(self) -> Path | None:
         """Write the complete state to `folder`; the path, or None without a folder."""
         if self._checkpoints is None:
+            return None
+        found = self.divergence()
+        if found is not None:
+            logger.warning("no checkpoint is written, the last one stays: %s", found)
             return None
         self._cadence.written()
         return self._checkpoints.save(self.state_dict())

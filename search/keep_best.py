@@ -34,7 +34,8 @@ class KeepBest(Callback):
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
         """Keep the last ones if nothing was usable: a user may still want to look at them."""
-        if self.score is None and result.outcome != "interrupted":
+        usable = result.outcome != "interrupted" and not trainer.model.broken_networks()
+        if self.score is None and usable:
             self.step = trainer.step
             self._save(trainer, result.score)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config, override, parse_config
-from cyclegan.errors import CycleGANError
+from cyclegan.errors import CycleGANError, DivergedError
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.console import Console
@@ -94,6 +94,13 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
     with renewing(bench.owner, study, trial._trial_id, watch.lost):
         try:
             return _train(trial, bench, watch)
+        except DivergedError as error:
+            # Values that make a training diverge are an outcome, as a failed gate is.
+            trial.set_user_attr("reason", str(error)[:1000])
+            trial.set_user_attr("mlflow_run_id", recorded_run(bench.opened.trial_folder(number)))
+            study.tell(number, state=TrialState.PRUNED)
+            bench.board.ended(number, "pruned", str(error))
+            return "pruned"
         except (CycleGANError, *STORAGE_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)

@@ -1,0 +1,103 @@
+"""A training whose numbers are not finite any more fails, and leaves what was good before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cyclegan import Callback, Config, Trainer, load_generator, parse_config
+from cyclegan import state as states
+from cyclegan.config import override
+from cyclegan.errors import CheckpointError, DivergedError
+from search.console import Console
+from search.launch import Job, run_training
+from tracking import Store
+
+SAVE = Path("results/t/save")
+
+
+class Breaks(Callback):
+    """Puts a NaN into a weight after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+        if trainer.iteration == self.step:
+            with torch.no_grad():
+                next(trainer.model.G_A.parameters()).view(-1)[0] = float("nan")
+
+
+def launch(config: Config, *callbacks: Callback) -> Any:
+    job = Job(config=config, experiment="e", kind="train", tags={}, folder=Path("results/t"))
+    return run_training(job, store=Store.open(), console=Console(quiet=True), callbacks=callbacks)
+
+
+def changed(config: Config, **changes: Any) -> Config:
+    return parse_config(override(config.to_dict(), changes))
+
+
+def status() -> str:
+    from mlflow import MlflowClient
+
+    store = Store.open()
+    (run,) = store.search("e")
+    return str(MlflowClient(store.uri).get_run(run.id).info.status)
+
+
+def finite(state: dict[str, Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_an_absurd_weight_ends_in_failure_and_leaves_no_generator(
+    config: Config, project: Path
+) -> None:
+    with pytest.raises(DivergedError, match=r"at step 1 loss/G_total was inf; lower lr_g"):
+        launch(changed(config, **{"lambdas.C_A": 1e300}))
+    assert status() == "FAILED"
+    assert not list(SAVE.glob("*.pt"))
+
+
+def test_what_was_good_before_stays(config: Config, project: Path) -> None:
+    steps = {"steps": 12, "validate_every": 4, "checkpoint_every": 4}
+    with pytest.raises(DivergedError, match="diverged"):
+        launch(changed(config, **steps), Breaks(6))
+    assert status() == "FAILED"
+    if (SAVE / "generator.pt").exists():  # the tiny network's may not have been usable yet
+        load_generator(SAVE / "generator.pt")
+    kept = states.load(SAVE / "checkpoint.pt", formats=(states.CHECKPOINT_FORMAT,))
+    assert kept["step"] == 4
+    assert finite(kept["training"]["networks"])
+
+
+def test_an_optimizer_still_falls_back(config: Config, project: Path) -> None:
+    ring = {"enabled": True, "snapshot_every": 2, "check_every": 4, "warmup": 100, "fall_back": 2}
+    steps = {"steps": 12, "validate_every": 3, "checkpoint_every": 3, "hp_optimizer": ring}
+    finished = launch(changed(config, **steps), Breaks(6))
+    assert finished.result.outcome == "completed"
+    assert finished.rollbacks >= 1
+    assert status() == "FINISHED"
+    load_generator(SAVE / "generator.pt")
+
+
+@pytest.mark.parametrize("which", ["generator.pt", "checkpoint.pt"])
+def test_broken_weights_are_refused_by_their_name(
+    config: Config, project: Path, which: str
+) -> None:
+    launch(config)
+    path = SAVE / which
+    content = torch.load(path, weights_only=True)
+    networks = content.get("training", {}).get("networks", content.get("mean_G_A"))
+    name = next(key for key in networks if "mean_G_A" in key or "encoder" in key)
+    networks[name].view(-1)[0] = float("inf")
+    broken = project / "broken.pt"
+    torch.save(content, broken)
+    with pytest.raises(CheckpointError, match=r"broken\.pt.*not finite"):
+        Trainer(changed(config, pretrained=str(broken))).load_pretrained()
+    if which == "generator.pt":
+        with pytest.raises(CheckpointError, match=r"broken\.pt.*mean_G_A.*not finite"):
+            load_generator(broken)
