@@ -1,7 +1,7 @@
 """What a user would take instead of this software, and this software: one table a data set.
 
     python benchmarks/alternatives.py --data data/alternatives --results results/alternatives
-    python benchmarks/alternatives.py ... --sets phantom_1x bone --only Gaussian "ours, promoted"
+    python benchmarks/alternatives.py ... --sets phantom_1x bone --only Gaussian "ours (promoted)"
     python benchmarks/alternatives.py ... --table docs/alternatives.md --pictures docs/images
 
 Filters (each with its best parameter, chosen with the reference: generous to them), BM4D and

@@ -152,12 +152,12 @@ def _trained(name: str, kind: str, about: str, *, share: bool = False, last: boo
             config = _config(job, kind, training_name).model_copy(update={"steps": steps})
             done = training.train(config, folder, content)
         image, seconds = training.enhanced(done.last if last else done.best, job.scans.source)
-        kept = "" if last else f", kept that of step {done.kept}"
+        step = done.steps if last else done.kept
         return Result(
             image=image,
             enhance_seconds=seconds,
             train_seconds=done.seconds,
-            parameter=f"{done.steps} steps{kept}",
+            parameter=f"step {step} of {done.steps}",
         )
 
     return Row(name=name, about=about, run=run, settings=settings, seeded=True)
@@ -235,19 +235,19 @@ ALL = (
         seeded=True,
     ),
     _trained(
-        "seed's recipe",
+        "seed recipe",
         "seed",
         "our trainer with the settings of the software this one follows; the last generator",
         last=True,
     ),
     _trained(
-        "seed's recipe, kept",
+        "seed recipe (kept)",
         "seed",
         "the same training, but the generator of the best score",
     ),
     _trained("pseudo pairs alone", "pseudo", "no adversary and no cycle: degraded slow scans only"),
-    _trained("ours, trial", "ours", "our recipe, as long as a trial of a study", share=True),
-    _trained("ours, promoted", "ours", "our recipe; the generator of the best score"),
+    _trained("ours (trial)", "ours", "our recipe, as long as a trial of a study", share=True),
+    _trained("ours (promoted)", "ours", "our recipe; the generator of the best score"),
     Row(
         name="supervised bound",
         about="the same U-Net trained with L1 on aligned pairs of the fast training volume, which"

@@ -93,7 +93,8 @@ don't count. Figures are means over seeds, ± half the range over seeds; where n
 there is one figure. Everything ran on one thread.
 
 Filters are shown at their best: their parameters were chosen with the reference, which nobody has
-in earnest. At 2x and 4x each was tried before and after cubic interpolation."""
+in earnest. At 2x and 4x each was tried before and after cubic interpolation. The last column has
+the parameter of a filter, the steps of a training, or the step whose generator was taken."""
 
 
 def _section(data: DataSet, records: Sequence[Record]) -> str:
