@@ -29,6 +29,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from alternatives_judge import Judge
 from alternatives_results import LeftOut, Record, Store
 from alternatives_rows import ROWS, Job, Options, Row, compute
@@ -127,6 +128,7 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
 def main(line: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, or the code of an error that is said in one line."""
     options = arguments(line)
+    torch.set_num_threads(1)
     try:
         found = run(options)
         if options.table:
