@@ -24,7 +24,7 @@ Array = NDArray[np.floating]
 Filter = Callable[[Array], Array]
 _NLM_H = (0.05, 0.08, 0.12, 0.2, 0.35, 0.45, 0.55, 0.7, 1.0)
 """Cut-offs of non-local means, in standard deviations of the fast scan."""
-_WAVELET_STRENGTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5, 11.0, 17.0)
+_WAVELET_STRENGTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5, 11.0, 17.0, 25.0)
 """Far above 1: a blurred scan has much less noise in its diagonal details than elsewhere."""
 
 

@@ -222,7 +222,7 @@ ALL = (
     _filter("wavelets", f"BayesShrink in 3D, averaged over 8 shifts; {_BEST}"),
     Row(
         name="BM4D",
-        about="`bm4d` with the best of five sigmas, chosen with the reference",
+        about="`bm4d` with the best of six sigmas, chosen with the reference",
         run=_bm4d,
         settings=_bm4d_settings,
         seeded=False,
