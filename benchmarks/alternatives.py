@@ -1,0 +1,158 @@
+"""What a user would take instead of this software, and this software: one table a data set.
+
+    python benchmarks/alternatives.py --data data/alternatives --results results/alternatives
+    python benchmarks/alternatives.py ... --sets phantom_1x bone --only Gaussian "ours (promoted)"
+    python benchmarks/alternatives.py ... --table docs/alternatives.md --pictures docs/images
+
+Filters (each with its best parameter, chosen with the reference: generous to them), BM4D and
+Noise2Void, the recipe of the software this one follows, ours after a trial and after a promotion,
+pseudo pairs alone, and the supervised bound, against the truth of phantoms and the aligned slow
+scan of real volumes (`alternatives_sets.py`). All trainings get the same number of steps (--steps,
+else those of our recipe) or the same time (--minutes), on one thread. Every finished (set, row,
+seed) is kept in --results and not computed again, unless its settings changed. The seeds are those
+of trainings; the data sets are the same for all.
+
+BM4D and careamics are no dependencies of this project. To have them in the comparison, install them
+away from here and name their Python (careamics wants an older torchvision, hence an older torch):
+
+    python -m venv /tmp/bm4d && /tmp/bm4d/bin/pip install bm4d
+    python -m venv /tmp/n2v && /tmp/n2v/bin/pip install careamics
+    python benchmarks/alternatives.py ... --bm4d /tmp/bm4d/bin/python --n2v /tmp/n2v/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from alternatives_judge import Judge
+from alternatives_results import LeftOut, Record, Store
+from alternatives_rows import ROWS, Job, Options, Row, compute
+from alternatives_sets import SETS, make
+from alternatives_tables import figures, markdown, text
+from alternatives_training import Budget
+
+from cyclegan import CycleGANError
+from cyclegan.files import write_text
+
+
+def run(options: argparse.Namespace) -> dict[str, list[Record]]:
+    """Compute what is missing; finished rows of all data sets that are wanted."""
+    store = Store(options.results)
+    found = {}
+    for name in options.sets:
+        scans = make(SETS[name], options.data / name, say)
+        judge = Judge(scans.reference)
+        jobs = [
+            Job(scans=scans, judge=judge, options=_rows_options(options), store=store, seed=seed)
+            for seed in options.seeds
+        ]
+        records = [
+            record
+            for row in options.only
+            for job in jobs[: None if ROWS[row].seeded else 1]
+            if (record := _one(ROWS[row], job)) is not None
+        ]
+        found[name] = records
+        if options.pictures and records:
+            from alternatives_picture import draw
+
+            path = options.pictures / f"alternatives_{name}.png"
+            draw(path, store, name, records, judge)
+            say(f"{name}: {path}")
+    return found
+
+
+def _one(row: Row, job: Job) -> Record | None:
+    """A row with a seed; None, and a line that says why, if it can't be had here."""
+    where = f"{job.scans.data.name}: {row.name}{f', seed {job.seed}' if row.seeded else ''}"
+    started = time.perf_counter()
+    try:
+        record = compute(row, job)
+    except LeftOut as reason:
+        say(f"{where}: left out: {reason}")
+        return None
+    took = time.perf_counter() - started
+    say(f"{where}: {record['psnr']:.2f} dB, SSIM {record['ssim']:.3f} ({took:.0f} s)")
+    return record
+
+
+def _rows_options(options: argparse.Namespace) -> Options:
+    budget = Budget(steps=options.steps, minutes=options.minutes, trial=options.trial)
+    return Options(
+        budget=budget,
+        recipe=options.recipe,
+        seed_recipe=options.seed_recipe,
+        pseudo_recipe=options.pseudo_recipe,
+        bm4d=options.bm4d,
+        n2v=options.n2v,
+    )
+
+
+def say(message: str) -> None:
+    """Progress, on standard error: standard output is for the result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of the data sets, made if missing")
+    add("--results", type=Path, required=True, help="folder of what was found so far")
+    add("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help=", ".join(SETS))
+    add("--seeds", nargs="+", type=int, default=[0, 1], help="of trainings")
+    add("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="of every training; else those of our recipe")
+    length.add_argument("--minutes", type=float, help="of every training")
+    add("--trial", type=float, default=0.25, help="share of it that a trial gets (%(default)s)")
+    add("--recipe", type=Path, help="YAML of our training, instead of studies/recipe*.yaml")
+    add("--seed-recipe", type=Path, help="instead of studies/seed_recipe*.yaml")
+    add("--pseudo-recipe", type=Path, help="instead of studies/pseudo_recipe*.yaml")
+    add("--bm4d", type=Path, metavar="PYTHON", help="Python of an environment with bm4d")
+    add("--n2v", type=Path, metavar="PYTHON", help="Python of an environment with careamics")
+    add("--json", action="store_true", help="one line of figures on standard output")
+    add("--pictures", type=Path, metavar="DIR", help="write a picture of each data set there")
+    add("--table", type=Path, metavar="FILE.md", help="write the tables as a Markdown page")
+    return parser.parse_args(line)
+
+
+def main(line: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0, or the code of an error that is said in one line."""
+    options = arguments(line)
+    torch.set_num_threads(1)
+    try:
+        found = run(options)
+        if options.table:
+            write_text(options.table, markdown(found, _command(options)))
+            say(f"tables: {options.table}")
+    except CycleGANError as error:
+        say(f"alternatives: {error}")
+        return error.exit_code
+    print(json.dumps(figures(found)) if options.json else text(found))
+    return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command as others can type it: without folders of this machine."""
+    words = ["python benchmarks/alternatives.py --data DATA --results RESULTS"]
+    if options.sets != list(SETS):
+        words.append(f"--sets {' '.join(options.sets)}")
+    words.append(f"--seeds {' '.join(map(str, options.seeds))}")
+    for name in ("steps", "minutes", "trial"):
+        value = getattr(options, name)
+        words += [] if value is None else [f"--{name} {value:g}"]
+    words += [f"--{name} PYTHON" for name in ("bm4d", "n2v") if getattr(options, name)]
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
