@@ -38,6 +38,7 @@ from alternatives_tables import figures, markdown, text
 from alternatives_training import Budget
 
 from cyclegan import CycleGANError
+from cyclegan.config import parse_overrides
 from cyclegan.files import write_text
 
 
@@ -89,6 +90,7 @@ def _rows_options(options: argparse.Namespace) -> Options:
         recipe=options.recipe,
         seed_recipe=options.seed_recipe,
         pseudo_recipe=options.pseudo_recipe,
+        changes=parse_overrides(options.set),
         bm4d=options.bm4d,
         n2v=options.n2v,
     )
@@ -115,6 +117,7 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="of every training")
     add("--trial", type=float, default=0.25, help="share of it that a trial gets (%(default)s)")
     add("--recipe", type=Path, help="YAML of our training, instead of studies/recipe*.yaml")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every training")
     add("--seed-recipe", type=Path, help="instead of studies/seed_recipe*.yaml")
     add("--pseudo-recipe", type=Path, help="instead of studies/pseudo_recipe*.yaml")
     add("--bm4d", type=Path, metavar="PYTHON", help="Python of an environment with bm4d")
@@ -144,6 +147,8 @@ def main(line: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> str:
     """The command as others can type it: without folders of this machine."""
     words = ["python benchmarks/alternatives.py --data DATA --results RESULTS"]
+    if options.set:
+        words += ["--set", *options.set]
     if options.sets != list(SETS):
         words.append(f"--sets {' '.join(options.sets)}")
     words.append(f"--seeds {' '.join(map(str, options.seeds))}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Options:
     recipe: Path | None = None
     seed_recipe: Path | None = None
     pseudo_recipe: Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted configuration keys that all trainings have."""
     bm4d: Path | None = None
     n2v: Path | None = None
 
@@ -170,7 +172,8 @@ def _share(job: Job, trial: bool) -> float:
 def _config(job: Job, kind: str, name: str) -> Config:
     """What to train, but for the number of steps."""
     recipe = job.options.recipe_path(kind, job.scans.data.scale)
-    return training.configuration(recipe, job.scans, name, job.seed)
+    changes = training.fitting(job.options.changes, recipe)
+    return training.configuration(recipe, job.scans, name, job.seed, changes)
 
 
 def _steps(job: Job, kind: str, share: float) -> int:
@@ -203,6 +206,7 @@ def _training_settings(job: Job, kind: str, share: float) -> dict[str, Any]:
     minutes = job.options.budget.minutes
     return {
         "recipe": recipe.name,
+        "changes": training.fitting(job.options.changes, recipe),
         "digest": hashlib.sha256(recipe.read_bytes()).hexdigest()[:12],
         "steps": _steps(job, kind, share) if minutes is None else None,
         "minutes": None if minutes is None else minutes * share,

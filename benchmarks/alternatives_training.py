@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,15 @@ def recipe_path(kind: str, scale: int, override: Path | None) -> Path:
 OPTIONS = {"seed": "--seed-recipe", "pseudo": "--pseudo-recipe", "ours": "--recipe"}
 
 
-def configuration(recipe: Path, scans: Scans, name: str, seed: int) -> Config:
+def fitting(changes: Mapping[str, Any], recipe: Path) -> dict[str, Any]:
+    """Return those of `changes` that make sense in a recipe: pre-training only where there is."""
+    whole = load_yaml(recipe)
+    return {k: v for k, v in changes.items() if k != "pretrain_steps" or k in whole}
+
+
+def configuration(
+    recipe: Path, scans: Scans, name: str, seed: int, more: Mapping[str, Any] | None = None
+) -> Config:
     """Return what to train. Errors: `LeftOut` for a recipe of another super resolution."""
     values = _read(recipe, scans.data.scale)
     changes = {
@@ -97,6 +105,7 @@ def configuration(recipe: Path, scans: Scans, name: str, seed: int) -> Config:
         "data_B": str(scans.folder / "slow.json"),
         "threads": 1,
         "seed": seed,
+        **(more or {}),
     }
     return parse_config(override(values, changes), source=str(recipe))
 
