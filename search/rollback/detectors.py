@@ -205,7 +205,13 @@ def drifting(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def fooled(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A discriminator that takes most of what is generated for real, over two windows."""
+    """A discriminator that takes most of what is generated for real, over two windows.
+
+    A generator that learned from pseudo pairs fools a young discriminator because it is good: then
+    it is a fault only while the score gets worse.
+    """
+    if _restored(evidence) and not evidence.worsens(window):
+        return None
     return _discriminating(evidence, 2 * window, _lost)
 
 
@@ -284,6 +290,11 @@ def _restoring(evidence: Evidence) -> Array:
         return np.zeros(0)
     level: Array = np.mean([np.log(np.maximum(v, 1e-9)) for v in found], axis=0)
     return evidence.ordinary(level)
+
+
+def _restored(evidence: Evidence) -> bool:
+    """Whether pseudo pairs or half scans hold G_A."""
+    return any(name.startswith(("P_A", "H_A")) for name in evidence.losses)
 
 
 def _restoring_groups(evidence: Evidence) -> tuple[str, ...]:

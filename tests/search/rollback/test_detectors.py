@@ -198,6 +198,15 @@ def test_fooled(share: float, found: bool) -> None:
     assert not fooled(tables(fooled_share=share, steps=150))  # too short to say
 
 
+@pytest.mark.parametrize(("scores", "found"), [(RISEN, False), (FALLEN, True), ((), False)])
+def test_a_generator_held_by_pseudo_pairs_may_fool_as_long_as_the_score_does_not_fall(
+    scores: tuple[tuple[int, float], ...], found: bool
+) -> None:
+    truth = tables(fooled_share=0.9, accuracy=0.5).truth
+    evidence = Evidence(truth=truth, losses={"P_A_l1": HEALTHY}, scores=scores)
+    assert bool(fooled(evidence)) == found
+
+
 @pytest.mark.parametrize(
     ("share", "accuracy", "found"), [(0.2, 0.5, False), (0.01, 0.995, False), (0.0, 1.0, True)]
 )
