@@ -164,6 +164,87 @@ def _row(name: str, image: Array, reference: Array, sigma: float | None = None) 
     return QualityRow(name, psnr(fitted, reference), ssim(fitted, reference), fit.slope, sigma)
 
 
+def verdict(rows: Sequence[QualityRow]) -> str:
+    """Say in words who is closer to the reference; empty without rows to compare.
+
+    Leads are compared as they are written, so what reads 0.0 dB is no lead. An inverted image never
+    wins, however high it scores.
+    """
+    named = {row.name: row for row in rows}
+    if not {"best Gaussian", "enhanced"} <= named.keys():
+        return ""
+    plain, enhanced = named["best Gaussian"], named["enhanced"]
+    if plain.sign <= 0 or enhanced.sign <= 0:
+        return _verdict_by_sign(plain, enhanced)
+    leads = _lead(enhanced.psnr, plain.psnr, 1), _lead(enhanced.ssim, plain.ssim, 2)
+    if min(leads) < 0 < max(leads):
+        return _mixed_verdict(plain, *leads)
+    if max(leads) > 0:
+        return f"The enhanced volume is closer to the reference than {_FILTER}: {_by(*leads)}."
+    if min(leads) < 0:
+        return _filter_wins(plain, _by(*leads))
+    return (
+        f"The enhanced volume and {_filter(plain)} are equally close to the reference: PSNR "
+        "differs by less than 0.1 dB, SSIM by less than 0.01. This model does no better than a "
+        "filter here."
+    )
+
+
+_FILTER = "the best Gaussian filter"
+
+
+def _verdict_by_sign(plain: QualityRow, enhanced: QualityRow) -> str:
+    """Where one of the two does not show the reference's contrast, no number counts."""
+    if plain.sign <= 0 and enhanced.sign <= 0:
+        return (
+            f"Neither the enhanced volume nor {_FILTER} shows the reference's contrast: make sure "
+            "that the reference is of the same place."
+        )
+    if enhanced.sign > 0:
+        return (
+            f"The enhanced volume is closer to the reference than {_FILTER}, which does not show "
+            "the reference's contrast."
+        )
+    fault = "is inverted" if enhanced.sign < 0 else "is lost"
+    return _filter_wins(plain, f"the enhanced volume's contrast {fault}")
+
+
+def _filter_wins(plain: QualityRow, why: str) -> str:
+    better = "leaving the input as it is" if plain.sigma == 0 else "a filter here"
+    return (
+        f"T{_filter(plain)[1:]} is closer to the reference than the enhanced volume: {why}. "
+        f"This model does worse than {better}."
+    )
+
+
+def _mixed_verdict(plain: QualityRow, psnr_lead: float, ssim_lead: float) -> str:
+    names = _filter(plain), "the enhanced volume"
+    first, second = names if psnr_lead < 0 else names[::-1]
+    return (
+        f"Against the reference {first} is ahead in PSNR by {abs(psnr_lead):.1f} dB, {second} in "
+        f"SSIM by {abs(ssim_lead):.2f}."
+    )
+
+
+def _filter(plain: QualityRow) -> str:
+    """The filter and its width, which no one could choose so well without the reference."""
+    width = "0, the input as it is" if plain.sigma == 0 else f"{plain.sigma or 0:g} voxels"
+    return f"{_FILTER} (sigma {width}, chosen with the reference)"
+
+
+def _by(psnr_lead: float, ssim_lead: float) -> str:
+    decibels = f"by {abs(psnr_lead):.1f} dB in PSNR" if psnr_lead else ""
+    similarity = f"{abs(ssim_lead):.2f} in SSIM"
+    if not ssim_lead:
+        return f"{decibels}, with the same SSIM"
+    return f"{decibels} and {similarity}" if decibels else f"by {similarity}, with the same PSNR"
+
+
+def _lead(one: float, other: float, digits: int) -> float:
+    # Two infinite PSNR are equal; their difference is not a number.
+    return 0.0 if one == other else round(one - other, digits)
+
+
 def on_grid(volume: Array, shape: tuple[int, ...]) -> Array:
     """A coarse volume (Z, Y, X) interpolated linearly onto the finer grid of the same region."""
     if volume.shape == shape:

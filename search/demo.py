@@ -121,6 +121,8 @@ def _summary(
         "",
         table(["against the slow scan", "PSNR / dB", "SSIM", "sign"], rows),
         "",
+        # The file of a demo that an earlier version finished has no such sentence.
+        *([enhanced["verdict"], ""] if enhanced.get("verdict") else []),
         "Written",
         f"  {DATA}/            both domains (HDF5, dataset JSON)",
         f"  {enhanced['output']}    the enhanced volume with its trust maps, for `silx view`",

@@ -16,7 +16,7 @@ from cyclegan.data import Volume, VolumeEntry, open_dataset
 from cyclegan.enhance.grid import Grid, output_shape
 from cyclegan.errors import DataError
 from cyclegan.pictures import comparison, write_png
-from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference, on_grid
+from cyclegan.quality import QualityRow, best_gaussian, compare_with_reference, on_grid, verdict
 from cyclegan.report import Halves, ReportSummary, write_report
 from search.enhance_request import Target
 from search.enhance_viewer import write_enhanced_viewer
@@ -35,6 +35,15 @@ class Judged:
     picture: NDArray[np.uint8] | None = None
     report: ReportSummary | None = None
     viewer: Path | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """Who is closer to the reference, in words; None if there is none to compare with."""
+        if self.rows or self.report is None:
+            return verdict(self.rows) or None
+        # The report measures the middle of a volume that is not read whole.
+        found = verdict(self.report.quality)
+        return f"{found} This was measured on the middle of the volume." if found else None
 
     def metrics(self) -> dict[str, float]:
         """All numbers under the names they are logged by."""

@@ -233,6 +233,7 @@ def document(
         "doubtful_places": [vars(place) for place in report.places] if report else [],
         "resolution_voxels": dict(report.resolution_voxels) if report else {},
         "quality": [vars(row) for row in judged.rows],
+        "verdict": judged.verdict,
         "machine": machine_tags(facts.device),
     }
 

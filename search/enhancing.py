@@ -157,6 +157,7 @@ def _result(facts: Facts, done: Enhanced, judged: Judged, tracking: Tracking) ->
         "run_id": tracking.run_id,
         "volume": tracking.volume,
         "quality": [vars(row) for row in judged.rows],
+        "verdict": judged.verdict,
     }
 
 
@@ -234,4 +235,6 @@ def _text(data: Mapping[str, Any]) -> str:
         lines.append(f"copied     to MLflow, {data['volume']['artifact']} of run {data['run_id']}")
     if data["quality"]:
         lines += ["", quality_table(data["quality"])]
+    if data["verdict"]:
+        lines += ["", data["verdict"]]
     return "\n".join(lines)

@@ -25,11 +25,14 @@ class KeepBest(Callback):
         self.score: float | None = None
         """Of what is in the file; None before the first usable validation."""
         self.step = 0
+        self.gain_db: float | None = None
+        """Of those generators over the best Gaussian filter on pseudo pairs, if it was measured."""
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Keep these if they are usable and better."""
         if report.gate is None and (self.score is None or report.score > self.score):
             self.score, self.step = report.score, report.step
+            self.gain_db = report.metrics.get("score/pseudo_pair_gain_db")
             self._save(trainer, report.score)
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
@@ -51,10 +54,11 @@ class KeepBest(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Score and step of what is in the file."""
-        return {"score": self.score, "step": self.step}
+        """Score, step and gain of what is in the file."""
+        return {"score": self.score, "step": self.step, "gain_db": self.gain_db}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on comparing with what was kept, if it is still there."""
         if self.path.is_file():
             self.score, self.step = state["score"], state["step"]
+            self.gain_db = state.get("gain_db")  # not in checkpoints of earlier versions

@@ -94,6 +94,8 @@ class Finished:
     """The step of the generators that were kept, in `generator.pt`."""
     best_score: float | None = None
     """Their score; None if no validation was usable."""
+    best_gain_db: float | None = None
+    """Their gain over the best Gaussian filter on pseudo pairs; None if it is not known."""
     stop_asked: bool = False
     """Ctrl-C or SIGTERM came, even if the training was complete just then."""
 
@@ -182,6 +184,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         "rollbacks": len(trainer.rollbacks),
         "best_step": keeper.step,
         "best_score": keeper.score,
+        "best_gain_db": keeper.gain_db,
     }
     _remember(job.folder, run_id=run.id, result=asdict(result), **record)
     return Finished(
@@ -326,12 +329,18 @@ def _already_complete(job: Job) -> Finished | None:
         folder=job.folder,
         reused=True,
         **{key: record[key] for key in ("rollbacks", "best_step", "best_score")},
+        best_gain_db=record.get("best_gain_db"),  # not in records of earlier versions
     )
 
 
 def recorded_run(folder: Path) -> str:
     """The MLflow run of the training in `folder`, as its record has it; empty if it has none."""
     return str(_record(folder).get("run_id", ""))
+
+
+def recorded_score(folder: Path) -> float | None:
+    """The score of the generators that the training in `folder` kept; None if it kept none."""
+    return _record(folder).get("best_score")
 
 
 def _record(folder: Path) -> dict[str, Any]:

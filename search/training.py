@@ -53,6 +53,7 @@ def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:
         "rollbacks": finished.rollbacks,
         "best_step": finished.best_step,
         "best_score": finished.best_score,
+        "best_gain_db": finished.best_gain_db,
         **vars(finished.result),
     }
 

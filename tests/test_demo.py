@@ -87,6 +87,9 @@ def test_demo_ends_with_its_summary(
         "make ui",
     ):
         assert words in first.stdout
+    enhanced = json.loads((project_folder / "results/demo/enhanced.json").read_text())
+    assert enhanced["verdict"]
+    assert enhanced["verdict"] in first.stdout
 
 
 def test_the_enhanced_volume_is_the_promoted_generator_s_and_aligned(

@@ -8,6 +8,7 @@ from html import escape
 from urllib.parse import quote
 
 from cyclegan.page import document
+from cyclegan.quality import verdict
 from cyclegan.report.measure import Measurements, resolution_rows
 
 WARNING = (
@@ -116,6 +117,7 @@ def _quality(found: Measurements) -> str:
         sign = "+" if row.slope > 0 else "− (inverted)" if row.slope < 0 else "0"
         rows.append((name, f"{row.psnr:.2f}", f"{row.ssim:.3f}", f"{row.slope:.3g}", sign))
     text = _table(("", "PSNR / dB", "SSIM", "slope of the fit", "sign"), rows)
+    text += f"<p>{escape(verdict(found.quality))}</p>"
     return text + _note(
         "Each is first fitted to the reference by one slope and one offset. After that an inverted "
         "image scores as high as an upright one: mind the sign."

@@ -11,6 +11,7 @@ from search.commandline import INTERRUPTED, Session
 from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
 from search.promotion.promote import Promoted, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
+from search.promotion.words import better_trial, gain_in_words, trial_command
 from search.study import OpenStudy, open_study
 from search.training import finished_data, finished_text
 
@@ -98,7 +99,7 @@ def _result(
     promoted: list[Promoted],
 ) -> tuple[Any, str]:
     """As JSON and as text; several promotions come with what they tell of the screening."""
-    parts = [_data(p) for p in promoted]
+    parts = [_data(opened, p) for p in promoted]
     data: dict[str, Any] = {"promoted": parts}
     if len(parts) == 1 and request.top is None:
         (data,) = parts
@@ -114,13 +115,14 @@ def _result(
     return data, "\n\n".join(texts)
 
 
-def _data(promoted: Promoted) -> dict[str, Any]:
+def _data(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
     data = {
         "trial": promoted.trial,
         "start": promoted.start,
         "replayed": promoted.replayed,
         **finished_data(promoted.run_name, promoted.finished),
         "model": None,
+        **_judgement(opened, promoted),
     }
     registered = promoted.registered
     if registered is not None:
@@ -135,13 +137,33 @@ def _data(promoted: Promoted) -> dict[str, Any]:
     return data
 
 
+def _judgement(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
+    """What the kept generator is worth, in words, once the promotion is over."""
+    if promoted.interrupted:
+        return {"verdict": None, "better_trial": None}
+    name, trial, finished = opened.definition.name, promoted.trial, promoted.finished
+    text = better_trial(name, trial, promoted.trial_score, finished.best_score)
+    better = {
+        "score": promoted.trial_score,
+        "command": trial_command(name, trial),
+        "verdict": text,
+    }
+    return {
+        "verdict": gain_in_words(finished.best_gain_db),
+        "better_trial": better if text else None,
+    }
+
+
 def _text(opened: OpenStudy, promoted: Promoted) -> str:
+    data = _data(opened, promoted)
     lines = [
         f"trial {promoted.trial} of {opened.definition.name} promoted",
-        finished_text(_data(promoted)),
+        finished_text(data),
     ]
     if promoted.registered is not None:
         lines.append(f"model      {promoted.registered.text}")
     elif not promoted.interrupted:
         lines.append("model      none registered: no validation was usable")
+    lines += [data["verdict"]] if data["verdict"] else []
+    lines += [data["better_trial"]["verdict"]] if data["better_trial"] else []
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
 from search.console import Console
-from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, run_training
+from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, recorded_score, run_training
 from search.promotion import links
 from search.promotion.registering import Registered, register
 from search.promotion.schedule import schedule_of
@@ -43,6 +43,8 @@ class Promoted:
     finished: Finished
     registered: Registered | None
     """None while it is interrupted, or if no validation was usable."""
+    trial_score: float | None = None
+    """Of the generator that the trial itself kept; None if that is not known."""
 
     @property
     def interrupted(self) -> bool:
@@ -100,6 +102,7 @@ def promote(
         replayed=len(plan.schedule),
         finished=finished,
         registered=registered,
+        trial_score=recorded_score(opened.trial_folder(plan.source.number)),
     )
 
 

@@ -7,11 +7,13 @@ from scipy.ndimage import gaussian_filter
 
 from cyclegan.errors import DataError
 from cyclegan.quality import (
+    QualityRow,
     affine_fit,
     best_gaussian,
     compare_with_reference,
     psnr,
     ssim,
+    verdict,
 )
 
 Volume = NDArray[np.float32]
@@ -165,3 +167,102 @@ def test_a_volume_too_small_for_the_window_of_ssim_is_refused_in_one_line() -> N
     small = structure()[:10]
     with pytest.raises(DataError, match="11 voxels"):
         ssim(small, small)
+
+
+FILTER = "The best Gaussian filter (sigma 1.2 voxels, chosen with the reference)"
+WINS = f"{FILTER} is closer to the reference than the enhanced volume: "
+WORSE = " This model does worse than a filter here."
+
+
+@pytest.mark.parametrize(
+    ("enhanced", "plain", "words"),
+    [
+        (
+            (31.9, 0.87, 1.0),
+            (30.0, 0.80, 1.0),
+            "The enhanced volume is closer to the reference than the best Gaussian filter: "
+            "by 1.9 dB in PSNR and 0.07 in SSIM.",
+        ),
+        (
+            (30.0, 0.87, 1.0),
+            (30.0, 0.80, 1.0),
+            "The enhanced volume is closer to the reference than the best Gaussian filter: "
+            "by 0.07 in SSIM, with the same PSNR.",
+        ),
+        (
+            (29.7, 0.79, 1.0),
+            (30.0, 0.80, 1.0),
+            f"{WINS}by 0.3 dB in PSNR and 0.01 in SSIM.{WORSE}",
+        ),
+        (
+            (29.7, 0.80, 1.0),
+            (30.0, 0.80, 1.0),
+            f"{WINS}by 0.3 dB in PSNR, with the same SSIM.{WORSE}",
+        ),
+        (
+            (29.7, 0.81, 1.0),
+            (30.0, 0.80, 1.0),
+            f"Against the reference t{FILTER[1:]} is ahead in PSNR by 0.3 dB, the enhanced volume "
+            "in SSIM by 0.01.",
+        ),
+        (
+            (30.3, 0.79, 1.0),
+            (30.0, 0.80, 1.0),
+            "Against the reference the enhanced volume is ahead in PSNR by 0.3 dB, "
+            f"t{FILTER[1:]} in SSIM by 0.01.",
+        ),
+        (
+            (30.04, 0.803, 1.0),  # leads that read 0.0 and 0.00
+            (30.0, 0.80, 1.0),
+            f"The enhanced volume and t{FILTER[1:]} are equally close to the reference: PSNR "
+            "differs by less than 0.1 dB, SSIM by less than 0.01. This model does no better than "
+            "a filter here.",
+        ),
+        (
+            (math.inf, 1.0, 1.0),  # their difference is not a number
+            (math.inf, 1.0, 1.0),
+            f"The enhanced volume and t{FILTER[1:]} are equally close to the reference: PSNR "
+            "differs by less than 0.1 dB, SSIM by less than 0.01. This model does no better than "
+            "a filter here.",
+        ),
+        (
+            (40.0, 0.99, -1.0),
+            (30.0, 0.80, 1.0),
+            f"{WINS}the enhanced volume's contrast is inverted.{WORSE}",
+        ),
+        (
+            (40.0, 0.99, 0.0),
+            (30.0, 0.80, 1.0),
+            f"{WINS}the enhanced volume's contrast is lost.{WORSE}",
+        ),
+        (
+            (20.0, 0.10, 1.0),
+            (30.0, 0.80, -1.0),
+            "The enhanced volume is closer to the reference than the best Gaussian filter, which "
+            "does not show the reference's contrast.",
+        ),
+        (
+            (40.0, 0.99, -1.0),
+            (30.0, 0.80, -1.0),
+            "Neither the enhanced volume nor the best Gaussian filter shows the reference's "
+            "contrast: make sure that the reference is of the same place.",
+        ),
+    ],
+)
+def test_the_verdict_says_who_is_closer_and_an_inverted_volume_never_is(
+    enhanced: tuple[float, float, float], plain: tuple[float, float, float], words: str
+) -> None:
+    rows = [
+        QualityRow("input", 25.0, 0.5, 1.0),
+        QualityRow("best Gaussian", *plain, sigma=1.2),
+        QualityRow("enhanced", *enhanced),
+    ]
+    assert verdict(rows) == words
+
+
+def test_the_verdict_names_a_filter_that_is_none_and_is_empty_without_rows() -> None:
+    plain = QualityRow("best Gaussian", 30.0, 0.8, 1.0, sigma=0.0)
+    words = verdict([plain, QualityRow("enhanced", 29.0, 0.7, 1.0)])
+    assert "(sigma 0, the input as it is, chosen with the reference)" in words
+    assert words.endswith("This model does worse than leaving the input as it is.")
+    assert verdict([]) == verdict([plain]) == ""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import zoom
+from scipy.ndimage import gaussian_filter, zoom
 
 from cyclegan import parse_config
 from cyclegan.enhance import enhance_array
@@ -23,6 +24,7 @@ from cyclegan.enhance.store import part_folder
 from cyclegan.errors import UsageError
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.model import CycleGAN
+from cyclegan.quality import QualityRow, verdict
 from search import cli
 from search.commandline import run
 from search.enhance_request import parse_roi, parse_tile
@@ -216,8 +218,6 @@ def test_mistakes_are_one_line_and_leave_nothing(
 def test_half_scans_give_the_report_a_shell_correlation_of_input_and_result(
     enhance: Any,
 ) -> None:
-    from scipy.ndimage import gaussian_filter
-
     signal_ = gaussian_filter(np.random.default_rng(3).normal(size=(32, 32, 32)), 2)
     signal_ /= signal_.std()
     noise = [0.5 * blobs(seed, (32, 32, 32)) for seed in (4, 5)]
@@ -315,3 +315,26 @@ def test_tile_and_roi_are_parsed() -> None:
     for text in ("1,2", "a,b,c", "1,2,3,4"):
         with pytest.raises(UsageError, match="three"):
             parse_tile(text)
+
+
+def test_a_filter_that_wins_is_named_in_the_text_the_report_and_the_documents(
+    enhance: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The generator is not trained, so it can not beat the filter that the reference chose."""
+    truth = gaussian_filter(np.random.default_rng(3).normal(size=SHAPE), 2).astype(np.float32)
+    truth /= truth.std()
+    line = [write("a.h5", truth + blobs(4)), "--reference", write("ref.h5", truth)]
+    code, data, err = enhance(*line, "--output", "e.h5", "--no-trust")
+    assert code == 0, err
+    sentence = data["verdict"]
+    assert sentence == verdict([QualityRow(**row) for row in data["quality"]])
+    assert sentence.startswith("The best Gaussian filter (sigma ")
+    assert sentence.endswith("This model does worse than a filter here.")
+    assert escape(sentence) in Path(data["report"]).read_text()
+    kept = Store.open().run(data["run_id"]).artifact_path("enhanced.json")
+    assert json.loads(kept.read_text())["verdict"] == sentence
+    command = ["cyclegan", "enhance", *line, "--model", "generator.pt", "--quiet"]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", "f.h5", "--no-trust"])
+    assert run(cli.app) == 0
+    assert sentence in capsys.readouterr().out
+    assert enhance("a.h5", "--output", "bare.h5", "--no-trust")[1]["verdict"] is None

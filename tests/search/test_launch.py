@@ -76,7 +76,9 @@ def test_keep_best_forgets_a_file_that_is_gone(tmp_path: Path) -> None:
     assert keeper.score is None
     (tmp_path / "g.pt").write_bytes(b"")
     keeper.load_state_dict({"score": 5.0, "step": 3})
-    assert keeper.score == 5.0
+    assert (keeper.score, keeper.gain_db) == (5.0, None)  # a state of an earlier version
+    keeper.load_state_dict({"score": 5.0, "step": 3, "gain_db": 1.5})
+    assert keeper.state_dict() == {"score": 5.0, "step": 3, "gain_db": 1.5}
 
 
 def status(run_id: str) -> tuple[str, str]:
