@@ -90,6 +90,8 @@ class Trainer:
         self._noise_chosen_at = 0
         self._found_finite_at = 0
         """The last iteration whose losses and weights were looked at, and were finite."""
+        self._warned = False
+        """Whether it was said since then that no checkpoint is written."""
         self._kickstarts = [(0, config.kickstart_steps)] if config.kickstart else []
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
@@ -264,13 +266,18 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         if self._cadence.due(self.step):
-            # With an optimizer that may still fall back the training goes on.
-            if not self.config.hp_optimizer.enabled:
+            if not self._may_fall_back:
                 self._require_finite()
             self.save_checkpoint()
         if self._best_is_new and self._checkpoints and self.config.keep_best_checkpoint:
             self._checkpoints.save_best(self.state_dict())
         self._best_is_new = False
+
+    @property
+    def _may_fall_back(self) -> bool:
+        """Whether an optimizer could still save what is not finite; a replay never falls back."""
+        optimizer = self.config.hp_optimizer
+        return optimizer.enabled and optimizer.policy != "replay"
 
     def divergence(self) -> str | None:
         """Return what is not finite any more, in words, or None; waits for the device.
@@ -286,6 +293,7 @@ class Trainer:
         if broken:
             return f"at step {self.step} weights of {', '.join(broken)} were not finite"
         self._found_finite_at = self.iteration
+        self._warned = False
         return None
 
     def _require_finite(self) -> None:
@@ -481,6 +489,9 @@ class Trainer:
                 "was made with"
             ) from error
         self.step, self.iteration = int(state["step"]), int(state["iteration"])
+        # A checkpoint is written of finite values only. Rows of earlier versions have NaN in place
+        # of what their iterations did not compute.
+        self._found_finite_at = self.iteration
         self._last_score, self._best_score = state["score"], state["best_score"]
         self.hparam_log = [HParamChange(**change) for change in state["hparam_log"]]
         # Checkpoints of earlier versions have neither.
@@ -506,7 +517,9 @@ class Trainer:
             return None
         found = self.divergence()
         if found is not None:
-            logger.warning("no checkpoint is written, the last one stays: %s", found)
+            if not self._warned:
+                logger.warning("no checkpoint is written, the last one stays: %s", found)
+            self._warned = True
             return None
         self._cadence.written()
         return self._checkpoints.save(self.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ class Breaks(Callback):
 
     def __init__(self, step: int) -> None:
         self.step = step
+        self.last = 0
 
     def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+        self.last = trainer.iteration
         if trainer.iteration == self.step:
             with torch.no_grad():
                 next(trainer.model.G_A.parameters()).view(-1)[0] = float("nan")
@@ -82,6 +85,40 @@ def test_an_optimizer_still_falls_back(config: Config, project: Path) -> None:
     assert finished.rollbacks >= 1
     assert status() == "FINISHED"
     load_generator(SAVE / "generator.pt")
+
+
+def test_it_is_said_once_that_no_checkpoint_is_written(
+    config: Config, project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring = {"enabled": True, "snapshot_every": 2, "check_every": 12, "warmup": 100, "fall_back": 2}
+    steps = {"steps": 14, "validate_every": 7, "checkpoint_every": 1, "hp_optimizer": ring}
+    assert launch(changed(config, **steps), Breaks(6)).result.outcome == "completed"
+    said = [r for r in caplog.records if r.getMessage().startswith("no checkpoint is written")]
+    assert len(said) == 1
+
+
+def test_a_replay_does_not_train_on_with_what_is_not_finite(config: Config, project: Path) -> None:
+    launch(changed(config, hp_optimizer={"enabled": True, "check_every": 4, "warmup": 100}))
+    Path("results/t/schedule.yaml").rename("schedule.yaml")
+    shutil.rmtree("results/t")
+    replay = {"enabled": True, "policy": "replay", "schedule": "schedule.yaml"}
+    steps = {"steps": 400, "validate_every": 400, "checkpoint_every": 4, "hp_optimizer": replay}
+    breaks = Breaks(6)
+    with pytest.raises(DivergedError, match=r"diverged: at step [67]"):
+        launch(changed(config, **steps), breaks)
+    assert breaks.last == 8
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(config: Config, project: Path) -> None:
+    steps = {"checkpoint_every": 4, "pretrain_steps": 2, "lambdas.P_A": 1.0}
+    launch(changed(config, steps=8, **steps))
+    path = SAVE / "checkpoint.pt"
+    state = dict(states.load(path, formats=(states.CHECKPOINT_FORMAT,)))
+    # Then what a step did not compute could not be told from NaN.
+    del state["history"]["layouts"], state["history"]["layout_of"]
+    states.save(state, path)
+    result = launch(changed(config, steps=12, **steps)).result
+    assert (result.outcome, result.step) == ("completed", 12)
 
 
 @pytest.mark.parametrize("which", ["generator.pt", "checkpoint.pt"])
