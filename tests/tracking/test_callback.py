@@ -25,6 +25,7 @@ from torch import Tensor
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config, parse_config
 from cyclegan.data.fingerprint import combined, fingerprint
+from cyclegan.errors import DivergedError
 from cyclegan.events import TrainResult
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
@@ -251,8 +252,10 @@ def test_values_that_are_not_finite_are_counted(run: Run, client: MlflowClient, 
         with torch.no_grad():
             next(trainer.model.G_A.parameters()).fill_(math.nan)
 
-    trainer = Trainer(tiny(steps=6), [At(i3=poison), TrackingCallback(run, every=1, seconds=0)])
-    trainer.fit()
+    tracking = TrackingCallback(run, every=1, seconds=0)
+    trainer = Trainer(tiny(steps=6, checkpoint_every=6), [At(i3=poison), tracking])
+    with pytest.raises(DivergedError):
+        trainer.fit()
     points = curves(client, run)
     bad = sum(not math.isfinite(v) for row in trainer.history.rows() for v in row.values.values())
     assert bad > 3

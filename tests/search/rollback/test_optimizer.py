@@ -14,7 +14,7 @@ from torch import Tensor
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.config import HPOptimizer
-from cyclegan.errors import ConfigError
+from cyclegan.errors import ConfigError, DivergedError
 from cyclegan.events import RollbackEvent
 from cyclegan.footprint import state_bytes
 from search.rollback import Fault, RollbackOptimizer
@@ -80,9 +80,10 @@ def test_a_training_broken_by_nan_is_saved(config: Config) -> None:
     assert trainer.hparams.lr_g < config.lr_g
     weights = torch.cat([p.flatten() for p in trainer.model.G_A.parameters()])
     assert torch.isfinite(weights).all()
-    # Without it the same training ends in NaN.
+    # Without it the same training ends in NaN, and in failure.
     lost = Trainer(config, [BreakAt(7)])
-    lost.fit()
+    with pytest.raises(DivergedError, match="at step 8 loss/"):
+        lost.fit()
     assert not torch.isfinite(next(lost.model.G_A.parameters())).any()
 
 
@@ -285,12 +286,14 @@ def test_a_killed_training_resumes_with_its_ring(config: Config, tmp_path: Path)
 
     class StopAt(Callback):
         def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-            if trainer.iteration == 7:
+            if trainer.iteration == 6:
                 trainer.request_stop("SIGTERM", outcome="interrupted")
 
+    # Before the fault: no checkpoint is written of what is not finite.
     Trainer(config, [BreakAt(7), RollbackOptimizer(YOUNG), StopAt()], tmp_path).fit()
-    again = Trainer(config, [RollbackOptimizer(YOUNG)])
+    again = Trainer(config, [BreakAt(7), RollbackOptimizer(YOUNG)])
     again.fit(resume=tmp_path / CHECKPOINT_NAME)
+    assert [event.to_step for event in again.rollbacks] == [4]  # a snapshot from before the kill
     assert again.iteration == whole.iteration
     assert again.hparams == whole.hparams
     rows = zip(again.history.rows()[7:], whole.history.rows()[7:], strict=True)
