@@ -134,7 +134,7 @@ def _summary(
         "Next",
         "  make ui                                        all of it in the browser",
         f"  .venv/bin/cyclegan study show {study['study']}             the trials",
-        f"  .venv/bin/cyclegan promote {study['study']} --steps 2000    train on",
+        f"  .venv/bin/cyclegan promote {study['study']} --steps 6000    train on",
         "",
         "Clock: " + ", ".join(f"{title} {duration(seconds)}" for title, seconds in clock),
     ]
