@@ -79,8 +79,8 @@ def markdown(found: Found, command: str) -> str:
 
 _OPENING = """# What else one could take
 
-What a user could take instead of this software, and this software, on data that no choice was
-made on. The benchmark writes this page:
+What a user could take instead of this software, and this software, on data that its recipes were
+not chosen on (docs/recipe.md says on which). The benchmark writes this page:
 
     {command}
 
@@ -90,7 +90,8 @@ is the span from the 0.1 to the 99.9 percentile of the reference. The resolution
 in voxels of the reference, at which the Fourier shell correlation with the reference falls below
 {criterion}; no filter that only weights frequencies changes it much. {rim} voxels at every face
 don't count. Figures are means over seeds, ± half the range over seeds; where nothing is drawn
-there is one figure. Everything ran on one thread.
+there is one figure. Everything ran on one thread; other work on
+the same machine makes seconds longer.
 
 Filters are shown at their best: their parameters were chosen with the reference, which nobody has
 in earnest. At 2x and 4x each was tried before and after cubic interpolation. The last column has

@@ -65,13 +65,17 @@ def test_an_absurd_weight_ends_in_failure_and_leaves_no_generator(
     assert not list(SAVE.glob("*.pt"))
 
 
-def test_what_was_good_before_stays(config: Config, project: Path) -> None:
+def test_what_was_good_before_stays(
+    config: Config, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny network's contrast may fall below the gates, which are not what is tested here.
+    for gate in ("collapsed", "inverted"):
+        monkeypatch.setattr(f"cyclegan.score.objective.{gate}", lambda *_: None)
     steps = {"steps": 12, "validate_every": 4, "checkpoint_every": 4}
     with pytest.raises(DivergedError, match="diverged"):
         launch(changed(config, **steps), Breaks(6))
     assert status() == "FAILED"
-    if (SAVE / "generator.pt").exists():  # the tiny network's may not have been usable yet
-        load_generator(SAVE / "generator.pt")
+    assert load_generator(SAVE / "generator.pt").step == 4
     kept = states.load(SAVE / "checkpoint.pt", formats=(states.CHECKPOINT_FORMAT,))
     assert kept["step"] == 4
     assert finite(kept["training"]["networks"])
