@@ -43,8 +43,9 @@ what the best possible one could tell of a training's future."""
 
 
 def criteria(rows: list[Row]) -> dict[str, tuple[str, int]]:
-    """Return the scores by other degradations that the rows have, in the form of `CRITERIA`."""
+    """Return the scores by other degradations that all rows have, in the form of `CRITERIA`."""
     names = [name for name in rows[0] if name.startswith(OTHER_SCORE)] if rows else []
+    names = [name for name in names if all(name in row for row in rows)]
     return {f"score, {name.removeprefix(OTHER_SCORE)}": (name, 1) for name in names}
 
 

@@ -16,7 +16,7 @@ takes beside the steps between two.
 
 `--kind recipe` draws trainings with the loss on pseudo pairs; `--kind all` judges both kinds
 together and each by itself. `--unfamiliar` judges by degradations that no training has seen, too
-(`score_degradations.py`), which takes some seven times as long.
+(`score_degradations.py`), at the step where a study prunes and at the end.
 
 The score's weights were chosen by configurations c00 to c11 with seed 0; all others are shown by
 themselves, too.
@@ -95,7 +95,7 @@ def judged(options: argparse.Namespace, judge: Validator) -> list[Row]:
             path = folder / f"step-{step:05d}.pt"
             parts = parts_of(path, judge.score, again=options.again)
             row = row_of(member, step, truth_of(folder, step, truth), parts, losses[str(step)])
-            if others is not None:
+            if others is not None and step in (options.judge_at, options.steps):
                 cache = folder / f"unfamiliar-{step:05d}.json"
                 row |= others.cached(cache, generator_of(path), again=options.again)
             rows.append(row)

@@ -93,10 +93,11 @@ class Degradation:
         Stationary and Gaussian: white noise filtered with the root of its power spectrum. The same
         seed gives the same noise on the same kind of device.
         """
+        device = torch.device(device)
         generator = torch.Generator(device).manual_seed(SEED_STREAM + seed)
         white = torch.randn((count, 1, *self.shape), generator=generator, device=device)
         axes = (2, 3, 4)
-        spectrum = torch.fft.rfftn(white, dim=axes) * self._amplitude.to(device)
+        spectrum = torch.fft.rfftn(white, dim=axes) * self._amplitude(device)
         noise: Tensor = torch.fft.irfftn(spectrum, self.shape, dim=axes)
         return noise
 
@@ -104,11 +105,18 @@ class Degradation:
         """B (N, 1, sZ, sY, sX) as the fast scan would show it: (N, 1, Z, Y, X), B's device."""
         return self.signal(patches_B) + self.noise(patches_B.shape[0], seed).to(patches_B)
 
-    @functools.cached_property
-    def _amplitude(self) -> Tensor:
+    def _amplitude(self, device: torch.device) -> Tensor:
         """(Z, Y, X // 2 + 1), float32: root of the noise's power at every frequency of `rfftn`."""
-        index, _ = cylindrical_index(self.shape)
-        return self.noise_power.reshape(-1)[torch.from_numpy(index)].sqrt().float()
+        if device not in self._amplitudes:
+            index, _ = cylindrical_index(self.shape)
+            power = self.noise_power.reshape(-1)[torch.from_numpy(index)]
+            self._amplitudes[device] = power.sqrt().float().to(device)
+        return self._amplitudes[device]
+
+    @functools.cached_property
+    def _amplitudes(self) -> dict[torch.device, Tensor]:
+        """Kept on each device that has drawn: a step would wait for the copy."""
+        return {}
 
 
 def fit_degradation(patches_A: Tensor, patches_B: Tensor, factor: int = 1) -> Degradation:

@@ -149,7 +149,7 @@ def gaussian_low_pass(volumes: Tensor, sigma: float) -> Tensor:
     # A caller's autocast would do these products in half precision.
     with torch.autocast(volumes.device.type, enabled=False):
         for axis in (2, 3, 4):
-            matrix = _gaussian_matrix(result.shape[axis], sigma).to(result)
+            matrix = _gaussian_matrix(result.shape[axis], sigma, result.device)
             result = (result.movedim(axis, -1) @ matrix).movedim(-1, axis)
     return result
 
@@ -269,10 +269,16 @@ def _binned(
 
 
 @functools.lru_cache(maxsize=64)
-def _gaussian_matrix(size: int, sigma: float) -> Tensor:
-    """The symmetric matrix (size, size), float64, that filters a line with a Gaussian."""
-    k = torch.arange(size, dtype=torch.float64)
-    cosines = torch.cos(math.pi / size * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / size)
-    cosines[0] /= math.sqrt(2)
-    transfer = torch.exp(-2 * math.pi**2 * sigma**2 * (k / (2 * size)) ** 2)
-    return cosines.T @ (transfer[:, None] * cosines)
+def _gaussian_matrix(size: int, sigma: float, device: torch.device) -> Tensor:
+    """The symmetric matrix (size, size), float32, that filters a line with a Gaussian.
+
+    It stays on `device`: a training step that filters would wait for every copy.
+    """
+    # Made in inference mode, the kept matrix would be of no use to a later training step.
+    with torch.inference_mode(False):
+        k = torch.arange(size, dtype=torch.float64)
+        cosines = torch.cos(math.pi / size * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / size)
+        cosines[0] /= math.sqrt(2)
+        transfer = torch.exp(-2 * math.pi**2 * sigma**2 * (k / (2 * size)) ** 2)
+        matrix = cosines.T @ (transfer[:, None] * cosines)
+        return matrix.to(device, torch.float32)

@@ -182,3 +182,16 @@ def test_shell_correlation_of_chosen_volumes_and_of_nothing() -> None:
     assert np.all(shell_sums(volumes, torch.zeros_like(volumes)).correlation() == 0)
     with pytest.raises(DataError, match="give equal ones"):
         shell_sums(volumes, volumes[:2])
+
+
+def test_a_filter_first_used_in_inference_mode_serves_a_training_afterwards() -> None:
+    volumes = white(1, 10, 11, 13)
+    with torch.inference_mode():
+        expected = gaussian_low_pass(volumes, 0.731)
+    trained = volumes.clone().requires_grad_()
+    filtered = gaussian_low_pass(trained, 0.731)
+    filtered.sum().backward()
+    assert torch.equal(filtered, expected)
+    # The filter's columns sum to 1: a constant stays as it is.
+    assert trained.grad is not None
+    assert torch.allclose(trained.grad, torch.ones_like(volumes), atol=1e-5)
