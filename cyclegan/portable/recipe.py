@@ -33,8 +33,7 @@ def load(path: Path, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
 def measure(volume: np.ndarray, about: Mapping[str, Any]) -> tuple[float, float]:
     """Mean and standard deviation to take off the volume; 0 and 1 where it is to stay as it is.
 
-    Those of the whole scan. For a crop that does not stand for the scan take
-    `about["input"]["grey_scale"]` instead, what training took off its own scans.
+    Those of the whole scan; `trained_on` tells those of a scan that the generator was trained on.
     """
     finite = volume[np.isfinite(volume)]
     mean, std = float(finite.mean(dtype=np.float64)), float(finite.std(dtype=np.float64))
@@ -42,6 +41,12 @@ def measure(volume: np.ndarray, about: Mapping[str, Any]) -> tuple[float, float]
     if about["standardise"] == "never" or (about["standardise"] == "auto" and standardised):
         return 0.0, 1.0
     return mean, std
+
+
+def trained_on(about: Mapping[str, Any]) -> tuple[float, float]:
+    """The same for any part of a scan that the generator was trained on: what training took off."""
+    scale = about["input"]["grey_scale"]
+    return (0.0, 1.0) if scale is None else (scale["mean"], scale["std"])
 
 
 def standardise(volume: np.ndarray, mean: float, std: float) -> np.ndarray:
@@ -111,12 +116,19 @@ def main() -> None:
     parser.add_argument(
         "--units", choices=("standardised", "input", "target"), default="standardised"
     )
+    parser.add_argument(
+        "--grey-scale",
+        choices=("measured", "training"),
+        default="measured",
+        help="what to take off: the volume's own mean and std, or, for any part of a scan that"
+        " the generator was trained on, those of the training",
+    )
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     generator, about = load(asked.generator, asked.device)
     with h5py.File(asked.volume) as file:
         raw, size = file[asked.dataset][...], file[asked.dataset].attrs.get("voxel_size_um")
-    mean, std = measure(raw, about)
+    mean, std = trained_on(about) if asked.grey_scale == "training" else measure(raw, about)
     volume = standardise(raw, mean, std).reshape(-1, *raw.shape[-3:])
     image = translate(generator, about, volume, asked.tile)
     offset, factor = grey_values(about, asked.units, mean, std)

@@ -225,6 +225,30 @@ def test_grey_values_come_back(units: str) -> None:
         recipe.grey_values({"output": {"grey_scale": None}}, "target", 0, 1)
 
 
+@pytest.mark.parametrize(("scale", "wanted"), [(SCALES["A"], (400.0, 30.0)), (None, (0.0, 1.0))])
+def test_a_part_of_a_training_scan_gets_the_grey_scale_of_the_training(
+    generator_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scale: Any,
+    wanted: tuple[float, float],
+) -> None:
+    monkeypatch.setitem(SCALES, "A", scale) if scale else monkeypatch.delitem(SCALES, "A")
+    portable = export_generator(generator_file(), tmp_path / "g.pt2").path
+    generator, about = recipe.load(portable)
+    assert recipe.trained_on(about) == wanted
+    raw = (300 + 20 * noise(3, 8, 12, 16)).numpy()  # other grey values than the whole scan's
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["data"] = raw
+    line = [str(portable), "part.h5", "enhanced.h5", "--grey-scale", "training"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["recipe.py", *line])
+    recipe.main()
+    image = recipe.translate(generator, about, recipe.standardise(raw, *wanted)[None])[0]
+    with h5py.File(tmp_path / "enhanced.h5") as file:
+        np.testing.assert_array_equal(file["data"][:], image)
+
+
 @pytest.mark.parametrize("standardise", ["auto", "always", "never"])
 def test_what_is_taken_off_is_what_this_project_takes_off(tmp_path: Path, standardise: Any) -> None:
     for number, (offset, factor) in enumerate([(300.0, 20.0), (0.02, 1.02), (0.0, 1.2)]):
