@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyclegan.config import Config, override, parse_config
-from cyclegan.errors import DataError, UsageError
+from cyclegan.errors import DataError, DivergedError, UsageError
 from cyclegan.score import GATED
 from search.console import Console
-from search.launch import Job, run_training
+from search.launch import Job, recorded_run, run_training
 from search.promotion import links
 from search.promotion.promote import check_same_data
 from search.study import OpenStudy, TrialSummary
@@ -190,7 +190,7 @@ def _own_scores(opened: OpenStudy, trial: TrialSummary, seeds: int) -> list[Seed
 def _train(
     opened: OpenStudy, trial: TrialSummary, seed: int, store: Store, console: Console
 ) -> SeedScore | None:
-    """The training with that seed; None if it is interrupted."""
+    """The training with that seed, gated if it diverges; None if it is interrupted."""
     name = f"confirm-{trial.number:03d}-seed-{seed}"
     config = _with_seed(opened, trial.number, seed, f"{opened.definition.name}-{name}")
     check_same_data(opened, config)
@@ -205,7 +205,12 @@ def _train(
     console.say(f"confirm: trial {trial.number} with seed {seed}")
     definition, path = opened.definition, job.folder / OBJECTIVE_NAME
     record = ObjectiveRecord(path, definition.objective)
-    finished = run_training(job, store=store, console=console, callbacks=[record])
+    try:
+        finished = run_training(job, store=store, console=console, callbacks=[record])
+    except DivergedError as error:
+        # That the values break with another seed is what a confirmation is there to find.
+        console.say(f"confirm: {error}")
+        return SeedScore(seed=seed, score=GATED, run_id=recorded_run(job.folder))
     if finished.result.outcome == "interrupted":
         return None
     score = definition.worth(recorded_reports(path))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from cyclegan import Callback, Trainer, load_config
@@ -116,6 +117,38 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
     note = store.find_run(opened.study.user_attrs["mlflow_run_id"]).tags["mlflow.note.content"]
     assert note.startswith("Confirmed: trial 1 mean ")
     assert f"#/experiments/{run_info.experiment_id}/runs/{other.run_id}" in note
+
+
+class Breaks(Callback):
+    """Puts a NaN into a weight after the first step of one of several trainings."""
+
+    def __init__(self, training: int) -> None:
+        self.training, self.trainings = training, 0
+
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        self.trainings += trainer.step == 1
+        if trainer.step == 1 and self.trainings == self.training:
+            with torch.no_grad():
+                next(trainer.model.G_A.parameters()).view(-1)[0] = float("nan")
+
+
+def test_a_training_that_diverges_counts_as_gated_and_the_others_go_on(
+    written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = written([1.0, 90.0, 80.0])
+    original, breaks = launch.run_training, Breaks(training=1)
+    monkeypatch.setattr(
+        importlib.import_module("search.promotion.confirm"),
+        "run_training",
+        lambda job, callbacks, **given: original(job, callbacks=[*callbacks, breaks], **given),
+    )
+    done = confirm(opened, top=2, seeds=2, store=store, console=QUIET)
+    assert done.complete
+    winner, broken = done.trials
+    assert (winner.trial, broken.trial) == (2, 1)
+    assert broken.scores[1].score == GATED
+    assert store.find_run(broken.scores[1].run_id).status == "FAILED"
+    assert winner.scores[1].score > GATED
 
 
 def test_seeds_that_the_study_trained_itself_count(
