@@ -14,8 +14,8 @@ spectra are needed to fit it, hence no pairs:
 The noise is binned over (k_z, k_r): Z is the rotation axis, and a tomogram's noise is coloured
 within a slice by the ramp filter and nearly white between slices.
 
-What the model does not have: streaks, rings, noise that depends on the signal. The score that
-rests on it is a comparison of trials, not a measurement of the truth.
+What the model does not have: streaks, rings, noise that depends on the signal. Trainings and the
+score take other noise where that matches real A better (`cyclegan.degrader`, `score.removed`).
 """
 
 from __future__ import annotations

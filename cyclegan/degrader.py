@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cyclegan.degrade import Degradation, fit_degradation
 from cyclegan.errors import DataError
-from cyclegan.score.texture import Texture
+from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,6 @@ MIN_GAIN = 0.05
 """Contrast of B's structures in A, in units of A's spread, below which the fit found none."""
 LARGE_SPREAD = 0.25
 """Spread of the gain, relative to the gain, that is worth a warning."""
-CUBES_DB = 10.0
-"""dB of spectrum distance that a distance of 1 in the cubes counts for."""
-MIN_ADVANTAGE_DB = 0.1
-"""By how much the residual must be closer to real A than the fitted noise to be taken."""
 FAR_DB, FAR_CUBES = 2.0, 0.1
 """Distances of degraded B from real A, in spectrum (dB) and 5^3 cubes (A's spread), beyond those
 of two sets of real A, from which on the user is told that the model does not match."""
@@ -170,8 +166,8 @@ class Degrader:
         signal = self.signal(real_B)[:, :1]
         count = min(len(signal), len(residuals))
         texture = Texture(real_A[:, :1], seed=0)
-        fitted = _distance(texture, signal + self.models[0].noise(len(signal), 0, signal.device))
-        found = _distance(texture, signal[:count] + residuals[:count, :1])
+        fitted = texture.distance(signal + self.models[0].noise(len(signal), 0, signal.device))
+        found = texture.distance(signal[:count] + residuals[:count, :1])
         return found < fitted - MIN_ADVANTAGE_DB
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -243,11 +239,6 @@ def _report(model: Degradation, patches_A: Tensor, patches_B: Tensor) -> FitRepo
         spectrum_db=distance["spectrum_distance_db"],
         cubes=distance["sliced_wasserstein"],
     )
-
-
-def _distance(texture: Texture, degraded: Tensor) -> float:
-    parts = texture.parts(degraded)
-    return parts["spectrum_distance_db"] + CUBES_DB * parts["sliced_wasserstein"]
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
+from cyclegan.score.removed import noise_to_judge_by
 from cyclegan.training_data import TrainingData
 
 # Not the training's seed: trials of a study differ in nothing but what is searched, and their
@@ -58,12 +59,14 @@ class Validator:
             more = sampler.draw(max(fit_count(config.imsize_B) - config.validation_patches, 0))
             fitted.append(torch.cat([patches[number][:, :1], more[:, :1].to(device)]))
         self.patches_A, self.patches_B = patches
+        degradation = fit_degradation(fitted[0], fitted[1], config.super_resolution)
         self.score = Score(
             self.patches_A,
             self.patches_B,
             super_resolution=config.super_resolution,
             halves=_halves(config, data, device),
-            degradation=fit_degradation(fitted[0], fitted[1], config.super_resolution),
+            degradation=degradation,
+            noise=noise_to_judge_by(fitted[0], fitted[1], degradation, seed=0),
         )
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:

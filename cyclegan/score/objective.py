@@ -71,6 +71,7 @@ class Score:
         halves: patches of two half scans of A, aligned with each other, (K, C, Z, Y, X) each.
         degradation: of the pseudo pairs; fitted to the patches if not given. A validation fits it
             to more patches than it judges.
+        noise: (K, 1, Z, Y, X), of the pseudo pairs' first channel in place of the degradation's.
 
     The degradation model and the Gaussian baseline are made here, once. A call then costs N + M
     generator forwards (M + 2N more with G_B, 2K with halves), a few Fourier transforms, and gives
@@ -87,13 +88,14 @@ class Score:
         seed: int = 0,
         halves: tuple[Tensor, Tensor] | None = None,
         degradation: Degradation | None = None,
+        noise: Tensor | None = None,
     ) -> None:
         _check_patches(patches_A, patches_B, super_resolution)
         self._inputs_A, self._inputs_B = patches_A.detach().float(), patches_B.detach().float()
         self.real_A, self.real_B = self._inputs_A[:, :1], self._inputs_B[:, :1]
         self.super_resolution = super_resolution
         self.pairs = PseudoPairs(
-            self._inputs_A, self._inputs_B, super_resolution, seed, degradation
+            self._inputs_A, self._inputs_B, super_resolution, seed, degradation, noise
         )
         self.texture = Texture(self.real_B, seed)
         self.checkerboard = Checkerboard(self.real_B, super_resolution)

@@ -37,6 +37,7 @@ class PseudoPairs:
         factor: s, the ratio of the resolutions.
         seed: of the noise.
         degradation: of the first channel; fitted to the patches if not given.
+        noise: (K, 1, Z, Y, X), what the first channel gets in place of the degradation's noise.
 
     `inputs` (M, C, Z, Y, X) is what G_A gets, `truth` (M, 1, sZ, sY, sX) what it should give.
     """
@@ -48,11 +49,16 @@ class PseudoPairs:
         factor: int,
         seed: int,
         degradation: Degradation | None = None,
+        noise: Tensor | None = None,
     ) -> None:
         self.truth = inputs_B[:, :1]
         self.rim = RIM * factor
         self.degradation = degradation or fit_degradation(inputs_A[:, :1], self.truth, factor)
-        self.pseudo_A = self.degradation.apply(self.truth, seed)
+        if noise is None:
+            self.pseudo_A = self.degradation.apply(self.truth, seed)
+        else:
+            turns = torch.arange(len(self.truth), device=noise.device) % len(noise)
+            self.pseudo_A = self.degradation.signal(self.truth) + noise[turns]
         self.inputs = self._all_channels(inputs_A, inputs_B, seed)
         self.variance = float(self.truth.var())
         self.baseline_mse, self.baseline_sigma = best_gaussian_mse(

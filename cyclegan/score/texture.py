@@ -15,6 +15,11 @@ SPECTRUM_FLOOR = 1e-2
 """Power, relative to white noise of real B's variance, added to both spectra: noise of a tenth of
 B's standard deviation hardly shows, while its ratio to almost nothing would be many dB."""
 
+CUBES_DB = 10.0
+"""dB of spectrum distance that a distance of 1 in the cubes counts for in `Texture.distance`."""
+MIN_ADVANTAGE_DB = 0.1
+"""By how much noise that was found must be closer to real A than the fitted noise to be taken."""
+
 
 class Texture:
     """Measures sets of volumes against `real` (M, 1, Z, Y, X), M >= 2."""
@@ -34,3 +39,8 @@ class Texture:
             "spectrum_distance_db": max(0.0, spectrum),
             "sliced_wasserstein": max(0.0, self.patches(fake) - self.patches.null),
         }
+
+    def distance(self, fake: Tensor) -> float:
+        """Return one number for both, in dB: how far degraded B is from real A."""
+        parts = self.parts(fake)
+        return parts["spectrum_distance_db"] + CUBES_DB * parts["sliced_wasserstein"]

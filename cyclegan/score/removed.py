@@ -1,0 +1,80 @@
+"""The noise that networks are judged on, where no spectrum describes it.
+
+A fitted degradation draws stationary noise. A scan with few angles has streaks as well, and a
+network that has learned the fitted noise looks better on pseudo pairs than it is on real A. What
+total variation takes from real A has these streaks. It also has some of A's structure, which
+matters little where the two are laid over each other at different places. So it is taken in place
+of the fitted noise only where it makes degraded B look clearly more like A, whatever the networks:
+all trials of a study are judged on the same pairs.
+
+Source of the filter: Rudin 1992, as `skimage.restoration.denoise_tv_chambolle` has it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclegan.degrade import Degradation
+from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = (0.1, 10.0)
+"""Weights of the filter that are tried, in standard deviations of the noise."""
+HALVINGS = 8
+"""Of that range, on a logarithmic scale: the last weight is 3 % off at most."""
+FEW = 8
+"""Patches that the weight is chosen on."""
+
+
+def noise_to_judge_by(
+    patches_A: Tensor, patches_B: Tensor, model: Degradation, seed: int
+) -> Tensor | None:
+    """Return what total variation removes from A, or None where the noise of `model` is as good.
+
+    `patches_A` (N, 1, Z, Y, X) and `patches_B` (M, 1, sZ, sY, sX) are held out, `model` is fitted
+    to them. The filter is as strong as removes noise of the fitted standard deviation. The result
+    is (N, 1, Z, Y, X), each patch with mean 0 and mirrored along X.
+    """
+    texture = Texture(patches_A, seed)
+    signal = model.signal(patches_B)
+    fitted = texture.distance(signal + model.noise(len(signal), seed, signal.device))
+    if fitted < MIN_ADVANTAGE_DB:
+        return None
+    noise = _removed(patches_A, _weight(patches_A[:FEW], model.noise_std))
+    count = min(len(noise), len(signal))
+    found = texture.distance(signal[:count] + noise[:count])
+    if found > fitted - MIN_ADVANTAGE_DB:
+        return None
+    logger.info(
+        "the score's pseudo pairs get the noise that total variation removes from A: with it"
+        " degraded B is %.2f dB off real A, with fitted noise %.2f dB",
+        found,
+        fitted,
+    )
+    return noise
+
+
+def _weight(patches: Tensor, noise_std: float) -> float:
+    """The weight at which as much is removed as the fit calls noise."""
+    low, high = (np.log(weight * noise_std + 1e-6) for weight in WEIGHTS)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        weak = float(_removed(patches, float(np.exp(middle))).std()) < noise_std
+        low, high = (middle, high) if weak else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def _removed(patches: Tensor, weight: float) -> Tensor:
+    from skimage.restoration import denoise_tv_chambolle
+
+    images = patches[:, 0].cpu().numpy()
+    smooth = np.stack(
+        [denoise_tv_chambolle(image, weight) for image in images]  # type: ignore[no-untyped-call]
+    )
+    removed = torch.from_numpy(images - smooth)[:, None].to(patches).flip(-1)
+    return removed - removed.mean(dim=(2, 3, 4), keepdim=True)
