@@ -32,7 +32,7 @@ def test_the_example_in_the_readme_runs(
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     # Any score will do for a network of two filters.
-    exec(example.replace("StopWhenGood(-1.0)", "StopWhenGood(-1000)"), {})
+    exec(example.replace("StopWhenGood(0.0)", "StopWhenGood(-1000)"), {})
     assert "outcome='stopped'" in capsys.readouterr().out
 
 
