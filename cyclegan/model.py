@@ -13,7 +13,7 @@ Source: Zhu 2017 (CycleGAN), in three dimensions, with a change of resolution by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -237,12 +237,25 @@ class CycleGAN(nn.Module):
     def broken_networks(self) -> tuple[str, ...]:
         """Return the networks with a weight that is not finite; one transfer from the device."""
         names = ("G_A", "G_B", "D_A", "D_B", "mean_G_A", "mean_G_B")
-        finite = [
-            torch.stack([tensor.isfinite().all() for tensor in getattr(self, name).parameters()])
-            for name in names
-        ]
-        flags = torch.stack([flag.all() for flag in finite]).tolist()
-        return tuple(name for name, good in zip(names, flags, strict=True) if not good)
+        return _not_finite({name: list(getattr(self, name).parameters()) for name in names})
+
+    def broken_moments(self) -> tuple[str, ...]:
+        """Return the optimizers with a moment that is not finite; one transfer from the device.
+
+        A gradient of 1e20 is finite and its square is not: Adam never moves that weight again.
+        """
+        names = ("optimizer_G", "optimizer_D")
+        return _not_finite(
+            {
+                name: [
+                    tensor
+                    for moments in getattr(self, name).state.values()
+                    for key, tensor in moments.items()
+                    if key != "step"
+                ]
+                for name in names
+            }
+        )
 
     def update_mean(self, step: int) -> None:
         """Move the mean generators towards the current ones; faster while training is young."""
@@ -439,3 +452,16 @@ def _resize(image: Tensor, like: Tensor) -> Tensor:
     if image.shape[2:] == like.shape[2:]:
         return image
     return functional.interpolate(image, size=like.shape[2:], mode="trilinear", align_corners=False)
+
+
+def _not_finite(groups: Mapping[str, Sequence[Tensor]]) -> tuple[str, ...]:
+    """Names of the groups with a value that is not finite."""
+    known = {name: tensors for name, tensors in groups.items() if tensors}
+    if not known:
+        return ()
+    finite = [
+        torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+        for tensors in known.values()
+    ]
+    flags = torch.stack(finite).tolist()
+    return tuple(name for name, good in zip(known, flags, strict=True) if not good)

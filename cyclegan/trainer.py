@@ -282,7 +282,7 @@ class Trainer:
     def divergence(self) -> str | None:
         """Return what is not finite any more, in words, or None; waits for the device.
 
-        Weights as they are, and losses of the accepted steps since the last time it was asked.
+        Weights and moments as they are; losses of the accepted steps since it was last asked.
         """
         rows = [row for row in self.history.rows(after=self._found_finite_at) if row.accepted]
         for row in rows:
@@ -292,6 +292,9 @@ class Trainer:
         broken = self.model.broken_networks()
         if broken:
             return f"at step {self.step} weights of {', '.join(broken)} were not finite"
+        frozen = self.model.broken_moments()
+        if frozen:
+            return f"at step {self.step} Adam's moments of {', '.join(frozen)} were not finite"
         self._found_finite_at = self.iteration
         self._warned = False
         return None

@@ -81,6 +81,21 @@ def test_what_was_good_before_stays(
     assert finite(kept["training"]["networks"])
 
 
+class Freezes(Callback):
+    """A gradient whose square is too large for a number: its weight never moves again."""
+
+    def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+        if trainer.iteration == 6:
+            moments = next(iter(trainer.model.optimizer_G.state.values()))
+            moments["exp_avg_sq"].view(-1)[0] = float("inf")
+
+
+def test_weights_that_can_not_move_any_more_are_no_training(config: Config, project: Path) -> None:
+    with pytest.raises(DivergedError, match=r"Adam's moments of optimizer_G were not finite"):
+        launch(changed(config, steps=12, checkpoint_every=4), Freezes())
+    assert status() == "FAILED"
+
+
 def test_an_optimizer_still_falls_back(config: Config, project: Path) -> None:
     ring = {"enabled": True, "snapshot_every": 2, "check_every": 4, "warmup": 100, "fall_back": 2}
     steps = {"steps": 12, "validate_every": 3, "checkpoint_every": 3, "hp_optimizer": ring}
