@@ -15,7 +15,7 @@ The noise is binned over (k_z, k_r): Z is the rotation axis, and a tomogram's no
 within a slice by the ramp filter and nearly white between slices.
 
 What the model does not have: streaks, rings, noise that depends on the signal. Trainings and the
-score take other noise where that matches real A better (`cyclegan.degrader`, `score.removed`).
+score take other noise where that matches real A better (`cyclegan.degrader`, `score.residual_noise`).
 """
 
 from __future__ import annotations

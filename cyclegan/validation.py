@@ -15,7 +15,7 @@ from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
-from cyclegan.score.removed import noise_to_judge_by
+from cyclegan.score.residual_noise import residual_noise
 from cyclegan.training_data import TrainingData
 
 # Not the training's seed: trials of a study differ in nothing but what is searched, and their
@@ -66,7 +66,7 @@ class Validator:
             super_resolution=config.super_resolution,
             halves=_halves(config, data, device),
             degradation=degradation,
-            noise=noise_to_judge_by(fitted[0], fitted[1], degradation, seed=0),
+            noise=residual_noise(fitted[0], fitted[1], degradation, seed=0),
         )
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cyclegan.degrade import Degradation, fit_degradation
 from cyclegan.score.pairs import PseudoPairs
-from cyclegan.score.removed import noise_to_judge_by
+from cyclegan.score.residual_noise import residual_noise
 from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
 from cyclegan.simulate import SLOW, ScanSettings, fibre_composite, scan
 
@@ -38,19 +38,19 @@ def fitted(settings: ScanSettings) -> tuple[Tensor, Tensor, Degradation]:
 
 
 def test_noise_that_the_fit_describes_is_drawn_from_the_fit() -> None:
-    assert noise_to_judge_by(*fitted(FEW_PHOTONS), seed=0) is None
+    assert residual_noise(*fitted(FEW_PHOTONS), seed=0) is None
 
 
 def test_streaks_are_taken_from_the_scan(caplog: pytest.LogCaptureFixture) -> None:
     real_A, real_B, model = fitted(FEW_ANGLES)
     with caplog.at_level(logging.INFO):
-        noise = noise_to_judge_by(real_A, real_B, model, seed=0)
+        noise = residual_noise(real_A, real_B, model, seed=0)
     assert noise is not None
     assert "the noise that total variation removes from A" in caplog.text
     assert noise.shape == real_A.shape
     assert float(noise.std()) == pytest.approx(model.noise_std, rel=0.05)
     assert float(noise.mean(dim=(1, 2, 3, 4)).abs().max()) < 1e-5
-    again = noise_to_judge_by(real_A, real_B, model, seed=0)
+    again = residual_noise(real_A, real_B, model, seed=0)
     assert again is not None
     assert torch.equal(noise, again)
     texture, signal = Texture(real_A, seed=0), model.signal(real_B)

@@ -31,7 +31,7 @@ FEW = 8
 """Patches that the weight is chosen on."""
 
 
-def noise_to_judge_by(
+def residual_noise(
     patches_A: Tensor, patches_B: Tensor, model: Degradation, seed: int
 ) -> Tensor | None:
     """Return what total variation removes from A, or None where the noise of `model` is as good.
