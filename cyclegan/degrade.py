@@ -14,8 +14,8 @@ spectra are needed to fit it, hence no pairs:
 The noise is binned over (k_z, k_r): Z is the rotation axis, and a tomogram's noise is coloured
 within a slice by the ramp filter and nearly white between slices.
 
-What the model does not have: streaks, rings, noise that depends on the signal. Trainings and the
-score take other noise where that matches real A better (`cyclegan.degrader`, `score.residual_noise`).
+What the model does not have: streaks, rings, noise that depends on the signal. Trainings
+(`cyclegan.degrader`) and the score (`residual_noise`) take other noise where it matches A better.
 """
 
 from __future__ import annotations
