@@ -233,7 +233,8 @@ ALL = (
     ),
     Row(
         name="Noise2Void",
-        about="`careamics`, trained on the fast training volume and on the judged window itself",
+        about="`careamics`, trained on the fast training volume and on the judged window itself; it"
+        " presumes independent noise in neighbouring voxels, which a reconstruction has not",
         run=_noise2void,
         settings=_noise2void_settings,
         seeded=True,
