@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 demo: install ## real data -> study -> promoted training -> enhanced volume (at most 15 minutes)
-	@$(BIN)/python -m search.demo
+	@$(BIN)/python -m workbench.demo
 
 ui: install ## the MLflow user interface on 127.0.0.1
 	@$(BIN)/cyclegan ui

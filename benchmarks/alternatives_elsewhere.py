@@ -19,7 +19,7 @@ from alternatives_filters import Array, interpolated
 from alternatives_judge import Judge
 from alternatives_results import LeftOut, Result
 
-from cyclegan.quality import affine_fit
+from cyclegan.metrics.quality import affine_fit
 
 SHARES_OF_NOISE = (1.0, 1.5, 2.2, 3.2, 4.6, 6.6)
 """BM4D's sigmas, in units of the fast scan's true noise, which only the reference tells.

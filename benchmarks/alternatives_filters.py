@@ -18,7 +18,7 @@ from alternatives_wavelets import bayes_shrink
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cyclegan.quality import SIGMAS
+from cyclegan.metrics.quality import SIGMAS
 
 Array = NDArray[np.floating]
 Filter = Callable[[Array], Array]

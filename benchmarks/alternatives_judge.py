@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan.correlation import fourier_shell_correlation
-from cyclegan.quality import AffineFit, affine_fit, psnr, ssim
+from cyclegan.metrics.correlation import fourier_shell_correlation
+from cyclegan.metrics.quality import AffineFit, affine_fit, psnr, ssim
 
 Array = NDArray[np.floating]
 

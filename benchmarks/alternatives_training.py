@@ -26,10 +26,10 @@ from cyclegan.enhance.network import Generator
 from cyclegan.enhance.network import choose_precision as enhancing_precision
 from cyclegan.files import write_text
 from cyclegan.generator import save_generators
+from cyclegan.keep_best import KeepBest
 from cyclegan.model import CycleGAN
 from cyclegan.networks import UNet3d
 from cyclegan.precision import choose_device, choose_precision
-from search.keep_best import KeepBest
 from search.rollback import RollbackOptimizer
 
 RECIPES = {

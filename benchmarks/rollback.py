@@ -47,7 +47,7 @@ from cyclegan import state as states
 from cyclegan.callbacks import Callback
 from cyclegan.files import write_text
 from cyclegan.generator import save_generators
-from search.keep_best import KeepBest
+from cyclegan.keep_best import KeepBest
 from search.rollback import RollbackOptimizer
 
 ARMS = ("off", "original", "guard", "corrections")

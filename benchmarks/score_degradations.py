@@ -20,10 +20,10 @@ from score_statistics import Interval, Numbers, bootstrap
 from score_tables import OTHER_SCORE, Row, criteria
 from torch import Tensor
 
-from cyclegan.degrade import Degradation
 from cyclegan.files import write_text
+from cyclegan.metrics.spectrum import cylindrical_share
 from cyclegan.score import Generator, Score
-from cyclegan.spectrum import cylindrical_share
+from cyclegan.score.degrade import Degradation
 
 SEED = 1_000
 """Of the noise of all of them; a study's score has 0."""

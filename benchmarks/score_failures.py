@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from cyclegan.metrics.spectrum import gaussian_low_pass
 from cyclegan.score import Generator
 from cyclegan.simulate.phantom import ATTENUATION, FIBRE_DIAMETER, RESIN
-from cyclegan.spectrum import gaussian_low_pass
 
 Fault = Callable[[Tensor, Tensor], Tensor]
 """Spoiled output (N, 1, Z, Y, X) from input and output."""

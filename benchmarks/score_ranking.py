@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from skimage.restoration import denoise_tv_chambolle
 
 from cyclegan.data import DatasetSpec, PatchSampler, Volume
-from cyclegan.quality import affine_fit, psnr, ssim
+from cyclegan.metrics.quality import affine_fit, psnr, ssim
 from cyclegan.score import Score
 
 Filter = Callable[[np.ndarray], np.ndarray]

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from cyclegan.files import write_text
 from cyclegan.generator import load_generator
-from cyclegan.quality import affine_fit, psnr, ssim
+from cyclegan.metrics.quality import affine_fit, psnr, ssim
 from cyclegan.score import Generator
 
 REGION = (slice(0, 64), slice(24, 136), slice(24, 136))

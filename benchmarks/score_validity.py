@@ -42,9 +42,9 @@ from score_tables import Row, column, print_subsets
 from score_truth import Truth, generator_of, truth_of
 
 from cyclegan import Trainer
+from cyclegan.data.training_data import TrainingData
 from cyclegan.files import write_text
 from cyclegan.score import GATED, Score, value_of
-from cyclegan.training_data import TrainingData
 from cyclegan.validation import Validator
 
 CHOSEN_BY = 12

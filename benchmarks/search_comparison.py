@@ -108,7 +108,7 @@ def search(plan: Plan, recipe: str, seed: int, workers: int) -> list[dict[str, A
     (folder / "mlruns").mkdir(exist_ok=True)
     path = folder / "studies" / "search.yaml"
     path.write_text(yaml.safe_dump(plan.definition(recipe, seed)), encoding="utf-8")
-    line = [sys.executable, "-m", "search.cli", "study", "run", str(path.resolve()), "--json"]
+    line = [sys.executable, "-m", "workbench.cli", "study", "run", str(path.resolve()), "--json"]
     line += ["--workers", str(workers), "--quiet"]
     inherited = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     inherited.pop("MLFLOW_TRACKING_URI", None)

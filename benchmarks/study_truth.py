@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from score_truth import RIM, generator_of
 
-from cyclegan.quality import affine_fit, psnr, ssim
+from cyclegan.metrics.quality import affine_fit, psnr, ssim
 
 LARGEST = 112
 """Voxels along each axis that are measured."""

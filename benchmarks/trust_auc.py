@@ -30,8 +30,8 @@ from cyclegan import Trainer, parse_config
 from cyclegan.enhance.network import Generator
 from cyclegan.enhance.tiling import apply_tiled
 from cyclegan.generator import load_generator, save_generators
+from cyclegan.metrics.quality import affine_fit, compare_with_reference
 from cyclegan.networks import UNet3d
-from cyclegan.quality import affine_fit, compare_with_reference
 from cyclegan.simulate import simulate
 from cyclegan.simulate.phantom import ATTENUATION, FIBRE_DIAMETER, RESIN
 from cyclegan.trust import TrustOperator

@@ -5,7 +5,7 @@ P_A   G_A(degraded real B)         against  real B
 P_B   G_B(real B)                  against  real B without its noise in A: gain and blur alone
 H_A   made blurred(G_A(half 1))    against  half 2, where half scans of A exist
 ```
-The degradation (`cyclegan.degrade`) is fitted once, when a training begins, to many unpaired
+The degradation (`cyclegan.score.degrade`) is fitted once, when a training begins, to many unpaired
 patches of both training sets. Its noise is drawn from the fitted spectrum (`gaussian`), or is what
 a generator removes from real A (`residual`), with the streaks and rings that no spectrum has;
 which of them makes degraded B look more like A is measured while the generator learns. P_A is
@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import Degradation, fit_degradation
 from cyclegan.errors import DataError
+from cyclegan.score.degrade import Degradation, fit_degradation
 from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def _channel(patches: Tensor, number: int) -> Tensor:
 
 
 def _bins(shape: tuple[int, int, int]) -> Tensor:
-    from cyclegan.spectrum import cylindrical_share
+    from cyclegan.metrics.spectrum import cylindrical_share
 
     return torch.from_numpy(cylindrical_share(shape))
 

@@ -19,6 +19,7 @@ from cyclegan import state as states
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
+from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import Degrader
 from cyclegan.errors import CheckpointError, ConfigError, DivergedError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
@@ -29,7 +30,6 @@ from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_device, choose_precision
 from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
-from cyclegan.training_data import TrainingData
 from cyclegan.validation import ValidationReport, Validator
 
 logger = logging.getLogger(__name__)

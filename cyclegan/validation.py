@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from cyclegan.config import Config
 from cyclegan.data import PatchSampler
-from cyclegan.degrade import fit_degradation
+from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
 from cyclegan.score import Generator, Score
+from cyclegan.score.degrade import fit_degradation
 from cyclegan.score.residual_noise import residual_noise
-from cyclegan.training_data import TrainingData
 
 # Not the training's seed: trials of a study differ in nothing but what is searched, and their
 # pictures show the same patches.

@@ -1,21 +1,5 @@
-"""Everything that chooses hyperparameters or launches trainings, and the command line.
+"""What chooses hyperparameters: studies, the rollback optimizer, promotion; and `launch`.
 
-`from search import train, evaluate`: what `cyclegan train` and `cyclegan enhance` do, from Python.
+`launch` is the one place that puts a trainer and its callbacks together. This is the only room
+that imports Optuna.
 """
-
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from search.functions import evaluate as evaluate
-    from search.functions import train as train
-
-__all__ = ["evaluate", "train"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'search' has no attribute '{name}'")
-    return getattr(importlib.import_module("search.functions"), name)

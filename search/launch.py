@@ -35,21 +35,21 @@ from cyclegan.errors import ConfigError, DataError
 from cyclegan.events import TrainResult
 from cyclegan.files import replacing, write_text
 from cyclegan.hparams import HParams
-from cyclegan.pictures import six_images, write_png
+from cyclegan.keep_best import KeepBest
+from cyclegan.locks import exclusive
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
-from search.console import Console, Update
-from search.keep_best import KeepBest
-from search.locks import exclusive
 from search.rollback import RollbackOptimizer
 from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
-from tracking.delivery import tidy
-from tracking.entries import Attachment, Entry, Text
+from tracking.outbox.records import Attachment, Entry, Text
 from tracking.patience import patiently
 from tracking.presets import trainings_view
 from tracking.provenance import hash_cache
+from tracking.repair import tidy
+from viz.console import Console, Update
+from viz.pictures import six_images, write_png
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclegan.generator import TrainedGenerator, load_generator
-from search.commandline import Session
 from tracking.registry import CHAMPION, artifact_of
 
 if TYPE_CHECKING:
-    from tracking import ModelVersion, Run
+    from tracking import ModelVersion, Run, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +51,8 @@ class Model:
         return self.version.label if self.version else ""
 
 
-def find_model(session: Session, name: str) -> Model:
-    """The model that `name` means.
+def find_model(name: str, open_store: Callable[[], Store]) -> Model:
+    """Return the model that `name` means. A file needs no store, so that none is opened for it.
 
     Errors: `DataError`, `UsageError` and `CheckpointError` for what is not there, could mean
     several, or is no generator.
@@ -61,11 +60,12 @@ def find_model(session: Session, name: str) -> Model:
     if Path(name).is_file():
         return Model(generator=load_generator(Path(name)), file=Path(name))
     version, artifact, run_name = None, "checkpoints/generator.pt", name
+    store = open_store()
     if name == CHAMPION or "@" in name:
-        version = session.store.registry.find(name)
+        version = store.registry.find(name)
         artifact, run_name = artifact_of(version), version.run_id
-    info = session.store.find_run(run_name)
-    run = session.store.run(info.id)
+    info = store.find_run(run_name)
+    run = store.run(info.id)
     file = run.artifact_path(artifact)
     return Model(
         generator=load_generator(file),

@@ -26,6 +26,9 @@ from tracking import Store
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# Of tests/fixtures: projects with a real study, and studies made up trial by trial.
+pytest_plugins = ("study_projects", "made_studies")
+
 torch.set_num_threads(1)
 
 SHAPE = (32, 40, 40)

@@ -16,9 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracking.database import project_root
-from tracking.info import ExperimentInfo, RunInfo
 from tracking.registry import Challenge, ModelVersion
 from tracking.run import Run
+from tracking.run_lookup import ExperimentInfo, RunInfo
 from tracking.store import Store
 from tracking.ui import serve
 

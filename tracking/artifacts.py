@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from cyclegan.errors import CycleGANError
 from tracking.database import Location
 from tracking.errors import first_line, translated
-from tracking.info import RunInfo
+from tracking.run_lookup import RunInfo
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ next one has begun: losses, validation, a rollback and changed hyperparameters t
 transaction. So the last iteration found in the store tells exactly where a training that was killed
 and resumed from an older checkpoint has to go on; what was still on its way is in the checkpoint.
 
-The training's thread only collects; the sink's thread writes (see `tracking.sink`).
+The training's thread only collects; the sink's thread writes (see `tracking.outbox.writer`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from cyclegan.pictures import six_images
-from tracking import entries
 from tracking.charts import CYCLE_PICTURES, ROLLBACK_PICTURES
-from tracking.cycles import FOLDER, CycleVolumes
+from tracking.cycle_volumes import FOLDER, CycleVolumes
+from tracking.downsampling import Sample, interpolate, mean_row, row_values, spans
+from tracking.outbox import records
+from tracking.outbox.writer import INTERVAL, Sink
 from tracking.params import compared
-from tracking.points import Sample, interpolate, mean_row, row_values, spans
 from tracking.provenance import data_inputs, provenance
 from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
-from tracking.sink import INTERVAL, Sink
 from tracking.system import SystemMonitor
+from viz.pictures import six_images
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent, TrainResult
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Finals = Callable[["TrainResult"], Iterable[entries.Entry]]
+Finals = Callable[["TrainResult"], Iterable[records.Entry]]
 
 
 class TrackingCallback(Callback):
@@ -54,7 +54,7 @@ class TrackingCallback(Callback):
             `log_every` of the configuration. Validations and rollbacks have points of their own.
         seconds: between batches; validations and rollbacks are sent at once.
         images: log the six images of each validation as a picture.
-        volumes: keep the six images of some validations as volumes (see `tracking.cycles`).
+        volumes: keep the six images of some validations as volumes (see `tracking.cycle_volumes`).
         finals: entries to be written last, asked for when all callbacks have ended.
         clock: seconds since 1970.
 
@@ -81,7 +81,7 @@ class TrackingCallback(Callback):
         self._finals = finals
         self._clock = clock
         self._sink = Sink(run, extra=SystemMonitor())
-        self._end: tuple[TrainResult | None, entries.End] | None = None
+        self._end: tuple[TrainResult | None, records.End] | None = None
         self._unsent: dict[int, dict[str, float]] = {}  # of a process that is gone
         self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
         self._evidence = RollbackEvidence(images=images)
@@ -113,10 +113,10 @@ class TrackingCallback(Callback):
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
         config = trainer.config
-        self._sink.put(entries.Params(compared(config)))
-        self._sink.put(entries.Text(config.to_yaml(), "config.yaml"))
+        self._sink.put(records.Params(compared(config)))
+        self._sink.put(records.Text(config.to_yaml(), "config.yaml"))
         tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
-        self._sink.put(entries.Tags(tags), entries.Inputs(data_inputs(config, tags)))
+        self._sink.put(records.Tags(tags), records.Inputs(data_inputs(config, tags)))
         if not self._stored:  # what it starts from; MLflow's slider stands at 0 when the page opens
             self._picture(trainer.validator.images(trainer.model), trainer.iteration)
         self._sink.flush()
@@ -146,7 +146,7 @@ class TrackingCallback(Callback):
         gate = report.gate or "passed"
         if gate != self._gate:
             self._gate = gate
-            self._sink.put(entries.Tags({"gate": gate}))
+            self._sink.put(records.Tags({"gate": gate}))
         self._sink.put(*self._cycles.validated(report))
         self._picture(report.images, report.iteration)
 
@@ -201,7 +201,7 @@ class TrackingCallback(Callback):
     def _picture(self, images: Mapping[str, Tensor], iteration: int) -> None:
         if self.images and iteration not in self._pictures:
             self._pictures.add(iteration)
-            self._sink.put(entries.Picture(six_images(images), CYCLE_PICTURES, iteration))
+            self._sink.put(records.Picture(six_images(images), CYCLE_PICTURES, iteration))
 
     def _collect(self, trainer: Trainer, upto: int) -> None:
         """Hand the points after `_seen`, the one at `upto` included, to the sink."""
@@ -225,7 +225,7 @@ class TrackingCallback(Callback):
         if values:
             pairs = zip(values.items(), times, strict=True)
             samples = [Sample(iteration, found, at) for (iteration, found), at in pairs]
-            self._sink.put(entries.Samples(tuple(samples)))
+            self._sink.put(records.Samples(tuple(samples)))
         self._seen, self._time, self._due = upto, now, False
         if self._evidence.news(trainer):
             self._sink.put(*self._evidence.documents(trainer))
@@ -289,5 +289,5 @@ class TrackingCallback(Callback):
                 self._collect(trainer, trainer.iteration)
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
             log.warning("run %s: the last metrics are lost: %s", self.run.name, error)
-        self._sink.put(entries.Tags({"outcome": outcome}))
-        self._end = result, entries.End(status, " ".join(reason.split()))
+        self._sink.put(records.Tags({"outcome": outcome}))
+        self._end = result, records.End(status, " ".join(reason.split()))

@@ -44,7 +44,7 @@ class Location:
 
     @property
     def journals(self) -> Path:
-        """The folder on this machine for what the store could not take; see `tracking.journal`."""
+        """The folder on this machine for what the store could not take; see `tracking.outbox`."""
         mlruns = self.database.parent if self.database else project_root() / "mlruns"
         return mlruns / "journal"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from tracking.info import RunInfo
+from tracking.run_lookup import RunInfo
 
 SHORTEST = 6
 """Characters of an id that are taken for its beginning."""

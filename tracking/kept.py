@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cyclegan.data.voxel_size import VoxelSize, as_voxel_size
 from cyclegan.errors import DataError
-from tracking.cycles import FOLDER
+from tracking.cycle_volumes import FOLDER
 from tracking.volumes import read_cycle
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from cyclegan.hparams import HParams
-from cyclegan.path_report import TrainingPath, Validated, loss_panels, path_page
-from cyclegan.pictures import captioned, six_images
-from tracking import entries
 from tracking.charts import ROLLBACK_PICTURES
+from tracking.outbox import records
+from viz.pictures import captioned, six_images
+from viz.rollback import TrainingPath, Validated, loss_panels, path_page
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent
@@ -73,7 +73,7 @@ class RollbackEvidence:
 
     # -- pictures -----------------------------------------------------------------------------
 
-    def fall(self, trainer: Trainer, event: RollbackEvent) -> Iterator[entries.Picture]:
+    def fall(self, trainer: Trainer, event: RollbackEvent) -> Iterator[records.Picture]:
         """What was seen at the fault, and the same patches translated by the restored networks."""
         if not self.images or event.iteration in self._pictures:
             return
@@ -90,9 +90,9 @@ class RollbackEvidence:
         after = f"step {event.to_step}, after falling back\n{attempt}"
         shown = {before: six_images(trainer.images), after: six_images(restored)}
         self._pictures.add(event.iteration)
-        yield entries.Picture(captioned(shown), ROLLBACK_PICTURES, event.iteration)
+        yield records.Picture(captioned(shown), ROLLBACK_PICTURES, event.iteration)
 
-    def outcomes(self, trainer: Trainer, *, final: bool = False) -> Iterator[entries.Picture]:
+    def outcomes(self, trainer: Trainer, *, final: bool = False) -> Iterator[records.Picture]:
         """The images of the moment when it was known what became of a rollback.
 
         To be asked at every step. Another callback may conclude a rollback before or after this one
@@ -112,7 +112,7 @@ class RollbackEvidence:
             if self.images and at not in falls | self._pictures and seen and seen[0] == at:
                 title = f"rollback {i + 1}: {event.outcome} at step {seen[1]}"
                 self._pictures.add(at)
-                yield entries.Picture(
+                yield records.Picture(
                     captioned({title: six_images(seen[2])}), ROLLBACK_PICTURES, at
                 )
         known = len(self._concluded) == len(trainer.rollbacks)
@@ -120,12 +120,12 @@ class RollbackEvidence:
 
     # -- documents ----------------------------------------------------------------------------
 
-    def documents(self, trainer: Trainer) -> Iterator[entries.Text]:
+    def documents(self, trainer: Trainer) -> Iterator[records.Text]:
         """Both documents anew."""
         self._written = list(trainer.rollbacks)
-        yield entries.Text(strict_json([event.to_plain() for event in self._written]), RECORD)
+        yield records.Text(strict_json([event.to_plain() for event in self._written]), RECORD)
         try:
-            yield entries.Text(path_page(self.path(trainer)), PAGE)
+            yield records.Text(path_page(self.path(trainer)), PAGE)
         except Exception as error:  # noqa: BLE001  (a drawing must never end a training)
             log.warning("%s can't be drawn: %s: %s", PAGE, type(error).__name__, error)
 

@@ -1,7 +1,7 @@
 """One run in the store: what can be written to it and read from it.
 
 Every method raises `CycleGANError` in one line if the store fails. A buffered writer that outlives
-such failures is in `tracking/sink.py`.
+such failures is in `tracking/outbox/writer.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from cyclegan.errors import DataError, nearest
 from tracking import params as parameters
+from tracking.downsampling import Sample, batches, finite, merge, metric_name
 from tracking.errors import translated
-from tracking.points import Sample, batches, finite, merge, metric_name
 from tracking.views import link_between_runs
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
     from tracking.database import Location
-    from tracking.journal import Journal
+    from tracking.outbox.outbox import Journal
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -204,8 +204,8 @@ class Run:
             self._client.set_terminated(self.id, status, at_ms)
 
     def journal(self) -> Journal:
-        """What waits on the disk for this run; see `tracking.journal`."""
-        from tracking.journal import journal_of
+        """What waits on the disk for this run; see `tracking.outbox.outbox`."""
+        from tracking.outbox.outbox import journal_of
 
         return journal_of(self.location, self.id, self.name)
 

@@ -10,12 +10,12 @@ from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nea
 from tracking import finding, views
 from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
-from tracking.deleting import Remover
+from tracking.deletion import Remover
 from tracking.errors import translated
-from tracking.info import PARENT, ExperimentInfo, RunInfo, hint
 from tracking.process import PROCESS, is_alive, one_at_a_time, this_process
 from tracking.registry import Registry
 from tracking.run import Run
+from tracking.run_lookup import PARENT, ExperimentInfo, RunInfo, hint
 from tracking.views import View
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Store:
 
     @property
     def remover(self) -> Remover:
-        """What removes runs from the database; see `tracking.deleting`."""
+        """What removes runs from the database; see `tracking.deletion`."""
         return Remover(self._client, str(self.location), is_server=self.location.is_server)
 
     # -- runs ---------------------------------------------------------------------------------

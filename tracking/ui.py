@@ -20,7 +20,7 @@ from types import FrameType
 from typing import IO
 
 from cyclegan.errors import CycleGANError, UsageError
-from tracking import leash, presets, views
+from tracking import exit_with_parent, presets, views
 from tracking.environment import child_environment
 from tracking.store import Store
 
@@ -86,7 +86,7 @@ def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator
         process = subprocess.Popen(
             # The server and its children would outlive a kill -9 of this process and keep the port,
             # so it is held on a leash: a pipe that closes with this process.
-            [sys.executable, leash.__file__, *_command(store, host, port)],
+            [sys.executable, exit_with_parent.__file__, *_command(store, host, port)],
             env=_environment(store),
             stdin=subprocess.PIPE,
             stdout=log,

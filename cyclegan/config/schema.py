@@ -25,12 +25,7 @@ from pydantic import (
 from cyclegan.config.messages import explain_all
 from cyclegan.errors import ConfigError, nearest
 from cyclegan.losses import GROUPS, Term, check_function, default_name
-from cyclegan.networks import (
-    GENERATORS,
-    Geometry,
-    build_generator,
-    smallest_judged_axis,
-)
+from cyclegan.networks import GENERATORS, Geometry, build_generator, smallest_judged_axis
 
 
 def _as_tuple(value: Any) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.data.dataset import DatasetSpec
-from cyclegan.data.sources import files_behind
+from cyclegan.data.files_behind import files_behind
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.data.dataset import VolumeEntry
+from cyclegan.data.files_behind import files_behind
 from cyclegan.data.fingerprint import combined, file_hashes
 from cyclegan.data.region import Place
-from cyclegan.data.sources import files_behind
 from cyclegan.data.statistics import Statistics, pooled
 from cyclegan.errors import DataError
 

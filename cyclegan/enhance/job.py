@@ -16,7 +16,7 @@ import torch
 
 from cyclegan.data import Size, Volume
 from cyclegan.enhance.grid import Grid, Region
-from cyclegan.enhance.store import Compression, described_job
+from cyclegan.enhance.partial import Compression, described_job
 from cyclegan.enhance.tiling import TileOperator
 
 ATTRIBUTE = "job"

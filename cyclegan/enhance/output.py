@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from cyclegan.enhance.grid import Grid
-from cyclegan.enhance.store import Compression, Layout
+from cyclegan.enhance.partial import Compression, Layout
 from cyclegan.enhance.tiling import TileOperator
 
 _CHUNK = 64

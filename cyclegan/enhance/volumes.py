@@ -26,8 +26,8 @@ from cyclegan.enhance.job import Job
 from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Plan, describe
+from cyclegan.enhance.partial import Compression, Core, PartStore, discard, part_folder, resumable
 from cyclegan.enhance.source import SlabReader
-from cyclegan.enhance.store import Compression, Core, PartStore, discard, part_folder, resumable
 from cyclegan.enhance.tiling import Read, TileOperator, apply_tiled, run_tile
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclegan.losses.precision import at_least_single
-from cyclegan.spectrum import frequency_grid
+from cyclegan.metrics.spectrum import frequency_grid
 
 FLOOR: Final = 1e-2
 """Standard deviation of the faint white noise, common to both images, that is assumed in each

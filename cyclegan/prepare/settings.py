@@ -39,7 +39,7 @@ class Prepared:
 
     source: str
     output: Path
-    picture: Path
+    picture: Path | None
     shape: Size
     dtype: Dtype
     voxel_size_um: VoxelSize | None

@@ -24,8 +24,7 @@ from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing
 from cyclegan.hdf5 import writing_hdf5
 from cyclegan.prepare.layout import DATASET, Layout
-from cyclegan.prepare.look import write_look
-from cyclegan.prepare.part import (
+from cyclegan.prepare.partial import (
     FINGERPRINT,
     Part,
     Record,
@@ -43,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 Reporter = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 """Label, number of slabs, and slabs done before -> what is told how many are done."""
+Draw = Callable[[Path, str, Histogram, Histogram | None], None]
+"""Output, title, histograms before and after standardisation -> a picture to check the output by.
+It stands beside the output, under the same name with the ending `.png`."""
 PERCENTILES = (1, 50, 99)
 _RECORD_SECONDS = 2.0
 """How often the first pass is recorded."""
@@ -76,8 +78,9 @@ def prepare_volume(
     *,
     overwrite: bool = False,
     report: Reporter = silent,
+    draw: Draw | None = None,
 ) -> Prepared:
-    """Write the region of `source` as the HDF5 file `output`, and a picture of it beside it.
+    """Write the region of `source` as the HDF5 file `output`, and by `draw` a picture beside it.
 
     The values are `(x - mean) / std` over the region's finite voxels; voxels that are not finite
     become 0, the mean. The same call after a kill goes on after the last slab that was written.
@@ -91,12 +94,13 @@ def prepare_volume(
         work = _Work(source, output, settings, report)
         written = work.run()
         histogram, after = work.histograms()
-        write_look(output, work.title, histogram, after if settings.standardise else None)
+        if draw:
+            draw(output, work.title, histogram, after if settings.standardise else None)
     statistics = work.statistics
     return Prepared(
         source=source.name,
         output=output,
-        picture=output.with_suffix(".png"),
+        picture=output.with_suffix(".png") if draw else None,
         shape=size_of(work.region),
         dtype=settings.dtype,
         voxel_size_um=work.voxel_size_um,

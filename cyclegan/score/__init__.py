@@ -18,8 +18,8 @@ that is uncertain is nearly right everywhere; texture that is invented looks as 
 is true; the shells don't mind noise that is passed on, because a filter doesn't change them; a
 faint checkerboard, which the eye finds at once, is too little energy for all of these.
 
-What it can't see: faults that neither `cyclegan.degrade` nor `residual_noise` describes, unless
-there are half scans, and noise in B itself, which limits the gain for everyone alike.
+What it can't see: faults that neither `cyclegan.score.degrade` nor `residual_noise` describes,
+unless there are half scans, and noise in B itself, which limits the gain for everyone alike.
 """
 
 from cyclegan.score.gates import (

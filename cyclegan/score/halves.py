@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import best_gaussian_mse, crop, fit_degradation
 from cyclegan.errors import DataError
+from cyclegan.score.degrade import best_gaussian_mse, crop, fit_degradation
 from cyclegan.score.pairs import MSE_FLOOR, RIM, ratio_db, tolerant_mse
 
 

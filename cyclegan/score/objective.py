@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import Degradation
 from cyclegan.errors import DataError, UsageError
+from cyclegan.metrics.spectrum import low_pass_correlation
 from cyclegan.score.checkerboard import Checkerboard
+from cyclegan.score.degrade import Degradation
 from cyclegan.score.gates import collapsed, inverted, non_finite
 from cyclegan.score.halves import CrossHalves
 from cyclegan.score.pairs import PseudoPairs
@@ -19,7 +20,6 @@ from cyclegan.score.reverse import Reverse
 from cyclegan.score.running import Generator, run
 from cyclegan.score.shells import Shells
 from cyclegan.score.texture import Texture
-from cyclegan.spectrum import low_pass_correlation
 
 GATED = -100.0
 """Value of a generator that failed a gate; every other value lies above it."""

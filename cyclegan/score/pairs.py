@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import (
+from cyclegan.score.degrade import (
     Degradation,
     best_gaussian_mse,
     crop,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import Degradation
+from cyclegan.score.degrade import Degradation
 from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
 
 logger = logging.getLogger(__name__)

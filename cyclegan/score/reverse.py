@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import SEED_STREAM
+from cyclegan.metrics.spectrum import low_pass_correlation, radial_power, spectrum_distance_db
+from cyclegan.score.degrade import SEED_STREAM
 from cyclegan.score.running import Generator, run
 from cyclegan.score.texture import SPECTRUM_FLOOR
-from cyclegan.spectrum import low_pass_correlation, radial_power, spectrum_distance_db
 
 PERTURBATION = 0.1
 """Standard deviation, relative to fake B's, of the white noise that breaks what is hidden."""

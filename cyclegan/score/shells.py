@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclegan.degrade import to_fine
-from cyclegan.spectrum import NULL_SPLITS, ShellSums, shell_sums
+from cyclegan.metrics.spectrum import NULL_SPLITS, ShellSums, shell_sums
+from cyclegan.score.degrade import to_fine
 
 
 class Shells:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cyclegan.spectrum import null_distance_db, radial_power, spectrum_distance_db
-from cyclegan.wasserstein import PatchDistance
+from cyclegan.metrics.spectrum import null_distance_db, radial_power, spectrum_distance_db
+from cyclegan.metrics.wasserstein import PatchDistance
 
 SPECTRUM_FLOOR = 1e-2
 """Power, relative to white noise of real B's variance, added to both spectra: noise of a tenth of

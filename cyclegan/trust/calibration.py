@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from cyclegan.enhance.grid import Grid, Size, Window
 from cyclegan.enhance.tiling import Read, TileOperator, read_padded
-from cyclegan.quality import AffineFit, affine_fit
+from cyclegan.metrics.quality import AffineFit, affine_fit
 
 logger = logging.getLogger(__name__)
 

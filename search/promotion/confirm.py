@@ -13,14 +13,14 @@ import numpy as np
 from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import DataError, DivergedError, UsageError
 from cyclegan.score import GATED
-from search.console import Console
 from search.launch import Job, recorded_run, run_training
 from search.promotion import links
 from search.promotion.promote import check_same_data
 from search.study import OpenStudy, TrialSummary
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
-from search.table import table
 from tracking.presets import promoted_view
+from viz.console import Console
+from viz.text import table
 
 if TYPE_CHECKING:
     from tracking import Store

@@ -14,14 +14,14 @@ from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
-from search.console import Console
 from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, recorded_score, run_training
 from search.promotion import links
-from search.promotion.registering import Registered, register
+from search.promotion.lineage import Registered, register
 from search.promotion.schedule import schedule_of
 from search.rollback.schedule import Replay, Schedule, from_plain, to_plain, without
 from search.study import OpenStudy, TrialSummary
-from search.study.origin import check_data
+from search.study.provenance import check_data
+from viz.console import Console
 
 if TYPE_CHECKING:
     from tracking import Store

@@ -17,8 +17,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cyclegan.metrics.spectrum import low_pass_correlation
 from cyclegan.score import MIN_CONTRAST
-from cyclegan.spectrum import low_pass_correlation
 from search.rollback.policy import Fault
 
 if TYPE_CHECKING:

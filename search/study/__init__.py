@@ -1,7 +1,7 @@
 """Studies: what one searches (`definition`), what is known of it (`opened`), and running it."""
 
-from search.study.opened import OpenStudy, TrialSummary, definition_of, known_studies, open_study
 from search.study.runner import run_study
+from search.study.study import OpenStudy, TrialSummary, definition_of, known_studies, open_study
 
 __all__ = [
     "OpenStudy",

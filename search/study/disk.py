@@ -13,7 +13,7 @@ from cyclegan.config import Config
 from cyclegan.errors import ConfigError, CycleGANError
 from cyclegan.footprint import checkpoint_bytes, generator_bytes
 from search.study.definition import StudyDefinition
-from search.study.opened import OpenStudy
+from search.study.study import OpenStudy
 
 _GB = 1e9
 _MARGIN = 1.05

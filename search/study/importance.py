@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from cyclegan.errors import DataError
-from search.study.names import short_names
-from search.study.opened import OpenStudy
-from search.study.records import FINISHED, TrialRecord, trial_records
-from search.table import table
-from search.terminal import can_draw_blocks
+from search.study.study import OpenStudy
+from search.study.trials import FINISHED, TrialRecord, trial_records
+from viz.names import short_names
+from viz.terminal import can_draw_blocks
+from viz.text import table
 
 FEWEST = 4
 """Complete trials below which nothing can be said."""

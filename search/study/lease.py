@@ -22,7 +22,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from search.locks import exclusive, is_free
+from cyclegan.locks import exclusive, is_free
 
 LEASE = "lease"
 RENEW_SECONDS = 20.0

@@ -13,10 +13,10 @@ from torch import Tensor
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config, parse_config
 from cyclegan.generator import save_generators
-from cyclegan.pictures import six_images, write_png
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study.forecast import Probe, seconds_of
+from viz.pictures import six_images, write_png
 
 _EVERY = 5
 """Steps between validations of the probe; it ends after one, but not the first."""

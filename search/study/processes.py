@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Any
 
 from cyclegan.errors import CycleGANError, UsageError
-from search.study.board import Board, LocalBoard, Message, RemoteBoard
-from search.study.opened import OpenStudy
+from search.study.progress import Board, LocalBoard, Message, RemoteBoard
+from search.study.study import OpenStudy
 
 _OVER = "over"
 _SECONDS = 0.5
@@ -226,9 +226,9 @@ def _child(order: _Order, pipe: Connection) -> None:
 
 def _work(order: _Order, board: Board) -> tuple[int, str]:
     """Exit code and message."""
-    from search.study.board import BoardConsole
     from search.study.lease import Owner
-    from search.study.opened import open_study
+    from search.study.progress import BoardConsole
+    from search.study.study import open_study
     from search.study.trial import Bench
     from search.study.worker import work
     from tracking import Store

@@ -21,11 +21,11 @@ from typing import Literal
 
 from cyclegan.checkpoints import BEST_NAME, CHECKPOINT_NAME, older_checkpoints
 from cyclegan.errors import BusyError
+from cyclegan.locks import exclusive
 from cyclegan.score import GATED
 from search.launch import SAVE_FOLDER
-from search.locks import exclusive
 from search.study.disk import check_disk, expected_bytes
-from search.study.opened import OpenStudy, TrialSummary
+from search.study.study import OpenStudy, TrialSummary
 
 __all__ = [
     "Kept",

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError, UsageError
 from search.launch import SAVE_FOLDER
-from search.study.opened import STATES, OpenStudy
 from search.study.retention import can_continue
+from search.study.study import STATES, OpenStudy
 
 REVIVES = "revives"
 """User attribute of a trial: the number of the one it goes on with."""

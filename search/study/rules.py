@@ -10,7 +10,7 @@ from pydantic import Field
 from cyclegan.config import Count, Section
 
 if TYPE_CHECKING:
-    from search.study.opened import TrialSummary
+    from search.study.study import TrialSummary
 
 
 class StopRules(Section):

@@ -20,25 +20,26 @@ from cyclegan.config import Config
 from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
 from cyclegan.precision import choose_device, choose_precision
-from search.console import Console
 from search.launch import reopened
-from search.study.board import LocalBoard
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import figures_folder, log_figures
+from search.study.initial_trials import first_values
 from search.study.lease import LEASE_SECONDS, Owner
-from search.study.opened import STATES, OpenStudy, optuna_study, studies_folder
-from search.study.origin import check_data
 from search.study.processes import run_workers
+from search.study.progress import LocalBoard
+from search.study.provenance import check_data
 from search.study.report import REPORT, Keeper
 from search.study.storage import StudyStorage, storage_for
+from search.study.study import STATES, OpenStudy, optuna_study, studies_folder
 from search.study.trial import Bench
-from search.study.warm import first_values
 from search.study.worker import work
 from tracking import project_root
-from tracking.delivery import tidy, write_or_keep
-from tracking.entries import End
+from tracking.outbox.delivery import write_or_keep
+from tracking.outbox.records import End
 from tracking.presets import TRIALS, trials_view
+from tracking.repair import tidy
 from tracking.views import artifact_link, experiment_link
+from viz.console import Console
 
 if TYPE_CHECKING:
     from tracking import Run, Store

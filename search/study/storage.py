@@ -26,7 +26,7 @@ from sqlalchemy.engine import URL, make_url
 
 from cyclegan.errors import CycleGANError, DataError, UsageError
 from cyclegan.files import write_text
-from search.locks import waiting_for
+from cyclegan.locks import waiting_for
 
 JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"

@@ -19,21 +19,21 @@ from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import CycleGANError, DivergedError
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
-from search.console import Console
 from search.launch import Finished, Job, recorded_run, run_training
-from search.study.board import Board
 from search.study.lease import Owner, renewing
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
-from search.study.opened import OpenStudy
-from search.study.origin import origin
+from search.study.progress import Board
+from search.study.provenance import origin
 from search.study.pruners import Pruner
 from search.study.pruning import PruningCallback, reports_of
 from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
-from tracking.delivery import write_or_keep
-from tracking.entries import Metrics, Tags
+from search.study.study import OpenStudy
+from tracking.outbox.delivery import write_or_keep
+from tracking.outbox.records import Metrics, Tags
 from tracking.params import flatten
+from viz.console import Console
 
 if TYPE_CHECKING:
     from tracking import Store

@@ -16,8 +16,8 @@ from search.study.rules import why_stop
 from search.study.sessions import hours, touch
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Bench, train_trial
-from tracking.delivery import write_or_keep
-from tracking.entries import Metrics, Text
+from tracking.outbox.delivery import write_or_keep
+from tracking.outbox.records import Metrics, Text
 
 _FAILURES_IN_A_ROW = 3
 """After so many the study stops: something is wrong with it, not with its trials."""

@@ -13,10 +13,10 @@ import torch
 
 from cyclegan import Config, Trainer, parse_config
 from cyclegan.config import override
-from cyclegan.degrade import Degradation
 from cyclegan.degrader import Degrader
 from cyclegan.errors import ConfigError, DataError
-from cyclegan.spectrum import cylindrical_share, gaussian_low_pass
+from cyclegan.metrics.spectrum import cylindrical_share, gaussian_low_pass
+from cyclegan.score.degrade import Degradation
 
 SIZE = 24
 RESTORING = {f"lambdas.{g}": 0 for g in ("G_A", "G_B", "D_A", "D_B", "C_A", "C_B", "I_A", "I_B")}

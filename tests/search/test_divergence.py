@@ -14,9 +14,9 @@ from cyclegan import Callback, Config, Trainer, load_generator, parse_config
 from cyclegan import state as states
 from cyclegan.config import override
 from cyclegan.errors import CheckpointError, DivergedError
-from search.console import Console
 from search.launch import Job, run_training
 from tracking import Store
+from viz.console import Console
 
 SAVE = Path("results/t/save")
 

@@ -12,12 +12,12 @@ import torch
 
 from cyclegan import Callback, Config, Trainer, load_generator, parse_config
 from cyclegan.errors import BusyError, ConfigError
+from cyclegan.keep_best import KeepBest
+from cyclegan.locks import exclusive
 from cyclegan.validation import ValidationReport
-from search.console import Console
-from search.keep_best import KeepBest
 from search.launch import Finished, Job, run_training
-from search.locks import exclusive
 from tracking import Store
+from viz.console import Console
 
 
 def job(config: Config, **changes: Any) -> Job:

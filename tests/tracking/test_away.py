@@ -20,7 +20,7 @@ from cyclegan.config import Config
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
 from tracking.charts import CYCLE_PICTURES
-from tracking.delivery import deliver_waiting
+from tracking.outbox.delivery import deliver_waiting
 from tracking.ui import Server, running_server
 
 Make = Callable[..., Config]

@@ -30,7 +30,7 @@ from cyclegan.events import TrainResult
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
 from tracking.charts import CYCLE_PICTURES
-from tracking.delivery import deliver_waiting
+from tracking.outbox.delivery import deliver_waiting
 
 Make = Callable[..., Config]
 
@@ -298,7 +298,7 @@ def test_what_a_broken_store_does_not_take_waits_on_the_disk(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("tracking.sink._FINAL_PAUSE", 0.0)
+    monkeypatch.setattr("tracking.outbox.writer._FINAL_PAUSE", 0.0)
     breaks = At(i3=rename(database, "metrics", "away"))
     trainer = Trainer(tiny(), [breaks, TrackingCallback(run, every=1, seconds=0)], tmp_path)
     assert trainer.fit().outcome == "completed"
@@ -321,7 +321,7 @@ def test_a_resumed_training_goes_on_behind_what_waits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tracking.sink._FINAL_PAUSE", 0.0)
+    monkeypatch.setattr("tracking.outbox.writer._FINAL_PAUSE", 0.0)
     breaks = At(i3=rename(database, "metrics", "away"))
     first = Trainer(tiny(steps=8), [breaks, TrackingCallback(run, seconds=0)], tmp_path)
     first.fit()

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from cyclegan.errors import CycleGANError, DataError
 from tracking import Run, Store
-from tracking.points import Sample
+from tracking.downsampling import Sample
 
 
 def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:

@@ -14,7 +14,7 @@ import pytest
 
 from cyclegan.errors import CycleGANError, DataError
 from tracking import Store, serve
-from tracking.points import Sample
+from tracking.downsampling import Sample
 from tracking.presets import trials_view
 from tracking.ui import running_server
 

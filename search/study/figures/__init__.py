@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyclegan.files import replacing
-from search.study.figures.history import history
+from search.study.figures.overview import history
 from search.study.figures.ranking import ranking
 from search.study.figures.rungs import rungs
 from search.study.figures.timeline import timeline
 from search.study.figures.values import parallel_coordinates, slices
-from search.study.opened import OpenStudy
-from search.study.records import trial_records
+from search.study.study import OpenStudy
+from search.study.trials import trial_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

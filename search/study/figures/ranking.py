@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from cyclegan.errors import DataError
-from search.study.figures.style import COLOURS, new_figure, tidy
 from search.study.importance import importance
-from search.study.names import short_names
-from search.study.opened import OpenStudy
-from search.study.records import TrialRecord
+from search.study.study import OpenStudy
+from search.study.trials import TrialRecord
+from viz.figures import COLOURS, new_figure, tidy
+from viz.names import short_names
 
 
 def ranking(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:

@@ -9,17 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from search.study.figures.style import (
-    BEST,
-    GREY,
-    ScoreAxis,
-    colour,
-    new_figure,
-    state_legend,
-    tidy,
-)
-from search.study.opened import OpenStudy
-from search.study.records import TrialRecord, best_of
+from search.study.figures.states import state_legend
+from search.study.study import OpenStudy
+from search.study.trials import TrialRecord, best_of
+from viz.figures import BEST, GREY, ScoreAxis, colour, new_figure, tidy
 
 _HALVING = ("successive_halving", "hyperband")
 _NAMED = 12

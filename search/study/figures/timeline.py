@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from search.study.figures.style import colour, legend_below, new_figure, states_of, tidy
-from search.study.opened import OpenStudy
-from search.study.records import TrialRecord
+from search.study.figures.states import states_of
+from search.study.study import OpenStudy
+from search.study.trials import TrialRecord
+from viz.figures import colour, legend_below, new_figure, tidy
 
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 

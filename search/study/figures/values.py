@@ -16,19 +16,11 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
-from search.study.figures.style import (
-    BEST,
-    ScoreAxis,
-    colour,
-    new_figure,
-    scatter_states,
-    state_legend,
-    tidy,
-    trials,
-)
-from search.study.names import short_names, short_text
-from search.study.opened import OpenStudy
-from search.study.records import TrialRecord, best_of, declared_keys, searched_keys
+from search.study.figures.states import scatter_states, state_legend, trials
+from search.study.study import OpenStudy
+from search.study.trials import TrialRecord, best_of, declared_keys, searched_keys
+from viz.figures import BEST, ScoreAxis, colour, new_figure, tidy
+from viz.names import short_names, short_text
 
 _COLUMNS = 4
 _ENOUGH = 3

@@ -13,8 +13,8 @@ loaded, nothing is remembered. All in it is inline, and readable without scripts
 
 from search.study.report.evidence import Evidence
 from search.study.report.facts import Facts, gather
-from search.study.report.keeper import REPORT, Keeper
 from search.study.report.page import study_page
+from search.study.report.updater import REPORT, Keeper
 from search.study.report.written import write_report
 
 __all__ = ["REPORT", "Evidence", "Facts", "Keeper", "gather", "study_page", "write_report"]

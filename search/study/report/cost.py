@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from search.pages.svg import Span, across, drawing, element, round_ticks, text, title
-from search.study.records import TrialRecord
 from search.study.report.facts import Facts
-from search.study.tables import short_time
+from search.study.trials import TrialRecord
+from viz.svg import Span, across, drawing, element, round_ticks, text, title
+from viz.units import short_time
 
 _WIDTH = 980
 _ROWS = 40

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cyclegan.errors import DataError
-from cyclegan.pictures import Picture, cut_six
-from search.pages.images import address
 from tracking.charts import CYCLE_PICTURES
+from viz.images import address
+from viz.pictures import Picture, cut_six
 
 if TYPE_CHECKING:
     from tracking import Run, Store

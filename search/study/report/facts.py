@@ -10,10 +10,10 @@ from datetime import datetime
 from cyclegan.errors import DataError
 from search.study.definition import StudyDefinition
 from search.study.importance import Importance, importance
-from search.study.opened import OpenStudy
-from search.study.records import TrialRecord, best_first, best_of, trial_records
 from search.study.report.evidence import Evidence, Slices
 from search.study.sessions import hours
+from search.study.study import OpenStudy
+from search.study.trials import TrialRecord, best_first, best_of, trial_records
 
 _COMPARED = 4
 """Trials whose slices stand side by side."""

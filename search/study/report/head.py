@@ -8,9 +8,9 @@ from pathlib import PurePath
 from typing import Any
 
 from search.study.figures.rungs import rung_iterations
-from search.study.records import FINISHED, TrialRecord
 from search.study.report.facts import Facts
-from search.study.tables import short_time
+from search.study.trials import FINISHED, TrialRecord
+from viz.units import short_time
 
 _DIGITS = 19
 """Of a data file's hash: its kind and the first digits."""

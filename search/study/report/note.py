@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from search.study.names import short_names, short_text
-from search.study.records import declared_keys, searched_keys
 from search.study.report.facts import Facts
-from search.study.report.trials import run_name
-from search.study.tables import short_time
+from search.study.report.tables import run_name
+from search.study.trials import declared_keys, searched_keys
 from tracking.views import link_between_runs
+from viz.names import short_names, short_text
+from viz.units import short_time
 
 BEGIN = "| Rank |"
 """How the table begins, by which it is found again."""

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable
 from html import escape
 
-from cyclegan.page import document
+from search.study.report.charts import curves
 from search.study.report.cost import cost
-from search.study.report.curves import curves
 from search.study.report.facts import Facts
 from search.study.report.head import head
 from search.study.report.slices import slices
 from search.study.report.style import SCRIPT, STYLE
-from search.study.report.trials import trials
+from search.study.report.tables import trials
 from search.study.report.values import importance, values
+from viz.html import document
 
 Panel = Callable[[Facts], str]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from search.pages.images import figure
 from search.study.report.evidence import Slices
 from search.study.report.facts import Facts
+from viz.images import figure
 
 
 def slices(facts: Facts) -> str:

@@ -1,6 +1,6 @@
 """Colours, layout and script of a study's page."""
 
-from search.pages.style import BASE
+from viz.style import BASE
 
 STYLE = (
     BASE

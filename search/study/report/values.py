@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from search.pages.svg import (
-    Span,
-    across,
-    drawing,
-    element,
-    mark,
-    title,
-    upright,
-)
-from search.study.figures.style import ScoreAxis
 from search.study.figures.values import KeyAxis, ordered_keys
-from search.study.names import short_names, short_text
-from search.study.records import TrialRecord
 from search.study.report.facts import Facts
+from search.study.trials import TrialRecord
+from viz.figures import ScoreAxis
+from viz.names import short_names, short_text
+from viz.svg import Span, across, drawing, element, mark, title, upright
 
 _WIDTH, _HEIGHT = 300, 200
 _ENDED = ("complete", "pruned")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import refuse_overwrite, write_text
-from search.study.opened import OpenStudy
 from search.study.report.evidence import Evidence
 from search.study.report.facts import gather
 from search.study.report.page import study_page
+from search.study.study import OpenStudy
 
 if TYPE_CHECKING:
     from tracking import Store

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from search.console import Console
 from search.study import OpenStudy, open_study
 from search.study.definition import load_definition
-from search.study.opened import optuna_study, studies_folder
 from search.study.storage import StudyStorage
+from search.study.study import optuna_study, studies_folder
 from tracking import Store
+from viz.console import Console
 
 QUIET = Console(quiet=True)
 

@@ -17,11 +17,11 @@ from cyclegan import Callback, Trainer, load_config
 from cyclegan.errors import DataError, UsageError
 from cyclegan.score import GATED
 from search import launch
-from search.console import Console
 from search.promotion import Confirmation, confirm
 from search.promotion.confirm import Confirmed, SeedScore, parse_confirm
 from search.study import OpenStudy
 from tracking import Store
+from viz.console import Console
 
 QUIET = Console(quiet=True)
 

@@ -23,17 +23,17 @@ from cyclegan.events import TrainResult
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.model import CycleGAN
 from cyclegan.portable import recipe
-from search import cli
-from search.commandline import run
-from search.console import Console
 from search.launch import Finished, Job, run_training
 from search.promotion import promote
+from search.promotion.lineage import Registered, register
 from search.promotion.promote import promoted_config
-from search.promotion.registering import Registered, register
 from search.study import OpenStudy
 from tracking import Challenge, ModelVersion, Store
 from tracking.presets import promoted_view
 from tracking.ui import running_server
+from viz.console import Console
+from workbench import cli
+from workbench.session import run
 
 QUIET = Console(quiet=True)
 

@@ -14,7 +14,6 @@ from cyclegan import state as states
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError
 from cyclegan.events import HParamChange
-from search.console import Console
 from search.promotion import promote
 from search.promotion.schedule import schedule_of
 from search.rollback import Fault
@@ -23,6 +22,7 @@ from search.rollback.schedule import Change, Replay, surviving_path, without
 from search.study import open_study, run_study
 from search.study.definition import load_definition
 from tracking import Store
+from viz.console import Console
 
 QUIET = Console(quiet=True)
 

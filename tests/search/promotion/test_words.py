@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from search import cli
-from search.commandline import run
 from search.promotion.words import better_trial, gain_in_words
 from search.study import OpenStudy
 from tracking import Store
+from workbench import cli
+from workbench.session import run
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from cyclegan import Trainer
-from search.console import Console
 from search.launch import Finished, Job, run_training
 from search.rollback import Fault
 from search.rollback.guard import Guard
 from search.study import run_study
 from search.study.definition import load_definition
 from tracking import Store
+from viz.console import Console
 
 QUIET = Console(quiet=True)
 OPTIMIZER = {

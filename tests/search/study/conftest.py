@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from search.study import OpenStudy
 from search.study.definition import StudyDefinition, parse_definition
-from search.study.opened import optuna_study, studies_folder
 from search.study.storage import StudyStorage
+from search.study.study import optuna_study, studies_folder
 
 LR = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
 CYCLE = {"type": "float", "low": 0.1, "high": 10.0}

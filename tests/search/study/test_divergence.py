@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from search.console import Console
 from search.study import run_study
 from search.study.definition import StudyDefinition
 from tracking import Store
+from viz.console import Console
 
 
 def test_a_study_goes_on_after_a_trial_that_diverges(

@@ -13,16 +13,16 @@ import pytest
 
 from cyclegan import load_generator
 from cyclegan.errors import DataError
+from cyclegan.locks import exclusive
 from cyclegan.score import GATED
-from search.console import Console
-from search.locks import exclusive
 from search.promotion import promote
 from search.study import OpenStudy, run_study
 from search.study import retention as module
 from search.study.definition import StudyDefinition
-from search.study.opened import TrialSummary
 from search.study.retention import can_continue, kept_checkpoints, release_checkpoints
+from search.study.study import TrialSummary
 from tracking import Store
+from viz.console import Console
 
 Define = Callable[..., StudyDefinition]
 Begin = Callable[..., OpenStudy]

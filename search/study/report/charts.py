@@ -1,0 +1,151 @@
+"""The score of every trial by iteration, on one plot: where each was judged, and where it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.study.figures.rungs import rung_iterations
+from search.study.report.facts import Facts
+from search.study.trials import TrialRecord
+from viz.figures import ScoreAxis
+from viz.svg import (
+    Span,
+    across,
+    drawing,
+    element,
+    line,
+    mark,
+    path,
+    round_ticks,
+    text,
+    title,
+    upright,
+)
+
+_WIDTH, _HEIGHT = 980, 400
+_NAMED = 14
+"""Trials up to which every curve bears its number."""
+_APART = 12.0
+"""Pixels between two numbers."""
+_NAME = 100.0
+"""Pixels that the name of a rung takes."""
+_POINTS = 150
+"""Of a curve; longer ones are thinned."""
+
+
+def curves(facts: Facts) -> str:
+    """Every curve; nothing before the first report."""
+    shown = [r for r in facts.records if r.curve]
+    if not shown:
+        return ""
+    definition, best = facts.opened.definition, facts.best
+    judged = rung_iterations(definition.pruner, definition.steps)
+    begin = judged[0] if judged else 0
+    scale = ScoreAxis.of(
+        [score for r in shown for i, score in r.curve if i >= begin]
+        or [score for r in shown for _, score in r.curve]
+    )
+    last = max(i for r in shown for i, _ in r.curve)
+    x = Span(0.0, 1.02 * last, 62.0, _WIDTH - 48.0)
+    y = Span(*scale.limits, _HEIGHT - 46.0, 22.0)
+    ticks = [(tick, f"{tick:g}") for tick in scale.ticks()]
+    rungs = [r for r in judged if r <= x.high]
+    parts = [
+        _rim(x, y, scale),
+        upright(y, x, ticks, "score (higher is better)"),
+        across(x, y.start, round_ticks(0, last), "iteration"),
+        _rungs(rungs, x, y),
+        # The best is drawn last, above the others; so is what was complete above what was pruned.
+        *(_curve(r, x, y, scale, best=r is best) for r in reversed(shown)),
+        _numbers(shown if len(shown) <= _NAMED else [best] if best in shown else [], x, y, scale),
+    ]
+    counts = ", ".join(f"{sum(r.state == s for r in shown)} {s}" for s in _states(shown))
+    told = f"Scores of {len(shown)} trials over the iteration: {counts}."
+    if best is not None:
+        told += f" The best is trial {best.number} with {best.score:.2f}."
+    return (
+        f'<p class="note">{_key(_states(shown))} Dashed: where the pruner compares. What scored '
+        "below the axis lies on its rim. Point at a curve, or at a row of the table, to find one "
+        'in the other.</p><div class="wide">' + drawing(_WIDTH, _HEIGHT, told, *parts) + "</div>"
+    )
+
+
+def thinned(curve: Sequence[tuple[int, float]], most: int = _POINTS) -> list[tuple[int, float]]:
+    """At most about `most` points of a curve, with its end and its highest."""
+    every = -(-len(curve) // most)
+    kept = {*range(0, len(curve), every), len(curve) - 1}
+    kept.add(max(range(len(curve)), key=lambda i: curve[i][1]))
+    return [curve[i] for i in sorted(kept)]
+
+
+def _curve(record: TrialRecord, x: Span, y: Span, scale: ScoreAxis, *, best: bool) -> str:
+    points = [(x(float(i)), _height(score, y, scale)) for i, score in thinned(record.curve)]
+    end, score = record.curve[-1]
+    told = f"trial {record.number}, {record.state}, {score:.2f} at iteration {end:,}"
+    if record.score is not None:
+        told += f", counts {record.score:.2f}"
+    if record.state in ("pruned", "failed") and record.reason:
+        told += f"; {' '.join(record.reason.split())[:200]}"
+    d = path(points)
+    return element(
+        "g",
+        title(told),
+        element("path", d=d, class_="hit"),
+        element("path", d=d, class_=f"line {record.state}" + (" best" if best else "")),
+        mark(record.state, *points[-1], below=score < scale.low),
+        class_="curve",
+        data_trial=record.number,
+    )
+
+
+def _height(score: float, y: Span, scale: ScoreAxis) -> float:
+    return y(scale.rim if score < scale.low else score)
+
+
+def _numbers(shown: Sequence[TrialRecord | None], x: Span, y: Span, scale: ScoreAxis) -> str:
+    """Numbers of trials at the ends of their curves, moved apart where they would overlap."""
+    ends = sorted(
+        (x(float(r.curve[-1][0])), _height(r.curve[-1][1], y, scale), r.number) for r in shown if r
+    )
+    parts, before = [], (-1.0, 0.0)
+    for at, height, number in ends:
+        if at == before[0]:
+            height = max(height, before[1] + _APART)
+        parts.append(text(at + 8, height + 4, str(number), class_="name"))
+        before = (at, height)
+    return "".join(parts)
+
+
+def _rim(x: Span, y: Span, scale: ScoreAxis) -> str:
+    top = y(scale.low)
+    box = element(
+        "rect", x=x.start, y=top, width=x.end - x.start, height=y.start - top, class_="rim"
+    )
+    return box + text(x.end - 4, y(scale.rim) + 4, "lower scores", class_="tick end")
+
+
+def _rungs(judged: Sequence[int], x: Span, y: Span) -> str:
+    """Where trials are compared: lines, named where there is room."""
+    parts, free = [], 0.0
+    for at in judged:
+        place = x(float(at))
+        parts.append(line(place, y.start, place, y.end, "rung"))
+        late = place > x.end - _NAME  # its name would leave the drawing
+        if place - late * _NAME >= free:
+            side = (place - 3, "tick end") if late else (place + 3, "tick")
+            parts.append(text(side[0], y.end - 4, f"judged at {at:,}", class_=side[1]))
+            free = place + (not late) * _NAME
+    return "".join(parts)
+
+
+def _states(records: Sequence[TrialRecord]) -> list[str]:
+    return list(dict.fromkeys(r.state for r in records))
+
+
+def _key(states: Sequence[str]) -> str:
+    """Which mark is which state."""
+    marks = [
+        f'<svg class="key" viewBox="0 0 14 14" aria-hidden="true">{mark(state, 7, 7)}</svg>{state}'
+        for state in states
+    ]
+    return " · ".join(marks) + "."

@@ -1,0 +1,155 @@
+"""Keeps the report of a study up to date while it runs.
+
+A thread beside the trials looks at the study's storage: after a trial that ended the report is
+written at once, and after anything else new at most once a minute. Of several processes, on several
+hosts, one does it: the one whose mark in the study's attributes is fresh; another one takes over
+when it is not. A store that fails or hangs costs the report, never the study.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from search.study.lease import LEASE_SECONDS
+from search.study.report.evidence import Evidence
+from search.study.report.facts import Facts, gather
+from search.study.report.note import BEGIN, best_table
+from search.study.report.page import study_page
+from search.study.study import OpenStudy
+
+if TYPE_CHECKING:
+    from tracking import Store
+
+REPORT = "report.html"
+"""Artifact of the study's run."""
+_KEEPER = "report"
+"""Attribute of the study: which process keeps its report, and when it did so last."""
+_LOOK_SECONDS = 5.0
+_EVERY_SECONDS = 60.0
+_PATIENCE = 30.0
+"""Seconds that the end of a study waits for the last report."""
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Enter it for the time of the study; `end` says before leaving how that ended.
+
+    Args:
+        store, parent: where the study's own MLflow run is.
+        every: seconds between reports while no trial ends.
+        look: seconds between looks at the study's storage.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        opened: OpenStudy,
+        store: Store,
+        parent: str,
+        *,
+        every: float = _EVERY_SECONDS,
+        look: float = _LOOK_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.opened, self.store, self.parent = opened, store, parent
+        self.every, self.look, self._clock = every, look, clock
+        self.id = uuid.uuid4().hex
+        self.end = "finished"
+        self._evidence: Evidence | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="report", daemon=True)
+        self._written: Any = None
+        self._noted = ""
+        self._ended = -1
+        self._last = -float("inf")
+        self._warned = False
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            words = " ".join(str(error).split())[:200]
+            stopped = f"stopped: {words or type(error).__name__}"
+            self.end = stopped if isinstance(error, Exception) else "interrupted"
+        self._over.set()
+        self._thread.join(_PATIENCE)
+        if self._thread.is_alive():
+            _log.warning("the study's report is not the last one: the store does not answer")
+
+    def write(self, state: str, *, always: bool = False) -> bool:
+        """Write the report if there is anything new, or `always`; whether it was written."""
+        self._last = self._clock()
+        try:
+            facts = self._gathered(state)
+            if not always and _content(facts) == self._written:
+                return False
+            self._put(facts)
+        except Exception as error:  # noqa: BLE001  (a report must never end a study)
+            if not self._warned:
+                _log.warning("the study's report can't be written now: %s", error)
+            self._warned = True
+            return False
+        self._warned = False
+        return True
+
+    def _keep(self) -> None:
+        while not self._over.wait(self.look):
+            try:
+                due = self._due()
+            except Exception:  # noqa: BLE001, S112  (a storage that is away may be back soon)
+                continue
+            if due:
+                self.write("running")
+        self.write(self.end, always=True)
+
+    def _due(self) -> bool:
+        """Whether it is time, and this process's task."""
+        trials = self.opened.study.get_trials(deepcopy=False)
+        ended = sum(trial.state.is_finished() for trial in trials)
+        fresh, self._ended = ended > self._ended, max(ended, self._ended)
+        late = self._clock() - self._last >= self.every
+        return (fresh or late) and self._leads()
+
+    def _leads(self) -> bool:
+        """Whether no other process keeps the report; then this one does from now on."""
+        study, now = self.opened.study, self._clock()
+        mark = study.user_attrs.get(_KEEPER) or {}
+        if mark and mark["owner"] != self.id and now - float(mark["at"]) < LEASE_SECONDS:
+            return False
+        if not mark or mark["owner"] != self.id or now - float(mark["at"]) >= self.every / 2:
+            study.set_user_attr(_KEEPER, {"owner": self.id, "at": round(now, 3)})
+        return True
+
+    def _gathered(self, state: str) -> Facts:
+        if self._evidence is None:
+            self._evidence = Evidence(self.store, self.parent)
+        return gather(self.opened, self._evidence, state)
+
+    def _put(self, facts: Facts) -> None:
+        assert self._evidence is not None
+        run = self._evidence.parent
+        run.log_text(study_page(facts), REPORT)
+        table = best_table(facts)
+        if table and table != self._noted:
+            run.annotate(BEGIN, table)
+            self._noted = table
+        self._written = _content(facts)
+
+
+def _content(facts: Facts) -> Any:
+    """What makes a report differ from the one before; time alone does not."""
+    trials = [(r.number, r.state, r.score, len(r.curve), r.run_id) for r in facts.records]
+    return facts.state, trials, facts.parts, [(s.trial, s.iteration) for s in facts.slices]

@@ -1,0 +1,78 @@
+"""When a study may begin no further trial, and what a trial is worth."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from search.study.objective import worth
+from search.study.rules import StopRules, why_stop
+from search.study.study import TrialSummary
+
+
+def trials(*rows: tuple[str, float | None]) -> list[TrialSummary]:
+    """Trials of 100 iterations in the given states with the given scores."""
+    common: dict[str, Any] = {
+        "step": 100,
+        "iterations": 100,
+        "values": {},
+        "reason": "",
+        "run_id": "",
+        "seconds": None,
+    }
+    return [
+        TrialSummary(number=number, state=state, score=score, **common)
+        for number, (state, score) in enumerate(rows)
+    ]
+
+
+C, P, F, R = "complete", "pruned", "failed", "running"
+
+
+@pytest.mark.parametrize(
+    ("rules", "given", "hours", "words"),
+    [
+        ({}, [(C, 1.0)] * 50, 1e6, None),
+        ({"hours": 2.0}, [], 1.99, None),
+        ({"hours": 2.0}, [], 2.0, "stop.hours: 2.00 of 2 hours"),
+        ({"iterations": 301}, [(C, 1.0), (P, 0.0), (R, None)], 0, None),
+        ({"iterations": 300}, [(C, 1.0), (P, 0.0), (R, None)], 0, "300 of 300 iterations"),
+        ({"no_improvement": 2}, [], 0, None),
+        ({"no_improvement": 2}, [(C, 1.0), (C, 0.5)], 0, None),
+        ({"no_improvement": 2}, [(C, 1.0), (C, 0.5), (P, 3.0)], 0, "last 2 trials was better"),
+        ({"no_improvement": 2}, [(C, 1.0), (C, 0.5), (C, 1.1)], 0, None),
+        ({"no_improvement": 2}, [(C, 1.0), (C, 1.0), (C, 1.0)], 0, "better than 1.00"),
+        ({"no_improvement": 2}, [(C, -1.0), (F, None), (R, None), (P, -3.0)], 0, None),
+        ({"no_improvement": 2}, [(P, -100.0), (P, -100.0)], 0, "last 2 trials was complete"),
+        ({"hours": 9, "no_improvement": 1}, [(C, 2.0), (C, 1.0)], 1, "stop.no_improvement"),
+    ],
+)
+def test_why_a_study_stops(
+    rules: dict[str, Any], given: list[tuple[str, float | None]], hours: float, words: str | None
+) -> None:
+    reason = why_stop(StopRules(**rules), trials(*given), hours)
+    assert (reason is None) == (words is None)
+    assert words is None or words in (reason or "")
+
+
+def test_the_order_of_the_trials_does_not_matter() -> None:
+    rules, given = StopRules(no_improvement=2), trials((C, 1.0), (C, 0.5), (P, 0.1))
+    assert why_stop(rules, given, 0.0) == why_stop(rules, given[::-1], 0.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("judge_by", "since", "value"),
+    [
+        ("best", 0, 4.0),
+        ("best", 41, 3.0),  # what was before it is judged doesn't count
+        ("best", 80, 3.0),
+        ("best", 1000, 2.0),  # but there is always the last
+        ("last", 0, 2.0),
+    ],
+)
+def test_what_reports_are_worth(
+    judge_by: Literal["best", "last"], since: int, value: float
+) -> None:
+    assert worth({}, judge_by, since) is None
+    assert worth({40: 4.0, 120: 2.0, 80: 3.0}, judge_by, since) == value

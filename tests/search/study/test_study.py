@@ -1,0 +1,89 @@
+"""What a study on disk says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cyclegan.errors import DataError, UsageError
+from search.promotion import confirm
+from search.study import known_studies, open_study, run_study
+from search.study.definition import load_definition
+from search.study.trials import trial_records
+from tracking import Store
+from viz.console import Console
+from workbench.study_tables import best_text, study_table
+
+
+@pytest.fixture
+def study_file(project: Path, tiny: dict[str, Any]) -> Path:
+    path = project / "studies" / "s.yaml"
+    content = {
+        "name": "s",
+        "config": tiny | {"filters": 4, "batch_size": 2, "lr_g": 5e-3},
+        "space": {"lambdas.I_A": {"type": "float", "low": 3.0, "high": 9.0}},
+        "enqueue": [{"lambdas.I_A": 5.0}],
+        "pruner": {"name": "none", "prune_after": 8},
+        "trials": 2,
+        "steps": 12,
+        "report_every": 4,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def run(path: Path) -> Any:
+    store, console = Store.open(), Console(quiet=True)
+    return run_study(load_definition(path), store=store, console=console).opened
+
+
+def test_best_is_the_complete_trial_with_the_highest_score(study_file: Path) -> None:
+    run(study_file)
+    opened = open_study("s")
+    trials = opened.trials()
+    assert [t.state for t in trials] == ["complete", "complete"]
+    assert trials[0].values == {"lambdas.I_A": 5.0}  # enqueued
+    for record in trial_records(opened):
+        assert len(record.curve) == 3
+        assert record.score == max(value for at, value in record.curve if at >= 8)
+    best = opened.best()
+    assert best.score == max(t.score for t in trials)
+    assert f"trial {best.number}, score" in best_text(opened)
+    # A confirmation counts what the study trained.
+    confirmed = confirm(opened, top=2, seeds=1, store=Store.open(), console=Console(quiet=True))
+    assert {c.trial: c.mean for c in confirmed.trials} == {t.number: t.score for t in trials}
+    lines = study_table(opened).splitlines()
+    assert lines[0].startswith("s: 2 of 2 trials, best score")
+    assert lines[3].split()[0] == str(best.number)
+    assert opened.config_of(1).lambdas.I_A[0] == trials[1].values["lambdas.I_A"]
+    with pytest.raises(UsageError, match="has trials 0 to 1"):
+        opened.config_of(7)
+
+
+def test_a_study_whose_trials_were_all_pruned_says_so(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(study_file.read_text())
+    content["config"] |= {"lr_g": 1e-6}  # stays flat: the gate prunes it
+    content["pruner"] = {"name": "median", "prune_after": 4}
+    content["report_every"] = 4
+    study_file.write_text(yaml.safe_dump(content))
+    opened = run(study_file)
+    assert {t.state for t in opened.trials()} == {"pruned"}
+    assert all(t.reason.startswith("gate at step") for t in opened.trials())
+    head = study_table(opened).splitlines()[0]
+    assert head.startswith("s: 2 of 2 trials, none of them complete; 2 pruned")
+    with pytest.raises(DataError, match="all 2 trials were pruned or failed"):
+        opened.best()
+
+
+def test_unknown_studies_name_the_nearest(study_file: Path) -> None:
+    with pytest.raises(UsageError, match="none was started here yet"):
+        open_study("s")
+    run(study_file)
+    assert known_studies() == ["s"]
+    with pytest.raises(UsageError, match="'studies' was not started here"):
+        open_study("studies")

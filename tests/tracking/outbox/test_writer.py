@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pytest
+
+from cyclegan.errors import CycleGANError
+from tracking import Run
+from tracking.downsampling import Sample
+from tracking.outbox import records
+from tracking.outbox.records import End, Samples, Text
+from tracking.outbox.writer import Sink
+
+
+class Shelf:
+    """What was written, and a store that can be broken."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.broken: set[type] = set()
+        self.tries = 0
+        self.hangs = threading.Event()
+        self.hangs.set()
+
+    def take(self, entry: object, text: str) -> None:
+        self.tries += 1
+        self.hangs.wait(20)
+        if type(entry) in self.broken:
+            raise CycleGANError("the store is away")
+        self.written.append(text)
+
+
+@dataclass(frozen=True)
+class Metric:
+    text: str
+    shelf: ClassVar[Shelf]
+
+    def write(self, run: Run) -> None:
+        self.shelf.take(self, self.text)
+
+    def pack(self, bulk: Path) -> dict[str, Any]:
+        bulk.write_text(self.text)
+        return {}
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], bulk: Path) -> Self:
+        return cls(bulk.read_text())
+
+
+class Image(Metric):
+    pass
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    kinds = {**records.KINDS, "Metric": Metric, "Image": Image}
+    monkeypatch.setattr("tracking.outbox.outbox.KINDS", kinds)
+    monkeypatch.setattr("tracking.outbox.writer._FINAL_PAUSE", 0.0)
+    monkeypatch.setattr("tracking.outbox.writer._PATIENCE", 1.0)
+    Metric.shelf = Shelf()
+    return Metric.shelf
+
+
+@pytest.fixture
+def make(run: Run, shelf: Shelf) -> Iterator[Callable[[], Sink]]:
+    made: list[Sink] = []
+
+    def sink() -> Sink:
+        made.append(Sink(run, interval=1e6))
+        return made[-1]
+
+    yield sink
+    shelf.hangs.set()
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def sink(make: Callable[[], Sink]) -> Sink:
+    return make()
+
+
+def retry(sink: Sink) -> bool:
+    """As if the store had been left alone for long enough."""
+    sink._not_before = 0.0
+    return sink.drain()
+
+
+def test_putting_never_waits_for_the_store(shelf: Shelf, sink: Sink) -> None:
+    shelf.hangs.clear()
+    begin = time.monotonic()
+    for number in range(100):
+        sink.put(Metric(str(number)))
+        sink.flush()
+    assert time.monotonic() - begin < 1.0
+    shelf.hangs.set()
+    assert sink.drain()
+    assert shelf.written == [str(number) for number in range(100)]
+
+
+def test_nothing_is_lost_nor_overtaken(shelf: Shelf, sink: Sink) -> None:
+    shelf.broken = {Metric}
+    sink.put(Metric("m1"), Image("i1"), Metric("m2"), Image("i2"))
+    assert not sink.drain()
+    assert shelf.written == ["i1", "i2"]  # the other kind gets through
+    sink.put(Metric("m3"))
+    assert not sink.drain()  # the store is left alone
+    shelf.broken = set()
+    assert retry(sink)
+    assert shelf.written == ["i1", "i2", "m1", "m2", "m3"]
+    assert len(sink) == 0
+
+
+def test_a_store_that_is_away_is_left_alone_for_a_while(
+    shelf: Shelf, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    sink = Sink(run, interval=1e6, clock=lambda: now)
+    shelf.broken = {Metric, Image}
+    sink.put(Metric("m"), Image("i"))
+    sink.drain()
+    assert shelf.tries == 2
+    sink.drain()
+    assert shelf.tries == 2
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["the store is away; kept, and tried again later"]
+    for failures, pause in enumerate((2, 4, 8, 16, 32, 60, 60), start=1):
+        now += pause - 0.1
+        sink.drain()
+        assert shelf.tries == 2 * failures
+        now += 0.2
+        sink.drain()
+        assert shelf.tries == 2 * failures + 2
+    assert len(caplog.records) == 1  # told once
+    shelf.broken = set()
+    assert sink.close()
+    assert "takes what it is given again" in caplog.text
+
+
+def test_what_is_left_at_the_end_waits_on_the_disk(
+    shelf: Shelf, sink: Sink, make: Callable[[], Sink], caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.broken = {Metric}
+    sink.put(Metric("m1"), Image("i"), Metric("m2"))
+    assert not sink.close()
+    assert "2 entries did not reach" in caplog.text
+    assert str(sink.journal.folder) in caplog.text
+    shelf.broken = set()
+    again = make()
+    again.put(Metric("m3"))
+    assert again.drain()
+    assert shelf.written == ["i", "m1", "m2", "m3"]
+    again.close()
+    assert not sink.journal.folder.exists()
+
+
+def test_the_end_does_not_wait_for_ever_for_a_store_that_hangs(
+    shelf: Shelf, sink: Sink, make: Callable[[], Sink]
+) -> None:
+    shelf.hangs.clear()
+    sink.put(Metric("in flight"))
+    sink.flush()
+    while not shelf.tries:
+        time.sleep(0.01)
+    sink.put(Metric("behind it"))
+    begin = time.monotonic()
+    assert not sink.close()
+    assert time.monotonic() - begin < 10
+    shelf.hangs.set()
+    again = make()
+    again.put(Metric("new"))
+    assert again.drain()
+    # What was in flight may get there twice: writing twice leaves one.
+    assert list(dict.fromkeys(shelf.written)) == ["in flight", "behind it", "new"]
+
+
+def test_a_full_disk_keeps_all_in_memory(
+    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise CycleGANError(f"{path}: the disk is full")
+
+    shelf.broken = {Metric}
+    with monkeypatch.context() as patch:
+        patch.setattr("tracking.outbox.outbox.write_text", full)
+        for text in ("m1", "m2"):
+            sink.put(Metric(text))
+            assert not sink.drain()
+        sink.put(Metric("m3"))
+    shelf.broken = set()
+    assert retry(sink)
+    assert shelf.written == ["m1", "m2", "m3"]
+
+
+def test_what_neither_store_nor_disk_take_is_told_as_lost(
+    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise CycleGANError(f"{path}: the disk is full")
+
+    shelf.broken = {Metric}
+    monkeypatch.setattr("tracking.outbox.outbox.write_text", full)
+    for text in ("m1", "m2", "m3"):
+        sink.put(Metric(text))
+        assert not sink.drain()
+    assert caplog.text.count("kept in memory") == 1
+    assert not sink.close()
+    assert "3 entries are lost" in caplog.text
+    assert "they wait in" not in caplog.text
+
+
+def test_a_fault_of_ours_does_not_end_the_thread(
+    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "write", lambda self, run: 1 / 0)
+        sink.put(Image("i"), Metric("m1"))
+        assert not sink.drain()
+    sink.put(Metric("m2"))
+    assert retry(sink)
+    assert shelf.written == ["m1", "i", "m2"]
+
+
+def test_an_old_end_does_not_end_a_run_that_goes_on(
+    shelf: Shelf, sink: Sink, make: Callable[[], Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: End, run: Run) -> None:
+        raise CycleGANError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(End, "write", away)
+        sink.put(End("KILLED", "interrupted"))
+        assert not sink.close()
+    again = make()
+    assert len(again) == 0
+
+
+def test_metrics_of_a_batch_go_in_one_request(
+    run: Run, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[int]] = []
+    log_rows = run.log_rows
+
+    def spy(rows: tuple[Sample, ...]) -> None:
+        calls.append([sample.iteration for sample in rows])
+        log_rows(rows)
+
+    monkeypatch.setattr(run, "log_rows", spy)
+    sink.put(*(Samples((Sample(i, {"loss": 1.0 / i}, 1000 * i),)) for i in (1, 2, 3)))
+    assert [sample.iteration for sample in sink.unsent()] in ([1, 2, 3], [])
+    assert sink.drain()
+    assert [i for call in calls for i in call] == [1, 2, 3]
+    assert len(calls) <= 2
+    assert run.history("loss") == {1: 1.0, 2: 0.5, 3: 1 / 3}
+    assert sink.unsent() == []
+
+
+def test_a_text_that_waits_gives_way_to_a_newer_one(run: Run, sink: Sink) -> None:
+    sink.put(Text("old", "a.txt"), Text("other", "b.txt"), Text("new", "a.txt"))
+    assert sink.drain()
+    assert run.artifact_path("a.txt").read_text() == "new"
+    assert run.artifact_path("b.txt").read_text() == "other"

@@ -1,0 +1,290 @@
+"""`cyclegan prepare`: what a user types, sees and gets; one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+from cyclegan.data import DatasetSpec, open_dataset
+from workbench import cli, prepare
+from workbench.session import run
+
+SHAPE = (20, 24, 30)
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """Run the command in this process: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_it(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cyclegan", "prepare", *arguments])
+        code = run(cli.app)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_it
+
+
+@pytest.fixture(autouse=True)
+def unseen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest: only a test about the picture draws one."""
+    if "picture" not in request.node.name:
+        monkeypatch.setattr(prepare, "write_check_picture", lambda *arguments: None)
+
+
+def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(20_000, 30_000, shape).astype(np.uint16)
+
+
+def stored(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
+    with h5py.File(path) as handle:
+        return handle["data"][:], dict(handle["data"].attrs)
+
+
+def standardised(array: np.ndarray) -> np.ndarray:
+    return (array - array.mean()) / array.std()
+
+
+def slices(folder: Path, array: np.ndarray) -> list[str]:
+    folder.mkdir()
+    for i, plane in enumerate(array):
+        tifffile.imwrite(folder / f"s{i}.tif", plane)
+    return sorted(str(p) for p in folder.iterdir())
+
+
+def test_a_volume_becomes_a_file_a_picture_and_a_dataset(call: Any, tmp_path: Path) -> None:
+    np.save("a.npy", volume())
+    arguments = ("a.npy", "--output", "out/a.h5", "--roi", "2:,:20,3:30", "--voxel-size", "0.8")
+    code, out, err = call(*arguments, "--dtype", "float32")
+    assert code == 0
+    found, attributes = stored("out/a.h5")
+    np.testing.assert_allclose(found, standardised(volume()[2:, :20, 3:30]), atol=2e-6)
+    assert attributes["voxel_size_um"].tolist() == [0.8, 0.8, 0.8]
+    assert "18 x 20 x 27" in out and "0.8 um" in out
+    for name in ("a.h5", "a.png", "a.json"):
+        assert f"written  out/{name}" in out
+    assert "planes 15:18 of 18 are kept for validation" in err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.h5", "a.png", "a.json"}
+    spec = DatasetSpec.load(tmp_path / "out" / "a.json")
+    assert [e.roi[0] for e in (*spec.train, *spec.validate)] == [(0, 15), (15, 18)]
+    assert open_dataset(spec.train[0].path, spec.train[0].dset).shape == (18, 20, 27)
+
+
+def test_json_is_one_document_that_says_everything(call: Any) -> None:
+    np.save("a.npy", volume())
+    code, out, _ = call("a.npy", "--output", "a.h5", "--validate", "5:9", "--json")
+    assert code == 0
+    data = json.loads(out)
+    (one,) = data["volumes"]
+    assert (data["dataset"], one["output"], one["picture"]) == ("a.json", "a.h5", "a.png")
+    assert one["shape"] == list(SHAPE) and one["dtype"] == "float16"
+    assert one["mean"] == pytest.approx(volume().mean()) and one["std"] > 0
+    assert one["percentiles"]["50"] == pytest.approx(np.median(volume()), rel=0.01)
+    assert one["train"] == [[0, 5], [9, 20]] and one["validate"] == [[5, 9]]
+    assert one["voxel_size_um"] is None and one["non_finite"] == 0
+
+
+def test_a_shell_glob_of_slices_is_one_volume_as_its_folder_is(call: Any, tmp_path: Path) -> None:
+    paths = slices(tmp_path / "scan", volume())
+    assert call(*paths, "--output", "glob.h5", "--quiet")[0] == 0
+    assert call("scan", "--output", "folder.h5", "--quiet")[0] == 0
+    np.testing.assert_array_equal(stored("glob.h5")[0], stored("folder.h5")[0])
+    np.testing.assert_allclose(stored("glob.h5")[0], standardised(volume()), atol=2e-3)
+
+
+def test_several_volumes_go_into_a_folder_with_one_dataset(call: Any, tmp_path: Path) -> None:
+    for i in range(3):
+        np.save(f"v{i}.npy", volume(i))
+    inputs = ("v0.npy", "v1.npy", "--validate-file", "v2.npy")
+    assert call(*inputs, "--output", "all")[0] == 0
+    for i in range(3):
+        found, attributes = stored(f"all/v{i}.h5")
+        np.testing.assert_allclose(found, standardised(volume(i)), atol=2e-3)
+        assert attributes["mean"] == pytest.approx(volume(i).mean())
+    assert json.loads(Path("all/dataset.json").read_text()) == {
+        "train": [{"path": f"v{i}.h5", "dset": "data"} for i in (0, 1)],
+        "validate": [{"path": "v2.h5", "dset": "data"}],
+    }
+    assert call("v0.npy", "v1.npy", "--output", "split")[0] == 0
+    spec = DatasetSpec.load(tmp_path / "split" / "dataset.json")
+    assert [e.path.name for e in spec.validate] == ["v0.h5", "v1.h5"]
+
+
+def test_a_separate_file_is_for_validation(call: Any) -> None:
+    np.save("a.npy", volume())
+    np.save("b.npy", volume(1))
+    assert call("a.npy", "--output", "a.h5", "--validate-file", "b.npy")[0] == 0
+    np.testing.assert_allclose(stored("a_validate.h5")[0], standardised(volume(1)), atol=2e-3)
+    assert json.loads(Path("a.json").read_text()) == {
+        "train": [{"path": "a.h5", "dset": "data"}],
+        "validate": [{"path": "a_validate.h5", "dset": "data"}],
+    }
+
+
+def test_what_it_wrote_can_be_prepared_again_and_keeps_its_voxel_size(call: Any) -> None:
+    np.save("a.npy", volume())
+    assert call("a.npy", "--output", "a.h5", "--voxel-size", "1.6,0.8,0.8")[0] == 0
+    assert call("a.h5", "--output", "b.h5", "--roi", "5:15,:,:", "--no-standardise")[0] == 0
+    np.testing.assert_array_equal(stored("b.h5")[0], stored("a.h5")[0][5:15])
+    assert stored("b.h5")[1]["voxel_size_um"].tolist() == [1.6, 0.8, 0.8]
+
+
+def test_replaced_and_clipped_voxels_are_said(call: Any) -> None:
+    array = volume().astype(np.float32)
+    array[0, 0, 0] = np.nan
+    array[0, 0, 1] = 1e6
+    np.save("a.npy", array)
+    code, _, err = call("a.npy", "--output", "a.h5", "--no-standardise")
+    assert code == 0
+    assert "1 voxels are NaN or infinite" in err
+    assert "1 voxels are beyond the range of float16" in err
+    assert np.isfinite(stored("a.h5")[0]).all()
+    assert (
+        call("a.npy", "--output", "b.h5", "--no-standardise", "--dtype", "float32")[2].count(
+            "beyond"
+        )
+        == 0
+    )
+
+
+def test_the_picture_is_written_beside_the_file(call: Any) -> None:
+    np.save("a.npy", volume())
+    assert call("a.npy", "--output", "a.h5")[0] == 0
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- mistakes ---------------------------------------------------------------------------------
+
+
+def one_line(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err
+    assert err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("gone.npy",), 1, "gone.npy: no such file"),
+        (("a.txt",), 1, "a.txt: neither HDF5"),
+        (("empty",), 1, "empty: a folder without TIFF files"),
+        (("a.npy", "a.npy"), 2, "named twice"),
+        (("a.npy", "b.npy"), 2, "2 volumes go into a folder"),
+        (("a.npy", "--output", "x"), 2, "name an HDF5 file"),
+        (("a.npy", "--roi", "1:2"), 2, "--roi 1:2: three ranges"),
+        (("a.npy", "--roi", "0:21,:,:"), 1, "a.npy: --roi 0:21 along Z"),
+        (("a.npy", "--dtype", "int8"), 2, "--dtype int8"),
+        (("a.npy", "--compression", "gzp"), 2, "did you mean 'gzip'?"),
+        (("a.npy", "--voxel-size", "big"), 2, "--voxel-size big"),
+        (("a.npy", "--validate", "1-2"), 2, "--validate: '1-2' is no range"),
+        (("a.npy", "--validate", "15:21"), 2, "ends beyond the 20 planes"),
+        (("a.npy", "--validate", ":"), 2, "leaves none of the 20 planes"),
+        (("a.npy", "--validate", "1:2", "--validate-file", "b.npy"), 2, "exclude each other"),
+        (("a.npy", "b.npy", "--output", "x", "--validate", "1:2"), 2, "is for one volume"),
+        (("a.npy", "--validate-file", "gone.npy"), 1, "gone.npy: no such file"),
+        (("a.npy", "--channel", "-1"), 2, "--channel"),
+        (("two.h5",), 1, "name one with --dataset: u, v"),
+        (("two.h5", "--dataset", "w"), 1, "no dataset 'w'; datasets found: u, v"),
+        (("channels.npy",), 1, "2 channels; choose one with --channel"),
+        (("colour.tif",), 1, "colour.tif: a colour image"),
+        (("cut.tif",), 1, "cut.tif"),
+        (("constant.npy",), 1, "all voxels are 3"),
+        (("flat.npy",), 1, "one plane along Z"),
+        (("a.npy", "--output", "kept.h5"), 1, "kept.h5 exists already"),
+        (("a.npy", "--output", "pictured.h5"), 1, "pictured.png exists already"),
+        (("a.npy", "--output", "listed.h5"), 1, "listed.json exists already"),
+        (("two.h5", "--dataset", "u", "--output", "two.h5", "--overwrite"), 1, "is an input too"),
+        (("a.npy", "--output", "a.txt/a.h5"), 1, "writing failed"),
+    ],
+)
+def test_every_mistake_is_one_line_and_writes_nothing(
+    call: Any, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    for name, array in (("a", volume()), ("b", volume(1)), ("flat", volume()[:1])):
+        np.save(f"{name}.npy", array)
+    np.save("channels.npy", np.stack([volume(), volume()]))
+    np.save("constant.npy", np.full(SHAPE, 3))
+    for name in ("a.txt", "kept.h5", "pictured.png", "listed.json"):
+        Path(name).write_text("mine")
+    Path("empty").mkdir()
+    with h5py.File("two.h5", "w") as handle:
+        handle["u"], handle["v"] = volume(), volume()
+    tifffile.imwrite("colour.tif", np.zeros((24, 30, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite("cut.tif", volume(), photometric="minisblack")
+    Path("cut.tif").write_bytes(Path("cut.tif").read_bytes()[:9000])
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    output = () if "--output" in arguments else ("--output", "out.h5")
+    found, out, err = call(*arguments, *output)
+    assert said in one_line(err)
+    assert (found, out) == (code, "")
+    after = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    assert after == before
+
+
+def test_overwrite_replaces(call: Any) -> None:
+    np.save("a.npy", volume())
+    for name in ("a.h5", "a.png", "a.json"):
+        Path(name).write_text("old")
+    assert call("a.npy", "--output", "a.h5", "--overwrite")[0] == 0
+    assert stored("a.h5")[0].shape == SHAPE
+    DatasetSpec.load(Path("a.json"))
+
+
+def test_a_failed_preparation_leaves_what_was_there(call: Any) -> None:
+    np.save("a.npy", np.full(SHAPE, np.nan))
+    Path("a.h5").write_text("old")
+    assert call("a.npy", "--output", "a.h5", "--overwrite")[0] == 1
+    assert Path("a.h5").read_text() == "old"
+
+
+def test_killed_between_two_volumes_the_same_command_goes_on(call: Any, tmp_path: Path) -> None:
+    """A real process, killed with the first volume finished; the first is not made again."""
+    shape = (200, 200, 200)
+    for i in range(2):
+        np.save(f"v{i}.npy", volume(i, shape))
+    command = [
+        "-m",
+        "workbench.cli",
+        "prepare",
+        "v0.npy",
+        "v1.npy",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    command[3:5] = [str(tmp_path / "v0.npy"), str(tmp_path / "v1.npy")]
+    root = Path(cli.__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "o" / "v0.h5").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    made = (tmp_path / "o" / "v0.h5").stat().st_mtime_ns
+    assert not (tmp_path / "o" / "dataset.json").exists()
+    code, out, _ = call(*command[3:], "--json")
+    assert code == 0
+    first, second = json.loads(out)["volumes"]
+    assert first["slabs_written"] == 0 and second["slabs_written"] > 0
+    assert (tmp_path / "o" / "v0.h5").stat().st_mtime_ns == made
+    for i in range(2):
+        expected = standardised(volume(i, shape))
+        np.testing.assert_allclose(stored(f"o/v{i}.h5")[0], expected, atol=2e-3)
+    left = {p.name for p in (tmp_path / "o").iterdir()} - {"v0.png", "v1.png"}
+    assert left == {"v0.h5", "v1.h5", "dataset.json"}

@@ -1,0 +1,119 @@
+"""Studies as text: best first, within the terminal's width, curves that can be compared."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import optuna
+import pytest
+
+from cyclegan.errors import DataError
+from viz.names import short_names, short_text
+from viz.sparkline import sparklines
+from viz.units import short_time
+from workbench.study_tables import best_data, best_text, one_line, study_data, study_table
+
+WIDE = {
+    f"lambdas.{group}": {"type": "float", "low": 0.1, "high": 10.0, "log": True}
+    for group in ("G_A", "G_B", "D_A", "D_B", "C_A", "C_B", "I_A", "I_B")
+}
+
+
+def test_trials_stand_best_first_with_state_cost_and_reason(make_study: Any) -> None:
+    lines = study_table(make_study(8), width=200, blocks=True).splitlines()
+    assert lines[0].startswith("made: 8 of 8 trials, best score ")
+    assert lines[0].endswith("; 4 complete, 4 pruned; 2080 iterations, 8.3 min")
+    rows = [line.split() for line in lines[3:11]]
+    assert [row[1] for row in rows] == ["complete"] * 4 + ["pruned"] * 4
+    for part in (rows[:4], rows[4:]):
+        scores = [float(row[2]) for row in part]
+        assert scores == sorted(scores, reverse=True)
+    assert {tuple(row[3:5]) for row in rows[:4]} == {("400", "410")}  # steps, iterations
+    assert "  trial 7 pruned: gate at step 100: flat" in lines
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 140])
+def test_a_wide_space_keeps_to_the_terminal_and_shows_every_value(
+    make_study: Any, width: int
+) -> None:
+    opened = make_study(8, WIDE)
+    text = study_table(opened, width=width, blocks=True)
+    assert max(map(len, text.splitlines()[1:])) <= width
+    for trial in opened.trials():
+        for value in trial.values.values():
+            assert short_text(value) in text
+    assert "lambdas." not in text
+    assert "lambdas.G_A" in json.dumps(study_data(opened))
+
+
+def test_columns_are_the_union_of_what_the_trials_searched(make_study: Any) -> None:
+    opened = make_study(2)
+    other = optuna.trial.create_trial(
+        value=9.0,
+        params={"lambdas.I_A": 0.125},
+        distributions={"lambdas.I_A": optuna.distributions.FloatDistribution(0.1, 1)},
+    )
+    opened.study.add_trial(other)
+    header, *rows = study_table(opened, width=300).splitlines()[2:6]
+    assert header.split()[-5:] == ["lr_g", "C_A", "batch_size", "norm_D", "I_A"]
+    assert rows[0].split()[-1] == "0.125"
+    assert study_data(opened)["keys"][-1] == "lambdas.I_A"
+    assert best_text(opened).endswith("\n  lambdas.I_A = 0.125")
+
+
+def test_plain_values_are_strict_json_with_curves_and_what_a_trial_bears(make_study: Any) -> None:
+    opened = make_study(3)
+    attrs = {
+        "verdict": {"rung": 0, "margin": 1.5},
+        "origin": {"commit": "abc"},
+        "seeds": [{"seed": 1, "run_id": "x", "score": 1.0, "iteration": 5}],
+        "deaths": 2,
+    }
+    opened.study.add_trial(
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.PRUNED,
+            intermediate_values={50: 1.0, 100: float("nan")},
+            user_attrs=attrs | {"deaths": {"at": 50, "count": 2}},
+        )
+    )
+    data = json.loads(json.dumps(study_data(opened), allow_nan=False))
+    assert data["trials"][3] | attrs == data["trials"][3]
+    assert data["trials"][3]["curve"] == [[50, 1.0]]
+    assert [len(t["curve"]) for t in data["trials"]] == [8, 2, 8, 1]
+    assert data["states"] == {"complete": 2, "pruned": 2}
+    assert best_data(opened) == data["best"]
+
+
+def test_nothing_done_yet(make_study: Any) -> None:
+    opened = make_study(0)
+    assert one_line(opened) == "made: 0 of 1 trials, no result yet"
+    assert study_table(opened, width=80).splitlines()[2].split()[:2] == ["trial", "state"]
+    with pytest.raises(DataError, match="no complete trial yet"):
+        best_data(opened)
+
+
+def test_a_higher_character_is_a_better_score_whatever_the_gates() -> None:
+    curves = [[(10, -100.0), (40, 5.0)], [(10, 4.9), (20, 5.1)], [], [(40, -3e6)]]
+    gated, short, empty, worst = sparklines(curves, width=4, blocks=False)
+    levels = "_.:-=+*#"
+    height = [levels.index(c) for c in (worst[3], gated[0], short[0], gated[3], short[1])]
+    assert height == sorted(height)
+    assert len(set(height)) == 5
+    assert (gated[1:], short[2:], empty) == (3 * gated[3], "  ", "    ")
+    assert sparklines(curves, width=4)[0] != gated  # block characters
+    assert sparklines([[(1, 2.0)]], width=3) == ["▅▅▅"]
+
+
+def test_short_names_tell_keys_apart() -> None:
+    keys = ["lr_g", "lambdas.C_A", "lossNames.C_A", "lambdas.G_A.0", "lambdas.G_A.1", "lambdas.D_B"]
+    assert list(short_names(keys).values()) == [
+        *("lr_g", "lambdas.C_A", "lossNames.C_A", "G_A.0", "G_A.1", "D_B")
+    ]
+
+
+def test_times_in_a_few_characters() -> None:
+    times = [None, 0.4, 99, 100, 3600, 7200, 90_000, 200_000]
+    assert [short_time(t) for t in times] == [
+        *("", "0 s", "99 s", "1.7 min", "60.0 min", "2.0 h", "25.0 h", "2.3 d")
+    ]

@@ -1,0 +1,166 @@
+"""The six images of a cycle as volumes: a file for HDF5 viewers, a page for the browser.
+
+```
+volumes/cycle_00000400.h5    both fixed validation patches, whole values
+viewer/cycle_00000400.html   the first patch, 8 bits: opens in MLflow's artifact pane
+```
+There are some of the way (the first validation, then at twice the iterations of the one before, and
+again), the best, and the last. All of a run together stay within its budget: the way is left out
+first, then volumes are cropped around their centre.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan.data.voxel_size import VoxelSize
+from cyclegan.validation import ValidationReport
+from tracking.run import Run
+from tracking.volumes import read_cycle, write_cycle
+from viz.viewer import cycle_layers, write_viewer
+
+FOLDER, PAGES = "volumes", "viewer"
+_FILES = 6
+"""Files that fit into a budget: four of the way, the best, the last."""
+
+Images = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class CycleVolume:
+    """An entry: the images of one validation, (B, C, Z, Y, X) by name.
+
+    The files are made when it is written, which takes a thread's time, not the training's.
+    """
+
+    images: Images
+    about: Mapping[str, Any]
+    """`iteration`, `step`, `score`, `run`."""
+    voxel_size_A: VoxelSize | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"cycle_{self.about['iteration']:08d}"
+
+    def write(self, run: Run) -> None:  # noqa: D102
+        with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
+            volume, page = (Path(folder) / f"{self._name}{end}" for end in (".h5", ".html"))
+            write_cycle(volume, self.images, {**self.about, "run_id": run.id}, self.voxel_size_A)
+            run.log_file(volume, FOLDER)
+            write_viewer(
+                page,
+                cycle_layers(self.images, voxel_size_A=self.voxel_size_A),
+                title=f"{self.about['run']}, iteration {self.about['iteration']}",
+                note=f"Step {self.about['step']}, score {self.about['score']:.2f}. Intensities are "
+                "standardised. A fixed validation patch: the same in every report and trial.",
+            )
+            run.log_file(page, PAGES)
+
+    def pack(self, bulk: Path) -> dict[str, Any]:  # noqa: D102
+        # h5py asks for a name of its own; the bulk's place is not ours to choose.
+        with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
+            path = Path(folder) / "cycle.h5"
+            write_cycle(path, self.images, self.about, self.voxel_size_A)
+            shutil.copyfile(path, bulk)
+        return {"about": dict(self.about), "voxel_size_A": self.voxel_size_A}
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], bulk: Path) -> Self:  # noqa: D102
+        size = values["voxel_size_A"]
+        return cls(read_cycle(bulk), values["about"], None if size is None else tuple(size))
+
+
+class CycleVolumes:
+    """Chooses the validations whose volumes are kept.
+
+    Args:
+        budget: bytes for all of them together, uncompressed; 0 for none.
+        run: its name, for titles.
+    """
+
+    def __init__(self, budget: float, run: str) -> None:
+        self.budget, self.run = budget, run
+        self.voxel_size_A: VoxelSize | None = None
+        self._next = 0
+        self._spent = 0
+        self._last: CycleVolume | None = None
+        self._best: CycleVolume | None = None
+        self._written: set[int] = set()
+
+    def begin(self, written: set[int], voxel_size_A: VoxelSize | None) -> None:
+        """The training begins or goes on; `written`: iterations of which the run has a file."""
+        self.voxel_size_A = voxel_size_A
+        self._written |= written
+        self._next = 2 * max(self._written, default=0)
+        self._spent = len(self._written) * round(self.budget / _FILES)
+
+    def validated(self, report: ValidationReport) -> Iterator[CycleVolume]:
+        """Take a validation; gives it, if it is one of the way."""
+        if not self.budget:
+            return
+        volume = self._volume(report)
+        self._last = volume
+        best = self._best.about["score"] if self._best else -math.inf
+        if report.gate is None and report.score > best:
+            self._best = volume
+        size = _bytes(volume.images)
+        reserved = 2 * self.budget / _FILES
+        if report.iteration >= self._next and self._spent + size + reserved <= self.budget:
+            self._next = 2 * report.iteration
+            yield from self._given(volume)
+
+    def ended(self) -> Iterator[CycleVolume]:
+        """The best and the last, where they are not yet given."""
+        for volume in (self._best, self._last):
+            if volume is not None:
+                yield from self._given(volume)
+
+    def _given(self, volume: CycleVolume) -> Iterator[CycleVolume]:
+        if volume.about["iteration"] not in self._written:
+            self._written.add(volume.about["iteration"])
+            self._spent += _bytes(volume.images)
+            yield volume
+
+    def _volume(self, report: ValidationReport) -> CycleVolume:
+        images = {name: image.numpy() for name, image in report.images.items()}
+        about = {
+            "iteration": report.iteration,
+            "step": report.step,
+            "score": report.score,
+            "run": self.run,
+        }
+        return CycleVolume(_within(images, self.budget / _FILES), about, self.voxel_size_A)
+
+
+def _bytes(images: Images) -> int:
+    """Of the file's datasets, and of the page's bytes: an eighth more."""
+    return round(1.125 * sum(4 * image.size for image in images.values()))
+
+
+def _within(images: Images, limit: float) -> Images:
+    """As many patches as fit into `limit` bytes, of the last one the centre if it does not."""
+    for patches in range(len(images["real_A"]), 0, -1):
+        fewer = {name: image[:patches] for name, image in images.items()}
+        if _bytes(fewer) <= limit:
+            return fewer
+    share = (limit / _bytes(fewer)) ** (1 / 3)
+    coarse = images["real_A"].shape[2:]
+    kept = [max(1, int(n * share)) for n in coarse]
+    cropped = {}
+    for name, image in fewer.items():
+        scale = image.shape[2] // coarse[0]
+        window = [
+            slice(scale * ((n - k) // 2), scale * ((n - k) // 2 + k))
+            for n, k in zip(coarse, kept, strict=True)
+        ]
+        cropped[name] = np.ascontiguousarray(image[(slice(None), slice(None), *window)])
+    return cropped

@@ -1,0 +1,219 @@
+"""What the store could not take, on the disk until it can: a folder for each run.
+
+```
+mlruns/journal/<run id>/
+  about.json              the run's name and the store it belongs to
+  lock                    held by the process that writes to the run
+  00000012-Samples.json   an entry that waits; they are numbered in the order they came
+  00000013-Picture.json   another one, with its bulk beside it
+  00000013-Picture.bulk
+```
+An entry is there as soon as its JSON file is, which is renamed into its place last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cyclegan.errors import CycleGANError
+from cyclegan.files import replacing, write_text
+from tracking.database import Location
+from tracking.outbox.records import KINDS, Entry
+
+log = logging.getLogger(__name__)
+
+_ABOUT, _LOCK, _BULK, _DAMAGED = "about.json", "lock", ".bulk", ".damaged"
+
+
+@dataclass(frozen=True, order=True)
+class Waiting:
+    """An entry on the disk."""
+
+    number: int
+    kind: str
+    path: Path
+
+    @property
+    def bulk(self) -> Path:
+        """Where its bulky part is, if it has one."""
+        return self.path.with_suffix(_BULK)
+
+    def read(self) -> Entry:
+        """The entry. Errors: `ValueError`, `KeyError`, `TypeError`, `OSError` if damaged."""
+        return KINDS[self.kind].unpack(json.loads(self.path.read_bytes()), self.bulk)
+
+
+class Journal:
+    """The entries of one run that wait on the disk. The folder is made with the first one."""
+
+    def __init__(self, folder: Path, *, run_id: str, name: str, store: str) -> None:
+        self.folder = folder
+        self.about = {"run_id": run_id, "name": name, "store": store}
+        self._lock: IO[str] | None = None
+        self._waiting = _listed(folder)
+        self._number = max((w.number for w in self._waiting), default=0)
+
+    @classmethod
+    def open(cls, folder: Path) -> Journal:
+        """One that is there. Errors: `CycleGANError` if it can't be read."""
+        try:
+            about = json.loads((folder / _ABOUT).read_bytes())
+            return cls(folder, **{key: str(about[key]) for key in ("run_id", "name", "store")})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CycleGANError(f"{folder / _ABOUT} can't be read: {error}") from error
+
+    def __len__(self) -> int:
+        """Entries that wait."""
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """Those that wait, in the order they came."""
+        return iter(list(self._waiting))
+
+    def kinds(self) -> set[str]:
+        """Kinds of which something waits: a new entry of them must wait behind it."""
+        return {waiting.kind for waiting in self._waiting}
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Become the one process that adds and removes; False if another one is.
+
+        `wait` for the other one. Nothing is made on the disk if nothing is there.
+        """
+        if self._lock is not None or not self.folder.is_dir():
+            return True
+        return self._acquire(wait=wait)
+
+    def _acquire(self, *, wait: bool) -> bool:
+        while True:
+            handle = (self.folder / _LOCK).open("a")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                handle.close()
+                return False
+            if os.fstat(handle.fileno()).st_nlink:
+                break
+            handle.close()  # whoever held it has removed it
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = handle
+        # Somebody else may have been at it until now.
+        self._waiting = _listed(self.folder)
+        self._number = max([self._number, *(waiting.number for waiting in self._waiting)])
+        return True
+
+    def append(self, entry: Entry) -> None:
+        """Put an entry behind the others. Errors: `CycleGANError` if the disk does not take it."""
+        number, kind = self._number + 1, type(entry).__name__
+        waiting = Waiting(number, kind, self.folder / f"{number:08d}-{kind}.json")
+        with _disk(waiting.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._acquire(wait=True)
+            # After the lock: who finds it would take the folder for one that nobody holds.
+            if not (self.folder / _ABOUT).is_file():
+                write_text(self.folder / _ABOUT, json.dumps(self.about, indent=1))
+            with _bulk_of(waiting) as bulk:
+                values = entry.pack(bulk)
+            write_text(waiting.path, json.dumps(values))
+        self._waiting.append(waiting)
+        self._number = number
+
+    def remove(self, waiting: Waiting) -> None:
+        """The store has it."""
+        waiting.path.unlink(missing_ok=True)
+        waiting.bulk.unlink(missing_ok=True)
+        self._waiting.remove(waiting)
+
+    def drop(self, kind: type[Entry]) -> None:
+        """Remove what waits of a kind: what it says does not hold any more."""
+        for waiting in self:
+            if waiting.kind == kind.__name__:
+                self.remove(waiting)
+
+    def deliver(self, write: Callable[[Entry], None]) -> CycleGANError | None:
+        """Write what waits, in order; the first failure, of which the rest goes on waiting.
+
+        After a failure entries of the same kind are left alone, as they would overtake it. What
+        can't be read is set aside.
+        """
+        failed: dict[str, CycleGANError] = {}
+        for waiting in self:
+            if waiting.kind in failed:
+                continue
+            try:
+                entry = waiting.read()
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("%s is damaged and set aside: %s", waiting.path, error)
+                waiting.path.rename(waiting.path.with_suffix(_DAMAGED))
+                self._waiting.remove(waiting)
+                continue
+            try:
+                write(entry)
+            except CycleGANError as error:
+                failed[waiting.kind] = error
+                continue
+            self.remove(waiting)
+        return next(iter(failed.values()), None)
+
+    def close(self) -> None:
+        """Release it; an empty one is removed from the disk."""
+        if self._lock is None:
+            return
+        if not self._waiting and not list(self.folder.glob(f"*{_DAMAGED}")):
+            for name in (_ABOUT, _LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            for litter in (*self.folder.glob(f"*{_BULK}"), *self.folder.glob(".*.part")):
+                litter.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+        self._lock.close()
+        self._lock = None
+
+
+def journal_of(location: Location, run_id: str, name: str = "") -> Journal:
+    """The journal of a run in the store at `location`."""
+    folder = location.journals / run_id
+    return Journal(folder, run_id=run_id, name=name or run_id, store=str(location))
+
+
+def journals_in(folder: Path) -> list[Path]:
+    """The folders of journals in `folder`."""
+    return sorted(path.parent for path in folder.glob(f"*/{_ABOUT}"))
+
+
+def _listed(folder: Path) -> list[Waiting]:
+    found = []
+    for path in folder.glob("*-*.json"):
+        number, _, kind = path.stem.partition("-")
+        if number.isdigit() and kind in KINDS:
+            found.append(Waiting(int(number), kind, path))
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def _bulk_of(waiting: Waiting) -> Iterator[Path]:
+    """A path for the bulk, whole under its name when the block ends; nothing if none was made."""
+    temporary = waiting.bulk.with_name(f".{waiting.bulk.name}.part")
+    try:
+        yield temporary
+        if temporary.exists():
+            with replacing(waiting.bulk) as target:
+                temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CycleGANError(f"{path} can't be written: {error}") from error

@@ -1,0 +1,127 @@
+"""The report beside an enhanced volume: one HTML page and one picture for people to judge it by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from cyclegan.data import Volume
+from cyclegan.errors import DataError
+from cyclegan.files import refuse_overwrite, replacing, write_text
+from cyclegan.metrics.quality import QualityRow
+from viz.enhancement import figures
+from viz.enhancement.measure import Halves, Measurements, measure, resolution_rows
+from viz.enhancement.page import page
+from viz.enhancement.reading import DoubtfulPlace, Images, MapSummary
+
+__all__ = ["DoubtfulPlace", "Halves", "MapSummary", "ReportSummary", "write_report"]
+
+SHOWN_PLACES = 4
+"""Doubtful places of which the surroundings are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSummary:
+    """What a report says, for other programs."""
+
+    html: Path
+    png: Path
+    maps: tuple[MapSummary, ...]
+    places: tuple[DoubtfulPlace, ...]
+    """The most doubtful ones, in voxels of the enhanced volume."""
+    quality: tuple[QualityRow, ...]
+    resolution_voxels: Mapping[str, float]
+    """By curve and criterion, in voxels of the enhanced volume."""
+    slope: float | None
+    """Of the grey match of enhanced volume and input; not positive: inverted or lost."""
+
+    def metrics(self) -> dict[str, float]:
+        """All finite numbers under the names they are logged by."""
+        values: dict[str, float] = {}
+        for summary in self.maps:
+            for part in ("mean", "p95", "p99"):
+                values[f"{summary.name}_{part}"] = getattr(summary, part)
+        for row in self.quality:
+            key = row.name.replace(" ", "_")
+            values |= {f"psnr/{key}": row.psnr, f"ssim/{key}": row.ssim}
+        for name, voxels in self.resolution_voxels.items():
+            values[f"resolution_voxels/{name}"] = voxels
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def write_report(
+    path_html: Path,
+    path_png: Path,
+    *,
+    source: Volume,
+    enhanced: Path,
+    metadata: Mapping[str, object],
+    reference: Volume | None = None,
+    halves: Halves | None = None,
+    quality: Sequence[QualityRow] | None = None,
+    viewer: str = "",
+    overwrite: bool = False,
+) -> ReportSummary:
+    """Write the report on an enhanced volume: an HTML page, and its slices as a PNG.
+
+    Args:
+        source: the input, or the region of it that was enhanced.
+        enhanced: the HDF5 file with the dataset `data` and, if they were made, `trust/...`.
+        metadata: shown as a table: model, run, tile, precision, whatever there is.
+        reference: of the same region and resolution as the enhanced volume.
+        halves: by name, two volumes with the same signal and independent noise, of the input's or
+            the enhanced volume's shape, such as `{"input": (even, odd)}`.
+        quality: rows against the reference, if they have been computed already.
+        viewer: name of a page beside the report that shows the volume, linked at its top.
+
+    Volumes may be larger than memory: slices, the middle 160^3 voxels and blocks spread over the
+    volume are read, and the trust maps slab by slab. Of several channels the first is shown.
+
+    Errors: `DataError` for files that exist or volumes that don't belong together; one line for a
+    full disk.
+    """
+    for path in (path_html, path_png):
+        refuse_overwrite(path, overwrite)
+    try:
+        handle = h5py.File(enhanced, "r")
+    except OSError as error:
+        raise DataError(f"{enhanced}: not a readable HDF5 file: {error}") from error
+    with handle:
+        images = Images(source, handle, reference)
+        found = measure(images, halves or {}, quality)
+        drawn = _draw(images, found)
+        size = None if source.voxel_size_um is None else source.voxel_size_um[0] / images.factor
+        title = f"{enhanced.name}: enhanced from {source.name}"
+        text = page(title, found, drawn, metadata, size, images.factor, viewer)
+    with replacing(path_png) as temporary:
+        temporary.write_bytes(drawn["slices"])
+    write_text(path_html, text)
+    return ReportSummary(
+        html=path_html,
+        png=path_png,
+        maps=found.maps,
+        places=found.places,
+        quality=found.quality,
+        resolution_voxels={
+            f"{name} {criterion}".replace(": ", "_").replace(" ", "_").replace("/", "_"): voxels
+            for name, criterion, voxels, _ in resolution_rows(found, None)
+        },
+        slope=found.slope,
+    )
+
+
+def _draw(images: Images, found: Measurements) -> dict[str, bytes]:
+    drawn = {
+        "slices": figures.slices_figure(images),
+        "spectra": figures.spectra_figure(found),
+        "histogram": figures.histogram_figure(found),
+    }
+    if found.places:
+        drawn["places"] = figures.places_figure(images, found.places[:SHOWN_PLACES])
+    if found.correlations:
+        drawn["correlation"] = figures.correlation_figure(found)
+    return drawn

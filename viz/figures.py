@@ -1,0 +1,121 @@
+"""What the figures share: colours of the states, and axes for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from cyclegan.score import GATED
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+COLOURS = {
+    "complete": "#0072B2",
+    "pruned": "#E69F00",
+    "failed": "#D55E00",
+    "running": "#009E73",
+    "interrupted": "#CC79A7",
+    "waiting": "#BBBBBB",
+}
+BEST = "#111111"
+GREY = "#666666"
+_MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "interrupted": "s"}
+
+
+def colour(state: str) -> str:
+    """The colour of a state."""
+    return COLOURS.get(state, GREY)
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+    return figure
+
+
+def tidy(axes: Axes) -> None:
+    """A light grid, no box."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+@dataclass(frozen=True)
+class ScoreAxis:
+    """The part of the scores an axis shows. What lies below is drawn at its lower rim."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, scores: Iterable[float | None]) -> ScoreAxis:
+        """An axis that shows all but gated scores and far outliers."""
+        return cls(*score_range([s for s in scores if s is not None]))
+
+    @property
+    def rim(self) -> float:
+        """Where scores below `low` are drawn."""
+        return self.low - 0.08 * (self.high - self.low)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the drawn axis."""
+        span = self.high - self.low
+        return self.low - 0.12 * span, self.high + 0.06 * span
+
+    def place(self, scores: Sequence[float]) -> NDArray[np.float64]:
+        """Where to draw `scores`."""
+        values = np.asarray(scores, dtype=float)
+        return np.where(values < self.low, self.rim, values)
+
+    def below(self, score: float | None) -> bool:
+        """Whether it lies outside, or is none at all."""
+        return score is None or score < self.low
+
+    def ticks(self) -> list[float]:
+        """Round scores; none in the rim, where the scale does not hold."""
+        found = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
+        return [float(tick) for tick in found if tick >= self.low]
+
+    def apply(self, axes: Axes) -> None:
+        """Set the vertical limits and ticks."""
+        axes.set_yticks(self.ticks())
+        axes.set_ylim(*self.limits)
+
+
+def score_range(scores: Sequence[float]) -> tuple[float, float]:
+    """The range of scores that is worth an axis: low < high.
+
+    Its top is the best score. Gated scores and those more than three interquartile ranges below
+    the lower quartile (Tukey's far outliers) lie below it: they would flatten all the others.
+    """
+    usable = np.array([s for s in scores if s > GATED and np.isfinite(s)])
+    if not usable.size:
+        return GATED - 1.0, GATED + 1.0
+    lower, upper = np.quantile(usable, [0.25, 0.75])
+    fence = lower - 3.0 * (upper - lower) if upper > lower else usable.min()
+    low, high = float(usable[usable >= fence].min()), float(usable.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend in one line below everything, where it meets no title."""
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower right",
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+        handletextpad=0.5,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )

@@ -1,0 +1,199 @@
+"""Curves of several runs on one plot. Each bears its run's number, and a legend can hide it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from viz.svg import Span, Tick, across, drawing, element, line, path, text, title, upright
+
+COLOURS = 8
+"""Runs that are told apart by colour."""
+_POINTS = 300
+_FEW_DECADES = 2.0
+_LETTER = 7.0
+"""Pixels that a letter of a label takes."""
+_APART = 11.0
+"""Pixels between two numbers at the ends of curves."""
+
+# Okabe and Ito's colours and one more, which colour-blind people can tell apart.
+STYLE = """
+.r1 { --c: #0072b2; } .r2 { --c: #c44e00; } .r3 { --c: #00805c; } .r4 { --c: #b04f8c; }
+.r5 { --c: #8a6d00; } .r6 { --c: #2c9bd6; } .r7 { --c: #5b4bb7; } .r8 { --c: #6b6b6b; }
+@media (prefers-color-scheme: dark) {
+.r1 { --c: #5aaef0; } .r2 { --c: #ff8a4a; } .r3 { --c: #2fc79a; } .r4 { --c: #e39ac4; }
+.r5 { --c: #e6c229; } .r6 { --c: #9bdcff; } .r7 { --c: #a99bf5; } .r8 { --c: #b0b0b0; } }
+.reference { --c: var(--ink); } .line.dashed { stroke-dasharray: 6 4; }
+.end.number { fill: var(--c); font-weight: 700; font-size: 11px; text-anchor: start; }
+.level { stroke: var(--soft); stroke-dasharray: 4 3; stroke-width: .8; }
+.legend { position: sticky; top: 0; z-index: 2; background: var(--paper); padding: .4em 0;
+  display: flex; flex-wrap: wrap; gap: .4em; border-bottom: 1px solid var(--line); }
+.legend button { font: inherit; font-size: .88em; color: var(--ink); background: var(--card);
+  border: 1px solid var(--line); border-radius: .5em; padding: .15em .7em; cursor: pointer;
+  max-width: 24em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.legend button[aria-pressed=false] { opacity: .45; text-decoration: line-through; }
+.dot { display: inline-block; width: .75em; height: .75em; border-radius: .2em;
+  background: var(--c); margin-right: .35em; } .off { display: none !important; }
+"""
+SCRIPT = """
+(() => {
+const off = new Set();
+document.querySelectorAll('.legend button').forEach(button => button.addEventListener('click',
+  () => {
+    const run = button.dataset.run, hide = !off.has(run);
+    hide ? off.add(run) : off.delete(run);
+    button.setAttribute('aria-pressed', String(!hide));
+    document.querySelectorAll('[data-runs]').forEach(e =>
+      e.classList.toggle('off', e.dataset.runs.split(' ').some(one => off.has(one))));
+  }));
+})();
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One curve."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    runs: tuple[int, ...] = ()
+    """Numbers of the runs it belongs to, counted from 1; it is hidden with any of them."""
+    label: str = ""
+    """At its end."""
+    dashed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """What a plot says of its axes, and how large it is, in pixels."""
+
+    x: str
+    y: str
+    about: str
+    """In words, for those who can't see it."""
+    log_y: bool = False
+    limits: tuple[float, float] | None = None
+    """Of the vertical axis; what lies outside is drawn on its rim."""
+    level: float | None = None
+    """A value with a dashed line across."""
+    x_end: float | None = None
+    size: tuple[float, float] = (480.0, 280.0)
+
+
+def plot(series: Sequence[Series], axes: Axes) -> str:
+    """The plot; empty if no curve has a point that can be drawn."""
+    drawn = [(one, points) for one in series if (points := _drawable(one.points, axes))]
+    if not drawn:
+        return ""
+    width, height = axes.size
+    every = [point for _, points in drawn for point in points]
+    low, high = axes.limits or _limits([y for _, y in every])
+    first, last = min(x for x, _ in every), axes.x_end or max(x for x, _ in every)
+    room = 12.0 + _LETTER * max(len(one.label) for one, _ in drawn)
+    x = Span(min(0.0, first), last or 1.0, 66.0, width - room)
+    y = Span(low, high, height - 44.0, 12.0)
+    parts = [
+        upright(y, x, decades(low, high) if axes.log_y else ticks(low, high), axes.y),
+        across(x, y.start, ticks(x.low, x.high, 6), axes.x),
+    ]
+    if axes.level is not None:
+        parts.append(line(x.start, y(axes.level), x.end, y(axes.level), "level"))
+    parts += [_curve(one, points, x, y) for one, points in drawn]
+    parts.append(_labels(drawn, x, y))
+    return drawing(width, height, axes.about, *parts)
+
+
+def legend(names: Sequence[str]) -> str:
+    """A button a run that shows and hides it all over the page; names in the runs' order."""
+    buttons = (
+        f'<button type="button" class="r{n}" data-run="{n}" aria-pressed="true" '
+        f'title="{escape(name)}"><span class="dot"></span>{escape(name)}</button>'
+        for n, name in enumerate(names, start=1)
+    )
+    return f'<div class="legend">{"".join(buttons)}</div>'
+
+
+def ticks(low: float, high: float, count: int = 7) -> list[Tick]:
+    """Round numbers between two ends."""
+    raw = max((high - low) / max(count, 1), 1e-300)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(f * power for f in (1, 2, 5, 10) if f * power >= 0.999 * raw)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [(i * step, _number(i * step, step)) for i in range(first, last + 1)]
+
+
+def decades(low: float, high: float) -> list[Tick]:
+    """Powers of ten between two logarithms; halves and fifths of them where there are few."""
+    factors = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
+    found = [
+        (math.log10(factor) + power, f"{factor * 10.0**power:.6g}")
+        for power in range(math.floor(low), math.ceil(high) + 1)
+        for factor in factors
+    ]
+    inside = [tick for tick in found if low <= tick[0] <= high]
+    every = -(-len(inside) // 8) or 1
+    return inside[::every]
+
+
+def _number(value: float, step: float) -> str:
+    if step >= 1:
+        return f"{value:,.0f}"
+    return f"{value:.{min(12, -math.floor(math.log10(step)))}f}"
+
+
+def _drawable(points: Sequence[tuple[float, float]], axes: Axes) -> list[tuple[float, float]]:
+    kept = [(a, b) for a, b in points if math.isfinite(b) and (b > 0 or not axes.log_y)]
+    every = -(-len(kept) // _POINTS) or 1
+    thin = [*kept[::every], *kept[-1:]] if every > 1 else kept
+    return [(float(a), math.log10(b) if axes.log_y else float(b)) for a, b in thin]
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _curve(one: Series, points: Sequence[tuple[float, float]], x: Span, y: Span) -> str:
+    at = [(x(a), y(min(max(b, y.low), y.high))) for a, b in points]
+    d = path(at if len(at) > 1 else [at[0], (at[0][0] + 3, at[0][1])])
+    kind = "line dashed" if one.dashed else "line"
+    marks = {"data_runs": " ".join(map(str, one.runs))} if one.runs else {}
+    return element(
+        "g",
+        title(one.name),
+        element("path", d=d, class_="hit"),
+        element("path", d=d, class_=kind),
+        class_=f"curve {_colour(one)}",
+        **marks,
+    )
+
+
+def _labels(drawn: Sequence[tuple[Series, Sequence[tuple[float, float]]]], x: Span, y: Span) -> str:
+    """Labels at the ends of curves, moved apart where they would overlap."""
+    ends = sorted(
+        (x(points[-1][0]), y(min(max(points[-1][1], y.low), y.high)), i)
+        for i, (one, points) in enumerate(drawn)
+        if one.label
+    )
+    parts, before = [], (-1e9, 0.0)
+    for at, height, i in sorted(ends, key=lambda end: (round(end[0] / 20), end[1])):
+        if abs(at - before[0]) < 20:
+            height = max(height, before[1] + _APART)
+        one = drawn[i][0]
+        marks = {"data_runs": " ".join(map(str, one.runs))} if one.runs else {}
+        kind = f"end number {_colour(one)}"
+        parts.append(text(at + 5, height + 4, one.label, class_=kind, **marks))
+        before = (at, height)
+    return "".join(parts)
+
+
+def _colour(one: Series) -> str:
+    return f"r{(one.runs[0] - 1) % COLOURS + 1}" if one.runs else "reference"
+
+
+def chip(number: int) -> str:
+    """The number of a run in its colour."""
+    return f'<span class="r{number}"><span class="dot"></span>{number}</span>'

@@ -1,0 +1,149 @@
+"""The figure of a path over the step: panels of curves, discarded attempts in grey behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viz.rollback.curves import joined, stairs, thinned, union, zigzag
+from viz.rollback.drawing import (
+    BROKEN,
+    DISCARDED,
+    FAINT,
+    PALETTE,
+    SHADE,
+    group_thousands,
+    legend,
+    scale,
+    stacked,
+    tidy,
+)
+from viz.rollback.marks import draw_rollbacks, draw_scores
+from viz.rollback.path import TrainingPath
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = NDArray[np.float64]
+
+_COLUMNS = 420
+"""Columns of the step axis, at most: about two pixels each."""
+_BUDGET = 9000
+"""Columns of all curves together: keeps the page below a megabyte, however often it fell back."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    label: str
+    height: float
+    """In inches."""
+    curves: Mapping[str, Values]
+    """Name -> a value of each row."""
+    noisy: bool
+
+
+def step_figure(path: TrainingPath) -> Figure:
+    """Rollbacks, scores, losses, lambdas and learning rates over the step."""
+    panels = _panels(path)
+    lane = min(0.5 + 0.24 * len(path.rollbacks), 2.6)
+    heights = [lane, *([1.5] if path.scores else []), *(panel.height for panel in panels)]
+    figure, axes = stacked(heights)
+    for one in axes:
+        for low, high in union([(float(e.to_step), float(e.from_step)) for e in path.rollbacks]):
+            one.axvspan(low, high, color=SHADE, alpha=0.11, linewidth=0)
+    draw_rollbacks(axes[0], path)
+    width = _column(path, 1 + sum(len(panel.curves) for panel in panels if panel.noisy))
+    if path.scores:
+        draw_scores(axes[1], path, width)
+    for one, panel in zip(axes[len(axes) - len(panels) :], panels, strict=True):
+        _draw_panel(one, path, panel, width)
+    last = max([1.0, path.steps.max(initial=0), *(event.from_step for event in path.rollbacks)])
+    axes[-1].set_xlim(-0.012 * last, 1.012 * last)
+    axes[-1].set_xlabel("training step", fontsize=9)
+    group_thousands(axes[-1].xaxis)
+    return figure
+
+
+def _panels(path: TrainingPath) -> list[_Panel]:
+    panels = []
+    for label, names in path.losses.items():
+        curves = {name.removeprefix("loss/"): path.metric(name) for name in names}
+        curves = {name: values for name, values in curves.items() if not np.isnan(values).all()}
+        if curves:
+            panels.append(_Panel(f"loss:\n{label}", 1.7, curves, noisy=True))
+    on = {name: values for name, values in path.hparams.items() if np.any(values > 0)}
+    lambdas = {n.removeprefix("lambdas."): v for n, v in on.items() if n.startswith("lambdas.")}
+    rates = {name: values for name, values in on.items() if name.startswith("lr_")}
+    for label, curves in (("lambdas", lambdas), ("learning rates", rates)):
+        if curves and path.rows:
+            panels.append(_Panel(label, 1.4, curves, noisy=False))
+    return panels
+
+
+def _column(path: TrainingPath, curves: int) -> float:
+    """Steps a column of the page stands for."""
+    span = max(float(path.steps.max(initial=0)), 1.0)
+    total = span + sum(stretch.last - stretch.first for stretch in path.discarded)
+    width = span / _COLUMNS
+    return max(width, total * curves / _BUDGET, 1.0)
+
+
+def _draw_panel(axes: Axes, path: TrainingPath, panel: _Panel, width: float) -> None:
+    for values in panel.curves.values():
+        _draw_discarded(axes, path, values, panel.noisy, width)
+    kept = np.flatnonzero(path.accepted)
+    for number, values in enumerate(panel.curves.values()):
+        if kept.size:
+            colour = PALETTE[number % len(PALETTE)]
+            _draw_accepted(axes, path.steps[kept], values[kept], panel.noisy, width, colour)
+    everything = np.concatenate(list(panel.curves.values()))
+    shown = np.concatenate([values[kept] for values in panel.curves.values()])
+    scale(axes, shown, everything)
+    tidy(axes, panel.label)
+    legend(axes, list(panel.curves))
+
+
+def _draw_accepted(
+    axes: Axes, x: Values, y: Values, noisy: bool, width: float, colour: str
+) -> None:
+    """A band and its middle, or stairs."""
+    if not noisy:
+        axes.plot(*stairs(x, y, width), color=colour, linewidth=1.6, gid="accepted")
+        return
+    curve = thinned(x, y, width)
+    axes.fill_between(
+        curve.x, curve.low, curve.high, color=colour, alpha=0.28, linewidth=0, zorder=2.4
+    )
+    axes.plot(curve.x, curve.middle, color=colour, linewidth=1.2, zorder=2.5, gid="accepted")
+    _mark_broken(axes, curve.broken)
+
+
+def _draw_discarded(
+    axes: Axes, path: TrainingPath, values: Values, noisy: bool, width: float
+) -> None:
+    """All given-up attempts of one curve, in grey behind the accepted path."""
+    spans = [slice(stretch.first, stretch.last) for stretch in path.discarded]
+    if not spans:
+        return
+    options: dict[str, Any] = {"color": DISCARDED, "zorder": 2.0, "gid": "discarded"}
+    if not noisy:
+        corners = [stairs(path.steps[span], values[span], width) for span in spans]
+        axes.plot(*joined(corners), linewidth=1.6, **options)
+        return
+    curves = [thinned(path.steps[span], values[span], width) for span in spans]
+    axes.plot(*joined([zigzag(c) for c in curves]), color=FAINT, linewidth=0.8, zorder=1.9)
+    axes.plot(*joined([(c.x, c.middle) for c in curves]), linewidth=1.1, **options)
+    _mark_broken(axes, np.unique(np.concatenate([c.broken for c in curves])))
+
+
+def _mark_broken(axes: Axes, places: Values) -> None:
+    """What was not finite, at the upper rim."""
+    if places.size:
+        rim = np.full(places.shape, 0.96)
+        place = axes.get_xaxis_transform()
+        axes.plot(places, rim, "x", color=BROKEN, markersize=4.5, transform=place)

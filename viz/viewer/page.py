@@ -1,0 +1,128 @@
+"""One HTML file with volumes in it: three views, curtain, difference, doubt, grey scale.
+
+It needs no network, no storage and no second file, so that it works where MLflow shows an HTML
+artifact: in a frame that may run scripts and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, get_args
+
+from cyclegan.errors import DataError, UsageError, nearest
+from cyclegan.files import write_text
+from viz.viewer.about import about, reduced
+from viz.viewer.fit import Fit, Packed, fitted
+from viz.viewer.layer import Layer, voxel_sizes
+
+Pair = tuple[str, str]
+
+LIMIT = 20_000_000
+"""Bytes of a page, unless told otherwise."""
+MLFLOW_LIMIT = 50 * 1024 * 1024
+"""MLflow's user interface shows no artifact that is larger."""
+PAIRS: tuple[Pair, ...] = (
+    ("real_A", "fake_B"),
+    ("real_A", "rec_A"),
+    ("real_B", "fake_A"),
+    ("real_B", "rec_B"),
+    ("input", "enhanced"),
+)
+"""What belongs together: in a cycle, and in an enhancement."""
+
+_SCRIPTS = ("volume.js", "colours.js", "slices.js", "panels.js", "input.js", "viewer.js")
+
+
+def viewer_page(
+    layers: Sequence[Layer],
+    *,
+    title: str,
+    note: str = "",
+    pairs: Sequence[Pair] | None = None,
+    limit: int = LIMIT,
+    fit: Fit = "crop",
+) -> str:
+    """The page as text, of at most `limit` bytes in UTF-8.
+
+    `pairs` are images to compare, left and right of the curtain; the first is shown at once. None
+    stands for those of `PAIRS` that are there. Layers too large are cropped around their centre
+    (`fit="crop"`: true voxels) or binned (`"bin"`: the whole volume); the page says so.
+    Errors: `DataError` for layers that don't fit together, `UsageError` for wrong arguments.
+    """
+    _check(layers, limit, fit)
+    names = [layer.name for layer in layers if layer.kind == "image"]
+    chosen = [p for p in PAIRS if set(p) <= set(names)] if pairs is None else list(pairs)
+    for name in (name for pair in chosen for name in pair):
+        if name not in names:
+            raise UsageError(f"pairs: no image '{name}'; {nearest(name, names)}")
+    sizes, unit = voxel_sizes(layers)
+    head = {"note": note, "unit": unit, "pairs": chosen}
+
+    def page(found: Sequence[Packed]) -> str:
+        return _compose(title, head, found)
+
+    def length(found: Sequence[Packed]) -> int:
+        return len(page(found).encode())
+
+    return page(fitted(layers, sizes, length=length, limit=limit, how=fit))
+
+
+def write_viewer(
+    path: Path,
+    layers: Sequence[Layer],
+    *,
+    title: str,
+    note: str = "",
+    pairs: Sequence[Pair] | None = None,
+    limit: int = LIMIT,
+    fit: Fit = "crop",
+) -> None:
+    """Write `viewer_page` under `path`, atomically."""
+    page = viewer_page(layers, title=title, note=note, pairs=pairs, limit=limit, fit=fit)
+    write_text(path, page)
+
+
+def _check(layers: Sequence[Layer], limit: int, fit: str) -> None:
+    if not any(layer.kind == "image" for layer in layers):
+        raise DataError("viewer: there is no layer of the kind 'image'; maps lie over images")
+    names = [layer.name for layer in layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"viewer: two layers have the name '{name}'; names must differ")
+    if limit > MLFLOW_LIMIT:
+        raise UsageError(f"limit is {limit}; MLflow shows no file above {MLFLOW_LIMIT} bytes")
+    if fit not in get_args(Fit):
+        raise UsageError(f"fit is '{fit}'; use 'crop' or 'bin'")
+
+
+def _compose(title: str, head: dict[str, Any], found: Sequence[Packed]) -> str:
+    data = head | {"reduced": reduced(found), "layers": [about(one) for one in found]}
+    payloads = (
+        f'<script type="text/plain" id="layer-{i}">{one.text}</script>'
+        for i, one in enumerate(found)
+    )
+    # One pass: text that is put in is not searched for placeholders again.
+    return Template(_read("page.html")).substitute(
+        title=escape(title),
+        style=_read("viewer.css"),
+        data=_json(data),
+        payloads="\n".join(payloads),
+        script="\n".join(_read(name) for name in _SCRIPTS),
+    )
+
+
+def _read(name: str) -> str:
+    return files("viz.viewer").joinpath(name).read_text(encoding="utf-8")
+
+
+def _json(data: object) -> str:
+    """JSON that can't end the script element it stands in, whatever is in its strings."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text

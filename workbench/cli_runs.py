@@ -1,0 +1,118 @@
+"""The commands `cyclegan runs ...`. Heavy imports are inside them, so that help is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from workbench.session import Session, command
+
+runs_app = typer.Typer(
+    no_args_is_help=True, help="What is stored of all runs, how large it is, what can go."
+)
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Its name, id (six characters do) or STUDY:TRIAL.")
+]
+
+
+@command(runs_app, "list", example="cyclegan runs list --kind trial --sort size")
+def runs_list(
+    session: Session,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only of this study or experiment.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="study, trial, seed, confirm, promoted, train or enhance."),
+    ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            help="running, dead (its process is gone), completed, pruned, stopped, interrupted, "
+            "finished, failed, killed, or deleted."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 30,
+    sort: Annotated[str, typer.Option(help="start (newest first), score or size.")] = "start",
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Of runs on a server, too, which takes a while.")
+    ] = False,
+) -> None:
+    """List the runs that are stored, and the disk space that their files take."""
+    from workbench.runs.listing import Wanted, run_listing
+
+    wanted = Wanted(
+        experiment=experiment, kind=kind, status=status, limit=limit, sort=sort, sizes=sizes
+    )
+    run_listing(session, wanted)
+
+
+@command(runs_app, "gc", example="cyclegan runs gc --pruned --artifacts-only --dry-run")
+def runs_gc(
+    session: Session,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="These runs: names, ids or STUDY:TRIAL."),
+    ] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="Runs deleted in MLflow's interface, for real.")
+    ] = False,
+    failed_days: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="N", help="Runs failed, killed or interrupted over N days ago."
+        ),
+    ] = None,
+    pruned: Annotated[bool, typer.Option("--pruned", help="Pruned trials.")] = False,
+    keep_best: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Trials but for the K best of their study."),
+    ] = None,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Folders that no run of this store owns.")
+    ] = False,
+    artifacts_only: Annotated[
+        bool,
+        typer.Option(
+            "--artifacts-only",
+            help="Only volumes, pictures and models; metrics, parameters and texts stay.",
+        ),
+    ] = False,
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Look only here, at other programs' runs, too."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show; delete nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show what can go and how much space that frees, ask, and delete it for good.
+
+    Without a choice: --deleted --failed-days 30. Promoted runs, the trials they came from,
+    registered models and runs in progress stay.
+    """
+    from workbench.runs.gc import run_collection
+    from workbench.runs.request import Request
+
+    request = Request(
+        runs=tuple(runs or ()),
+        deleted=deleted,
+        failed_days=failed_days,
+        pruned=pruned,
+        keep_best=keep_best,
+        orphans=orphans,
+        artifacts_only=artifacts_only,
+        experiments=tuple(experiment or ()),
+        dry_run=dry_run,
+        yes=yes,
+    )
+    run_collection(session, request)
+
+
+@command(runs_app, "show", example="cyclegan runs show demo:3")
+def runs_show(session: Session, run: RunArgument) -> None:
+    """Show one run: where it comes from, what came of it, its values, data, versions and files."""
+    from workbench.runs.show import run_showing
+
+    run_showing(session, run)

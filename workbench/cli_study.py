@@ -1,0 +1,199 @@
+"""The commands `cyclegan study ...`. Heavy imports are inside them, so that help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.session import INTERRUPTED, Session, command
+
+study_app = typer.Typer(no_args_is_help=True, help="Search hyperparameters with Optuna.")
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of one run here.")
+]
+
+
+@command(study_app, "run", example="cyclegan study run studies/demo.yaml")
+def study_run(
+    session: Session,
+    study: StudyArgument,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials, instead of the file's.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes on this host, each with its GPU or CPU threads.")
+    ] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Database of the trials, e.g. postgresql://host/name, for hosts."
+        ),
+    ] = None,
+) -> None:
+    """Run a study, go on with one that was interrupted, or join one that runs."""
+    from search.study import definition_of, run_study
+    from workbench.study_tables import study_data, study_table
+
+    definition = definition_of(study)
+    if trials:
+        definition = definition.with_trials(trials)
+    opened, interrupted = run_study(
+        definition,
+        store=session.store,
+        console=session.console,
+        workers=workers,
+        storage=storage,
+    )
+    session.result(study_data(opened), study_table(opened))
+    session.exit_code = INTERRUPTED if interrupted else 0
+
+
+@command(study_app, "validate", example="cyclegan study validate studies/prune_1000.yaml")
+def study_validate(
+    session: Session,
+    study: StudyArgument,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Time a few steps on the study's data.")
+    ] = True,
+) -> None:
+    """Check a study's file; show its space, its rungs, and what it will cost."""
+    from search.study import definition_of
+    from search.study.probe import probe as timed
+    from workbench.study_preview import first_config, preview_data, preview_text
+
+    definition = definition_of(study)
+    found = timed(first_config(definition)) if probe else None
+    session.result(preview_data(definition, found), preview_text(definition, found))
+
+
+@command(study_app, "list", example="cyclegan study list")
+def study_list(session: Session) -> None:
+    """List the studies that were run here."""
+    from search.study import known_studies, open_study
+    from workbench.study_tables import one_line, study_data
+
+    studies = [open_study(name) for name in known_studies()]
+    text = "\n".join(one_line(opened) for opened in studies) or "no study was run here yet"
+    session.result([study_data(opened) for opened in studies], text)
+
+
+@command(study_app, "show", example="cyclegan study show demo")
+def study_show(session: Session, study: StudyArgument) -> None:
+    """Show a study's trials, best first: state, score, curve, values, and why one was pruned."""
+    from search.study import open_study
+    from workbench.study_tables import study_data, study_table
+
+    opened = open_study(study)
+    data, text = study_data(opened), study_table(opened)
+    if any(opened.results.glob("*-promoted-*")):
+        from search.promotion import AT_LEAST, summary
+
+        screening = summary(opened, session.store)
+        data |= {"screening": screening.data()}
+        text += f"\n\n{screening.text()}" if len(screening.pairs) >= AT_LEAST else ""
+    session.result(data, text)
+
+
+@command(study_app, "best", example="cyclegan study best demo --config best.yaml")
+def study_best(
+    session: Session,
+    study: StudyArgument,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Write its configuration, for cyclegan train."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show the best trial and its values."""
+    from search.study import open_study
+    from workbench.study_export import write_best_config
+    from workbench.study_tables import best_data, best_text
+
+    opened = open_study(study)
+    if config:
+        write_best_config(opened, config, overwrite=overwrite)
+        session.say(f"configuration written to {config}")
+    session.result(best_data(opened), best_text(opened))
+
+
+@command(study_app, "export", example="cyclegan study export demo --output demo.csv")
+def study_export(
+    session: Session,
+    study: StudyArgument,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="File to write: .csv, or .json with the curves.")
+    ],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write all trials of a study to a file, one row a trial."""
+    from search.study import open_study
+    from workbench.study_export import export_study
+
+    count = export_study(open_study(study), output, overwrite=overwrite)
+    session.result({"output": str(output), "trials": count}, f"{count} trials written to {output}")
+
+
+@command(study_app, "importance", example="cyclegan study importance demo")
+def study_importance(session: Session, study: StudyArgument) -> None:
+    """Show how much each searched key mattered for the score, by PED-ANOVA."""
+    from search.study import open_study
+    from search.study.importance import importance, importance_data, importance_text
+
+    opened = open_study(study)
+    found = importance(opened)
+    session.result(importance_data(opened, found), importance_text(found))
+
+
+@command(study_app, "figures", example="cyclegan study figures demo")
+def study_figures(
+    session: Session,
+    study: StudyArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder to write into [results/STUDY/figures]."),
+    ] = None,
+) -> None:
+    """Draw a study as PNG: history, importance, slices, parallel coordinates, rungs, timeline."""
+    from search.study import open_study
+    from search.study.figures import figures_folder, write_figures
+
+    opened = open_study(study)
+    written = [str(p) for p in write_figures(opened, output or figures_folder(opened))]
+    session.result(written, "\n".join(written) or "nothing can be drawn yet: no trial has begun")
+
+
+@command(study_app, "report", example="cyclegan study report demo --output demo.html")
+def study_report(
+    session: Session,
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a study's page, as its run in MLflow has it: trials, slices, curves, importance."""
+    from search.study import open_study
+    from search.study.report import write_report
+
+    opened = open_study(study)
+    write_report(opened, session.store, output, overwrite=overwrite)
+    session.result({"output": str(output)}, f"report written to {output}")
+
+
+@command(study_app, "unprune", example="cyclegan study unprune demo 4")
+def study_unprune(
+    session: Session,
+    study: StudyArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a pruned trial.")],
+) -> None:
+    """Let the next `study run` go on with a pruned trial, from its checkpoint to the last step."""
+    from search.study import open_study
+    from search.study.revive import revive
+
+    opened = open_study(study)
+    number = revive(opened, trial)
+    name = opened.definition.name
+    text = f"trial {trial} goes on as trial {number} with: cyclegan study run {name}"
+    session.result({"study": name, "revives": trial, "trial": number}, text)

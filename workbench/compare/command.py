@@ -1,0 +1,72 @@
+"""The command `cyclegan compare`: find the runs, compare them, print the result, write the page."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from cyclegan.errors import UsageError, nearest
+from cyclegan.files import refuse_overwrite, write_text
+from viz.terminal import line_width
+from workbench.compare.cycles import At, compare_cycles
+from workbench.compare.enhanced import compare_enhanced
+from workbench.compare.measured import Compared
+from workbench.compare.page import Histories, comparison_page
+from workbench.compare.result import compared
+from workbench.compare.runs import ComparedRun, find_runs
+from workbench.compare.text import comparison_text
+from workbench.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be compared, and where the page goes."""
+
+    runs: Sequence[str]
+    html: Path | None = None
+    at: At = "best"
+    """Of the validations whose volumes a run keeps, the one that is compared."""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.at not in get_args(At):
+            raise UsageError(f"--at {self.at}: {nearest(self.at, get_args(At))}")
+        if self.html is not None:
+            if self.html.suffix.lower() not in (".html", ".htm"):
+                raise UsageError(f"--html {self.html}: the name must end in .html")
+            refuse_overwrite(self.html, self.overwrite)
+
+
+def run_comparison(session: Session, request: Request) -> None:
+    """Compare as asked; the result goes to standard output, the page to its file.
+
+    Errors: `UsageError` for too few or too many runs, `DataError` for an unknown one.
+    """
+    runs = find_runs(session.store, request.runs)
+    with contextlib.ExitStack() as stack:
+        found = compared(runs, _images(runs, request, stack))
+        if request.html is not None:
+            write_text(request.html, comparison_page(found, _losses(runs)))
+            session.say(f"written    {request.html}")
+    data = {**found.to_dict(), "html": None if request.html is None else str(request.html)}
+    session.result(data, comparison_text(found, line_width(sys.stdout)))
+
+
+def _images(runs: Sequence[ComparedRun], request: Request, stack: contextlib.ExitStack) -> Compared:
+    pictures = request.html is not None
+    if all(run.is_enhancement for run in runs):
+        return compare_enhanced(runs, stack, pictures=pictures)
+    return compare_cycles(runs, request.at, pictures=pictures)
+
+
+def _losses(runs: Sequence[ComparedRun]) -> Histories:
+    """The losses of all runs by name, those first that most runs have."""
+    names = sorted({name for run in runs for name in run.info.metrics if name.startswith("loss/")})
+    return {
+        name: {run.number: run.run.history(name) for run in runs if name in run.info.metrics}
+        for name in names
+    }

@@ -1,0 +1,145 @@
+"""The demo that `make demo` runs: real data, a study, a promoted training, an enhanced volume.
+
+    python -m workbench.demo
+
+Every stage is the command line a user would type, printed before it runs. Each of them goes on
+where it was interrupted, so the demo does too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclegan.files import write_text
+from viz.console import Console, duration
+from viz.text import table
+
+DATA = Path("data/demo")
+STUDY = Path("studies/demo.yaml")
+OUTPUT = Path("results/demo/enhanced.h5")
+_ENHANCEMENT = OUTPUT.with_suffix(".json")
+
+
+def main() -> int:
+    """Run the stages, then print a summary. The exit code of the first stage that fails."""
+    console = Console()
+    clock: list[tuple[str, float]] = []
+
+    def stage(title: str, *arguments: str) -> Any:
+        console.say(f"\n== {len(clock) + 1} of 4: {title}\n$ cyclegan {' '.join(arguments)}")
+        start = time.monotonic()
+        result = _run(arguments)
+        clock.append((title, time.monotonic() - start))
+        console.say(f"   {title}: {duration(clock[-1][1])}")
+        return result
+
+    try:
+        stage("simulate a fast and a slow scan", "simulate", str(DATA))
+        study = stage("search hyperparameters", "study", "run", str(STUDY))
+        promoted = stage("train the best trial in earnest", "promote", study["study"])
+        enhanced = _finished_enhancement(promoted["run_id"])
+        if enhanced is None:
+            enhanced = stage("enhance the validation volume", *_enhancement(promoted["run_id"]))
+            write_text(_ENHANCEMENT, json.dumps(enhanced, indent=1))
+        else:
+            console.say(f"\n== 4 of 4: {OUTPUT} was made by this model already, nothing to do")
+    except _StageError as error:
+        console.say(f"\nthe demo stopped (exit code {error.code}); run it again and it goes on")
+        return error.code
+    print(_summary(study, promoted, enhanced, clock))  # noqa: T201
+    return 0
+
+
+def _enhancement(model: str) -> list[str]:
+    return [
+        *("enhance", str(DATA / "fast_validate.h5"), "--model", model),
+        *("--output", str(OUTPUT), "--reference", str(DATA / "slow_validate.h5")),
+        # The demo's own output, of another model or half recorded.
+        *(["--overwrite"] if OUTPUT.exists() else []),
+    ]
+
+
+def _finished_enhancement(run_id: str) -> Any:
+    if not (_ENHANCEMENT.is_file() and OUTPUT.is_file()):
+        return None
+    before = json.loads(_ENHANCEMENT.read_text(encoding="utf-8"))
+    return before if before["model"] == run_id else None
+
+
+class _StageError(Exception):
+    """A stage ended with an exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _run(arguments: Sequence[str]) -> Any:
+    line = [sys.executable, "-m", "workbench.cli", *arguments, "--json"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                output, _ = process.communicate()
+                break
+            except KeyboardInterrupt:
+                # Ctrl-C reached the stage too; it writes its checkpoint and ends by itself.
+                continue
+    if process.returncode != 0:
+        raise _StageError(process.returncode if process.returncode > 0 else 1)
+    return json.loads(output)
+
+
+def _summary(
+    study: dict[str, Any],
+    promoted: dict[str, Any],
+    enhanced: dict[str, Any],
+    clock: Sequence[tuple[str, float]],
+) -> str:
+    best = study["best"]
+    values = ", ".join(f"{key} = {value:.3g}" for key, value in best["values"].items())
+    pruned = [t for t in study["trials"] if t["state"] == "pruned"]
+    rows = [
+        [q["name"], f"{q['psnr']:.2f}", f"{q['ssim']:.3f}", "+" if q["slope"] > 0 else "-"]
+        for q in enhanced["quality"]
+    ]
+    lines = [
+        "",
+        f"Study {study['study']}: {study['trials_finished']} trials, {len(pruned)} pruned",
+        f"  best trial  {best['number']}, score {best['score']:.2f}: {values}",
+        *(f"  pruned      trial {t['number']}: {t['reason']}" for t in pruned),
+        "",
+        f"Promoted to {promoted['run_name']}: {promoted['outcome']}, {promoted['step']} steps, "
+        f"{promoted['rollbacks']} rollbacks",
+        f"  kept        the generator of step {promoted['best_step']}, score "
+        f"{promoted['best_score']:.2f} ({promoted['score']:.2f} at the end)",
+        "",
+        table(["against the slow scan", "PSNR / dB", "SSIM", "sign"], rows),
+        "",
+        # The file of a demo that an earlier version finished has no such sentence.
+        *([enhanced["verdict"], ""] if enhanced.get("verdict") else []),
+        "Written",
+        f"  {DATA}/            both domains (HDF5, dataset JSON)",
+        f"  {enhanced['output']}    the enhanced volume with its trust maps, for `silx view`",
+        f"  {enhanced['report']}  the report: slices, the most doubtful places, spectra",
+        f"  {enhanced['picture']}   slices of input, filter, enhanced, slow scan",
+        f"  results/{study['study']}/         checkpoints of all trainings",
+        "  mlruns/               every run, metric, picture and volume",
+        "",
+        "Next",
+        "  make ui                                        all of it in the browser",
+        f"  .venv/bin/cyclegan study show {study['study']}             the trials",
+        f"  .venv/bin/cyclegan promote {study['study']} --steps 6000    train on",
+        "",
+        "Clock: " + ", ".join(f"{title} {duration(seconds)}" for title, seconds in clock),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The command `cyclegan doctor`: what disagrees between studies, MLflow and the disk, and its cure.
+
+A process that is killed can't tidy up. What it leaves: a run that MLflow shows as RUNNING for ever,
+a trial that Optuna calls RUNNING, half-written files, lock files, half a line in a journal. Each
+check below gives findings; a finding with a `cure` is repaired, the others say what a person can
+do. Nothing that could still be wanted is ever removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.errors import CycleGANError, DataError
+from cyclegan.locks import is_free, waiting_for
+from search.launch import SAVE_FOLDER, recorded_run
+from search.study.storage import JOURNAL, mend_journal
+from search.study.study import OpenStudy, TrialSummary, known_studies, open_study, studies_folder
+from tracking import project_root
+from tracking.outbox.delivery import deliver_from, waiting
+from tracking.process import PROCESS, is_alive
+from tracking.repair import DIED, dead_runs
+from workbench.session import Session
+
+if TYPE_CHECKING:
+    from tracking import RunInfo, Store
+    from tracking.run import Status
+
+_STATUS: dict[str, Status] = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+"""Of a trial's MLflow run, by what Optuna says of the trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that disagrees."""
+
+    subject: str
+    problem: str
+    remedy: str
+    """What is done about it, or what a person can do."""
+    cure: Callable[[], object] | None = None
+    run_id: str = ""
+    """Of the MLflow run it is about."""
+
+
+def run_doctor(session: Session, *, dry_run: bool) -> None:
+    """Examine everything, repair what can be, print what was found.
+
+    The exit code is 1 if something is left that a person must see to.
+    """
+    found = list(examine(session.store))
+    rows = []
+    for finding in found:
+        done = "left to you"
+        if finding.cure is not None:
+            done = "would be repaired" if dry_run else "repaired"
+            if not dry_run:
+                finding.cure()
+        rows.append(
+            {
+                "subject": finding.subject,
+                "problem": finding.problem,
+                "remedy": finding.remedy,
+                "done": done,
+            }
+        )
+    text = "\n".join(f"{r['subject']}: {r['problem']}\n  {r['done']}: {r['remedy']}" for r in rows)
+    session.result(rows, text or "all is well: studies, MLflow and the disk agree")
+    session.exit_code = int(any(finding.cure is None for finding in found))
+
+
+def examine(store: Store) -> Iterator[Finding]:
+    """All findings; journals first, because the studies are read from them."""
+    for name in known_studies():
+        yield from _journal(studies_folder() / name)
+    told: set[str] = set()
+    for name in known_studies():
+        try:
+            opened = open_study(name)
+        except CycleGANError as error:
+            yield Finding(
+                subject=f"study {name}", problem=str(error), remedy="see there; left as it is"
+            )
+            continue
+        for finding in _study(opened, store):
+            told.add(finding.run_id)
+            yield finding
+    yield from _undelivered(store)
+    yield from _dead_runs(store, told)
+    yield from _litter(project_root() / "results")
+
+
+def _journal(folder: Path) -> Iterator[Finding]:
+    path = folder / JOURNAL
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+
+        def cure() -> None:
+            with waiting_for(Path(f"{path}.flock")):
+                mend_journal(path)
+
+        yield Finding(
+            subject=str(path),
+            problem="its last line is half-written",
+            remedy="the half line is cut off; what it said was not yet done",
+            cure=cure,
+        )
+
+
+def _study(opened: OpenStudy, store: Store) -> Iterator[Finding]:
+    for path in sorted((opened.folder / "workers").glob("*.lock")):
+        if is_free(path):
+            yield Finding(
+                subject=str(path),
+                problem="the worker is gone",
+                remedy="its lock file is removed",
+                cure=path.unlink,
+            )
+    trials = opened.trials()
+    for trial in trials:
+        yield from _trial(opened, trial, store)
+    numbers = {trial.number for trial in trials}
+    for folder in sorted(opened.results.glob("trial-*")):
+        digits = folder.name.removeprefix("trial-")
+        if digits.isdigit() and int(digits) not in numbers:
+            yield Finding(
+                subject=str(folder),
+                problem=f"study {opened.definition.name} has no such trial",
+                remedy="remove the folder if its checkpoints are not wanted",
+            )
+
+
+def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Finding]:
+    subject = f"trial {trial.number} of study {opened.definition.name}"
+    folder = opened.trial_folder(trial.number)
+    if trial.state == "interrupted":
+        try:
+            newest_checkpoint(folder / SAVE_FOLDER)
+        except CycleGANError as error:
+            remedy = f"bring it back, or remove {folder}: the trial then begins anew"
+            yield Finding(subject=subject, problem=str(error), remedy=remedy)
+    run_id = trial.run_id or recorded_run(folder)
+    if trial.state not in _STATUS or not run_id:
+        return
+    try:
+        run = store.find_run(run_id)
+    except CycleGANError as error:
+        if isinstance(error, DataError) and trial.state != "interrupted":
+            return  # deleted on purpose, as `cyclegan runs gc` does
+        yield Finding(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
+        return
+    wanted = _STATUS[trial.state]
+    over = trial.state != "interrupted"
+    if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
+        return  # just now between two leases
+    wrong = run.status == "RUNNING" or (over and run.status != wanted)
+    if wrong or (over and run.tags.get("state", trial.state) != trial.state):
+
+        def cure() -> None:
+            found = store.run(run.id)
+            found.finish(wanted, trial.reason or DIED)
+            if over:
+                found.set_tags({"state": trial.state})
+
+        what = f"{trial.state} in Optuna" if over else "trained by nobody"
+        yield Finding(
+            subject=subject,
+            problem=f"{what}, {run.status} in MLflow (run {run.id})",
+            remedy=f"the run is {wanted} now; continued, it is RUNNING again"
+            if not over
+            else f"the run is {wanted} now, its tag state = {trial.state}",
+            cure=cure,
+            run_id=run.id,
+        )
+
+
+def _undelivered(store: Store) -> Iterator[Finding]:
+    """What runs had to say while the store was away."""
+    for journal in waiting(store):
+        if not len(journal):
+            continue
+        run_id, folder = journal.about["run_id"], journal.folder
+        try:
+            store.run(run_id)
+        except DataError as error:  # deleted: nobody may want them
+            yield Finding(
+                subject=str(folder),
+                problem=f"{len(journal)} entries wait, but {error}",
+                remedy="bring the run back, or remove the folder",
+            )
+            continue
+        yield Finding(
+            subject=f"run {journal.about['name']} ({run_id})",
+            problem=f"{len(journal)} entries wait in {folder}",
+            remedy="they are delivered to MLflow",
+            cure=partial(deliver_from, store, folder),
+        )
+
+
+def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
+    """Runs that MLflow shows as RUNNING although their process is gone."""
+    for run, alive in dead_runs(store):
+        if run.id in told:
+            continue
+        process = run.tags.get(PROCESS)
+        subject = f"{run.tags.get('kind', 'run')} {run.name} ({run.id})"
+        if alive is None:
+            where = process.partition("/")[0] if process else "an unknown host"
+            yield Finding(
+                subject=subject,
+                problem=f"RUNNING in MLflow, begun on {where}, which can't be asked from here",
+                remedy="run cyclegan doctor there",
+            )
+        else:
+            yield Finding(
+                subject=subject,
+                problem="RUNNING in MLflow, but its process is gone",
+                remedy="the run is KILLED now; continued, it is RUNNING again",
+                cure=_closing(store, run),
+            )
+
+
+def _closing(store: Store, run: RunInfo) -> Callable[[], object]:
+    return lambda: store.run(run.id).finish("KILLED", DIED)
+
+
+def _litter(results: Path) -> Iterator[Finding]:
+    """Half-written files of processes that are gone."""
+    for path in sorted(results.rglob(".*.part")):
+        lock = next((p / ".lock" for p in path.parents if (p / "run.json").is_file()), None)
+        if lock is not None and is_free(lock):
+            yield Finding(
+                subject=str(path),
+                problem="half-written by a process that is gone",
+                remedy="it is removed; the file it was to replace is whole",
+                cure=path.unlink,
+            )

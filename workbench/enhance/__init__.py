@@ -1,0 +1,1 @@
+"""Enhance volumes with a trained generator, tracked in MLflow: `cyclegan enhance`."""

@@ -1,0 +1,196 @@
+"""What `cyclegan enhance` was asked for: volumes, their outputs, and how to make them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cyclegan.data import Size
+from cyclegan.enhance.grid import Region
+from cyclegan.enhance.network import Precision
+from cyclegan.enhance.partial import COMPRESSIONS, Compression
+from cyclegan.errors import DataError, UsageError, nearest
+from cyclegan.files import refuse_overwrite
+
+Units = Literal["standardised", "input", "target"]
+LogVolume = Literal["link", "copy"]
+LOG_VOLUME = ("link", "copy")
+UNITS = ("standardised", "input", "target")
+PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asked for."""
+
+    volumes: tuple[Path, ...]
+    dataset: str
+    model: str
+    output: Path
+    """An HDF5 file; of several volumes a folder."""
+    tile: Size | None = None
+    roi: Region | None = None
+    memory_gb: float | None = None
+    series: bool = False
+    reference: Path | None = None
+    halves: tuple[Path, ...] = ()
+    """Two volumes of the same object with independent noise, e.g. from even and odd projections."""
+    trust: bool = True
+    other_models: tuple[str, ...] = ()
+    """Their generators A -> B join the disagreement."""
+    device: str = "auto"
+    precision: Precision | Literal["auto"] = "fp32"
+    compiled: bool = False
+    compression: Compression = "gzip"
+    units: Units = "standardised"
+    report: bool = True
+    """With the report and the viewer beside the result."""
+    log_volume: LogVolume = "link"
+    """What the MLflow run gets of the result: its path, or a copy."""
+    overwrite: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether the output is a folder."""
+        return len(self.volumes) > 1 or self.output.is_dir()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One volume and what is made of it."""
+
+    volume: Path
+    output: Path
+
+    @property
+    def picture(self) -> Path:
+        """Where slices of input and output are shown side by side."""
+        return self.output.with_suffix(".png")
+
+    @property
+    def report(self) -> Path:
+        """Where the report is."""
+        return self.output.with_suffix(".html")
+
+    @property
+    def report_picture(self) -> Path:
+        """Where the report's slices are by themselves."""
+        return self.output.with_suffix(".report.png")
+
+    @property
+    def viewer(self) -> Path:
+        """Where the viewer is."""
+        return viewer_beside(self.output)
+
+
+def viewer_beside(enhanced: Path) -> Path:
+    """Where the viewer of an enhanced volume is."""
+    return enhanced.with_suffix(".viewer.html")
+
+
+def targets(request: Request) -> list[Target]:
+    """Every volume with its output: the names are kept in a folder.
+
+    Errors: `UsageError` for what does not go together, `DataError` if an output is an input or
+    exists.
+    """
+    _check(request)
+    if request.several:
+        names = Counter(path.name for path in request.volumes)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise UsageError(
+                f"{twice[0]}: several volumes have this name, which their outputs would have, too; "
+                "enhance them one by one"
+            )
+        found = [
+            Target(volume=path, output=request.output / f"{path.stem}.h5")
+            for path in request.volumes
+        ]
+    else:
+        found = [Target(volume=request.volumes[0], output=request.output)]
+    read = (*request.volumes, *request.halves, request.reference)
+    inputs = {p.resolve() for p in read if p is not None}
+    for target in found:
+        if target.output.resolve() in inputs:
+            raise DataError(f"{target.output} is an input too; name another output")
+    if not request.several and not _is_unfinished(found[0]):
+        one = found[0]
+        for path in (one.output, one.picture, one.viewer, one.report, one.report_picture):
+            refuse_overwrite(path, request.overwrite)
+    return found
+
+
+def keeps(request: Request, target: Target) -> bool:
+    """Whether an output that this very command made before stays, and only the rest is done."""
+    return not request.overwrite and (request.several or _is_unfinished(target))
+
+
+def _is_unfinished(target: Target) -> bool:
+    # The report comes last; without it the command was killed behind the volume.
+    return target.output.exists() and not target.report.exists()
+
+
+def _check(request: Request) -> None:
+    for option, value, known in (
+        ("--precision", request.precision, PRECISIONS),
+        ("--compression", request.compression, COMPRESSIONS),
+        ("--units", request.units, UNITS),
+        ("--log-volume", request.log_volume, LOG_VOLUME),
+    ):
+        if value not in known:
+            raise UsageError(f"{option} {value}: not known; {nearest(value, known)}")
+    if request.memory_gb is not None and not request.memory_gb > 0:
+        raise UsageError(f"--memory-gb {request.memory_gb:g}: a number above 0 is wanted")
+    if len(request.volumes) > 1 and request.output.suffix in (".h5", ".hdf5"):
+        raise UsageError(
+            f"--output {request.output}: {len(request.volumes)} volumes are given; name a folder"
+        )
+    for option, given in (("--reference", request.reference), ("--half", request.halves)):
+        if request.series and given:
+            raise UsageError(f"{option} does not go with --series; enhance a frame by itself")
+        if len(request.volumes) > 1 and given:
+            raise UsageError(f"{option} goes with one volume; enhance them one by one")
+    if len(request.halves) not in (0, 2):
+        raise UsageError(f"--half is given {len(request.halves)} times; two halves are wanted")
+    if request.halves and not request.report:
+        raise UsageError("--half serves the report; leave --no-report out")
+    if request.other_models and not request.trust:
+        raise UsageError("--other-model serves the trust maps; leave --no-trust out")
+
+
+def parse_tile(text: str | None) -> Size | None:
+    """`64,96,96` as voxels along Z, Y, X."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+        raise UsageError(f"--tile {text}: three numbers are wanted, e.g. --tile 64,96,96")
+    z, y, x = (int(p) for p in parts)
+    return z, y, x
+
+
+def parse_roi(text: str | None) -> Region | None:
+    """`0:64,10:90,10:90` as [start, end) along Z, Y, X."""
+    if text is None:
+        return None
+    found = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")]
+    limits = [(int(m[1]), int(m[2])) for m in found if m]
+    if len(limits) != 3 or len(found) != 3 or any(first >= end for first, end in limits):
+        raise UsageError(
+            f"--roi {text}: three ranges in voxels are wanted, e.g. --roi 0:64,10:90,10:90"
+        )
+    return limits[0], limits[1], limits[2]
+
+
+def check_roi(region: Region | None, shape: Sequence[int], name: str) -> None:
+    """Errors: `UsageError` if the region ends outside the volume."""
+    for axis, ((_, end), length) in enumerate(zip(region or (), shape, strict=False)):
+        if end > length:
+            raise UsageError(
+                f"--roi ends at {end} along {'ZYX'[axis]}, but {name} has {length} voxels there"
+            )

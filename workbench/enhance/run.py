@@ -1,0 +1,261 @@
+"""The MLflow run of an enhancement: there from the start, and never in the enhancement's way.
+
+```
+with tracked(session, facts) as tracking:
+    tracking.begin()             RUNNING; what goes on with a killed call goes on in its run
+    ... all tiles ...
+    tracking.keep_volume(done)   the volume's hash; linked by its path, or copied if asked to
+    ... picture, viewer, report ...
+    tracking.finish(...)         FINISHED; else KILLED by Ctrl-C, or FAILED with the reason
+```
+What the store does not take waits in the run's journal. A store that is away at the start is asked
+again at the end; only if it is still away then, there is no run, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclegan.enhance import Enhanced
+from cyclegan.enhance.memory import peak_bytes
+from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
+from tracking.charts import COMPARISON_PICTURES
+from tracking.errors import first_line
+from tracking.large_files import log_large_file
+from tracking.outbox.delivery import write_or_keep
+from tracking.outbox.records import (
+    Attachment,
+    End,
+    Entry,
+    Inputs,
+    Metrics,
+    Note,
+    Params,
+    Picture,
+    Tags,
+    Text,
+)
+from tracking.repair import tidy
+from workbench.enhance import record
+from workbench.enhance.judging import Judged
+from workbench.enhance.record import Facts
+from workbench.enhance.text import input_note, model_note, size_text, volume_note, volume_text
+from workbench.session import Session
+
+if TYPE_CHECKING:
+    from tracking import RunInfo, Store
+    from tracking.run import Status
+
+log = logging.getLogger(__name__)
+
+VOLUME_FOLDER = "volume"
+"""Of the artifacts: where a copy of the volume is."""
+_IDENTITY = "enhancement"
+
+
+@contextlib.contextmanager
+def tracked(session: Session, facts: Facts) -> Iterator[Tracking]:
+    """The run of an enhancement while inside; it is made by `begin`.
+
+    Errors: `UsageError` for an address of no store.
+    """
+    tracking = Tracking(session, facts)
+    tracking.tidy()
+    try:
+        yield tracking
+    except KeyboardInterrupt:
+        tracking.end("KILLED", "interrupted; the same command goes on")
+        raise
+    except Exception as error:
+        tracking.end("FAILED", first_line(error))
+        raise
+
+
+class Tracking:
+    """One enhancement's run."""
+
+    def __init__(self, session: Session, facts: Facts) -> None:
+        self.session, self.facts = session, facts
+        self.run_id: str | None = None
+        """None as long as the store is away."""
+        self.complete = False
+        """Run and volume were finished before this call: at most a copy is still wanted."""
+        self.volume: dict[str, Any] = {}
+        """Path, size, hash of the result, and whether it is `linked` or `copied`."""
+        self.seconds = 0.0
+        """That `begin` took."""
+        self._begun = False
+
+    def tidy(self) -> None:
+        """What every start does for those before it."""
+        try:
+            tidy(self.session.store, self.session.say)
+        except UsageError:
+            raise
+        except CycleGANError as error:
+            log.warning("%s", error)
+
+    def begin(self) -> None:
+        """Find the run of this enhancement, or make it: once, and when nothing can be refused.
+
+        Errors: `BusyError` if a living process writes to its run.
+        """
+        if self._begun:
+            return
+        self._begun, start = True, time.perf_counter()
+        try:
+            self._open(self.session.store)
+        except BusyError:
+            raise
+        except CycleGANError as error:
+            log.warning("%s; the enhancement goes on, its run is made at the end", error)
+        self.seconds = time.perf_counter() - start
+
+    def keep_volume(self, done: Enhanced) -> None:
+        """Say where the volume is, and copy it if that was asked for."""
+        copy = self.facts.request.log_volume == "copy"
+        if self.complete and not (copy and self.volume["how"] == "linked"):
+            return
+        path = self.facts.output
+        size = path.stat().st_size
+        self.volume = {
+            "path": str(path),
+            "bytes": size,
+            "hash": record.output_hash(path),
+            "shape": list(done.shape),
+            "how": "linked",
+            "artifact": None,
+        }
+        if copy and self._is_open():
+            self._copy(path, size)
+
+    def finish(self, done: Enhanced, judged: Judged) -> None:
+        """Everything that is known in the end, and the status."""
+        if not self._is_open():
+            log.warning("this enhancement is not in MLflow: the store was away all the time")
+        elif not self.complete:
+            self._write(*self._finals(done, judged), End("FINISHED", ""))
+        elif self.volume.get("artifact"):
+            self._write(*self._place(judged))
+
+    def end(self, status: Status, reason: str) -> None:
+        """Close the run before its time."""
+        if self.run_id and not self.complete:
+            self._write(End(status, reason))
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def _open(self, store: Store) -> None:
+        facts = self.facts
+        found = self._earlier(store)
+        if found and found.status == "FINISHED":
+            if not facts.request.overwrite and facts.output.exists():
+                self.run_id, self.complete = found.id, True
+                self.volume = {"how": found.tags["log_volume"]} | self.volume
+                return
+            found = None  # made anew
+        if found:
+            run = store.open_run(found.id)
+            self.session.say(f"going on in the run {found.name} ({found.id})")
+            with contextlib.closing(run.journal()) as journal:
+                journal.acquire(wait=True)
+                journal.drop(End)  # it goes on
+        else:
+            run = store.create_run(
+                facts.model.experiment or "enhance",
+                f"enhance-{facts.target.volume.stem}",
+                kind="enhance",
+                params={},
+                tags={_IDENTITY: facts.identity, "log_volume": ""},
+                parent=facts.model.run_id,
+            )
+        self.run_id = run.id
+        self._write(
+            Params(facts.params()),
+            Tags(facts.tags() | {"reason": ""}),
+            Inputs(facts.datasets()),
+            Note("Model:", model_note(facts)),
+            Note("Input:", input_note(facts)),
+        )
+
+    def _earlier(self, store: Store) -> RunInfo | None:
+        """The run of an earlier call for this result; one that is not finished if there is one."""
+        experiment = self.facts.model.experiment or "enhance"
+        try:
+            found = store.search(
+                experiment,
+                f"tags.kind = 'enhance' and tags.{_IDENTITY} = '{self.facts.identity}'",
+            )
+        except DataError:  # no such experiment yet
+            return None
+        return min(found, key=lambda run: run.status == "FINISHED", default=None)
+
+    def _is_open(self) -> bool:
+        """Whether there is a run to write to; a store that was away is asked once more."""
+        if self.run_id is None:
+            with contextlib.suppress(CycleGANError):
+                self._open(self.session.store)
+        return self.run_id is not None
+
+    def _write(self, *entries: Entry) -> None:
+        assert self.run_id
+        write_or_keep(self.session.store, self.run_id, *entries)
+
+    # -- the volume ---------------------------------------------------------------------------
+
+    def _copy(self, path: Path, size: int) -> None:
+        assert self.run_id
+        session = self.session
+        session.say(f"copying the volume, {size_text(size)}, among the artifacts of its run")
+        try:
+            with session.console.progress("copy", size, unit="bytes") as update:
+                artifact = log_large_file(
+                    session.store, self.run_id, path, VOLUME_FOLDER, progress=update
+                )
+        except CycleGANError as error:
+            log.warning("%s; the volume is not copied, its path is logged instead", error)
+        else:
+            self.volume |= {"how": "copied", "artifact": artifact}
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _finals(self, done: Enhanced, judged: Judged) -> list[Entry]:
+        facts, volume = self.facts, self.volume
+        peak = peak_bytes(facts.device)
+        target = facts.target
+        files = {
+            "preview.png": target.picture if judged.picture is not None else None,
+            "report.html": target.report if judged.report is not None else None,
+            "report.png": target.report_picture if judged.report is not None else None,
+            "viewer.html": judged.viewer,
+        }
+        content = self._about() | record.document(facts, done, judged, volume, peak)
+        entries: list[Entry] = [
+            Params({"tile": list(done.tile)}),
+            Metrics(record.metrics(done, judged, volume["bytes"], peak), step=0),
+            Text(json.dumps(record.plain(content), indent=1), "enhanced.json"),
+            *self._place(judged),
+        ]
+        entries += [Attachment(path, "", name) for name, path in files.items() if path is not None]
+        if judged.picture is not None:
+            entries.append(Picture(judged.picture, COMPARISON_PICTURES, 0))
+        return entries
+
+    def _place(self, judged: Judged) -> list[Entry]:
+        """Where the volume is."""
+        assert self.run_id
+        return [
+            Tags({"output_hash": self.volume["hash"], "log_volume": self.volume["how"]}),
+            Note("Volume:", volume_note(self.volume, judged.viewer is not None)),
+            Text(volume_text(self.facts, self.volume, self.run_id), "volume.txt"),
+        ]
+
+    def _about(self) -> dict[str, Any]:
+        store = str(self.session.store.location)
+        return {"run_id": self.run_id, "store": store, "enhancement": self.facts.identity}

@@ -1,0 +1,236 @@
+"""The command `cyclegan prepare`: which inputs become which files, and what is said about them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclegan.errors import UsageError, nearest
+from cyclegan.files import refuse_overwrite
+from cyclegan.prepare import (
+    COMPRESSIONS,
+    WHOLE,
+    Open,
+    Prepared,
+    Settings,
+    Source,
+    VoxelSize,
+    check_output,
+    complement,
+    entries,
+    forget,
+    group_inputs,
+    open_source,
+    output_paths,
+    parse_range,
+    parse_roi,
+    parse_voxel_size,
+    prepare_volume,
+    size_of,
+    validation_ranges,
+    voxel_size_text,
+    write_dataset,
+)
+from viz.check_picture import write_check_picture
+from viz.text import table
+from workbench.session import Session
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asked for, as it was typed."""
+
+    inputs: Sequence[Path]
+    output: Path
+    dataset: str | None = None
+    channel: int | None = None
+    roi: str | None = None
+    dtype: str = "float16"
+    compression: str = "none"
+    standardise: bool = True
+    voxel_size: str | None = None
+    validate: Sequence[str] = ()
+    validate_file: Path | None = None
+    each: bool = False
+    overwrite: bool = False
+
+    def settings(self) -> Settings:
+        """Errors: `UsageError` for a value that makes no sense."""
+        if self.dtype not in ("float16", "float32"):
+            raise UsageError(f"--dtype {self.dtype}: must be float16 or float32")
+        compression = next((c for c in COMPRESSIONS if c == self.compression), None)
+        if compression is None:
+            hint = nearest(self.compression, COMPRESSIONS)
+            raise UsageError(f"--compression {self.compression}: {hint}")
+        size: VoxelSize | None = parse_voxel_size(self.voxel_size) if self.voxel_size else None
+        return Settings(
+            roi=WHOLE if self.roi is None else parse_roi(self.roi),
+            dtype="float16" if self.dtype == "float16" else "float32",
+            compression=compression,
+            standardise=self.standardise,
+            voxel_size_um=size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One volume: where it comes from, where it goes, and which parts of it serve what."""
+
+    source: Source
+    output: Path
+    train: Sequence[Span | None]
+    validate: Sequence[Span | None]
+
+
+def run_preparation(session: Session, request: Request) -> None:
+    """Prepare all volumes, write the dataset JSON, print what came out.
+
+    Everything that can be found wrong without reading voxels is found before the first is written.
+    """
+    settings = request.settings()
+    ranges = [parse_range(text, "--validate") for text in request.validate]
+    if ranges and request.validate_file:
+        raise UsageError("--validate and --validate-file exclude each other; give one of them")
+    groups = group_inputs(request.inputs, each=request.each)
+    if ranges and len(groups) > 1:
+        raise UsageError(
+            f"--validate is for one volume, these are {len(groups)}; leave it out or prepare them "
+            "one by one"
+        )
+    outputs, validation, json_file = output_paths(groups, request.output, request.validate_file)
+    with contextlib.ExitStack() as stack:
+        jobs = [
+            _job(stack, request, settings, group, output, ranges)
+            for group, output in zip(groups, outputs, strict=True)
+        ]
+        if validation is not None and request.validate_file is not None:
+            jobs.append(_validation_job(stack, request, settings, validation))
+        finished = [
+            check_output(job.source, job.output, settings, overwrite=request.overwrite)
+            for job in jobs
+        ]
+        refuse_overwrite(json_file, request.overwrite or all(finished))
+        _announce(session, request, jobs, ranges)
+        done = [_prepare(session, request, settings, job) for job in jobs]
+        _write_json(json_file, jobs)
+        for job in jobs:
+            forget(job.output, job.source, settings)
+    session.result(_data(done, jobs, json_file), _text(done, json_file))
+
+
+def _job(
+    stack: contextlib.ExitStack,
+    request: Request,
+    settings: Settings,
+    group: Sequence[Path],
+    output: Path,
+    ranges: Sequence[Open],
+) -> _Job:
+    source = _open(stack, request, group)
+    region = source.region(settings.roi)
+    if request.validate_file is not None:
+        return _Job(source=source, output=output, train=[None], validate=[])
+    length = size_of(region)[0]
+    kept = validation_ranges(ranges, length, source.name)
+    return _Job(source=source, output=output, train=complement(kept, length), validate=kept)
+
+
+def _validation_job(
+    stack: contextlib.ExitStack, request: Request, settings: Settings, output: Path
+) -> _Job:
+    assert request.validate_file is not None
+    (group,) = group_inputs([request.validate_file])
+    source = _open(stack, request, group)
+    source.region(settings.roi)
+    return _Job(source=source, output=output, train=[], validate=[None])
+
+
+def _open(stack: contextlib.ExitStack, request: Request, group: Sequence[Path]) -> Source:
+    source = open_source(group, dataset=request.dataset, channel=request.channel)
+    stack.callback(source.close)
+    return source
+
+
+def _announce(
+    session: Session, request: Request, jobs: Sequence[_Job], ranges: Sequence[Open]
+) -> None:
+    for job in jobs:
+        for note in job.source.notes:
+            session.say(f"warning: {note}")
+        if job.source.voxel_size_um is None and request.voxel_size is None:
+            session.say(f"{job.source.name}: voxel size unknown; --voxel-size gives it")
+        if job.train and job.validate and not ranges:
+            start, end = job.validate[0] or (0, 0)
+            session.say(
+                f"{job.output}: planes {start}:{end} of {end} are kept for validation; --validate "
+                "or --validate-file change that"
+            )
+
+
+def _prepare(session: Session, request: Request, settings: Settings, job: _Job) -> Prepared:
+    @contextlib.contextmanager
+    def report(label: str, total: int, start: int) -> Iterator[Callable[[int], None]]:
+        title = f"{job.output.name}: {label}"
+        with session.console.progress(title, total, unit="slabs", start=start) as update:
+            yield update
+
+    done = prepare_volume(
+        job.source,
+        job.output,
+        settings,
+        overwrite=request.overwrite,
+        report=report,
+        draw=write_check_picture,
+    )
+    if done.non_finite:
+        session.say(
+            f"warning: {done.source}: {done.non_finite} voxels are NaN or infinite; they became "
+            "the mean"
+        )
+    if done.clipped:
+        session.say(
+            f"warning: {done.source}: {done.clipped} voxels are beyond the range of {done.dtype} "
+            "and were set to its end; use --dtype float32"
+        )
+    return done
+
+
+def _write_json(json_file: Path, jobs: Sequence[_Job]) -> None:
+    train = [entry for job in jobs for entry in entries(job.output, json_file, job.train)]
+    validate = [entry for job in jobs for entry in entries(job.output, json_file, job.validate)]
+    write_dataset(json_file, train, validate)
+
+
+def _data(done: Sequence[Prepared], jobs: Sequence[_Job], json_file: Path) -> dict[str, Any]:
+    volumes = [
+        vars(one) | {"train": list(job.train), "validate": list(job.validate)}
+        for one, job in zip(done, jobs, strict=True)
+    ]
+    return {"dataset": str(json_file), "volumes": volumes}
+
+
+def _text(done: Sequence[Prepared], json_file: Path) -> str:
+    percents = list(done[0].percentiles)
+    header = ["volume", "voxels", "dtype", "mean", "std", "min"]
+    header += [*(f"{p} %" for p in percents), "max", "not finite", "voxel size"]
+    rows = [
+        [
+            one.output.name,
+            " x ".join(map(str, one.shape)),
+            one.dtype,
+            *(f"{v:.5g}" for v in (one.mean, one.std, one.minimum)),
+            *(f"{one.percentiles[p]:.5g}" for p in percents),
+            f"{one.maximum:.5g}",
+            str(one.non_finite),
+            voxel_size_text(one.voxel_size_um),
+        ]
+        for one in done
+    ]
+    files = [str(path) for one in done for path in (one.output, one.picture) if path]
+    lines = [table(header, rows), "", "mean to max are those before standardisation", ""]
+    return "\n".join([*lines, *(f"written  {path}" for path in [*files, str(json_file)])])

@@ -1,0 +1,169 @@
+"""The command `cyclegan promote`: what was asked for, in order, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cyclegan.errors import UsageError
+from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
+from search.promotion.promote import Promoted, Start, plan_promotion, promote
+from search.promotion.screening import AT_LEAST, summary
+from search.promotion.words import better_trial, gain_in_words, trial_command
+from search.study import OpenStudy, open_study
+from workbench.session import INTERRUPTED, Session
+from workbench.train import finished_data, finished_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asked for."""
+
+    trial: int | None = None
+    top: int | None = None
+    confirm: str | None = None
+    steps: int | None = None
+    start: Start | None = None
+    hp_optimizer: bool | None = None
+
+
+def run_promotion(session: Session, study: str, request: Request) -> None:
+    """Confirm if asked for, promote one trial or several, print what came of it."""
+    given = {"--trial": request.trial, "--top": request.top, "--confirm": request.confirm}
+    options = [name for name, value in given.items() if value is not None]
+    if len(options) > 1:
+        raise UsageError(f"{options[0]} and {options[1]} choose trials both; give one of them")
+    opened = open_study(study)
+    confirmation, numbers = None, _candidates(opened, request)
+    for number in numbers:  # nothing is to be refused after hours of training others
+        plan_promotion(opened, store=session.store, trial=number, **_options(request))
+    if request.confirm is not None:
+        top, seeds = parse_confirm(request.confirm)
+        confirmation = confirm(
+            opened, top=top, seeds=seeds, store=session.store, console=session.console
+        )
+        numbers = [confirmation.trials[0].trial] if confirmation.complete else []
+        if confirmation.complete:
+            session.say(f"confirm: {confirmation.verdict()}")
+    promoted = list(_promotions(session, opened, request, numbers))
+    data, text = _result(session, opened, request, confirmation, promoted)
+    session.result(data, text)
+    unfinished = (confirmation is not None and not confirmation.complete) or any(
+        p.interrupted for p in promoted
+    )
+    session.exit_code = INTERRUPTED if unfinished else 0
+
+
+def _candidates(opened: OpenStudy, request: Request) -> list[int]:
+    """The trials that are, or could be, promoted; the best first."""
+    if request.trial is not None:
+        return [request.trial]
+    if request.confirm is not None:
+        return [t.number for t in best_trials(opened, parse_confirm(request.confirm)[0])]
+    if request.top is not None:
+        return [t.number for t in best_trials(opened, request.top)]
+    return [opened.best().number]
+
+
+def _options(request: Request) -> dict[str, Any]:
+    return {
+        "steps": request.steps,
+        "start": request.start,
+        "hp_optimizer": request.hp_optimizer,
+    }
+
+
+def _promotions(
+    session: Session, opened: OpenStudy, request: Request, numbers: list[int]
+) -> Iterator[Promoted]:
+    """One after another, until one is interrupted."""
+    for number in numbers:
+        promoted = promote(
+            opened,
+            store=session.store,
+            console=session.console,
+            trial=number,
+            **_options(request),
+        )
+        yield promoted
+        if promoted.interrupted:
+            return
+
+
+def _result(
+    session: Session,
+    opened: OpenStudy,
+    request: Request,
+    confirmation: Confirmation | None,
+    promoted: list[Promoted],
+) -> tuple[Any, str]:
+    """As JSON and as text; several promotions come with what they tell of the screening."""
+    parts = [_data(opened, p) for p in promoted]
+    data: dict[str, Any] = {"promoted": parts}
+    if len(parts) == 1 and request.top is None:
+        (data,) = parts
+    texts = [_text(opened, p) for p in promoted]
+    if confirmation is not None:
+        data["confirmation"] = confirmation.data()
+        texts.insert(0, confirmation.text())
+    if request.top is not None:
+        found = summary(opened, session.store)
+        data["screening"] = found.data()
+        if len(found.pairs) >= AT_LEAST:
+            texts.append(found.text())
+    return data, "\n\n".join(texts)
+
+
+def _data(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
+    data = {
+        "trial": promoted.trial,
+        "start": promoted.start,
+        "replayed": promoted.replayed,
+        **finished_data(promoted.run_name, promoted.finished),
+        "model": None,
+        **_judgement(opened, promoted),
+    }
+    registered = promoted.registered
+    if registered is not None:
+        data["model"] = {
+            "version": registered.version.label,
+            "score": registered.version.score,
+            "champion": registered.challenge.won,
+            "champion_before": None
+            if registered.challenge.before is None
+            else registered.challenge.before.label,
+        }
+    return data
+
+
+def _judgement(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
+    """What the kept generator is worth, in words, once the promotion is over."""
+    if promoted.interrupted:
+        return {"verdict": None, "better_trial": None}
+    name, trial, finished = opened.definition.name, promoted.trial, promoted.finished
+    text = better_trial(name, trial, promoted.trial_score, finished.best_score)
+    better = {
+        "score": promoted.trial_score,
+        "command": trial_command(name, trial),
+        "verdict": text,
+    }
+    return {
+        "verdict": gain_in_words(finished.best_gain_db),
+        "better_trial": better if text else None,
+    }
+
+
+def _text(opened: OpenStudy, promoted: Promoted) -> str:
+    data = _data(opened, promoted)
+    lines = [
+        f"trial {promoted.trial} of {opened.definition.name} promoted",
+        finished_text(data),
+    ]
+    if promoted.registered is not None:
+        lines.append(f"model      {promoted.registered.text}")
+    elif not promoted.interrupted:
+        lines.append("model      none registered: no validation was usable")
+    lines += [data["verdict"]] if data["verdict"] else []
+    lines += [data["better_trial"]["verdict"]] if data["better_trial"] else []
+    return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""The command `cyclegan runs gc`: what can go, the question, the deletion."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.locks import exclusive
+from tracking import RunInfo
+from tracking.artifacts import local_path, orphans, remove_orphan
+from tracking.deletion import Freed, carry_out, survey
+from tracking.retention import Plan, Rules, Stored, is_large, plan
+from viz import units
+from workbench.runs.plan_text import plan_text
+from workbench.runs.request import Request, is_own
+from workbench.session import INTERRUPTED, Session
+
+if TYPE_CHECKING:
+    from tracking import Store
+
+LOCK = ".gc.lock"
+"""Beside the database of an embedded store: one collection at a time."""
+
+
+@dataclass
+class Offer:
+    """What can go, with its sizes."""
+
+    request: Request
+    rules: Rules
+    stored: Stored
+    plan: Plan
+    sizes: dict[str, int | None]
+    """By run id: the bytes that the run frees; None or missing if they are not known."""
+    menu: list[dict[str, Any]]
+    lost: list[tuple[Path, int]]
+    """Folders of no run, and their bytes."""
+    scope: str
+    """Where the rules look, if that needs to be said."""
+
+    @property
+    def doomed(self) -> list[tuple[Path, int]]:
+        """Folders that were asked to go."""
+        return self.lost if self.request.orphans else []
+
+    @property
+    def bytes(self) -> int:
+        """What all of it frees, as far as it is known."""
+        runs = sum(self.sizes.get(run.id) or 0 for run, _ in self.plan.free)
+        return runs + sum(size for _, size in self.doomed)
+
+    @property
+    def summary(self) -> str:
+        """Such as `12 runs and 1 folder, 3.2 GB`."""
+        parts = [units.count(len(self.plan.free), "run")] if self.plan.free else []
+        parts += [units.count(len(self.doomed), "folder")] if self.doomed else []
+        only = "the large files of " if self.rules.artifacts_only and self.plan.free else ""
+        return f"{only}{' and '.join(parts)}, {units.size(self.bytes)}"
+
+
+@dataclass
+class Done:
+    """What became of it."""
+
+    freed: list[Freed] = field(default_factory=list)
+    folders: list[tuple[Path, int]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    failure: CycleGANError | None = None
+    """The store's, which ended it."""
+
+    @property
+    def bytes(self) -> int:
+        """What was freed."""
+        return sum(one.bytes for one in self.freed) + sum(size for _, size in self.folders)
+
+
+def run_collection(session: Session, request: Request) -> None:
+    """Show, ask, delete. The exit code is 1 if something could not be deleted."""
+    offer = make_offer(session.store, request)
+    _refuse_wanted(offer)
+    empty = not offer.plan.free and not offer.doomed
+    if request.dry_run or empty:
+        end = "nothing to delete" if empty else f"would delete {offer.summary}"
+        session.result(_data(offer, None), f"{plan_text(offer)}\n\n{end}")
+        return
+    if not request.yes and not sys.stdin.isatty():
+        raise UsageError(
+            f"gc would delete {offer.summary}, and there is no terminal to ask at; add --yes, or "
+            "--dry-run to see what goes"
+        )
+    if not request.yes:
+        session.console.write(plan_text(offer))
+        if not typer.confirm(f"\nDelete {offer.summary}, for good?", err=True):
+            session.result(_data(offer, Done()), "nothing was deleted")
+            return
+    done = _delete(session, offer)
+    session.result(_data(offer, done), _done_text(offer, done))
+    if done.failure is not None:
+        raise done.failure
+    session.exit_code = INTERRUPTED if done.interrupted else int(bool(done.errors))
+
+
+def make_offer(store: Store, request: Request) -> Offer:
+    """What can go now; nothing is changed."""
+    rules = request.rules(store)
+    root = _orphan_root(store)
+    lost = orphans(root, lambda: list(store.run_ids())) if root else []
+    stored = survey(store)
+    found = plan(stored, rules)
+    single = {name: plan(stored, one) for name, (_, _, one) in request.menu(rules).items()}
+    # A server is asked only for what is to go: a listing takes a request a folder.
+    measured = [found] if store.location.is_server else [found, *single.values()]
+    sizes = {run.id: _size(store, run, rules) for p in measured for run, _ in p.free}
+    if rules.artifacts_only or store.location.is_server:  # nothing left to free: not an offer
+        found, *rest = (_without_empty(p, sizes, rules) for p in [found, *single.values()])
+        single = dict(zip(single, rest, strict=True))
+    menu = [
+        {
+            "rule": name,
+            "what": what,
+            "option": option,
+            "chosen": name in request.chosen,
+            "runs": len(single[name].free),
+            "bytes": _sum([sizes.get(run.id) for run, _ in single[name].free]),
+        }
+        for name, (what, option, _) in request.menu(rules).items()
+    ]
+    if root:
+        entry: dict[str, Any] = {"rule": "orphans", "what": "folders that no run owns"}
+        entry |= {"option": "--orphans", "chosen": request.orphans}
+        menu.append(entry | {"runs": len(lost), "bytes": sum(size for _, size in lost)})
+    return Offer(request, rules, stored, found, sizes, menu, lost, _scope(store, rules))
+
+
+def _orphan_root(store: Store) -> Path | None:
+    """Where folders without a run can be told: in the embedded store, which holds all its runs."""
+    location = store.location
+    return local_path(location.artifacts) if location.database and location.artifacts else None
+
+
+def _size(store: Store, run: RunInfo, rules: Rules) -> int | None:
+    files = store.artifacts(run).files()
+    if files is None:
+        return None
+    return sum(f.bytes for f in files if not rules.artifacts_only or is_large(f.path))
+
+
+def _without_empty(found: Plan, sizes: dict[str, int | None], rules: Rules) -> Plan:
+    free = [
+        (run, rule)
+        for run, rule in found.free
+        if sizes.get(run.id) != 0 or not (rules.artifacts_only or run.deleted)
+    ]
+    return Plan(free=free, kept=found.kept, artifacts_only=found.artifacts_only)
+
+
+def _sum(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _scope(store: Store, rules: Rules) -> str:
+    if is_own(store) or rules.others:
+        return ""
+    names = ", ".join(sorted(rules.experiments or ())) or "none"
+    return (
+        f"{store.location} may be others', too: rules see only the studies started here ({names}); "
+        "name more with --experiment"
+    )
+
+
+def _refuse_wanted(offer: Offer) -> None:
+    """A named run that must stay is an error rather than a line among others."""
+    for run, reason in offer.plan.kept:
+        if run.id in offer.rules.named:
+            raise UsageError(f"run {run.name} ({run.id[:8]}) stays: {reason}")
+
+
+def _delete(session: Session, offer: Offer) -> Done:
+    done, store = Done(), session.store
+    total = len(offer.plan.free) + len(offer.doomed)
+    try:
+        with _alone(store), session.console.progress("deleting", total, unit="items") as update:
+            for one in carry_out(store, offer.plan, offer.rules):
+                done.freed.append(one)
+                done.errors += [one.error] if one.error else []
+                update(len(done.freed))
+            for number, (folder, size) in enumerate(offer.doomed, start=len(done.freed) + 1):
+                _delete_folder(store, folder, size, done)
+                update(number)
+    except KeyboardInterrupt:
+        done.interrupted = True
+    except CycleGANError as error:
+        done.failure = error
+    return done
+
+
+def _delete_folder(store: Store, folder: Path, size: int, done: Done) -> None:
+    root = _orphan_root(store)
+    if root is None or folder.name in store.run_ids():
+        return
+    try:
+        remove_orphan(root, folder)
+        done.folders.append((folder, size))
+    except CycleGANError as error:
+        done.errors.append(str(error))
+
+
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    database = store.location.database
+    if database is None:
+        yield
+        return
+    with exclusive(database.parent / LOCK, f"the store {database} is being tidied; it"):
+        yield
+
+
+def _data(offer: Offer, done: Done | None) -> dict[str, Any]:
+    entries = [
+        {**_named(run), "rule": rule, "bytes": offer.sizes.get(run.id)}
+        for run, rule in offer.plan.free
+    ]
+    return {
+        "dry_run": offer.request.dry_run,
+        "artifacts_only": offer.rules.artifacts_only,
+        "rules": offer.menu,
+        "free": entries,
+        "free_bytes": offer.bytes,
+        "kept": [{**_named(run), "why": why} for run, why in offer.plan.kept],
+        "orphans": [{"path": str(path), "bytes": size} for path, size in offer.lost],
+        "scope": offer.scope or None,
+        "deleted": [
+            {**_named(one.run), "rule": one.rule, "bytes": one.bytes, "rows": one.rows}
+            for one in (done.freed if done else ())
+            if not one.kept and not one.error
+        ],
+        "deleted_folders": [str(path) for path, _ in (done.folders if done else ())],
+        "freed_bytes": done.bytes if done else 0,
+        "left": [
+            {**_named(one.run), "why": one.kept} for one in (done.freed if done else ()) if one.kept
+        ],
+        "errors": done.errors if done else [],
+        "interrupted": bool(done and done.interrupted),
+    }
+
+
+def _named(run: RunInfo) -> dict[str, str]:
+    return {"id": run.id, "name": run.name, "experiment": run.experiment}
+
+
+def _done_text(offer: Offer, done: Done) -> str:
+    gone = [one for one in done.freed if not one.kept and not one.error]
+    what = "the large files of " if offer.rules.artifacts_only else ""
+    lines = [f"deleted {what}{units.count(len(gone), 'run')}, {units.size(done.bytes)} freed"]
+    if done.folders:
+        lines[0] = lines[0].replace(",", f" and {units.count(len(done.folders), 'folder')},", 1)
+    lines += [
+        f"left: {one.run.name} ({one.run.id[:8]}): {one.kept}" for one in done.freed if one.kept
+    ]
+    lines += [f"not deleted: {error}" for error in done.errors]
+    if gone and not offer.rules.artifacts_only and not any(one.rows for one in gone):
+        lines.append(
+            "the server keeps their metrics, marked as deleted; on its machine this frees them, "
+            "too: cyclegan runs gc --deleted --tracking-uri <its database>"
+        )
+    if done.interrupted or done.failure:
+        lines.append("the same command goes on with the rest")
+    return "\n".join(lines)

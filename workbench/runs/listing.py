@@ -1,0 +1,188 @@
+"""The command `cyclegan runs list`: what is stored, and how large it is."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cyclegan.errors import UsageError, nearest
+from tracking import RunInfo
+from tracking.deletion import survey
+from tracking.retention import Stored, kind_of, score_of
+from viz import units
+from viz.terminal import line_width
+from viz.text import table
+from workbench.session import Session
+
+KINDS = ("study", "trial", "seed", "confirm", "promoted", "train", "enhance")
+_STATUSES = ("running", "dead", "scheduled", "finished", "failed", "killed", "deleted")
+_OUTCOMES = ("completed", "pruned", "stopped", "interrupted")
+_SORTS = ("start", "score", "size")
+_ID = 8
+_COLUMNS = ("id", "run", "experiment", "kind", "state", "score", "steps", "start", "took", "size")
+_LEFT_OUT = ("experiment", "steps", "took", "kind")
+"""Columns that a narrow terminal goes without, the first one first."""
+_LEAST = {"run": 14, "experiment": 8}
+"""Characters below which a column of names says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which runs, and in which order."""
+
+    experiment: str | None = None
+    kind: str | None = None
+    status: str | None = None
+    limit: int = 30
+    sort: str = "start"
+    sizes: bool = False
+    """Ask a server for the sizes, too."""
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("--kind", self.kind, KINDS),
+            ("--status", self.status, _STATUSES + _OUTCOMES),
+            ("--sort", self.sort, _SORTS),
+        ):
+            if value is not None and value not in known:
+                raise UsageError(f"{option} {value}: {nearest(value, known)}")
+
+
+def run_listing(session: Session, wanted: Wanted) -> None:
+    """Print the runs, newest first or as sorted, and what they take on the disk."""
+    store = session.store
+    if wanted.experiment is not None:
+        store.search(wanted.experiment, limit=1, stage="all")  # refuses an unknown one
+    stored = survey(store)
+    chosen = [run for run in stored.runs if _matches(run, wanted, stored)]
+    measured = wanted.sizes or wanted.sort == "size" or not store.location.is_server
+    sizes: dict[str, int | None] = {}
+
+    def measure(runs: Iterable[RunInfo]) -> None:
+        for run in runs:
+            if measured and run.id not in sizes:
+                files = store.artifacts(run).files()
+                sizes[run.id] = None if files is None else sum(file.bytes for file in files)
+
+    if wanted.sort == "size":
+        measure(chosen)
+        chosen.sort(key=lambda run: -(sizes[run.id] or 0))
+    elif wanted.sort == "score":
+        chosen.sort(key=_by_score)
+    shown = chosen[: wanted.limit or None]
+    measure(shown)
+    rows = [_data(run, stored, sizes.get(run.id)) for run in shown]
+    hidden = [run for run in stored.runs if run.deleted]
+    if wanted.status != "deleted":
+        measure(hidden)
+    data = {
+        "runs": rows,
+        "matching": len(chosen),
+        "bytes": sum(row["bytes"] or 0 for row in rows) if measured else None,
+        "deleted_runs": len(hidden),
+        "deleted_bytes": sum(sizes.get(run.id) or 0 for run in hidden) if measured else None,
+    }
+    session.result(data, _text(data, stored, wanted, width=line_width(sys.stdout)))
+
+
+def _matches(run: RunInfo, wanted: Wanted, stored: Stored) -> bool:
+    if run.deleted != (wanted.status == "deleted"):
+        return False
+    if wanted.experiment not in (None, run.experiment) or wanted.kind not in (None, kind_of(run)):
+        return False
+    return wanted.status in (None, "deleted", stored.state(run), run.status.lower())
+
+
+def _by_score(run: RunInfo) -> float:
+    score = score_of(run)
+    return math.inf if score is None else -score
+
+
+def _data(run: RunInfo, stored: Stored, size: int | None) -> dict[str, Any]:
+    return described(run, stored) | {"deleted": run.deleted, "bytes": size}
+
+
+def described(run: RunInfo, stored: Stored) -> dict[str, Any]:
+    """What every command tells of a run in JSON."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "experiment": run.experiment,
+        "kind": kind_of(run),
+        "status": run.status,
+        "state": stored.state(run),
+        "outcome": run.tags.get("outcome"),
+        "score": score_of(run),
+        "steps": steps_of(run),
+        "start_ms": run.start_ms,
+        "end_ms": run.end_ms,
+    }
+
+
+def steps_of(run: RunInfo) -> int | None:
+    """The training step that a run reached."""
+    step = run.metrics.get("step")
+    return None if step is None else round(step)
+
+
+def _text(data: Mapping[str, Any], stored: Stored, wanted: Wanted, width: int | None) -> str:
+    rows = data["runs"]
+    if not rows:
+        lines = ["no such run" if stored.runs else "no run is stored yet"]
+    else:
+        cells = [_cells(row, stored.now_ms) for row in rows]
+        columns = [c for c in _COLUMNS if any(line[c] for line in cells)]
+        if wanted.experiment is not None or len({row["experiment"] for row in rows}) == 1:
+            columns = [c for c in columns if c != "experiment"]
+        lines = [fitted(columns, cells, width), "", _total(data, wanted)]
+    if data["deleted_runs"] and wanted.status != "deleted":
+        size = "" if data["deleted_bytes"] is None else f", {units.size(data['deleted_bytes'])}"
+        lines.append(f"deleted but still stored: {data['deleted_runs']}{size}: cyclegan runs gc")
+    return "\n".join(lines)
+
+
+def _total(data: Mapping[str, Any], wanted: Wanted) -> str:
+    count, matching = len(data["runs"]), data["matching"]
+    text = units.count(count, "run")
+    if data["bytes"] is None:
+        text += "; --sizes asks the server how large they are"
+    else:
+        text += f", {units.size(data['bytes'])}"
+    return text + (f"; {matching} in all: --limit 0" if matching > count else "")
+
+
+def _cells(row: Mapping[str, Any], now_ms: int) -> dict[str, str]:
+    end = row["end_ms"] or (now_ms if row["state"] == "running" else None)
+    return {
+        "id": row["id"][:_ID],
+        "run": row["name"],
+        "experiment": row["experiment"],
+        "kind": row["kind"],
+        "state": row["state"],
+        "score": units.score(row["score"]),
+        "steps": "" if row["steps"] is None else str(row["steps"]),
+        "start": units.moment(row["start_ms"], now_ms=now_ms),
+        "took": units.took(None if end is None else end - row["start_ms"]),
+        "size": "" if row["bytes"] is None else units.size(row["bytes"]),
+    }
+
+
+def fitted(columns: Sequence[str], cells: Sequence[Mapping[str, str]], width: int | None) -> str:
+    """A table of these columns no wider than `width`: names are shortened, columns left out."""
+    left = list(columns)
+    for column in (None, *_LEFT_OUT):
+        if column in left:
+            left.remove(column)
+        taken = {c: max(len(c), *(len(line[c]) for line in cells)) for c in left}
+        over = 0 if width is None else sum(taken.values()) + 2 * (len(left) - 1) - width
+        flexible = [c for c in _LEAST if c in left]
+        if over <= sum(max(taken[c] - _LEAST[c], 0) for c in flexible):
+            break
+    for _ in range(max(over, 0)):  # the longer name gives
+        longest = max(flexible, key=lambda c: taken[c] - _LEAST[c])
+        taken[longest] -= 1
+    rows = [[units.shortened(line[c], taken[c]) for c in left] for line in cells]
+    return table(left, rows, words={"id", "run", "experiment", "kind", "state"})

@@ -1,0 +1,159 @@
+"""Studies as text tables and as plain values."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from search.study.study import OpenStudy
+from search.study.trials import (
+    FINISHED,
+    TrialRecord,
+    best_first,
+    best_of,
+    declared_keys,
+    searched_keys,
+    trial_records,
+)
+from viz.names import short_names, short_text
+from viz.sparkline import sparklines
+from viz.terminal import can_draw_blocks, line_width
+from viz.text import table
+from viz.units import short_time
+
+_REASON_LENGTH = 300
+
+
+def study_data(opened: OpenStudy) -> dict[str, Any]:
+    """A study and its trials as plain values."""
+    records = trial_records(opened)
+    best = best_of(records)
+    return {
+        "study": opened.definition.name,
+        "trials_wanted": opened.definition.trials,
+        "trials_finished": sum(r.state in FINISHED for r in records),
+        "states": _counts(records),
+        "iterations": sum(r.iteration for r in records),
+        "seconds": _seconds(records),
+        "keys": searched_keys(records, declared_keys(opened.definition.space)),
+        "best": best.to_dict() if best else None,
+        "trials": [r.to_dict() for r in records],
+    }
+
+
+def one_line(opened: OpenStudy) -> str:
+    """Name, progress, best score, and what it took."""
+    records = trial_records(opened)
+    best = best_of(records)
+    finished = sum(r.state in FINISHED for r in records)
+    head = f"{opened.definition.name}: {finished} of {opened.definition.trials} trials"
+    found = "no result yet" if finished < opened.definition.trials else "none of them complete"
+    if best:
+        found = f"best score {_number(best.score)} (trial {best.number})"
+    states = ", ".join(f"{count} {state}" for state, count in _counts(records).items())
+    spent = f"{sum(r.iteration for r in records)} iterations, {short_time(_seconds(records))}"
+    return "; ".join([f"{head}, {found}", *([states, spent] if records else [])])
+
+
+def study_table(opened: OpenStudy, *, width: int | None = None, blocks: bool | None = None) -> str:
+    """All trials, best first, with why a trial was pruned or failed below.
+
+    Args:
+        width: characters a line may have; the values stand in tables of their own where they don't
+            fit beside the rest. Default: the terminal's, and without a terminal any number.
+        blocks: whether curves may be drawn with block characters, or with plain ones. Default:
+            what standard output can encode.
+    """
+    width = line_width(sys.stdout) if width is None else width
+    blocks = can_draw_blocks(sys.stdout) if blocks is None else blocks
+    records = best_first(trial_records(opened))
+    keys = searched_keys(records, declared_keys(opened.definition.space))
+    fixed = _progress_columns(records, blocks)
+    values = _value_columns(records, keys)
+    return "\n".join(
+        [one_line(opened), "", *_side_by_side(fixed, values, width), *_reasons(records, width)]
+    )
+
+
+def best_text(opened: OpenStudy) -> str:
+    """The best trial and its values. Errors: `DataError` if there is none."""
+    best = opened.best()
+    values = "\n".join(f"  {key} = {short_text(value, 60)}" for key, value in best.values.items())
+    return f"trial {best.number}, score {_number(best.score)}\n{values}"
+
+
+def best_data(opened: OpenStudy) -> dict[str, Any]:
+    """The best trial as plain values. Errors: `DataError` if there is none."""
+    number = opened.best().number
+    return next(r for r in trial_records(opened) if r.number == number).to_dict()
+
+
+Column = list[str]
+"""Its header, then a cell for each trial."""
+
+
+def _progress_columns(records: Sequence[TrialRecord], blocks: bool) -> list[Column]:
+    return [
+        ["trial", *(str(r.number) for r in records)],
+        ["state", *(r.state for r in records)],
+        ["score", *(_number(r.score) for r in records)],
+        ["step", *(str(r.step) for r in records)],
+        ["iterations", *(str(r.iteration) for r in records)],
+        ["time", *(short_time(r.seconds) for r in records)],
+        ["curve", *sparklines([r.curve for r in records], blocks=blocks)],
+    ]
+
+
+def _value_columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> list[Column]:
+    names = short_names(keys)
+    return [[names[k], *(short_text(r.values.get(k, "")) for r in records)] for k in keys]
+
+
+def _side_by_side(fixed: list[Column], values: list[Column], width: int | None) -> list[str]:
+    """One table if it fits into `width`, else the values in as many tables as they need."""
+    if width is None or _width([*fixed, *values]) <= width:
+        return [_table([*fixed, *values])]
+    lines = [_table(fixed)]
+    head = [fixed[0], fixed[2]]  # trial and score
+    block: list[Column] = []
+    for column in values:
+        if block and _width([*head, *block, column]) > width:
+            lines += ["", _table([*head, *block])]
+            block = []
+        block.append(column)
+    return [*lines, *(["", _table([*head, *block])] if block else [])]
+
+
+def _table(columns: list[Column]) -> str:
+    header, *rows = ([column[i] for column in columns] for i in range(len(columns[0])))
+    return table(header, rows)
+
+
+def _width(columns: Sequence[Column]) -> int:
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
+
+
+def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:
+    lines = [
+        f"  trial {r.number} {r.state}: {' '.join(r.reason.split())[:_REASON_LENGTH]}"
+        for r in records
+        if r.reason
+    ]
+    if width is not None:
+        lines = [textwrap.fill(line, width, subsequent_indent=" " * 6) for line in lines]
+    return ["", *lines] if lines else []
+
+
+def _counts(records: Sequence[TrialRecord]) -> dict[str, int]:
+    states = dict.fromkeys(r.state for r in best_first(records))
+    return {state: sum(r.state == state for r in records) for state in states}
+
+
+def _seconds(records: Sequence[TrialRecord]) -> float:
+    return sum(r.seconds or 0.0 for r in records)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
