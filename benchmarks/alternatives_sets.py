@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 from cyclegan.errors import DataError
 from cyclegan.files import write_text
 from cyclegan.simulate import SLOW, ScanSettings, fibre_composite, real_attenuation, scan
-from cyclegan.simulate.domains import REAL_PARTS
-from cyclegan.simulate.output import Description, write_volume
+from cyclegan.simulate.domains import REAL_PARTS, Description, write_volume
 from cyclegan.simulate.real import PACKAGE, real_volume_path
 
 Array = NDArray[np.float32]

@@ -43,7 +43,7 @@ from rollback_tables import report_faults, report_natural
 from score_truth import Truth, generator_of
 
 from cyclegan import Trainer, parse_config
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.callbacks import Callback
 from cyclegan.files import write_text
 from cyclegan.generator import save_generators

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.history import MetricHistory
 from search.launch import recorded_run
 from search.rollback.detectors import Evidence, judge

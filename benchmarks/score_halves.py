@@ -9,7 +9,7 @@ import numpy as np
 
 from cyclegan.files import replacing, write_text
 from cyclegan.simulate import FAST, scan
-from cyclegan.simulate.output import Description, write_volume
+from cyclegan.simulate.domains import Description, write_volume
 from cyclegan.simulate.phantom import FIBRE_DIAMETER, fibre_composite
 
 SHAPE = (64, 176, 176)

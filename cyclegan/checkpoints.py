@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclegan import state as states
+import torch
+
 from cyclegan.errors import CheckpointError
+from cyclegan.files import replacing
 
 logger = logging.getLogger(__name__)
-
 CHECKPOINT_NAME = "checkpoint.pt"
 BEST_NAME = "best.pt"
 _OLDER = "checkpoint-{iteration:08d}.pt"
@@ -62,7 +63,7 @@ class CheckpointFolder:
         iteration = int(state["iteration"])
         if self._iteration is not None and self._iteration != iteration and self.keep > 1:
             _give_name(self.newest, self.folder / _OLDER.format(iteration=self._iteration))
-        states.save(state, self.newest)
+        save(state, self.newest)
         self._iteration = iteration
         for path in older_checkpoints(self.folder)[self.keep - 1 :]:
             path.unlink(missing_ok=True)
@@ -71,7 +72,7 @@ class CheckpointFolder:
     def save_best(self, state: Mapping[str, Any]) -> Path:
         """Write `state` as the best."""
         path = self.folder / BEST_NAME
-        states.save(state, path)
+        save(state, path)
         return path
 
     def continued_at(self, iteration: int) -> None:
@@ -94,7 +95,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     problem: CheckpointError | None = None
     for path in candidates:
         try:
-            states.load(path, formats=(states.CHECKPOINT_FORMAT,))
+            load(path, formats=(CHECKPOINT_FORMAT,))
         except CheckpointError as error:
             problem = problem or error
             logger.warning("%s; trying the one before", error)
@@ -115,3 +116,67 @@ def _give_name(path: Path, other: Path) -> None:
             raise
         except OSError:  # a file system without hard links
             shutil.copyfile(path, other)
+
+
+# -- Checkpoints: the complete state of a training on disk, and models for enhancement ---------
+#
+# A checkpoint is written to a temporary file, flushed and renamed, so the one that is there is
+# whole. Files are read with `weights_only`: they can hold tensors and plain values, no code.
+
+CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
+
+
+GENERATOR_FORMAT = "cyclegan-generator-1"
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, atomically."""
+    with replacing(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
+    """Read what `save` wrote, onto the CPU.
+
+    Errors: `CheckpointError` if the file is missing, damaged or of none of the `formats`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".pt2":
+        raise CheckpointError(
+            f"{path}: a generator exported for use elsewhere; give the generator.pt it was made of"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        summary = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {summary}") from error
+    if not isinstance(state, dict) or state.get("format") not in formats:
+        raise CheckpointError(f"{path}: not a file of this software (wanted {', '.join(formats)})")
+    return state
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of PyTorch's global generators; the sampler has its own."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def load_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restore what `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def to_host(value: Any) -> Any:
+    """A copy of nested state in host memory, independent of the original."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: to_host(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_host(item) for item in value)
+    return value

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cyclegan.errors import DataError
 from cyclegan.score.degrade import Degradation, fit_degradation
-from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
+from cyclegan.score.parts import MIN_ADVANTAGE_DB, Texture
 
 logger = logging.getLogger(__name__)
 

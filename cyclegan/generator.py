@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.config import Config, parse_config
 from cyclegan.data import Scan
 from cyclegan.errors import CheckpointError

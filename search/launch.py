@@ -43,11 +43,11 @@ from search.rollback import RollbackOptimizer
 from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
+from tracking.outbox.delivery import patiently
 from tracking.outbox.records import Attachment, Entry, Text
-from tracking.patience import patiently
-from tracking.presets import trainings_view
 from tracking.provenance import hash_cache
 from tracking.repair import tidy
+from tracking.views import trainings_view
 from viz.console import Console, Update
 from viz.pictures import six_images, write_png
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from tracking.charts import CYCLE_PICTURES, ROLLBACK_PICTURES
 from tracking.cycle_volumes import FOLDER, CycleVolumes
 from tracking.downsampling import Sample, interpolate, mean_row, row_values, spans
 from tracking.outbox import records
@@ -32,6 +31,7 @@ from tracking.provenance import data_inputs, provenance
 from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
 from tracking.system import SystemMonitor
+from tracking.views import CYCLE_PICTURES, ROLLBACK_PICTURES
 from viz.pictures import six_images
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import CycleGANError, DataError, UsageError, nearest
-from tracking import mlmodel
 from tracking.errors import translated
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
     from tracking.run import Run
+
 
 CHAMPION = "champion"
 """The alias of a model's best version."""
@@ -111,9 +111,9 @@ class Registry:
         `about` is what the file says of itself. The version is tagged when all is there.
         """
         folder = artifact_of(version).rpartition("/")[0]
-        text = mlmodel.mlmodel(about, run_id=run.id, folder=folder, file=exported.name)
+        text = mlmodel(about, run_id=run.id, folder=folder, file=exported.name)
         run.log_file(exported, folder)
-        run.log_text(text, f"{folder}/{mlmodel.NAME}")
+        run.log_text(text, f"{folder}/{NAME}")
         tags = {
             _PORTABLE_DIGEST: hashlib.sha256(exported.read_bytes()).hexdigest(),
             _PORTABLE: f"{folder}/{exported.name}",
@@ -273,3 +273,43 @@ def _version(found: MlflowVersion) -> ModelVersion:
         source=str(found.source or ""),
         tags=dict(found.tags),
     )
+
+
+# -- MLflow's own description of a registered generator: the file `MLmodel` beside it ----------
+#
+# MLflow's pages show the schema that stands in it. Its `log_model` is not used: it would pickle the
+# network, and fix the sizes of an example.
+
+NAME = "MLmodel"
+
+
+FLAVOR = "torch_export"
+"""No flavor that MLflow loads by itself: `torch.export.load` reads the file."""
+
+
+def mlmodel(about: Mapping[str, Any], *, run_id: str, folder: str, file: str) -> str:
+    """The content of `MLmodel` for the exported generator `file` in a run's `folder`, YAML.
+
+    `about` is what the generator says of itself (`cyclegan.portable`); all of it becomes metadata,
+    its input and output the signature, with -1 for batch, Z, Y and X.
+    """
+    from mlflow.models import Model
+    from mlflow.models.signature import ModelSignature
+
+    signature = ModelSignature(inputs=_schema(about["input"]), outputs=_schema(about["output"]))
+    model = Model(
+        artifact_path=folder,
+        run_id=run_id,
+        signature=signature,
+        flavors={FLAVOR: {"data": file, "torch_version": about["versions"]["torch"]}},
+        metadata=dict(about),
+    )
+    return str(model.to_yaml())
+
+
+def _schema(image: Mapping[str, Any]) -> Any:
+    import numpy as np
+    from mlflow.types import Schema, TensorSpec
+
+    kind = np.dtype(image["dtype"])
+    return Schema([TensorSpec(kind, tuple(image["shape"]), image["name"])])

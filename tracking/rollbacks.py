@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from cyclegan.hparams import HParams
-from tracking.charts import ROLLBACK_PICTURES
 from tracking.outbox import records
+from tracking.views import ROLLBACK_PICTURES
 from viz.pictures import captioned, six_images
 from viz.rollback import TrainingPath, Validated, loss_panels, path_page
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nearest
-from tracking import finding, views
+from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
 from tracking.deletion import Remover
@@ -196,10 +196,10 @@ class Store:
         if len(text) == _RUN_ID_LENGTH and text.isalnum():
             return self._info(self._get(text), self._experiment_names())
         found = self.find_runs(text, experiment)
-        if finding.several_ids(text, found):
+        if run_lookup.several_ids(text, found):
             ids = ", ".join(f"{run.id} ({run.name})" for run in found[:3])
             raise UsageError(f"{len(found)} runs begin with {text}: {ids}; give more of the id")
-        return finding.newest(found)
+        return run_lookup.newest(found)
 
     def find_runs(
         self, text: str, experiment: str | None = None, stage: Stage = "active"
@@ -208,7 +208,7 @@ class Store:
 
         Errors: `DataError` with the nearest names if there is none.
         """
-        found = finding.matching(text, lambda f: self.search(experiment, f, stage=stage))
+        found = run_lookup.matching(text, lambda f: self.search(experiment, f, stage=stage))
         if not found:
             runs = self.search(experiment)
             where = f"in experiment '{experiment}'" if experiment else f"in {self.location}"

@@ -20,8 +20,8 @@ from types import FrameType
 from typing import IO
 
 from cyclegan.errors import CycleGANError, UsageError
-from tracking import exit_with_parent, presets, views
-from tracking.environment import child_environment
+from tracking import exit_with_parent, views
+from tracking.database import child_environment
 from tracking.store import Store
 
 START_TIMEOUT = 120.0
@@ -201,7 +201,7 @@ def _signals_as_interrupt() -> Iterator[None]:
 def _say_links(store: Store, address: str, say: Callable[[str], None]) -> None:
     say(f"MLflow user interface: {address}")
     for experiment in store.experiments()[:_LINKS]:
-        shipped = [key for key in presets.KEYS if views.tag_name(key) in experiment.tags]
+        shipped = [key for key in views.KEYS if views.tag_name(key) in experiment.tags]
         for key in shipped or (None,):
             name = f"{experiment.name}, {key}" if key else experiment.name
             say(f"  {name}: {views.experiment_link(address, experiment.id, key)}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.files import replacing
-from cyclegan.prepare.layout import DATASET
+from cyclegan.prepare.partial import DATASET
 from cyclegan.prepare.transform import Histogram
 from viz.pictures import grey_window
 

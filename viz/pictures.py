@@ -20,11 +20,11 @@ from cyclegan.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 Grey = NDArray[np.uint8]
 Picture = NDArray[np.uint8]
 Window = tuple[float, float]
 Shape = tuple[int, int, int]
-
 PERCENTILES = (0.5, 99.5)
 CYCLES = (("real_A", "fake_B", "rec_A"), ("real_B", "fake_A", "rec_B"))
 """The rows of `six_images`."""
@@ -148,8 +148,6 @@ def captioned(pictures: Mapping[str, Picture]) -> Picture:
 
 
 # -- slices -----------------------------------------------------------------------------------
-
-
 def _finest(volumes: Iterable[Any]) -> Shape:
     """Largest extent in voxels along Z, Y, X."""
     z, y, x = (max(lengths) for lengths in zip(*(v.shape for v in volumes), strict=True))
@@ -190,8 +188,6 @@ def _three_slices(volume: NDArray[Any], window: Window, shape: Shape) -> Picture
 
 
 # -- drawing ----------------------------------------------------------------------------------
-
-
 def _tile(plane: NDArray[Any], window: Window, size: tuple[int, int], label: str) -> Picture:
     grey = np.repeat(to_uint8(plane, window)[..., None], 3, axis=2)
     grey[~np.isfinite(plane)] = _RED
@@ -261,3 +257,34 @@ def write_png(picture: Picture, path: Path) -> None:
 
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
+
+
+# -- Pictures of what differs between two volumes ----------------------------------------------
+#
+# Red where the second is brighter, blue where it is darker, white where nothing differs, so that
+# the eye finds structure in what two networks disagree about.
+
+_HOT, _BLUE = (178.0, 24.0, 43.0), (33.0, 102.0, 172.0)
+
+
+_WHITE = (255.0, 255.0, 255.0)
+_GREY = (128, 128, 128)
+
+
+def difference_picture(
+    first: NDArray[Any], second: NDArray[Any], limit: float, *, pixels: int = 256
+) -> Picture:
+    """`second` less `first`, planes (Y, X) of one shape, as an RGB picture (Y', X', 3).
+
+    `limit`: the difference that full colour stands for, beyond is cut; `pixels`: longest side at
+    least, in whole multiples of a voxel. What is not finite is grey.
+    """
+    difference = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    finite = np.isfinite(difference)
+    share = np.clip(np.where(finite, difference, 0.0) / max(limit, 1e-30), -1, 1)[..., None]
+    ends = np.where(share > 0, _HOT, _BLUE)
+    colours = _WHITE + np.abs(share) * (ends - np.asarray(_WHITE))
+    picture: Picture = np.rint(colours).astype(np.uint8)
+    picture[~finite] = _GREY
+    times = max(1, -(-pixels // max(picture.shape[:2])))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)

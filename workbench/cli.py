@@ -337,7 +337,7 @@ def viewer(
 
     One HTML file below 20 MB that needs no server: slices, curtain, difference, doubt.
     """
-    from workbench.enhance.viewer import run_viewer
+    from workbench.enhance.judging import run_viewer
 
     run_viewer(session, enhanced, output=output, fit=fit, overwrite=overwrite)
 

@@ -62,7 +62,7 @@ def study_validate(
 ) -> None:
     """Check a study's file; show its space, its rungs, and what it will cost."""
     from search.study import definition_of
-    from search.study.probe import probe as timed
+    from search.study.forecast import probe as timed
     from workbench.study_preview import first_config, preview_data, preview_text
 
     definition = definition_of(study)
@@ -110,8 +110,7 @@ def study_best(
 ) -> None:
     """Show the best trial and its values."""
     from search.study import open_study
-    from workbench.study_export import write_best_config
-    from workbench.study_tables import best_data, best_text
+    from workbench.study_tables import best_data, best_text, write_best_config
 
     opened = open_study(study)
     if config:
@@ -131,7 +130,7 @@ def study_export(
 ) -> None:
     """Write all trials of a study to a file, one row a trial."""
     from search.study import open_study
-    from workbench.study_export import export_study
+    from workbench.study_tables import export_study
 
     count = export_study(open_study(study), output, overwrite=overwrite)
     session.result({"output": str(output), "trials": count}, f"{count} trials written to {output}")

@@ -19,7 +19,8 @@ from cyclegan.errors import CycleGANError, DataError
 from cyclegan.locks import is_free, waiting_for
 from search.launch import SAVE_FOLDER, recorded_run
 from search.study.storage import JOURNAL, mend_journal
-from search.study.study import OpenStudy, TrialSummary, known_studies, open_study, studies_folder
+from search.study.study import OpenStudy, known_studies, open_study, studies_folder
+from search.study.trials import Trial
 from tracking import project_root
 from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
@@ -138,7 +139,7 @@ def _study(opened: OpenStudy, store: Store) -> Iterator[Finding]:
             )
 
 
-def _trial(opened: OpenStudy, trial: TrialSummary, store: Store) -> Iterator[Finding]:
+def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
     subject = f"trial {trial.number} of study {opened.definition.name}"
     folder = opened.trial_folder(trial.number)
     if trial.state == "interrupted":

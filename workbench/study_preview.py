@@ -8,9 +8,8 @@ from typing import Any
 from cyclegan.config import Config
 from search.study.definition import StudyDefinition
 from search.study.forecast import Cost, Effort, Probe, Rung, cost, effort
-from search.study.function_space import FunctionSpace
 from search.study.samplers import Sampler
-from search.study.space import Choices, Dimension, FloatRange, IntRange, cells
+from search.study.space import Choices, Dimension, FloatRange, FunctionSpace, IntRange, cells
 from viz.console import duration
 
 _GB = 1e9

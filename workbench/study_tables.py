@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from cyclegan.errors import UsageError
+from cyclegan.files import refuse_overwrite, write_text
 from search.study.study import OpenStudy
 from search.study.trials import (
     FINISHED,
-    TrialRecord,
+    Trial,
     best_first,
     best_of,
     declared_keys,
     searched_keys,
-    trial_records,
 )
-from viz.names import short_names, short_text
 from viz.sparkline import sparklines
-from viz.terminal import can_draw_blocks, line_width
-from viz.text import table
+from viz.text import can_draw_blocks, line_width, short_names, short_text, table
 from viz.units import short_time
 
 _REASON_LENGTH = 300
@@ -28,7 +31,7 @@ _REASON_LENGTH = 300
 
 def study_data(opened: OpenStudy) -> dict[str, Any]:
     """A study and its trials as plain values."""
-    records = trial_records(opened)
+    records = opened.trials()
     best = best_of(records)
     return {
         "study": opened.definition.name,
@@ -45,7 +48,7 @@ def study_data(opened: OpenStudy) -> dict[str, Any]:
 
 def one_line(opened: OpenStudy) -> str:
     """Name, progress, best score, and what it took."""
-    records = trial_records(opened)
+    records = opened.trials()
     best = best_of(records)
     finished = sum(r.state in FINISHED for r in records)
     head = f"{opened.definition.name}: {finished} of {opened.definition.trials} trials"
@@ -68,7 +71,7 @@ def study_table(opened: OpenStudy, *, width: int | None = None, blocks: bool | N
     """
     width = line_width(sys.stdout) if width is None else width
     blocks = can_draw_blocks(sys.stdout) if blocks is None else blocks
-    records = best_first(trial_records(opened))
+    records = best_first(opened.trials())
     keys = searched_keys(records, declared_keys(opened.definition.space))
     fixed = _progress_columns(records, blocks)
     values = _value_columns(records, keys)
@@ -87,14 +90,14 @@ def best_text(opened: OpenStudy) -> str:
 def best_data(opened: OpenStudy) -> dict[str, Any]:
     """The best trial as plain values. Errors: `DataError` if there is none."""
     number = opened.best().number
-    return next(r for r in trial_records(opened) if r.number == number).to_dict()
+    return next(r for r in opened.trials() if r.number == number).to_dict()
 
 
 Column = list[str]
 """Its header, then a cell for each trial."""
 
 
-def _progress_columns(records: Sequence[TrialRecord], blocks: bool) -> list[Column]:
+def _progress_columns(records: Sequence[Trial], blocks: bool) -> list[Column]:
     return [
         ["trial", *(str(r.number) for r in records)],
         ["state", *(r.state for r in records)],
@@ -106,7 +109,7 @@ def _progress_columns(records: Sequence[TrialRecord], blocks: bool) -> list[Colu
     ]
 
 
-def _value_columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> list[Column]:
+def _value_columns(records: Sequence[Trial], keys: Sequence[str]) -> list[Column]:
     names = short_names(keys)
     return [[names[k], *(short_text(r.values.get(k, "")) for r in records)] for k in keys]
 
@@ -135,7 +138,7 @@ def _width(columns: Sequence[Column]) -> int:
     return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
 
 
-def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:
+def _reasons(records: Sequence[Trial], width: int | None) -> list[str]:
     lines = [
         f"  trial {r.number} {r.state}: {' '.join(r.reason.split())[:_REASON_LENGTH]}"
         for r in records
@@ -146,14 +149,75 @@ def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _counts(records: Sequence[TrialRecord]) -> dict[str, int]:
+def _counts(records: Sequence[Trial]) -> dict[str, int]:
     states = dict.fromkeys(r.state for r in best_first(records))
     return {state: sum(r.state == state for r in records) for state in states}
 
 
-def _seconds(records: Sequence[TrialRecord]) -> float:
+def _seconds(records: Sequence[Trial]) -> float:
     return sum(r.seconds or 0.0 for r in records)
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+# -- A study's trials and its best configuration as files for other programs -------------------
+
+COLUMNS = (
+    *("number", "state", "score", "step", "iteration", "seconds"),
+    *("run_id", "reason", "deaths", "seeds"),
+)
+"""Columns of the CSV file before those of the searched keys."""
+
+
+def export_study(opened: OpenStudy, output: Path, *, overwrite: bool = False) -> int:
+    """Write all trials to `output`, as CSV or JSON by its name; the number of trials.
+
+    CSV has one row a trial and one column for each searched key, under its full name; `seeds` is a
+    JSON list. JSON has the curves, verdicts and origins too.
+
+    Errors: `UsageError` for another kind of file; `DataError` if it exists and `overwrite` is off.
+    """
+    kind = output.suffix.lower()
+    if kind not in (".csv", ".json"):
+        raise UsageError(f"--output {output}: the name must end in .csv or .json")
+    refuse_overwrite(output, overwrite)
+    data = study_data(opened)
+    if kind == ".json":
+        write_text(output, json.dumps(data, indent=1, default=str) + "\n")
+    else:
+        write_text(output, _csv(data["trials"], data["keys"]))
+    return len(data["trials"])
+
+
+def write_best_config(opened: OpenStudy, path: Path, *, overwrite: bool = False) -> None:
+    """Write the best trial's resolved configuration as YAML that `cyclegan train` takes.
+
+    Errors: `UsageError` if `path` is no YAML file; `DataError` if it exists and `overwrite` is off,
+    or if no trial is complete.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(f"--config {path}: the name must end in .yaml")
+    best = opened.best()
+    refuse_overwrite(path, overwrite)
+    head = (
+        f"# The best trial of the study {opened.definition.name}: trial {best.number}, "
+        f"score {best.score:.2f}, MLflow run {best.run_id or 'none'}\n"
+        f"#\n#   cyclegan train {path.name}\n"
+    )
+    write_text(path, head + opened.config_of(best.number).to_yaml())
+
+
+def _csv(trials: list[dict[str, Any]], keys: list[str]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *keys])
+    for trial in trials:
+        cells = trial | {
+            "reason": " ".join(trial["reason"].split()),
+            "seeds": json.dumps(trial["seeds"]) if trial["seeds"] else "",
+        }
+        values = [trial["values"].get(key, "") for key in keys]
+        writer.writerow([*(cells[name] for name in COLUMNS), *values])
+    return buffer.getvalue()

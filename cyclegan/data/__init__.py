@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from cyclegan.data.blocks import Size
-from cyclegan.data.budget import MemoryBudget
 from cyclegan.data.dataset import DatasetSpec, VolumeEntry, read_json
 from cyclegan.data.hdf5_source import open_dataset
-from cyclegan.data.prefetch import Prefetcher
-from cyclegan.data.sampler import PatchSampler
+from cyclegan.data.sampler import PatchSampler, Prefetcher
 from cyclegan.data.scan import Scan
 from cyclegan.data.statistics import Statistics
-from cyclegan.data.volume import Standardise, Volume, open_volumes
+from cyclegan.data.volume import MemoryBudget, Standardise, Volume, open_volumes
 
 __all__ = [
     "DatasetSpec",

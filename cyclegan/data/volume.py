@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Iterable, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size
-from cyclegan.data.budget import Held, MemoryBudget, hold
 from cyclegan.data.dataset import Limits, VolumeEntry
 from cyclegan.data.region import Region
 from cyclegan.data.scan import Scan, by_place
@@ -20,14 +21,12 @@ from cyclegan.data.statistics import Statistics
 from cyclegan.errors import DataError
 
 logger = logging.getLogger(__name__)
-
 Standardise = Literal["auto", "always", "never"]
-
 _FAR_MEAN, _SMALL_STD, _LARGE_STD = 0.1, 0.9, 1.1
+
 # Single precision holds all of these exactly, and its exponent is wide enough for the rest.
 _EXACT_IN_SINGLE = frozenset(np.dtype(t) for t in ("f2", "f4", "i1", "u1", "i2", "u2"))
 _SMALLEST, _LARGEST = 1e-30, 1e30
-
 _measured: dict[Hashable, Statistics] = {}
 _told: set[str] = set()
 
@@ -276,3 +275,69 @@ def _tell_once(level: int, text: str) -> None:
     if text not in _told:
         _told.add(text)
         logger.log(level, "%s", text)
+
+
+# -- Memory for volumes: one budget for all volumes of a process, and one copy of each region --
+
+
+class MemoryBudget:
+    """How many bytes of volumes may be held in memory, by everybody who was given this object."""
+
+    def __init__(self, nbytes: float) -> None:
+        self.nbytes = nbytes
+        self._taken = 0
+        # The collector may give a share back in the middle of `take`.
+        self._lock = threading.RLock()
+
+    @property
+    def free(self) -> float:
+        """Bytes not taken yet."""
+        return self.nbytes - self._taken
+
+    def take(self, nbytes: int) -> bool:
+        """Take a share if it is there; whether it was."""
+        with self._lock:
+            if nbytes > self.free:
+                return False
+            self._taken += nbytes
+            return True
+
+    def give_back(self, nbytes: int) -> None:
+        """Give a share back."""
+        with self._lock:
+            self._taken -= nbytes
+
+
+class Held:
+    """A region (C, Z, Y, X) in memory, in the file's own kind of number."""
+
+    def __init__(self, array: NDArray[np.generic]) -> None:
+        self.array = array
+
+
+_held: weakref.WeakValueDictionary[Hashable, Held] = weakref.WeakValueDictionary()
+_loading = threading.RLock()
+
+
+def hold(
+    key: Hashable,
+    nbytes: int,
+    budget: MemoryBudget | None,
+    load: Callable[[], NDArray[np.generic]],
+) -> Held | None:
+    """The region called `key`: the copy somebody holds already, else loaded if `budget` allows.
+
+    The share is given back when the last who holds it lets go.
+    """
+    with _loading:
+        found = _held.get(key)
+        if found is not None or budget is None or not budget.take(nbytes):
+            return found
+        try:
+            held = Held(load())
+        except BaseException:
+            budget.give_back(nbytes)
+            raise
+        weakref.finalize(held, budget.give_back, nbytes)
+        _held[key] = held
+        return held

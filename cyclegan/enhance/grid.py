@@ -23,15 +23,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from torch import Tensor
 
 from cyclegan.errors import UsageError
-
-if TYPE_CHECKING:
-    from cyclegan.enhance.tiling import TileOperator
 
 Size = tuple[int, int, int]
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -221,3 +220,38 @@ def _up(length: int, multiple: int) -> int:
 
 def _down(length: int, multiple: int) -> int:
     return length // multiple * multiple
+
+
+class TileOperator(Protocol):
+    """Anything that maps a window of a volume to one or more images; lengths in input voxels.
+
+    It must be local and blind to position: an output voxel depends on the input voxels within the
+    halo around it and on nothing else but where the padded volume ends.
+    """
+
+    @property
+    def alignment(self) -> int:
+        """Origins and sizes of windows are multiples of it; so is each output's 1 / factor."""
+
+    @property
+    def halo_left(self) -> int:
+        """Input voxels needed before the first of a core; a multiple of the alignment."""
+
+    @property
+    def halo_right(self) -> int:
+        """Input voxels needed after the last of a core; a multiple of the alignment."""
+
+    @property
+    def outputs(self) -> Mapping[str, Fraction]:
+        """Output voxels per input voxel by name; `data` is the image itself and comes first."""
+
+    @property
+    def channels_in(self) -> int:
+        """Channels of the input."""
+
+    @property
+    def channels_out(self) -> int:
+        """Channels of `data`; every other output has one."""
+
+    def __call__(self, patch: Tensor) -> Mapping[str, Tensor]:
+        """Map (1, C, z, y, x) on the CPU to (1, C', fz, fy, fx) for each output, on any device."""

@@ -17,8 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cyclegan.enhance.grid import Grid, Region, Size
-from cyclegan.enhance.tiling import TileOperator
+from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
 from cyclegan.errors import UsageError
 
 LARGEST_CORE = 256

@@ -7,20 +7,17 @@ volume is the truth that tiles reproduce.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from fractions import Fraction
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cyclegan.enhance.grid import Grid, Region, Size, Tile, Window, output_shape
+from cyclegan.enhance.grid import Grid, Region, Size, Tile, TileOperator, Window, output_shape
 from cyclegan.errors import CycleGANError
 
 logger = logging.getLogger(__name__)
-
 __all__ = [
     "Grid",
     "Read",
@@ -34,44 +31,8 @@ __all__ = [
     "read_padded",
     "run_tile",
 ]
-
 Read = Callable[[Size, Size], NDArray[Any]]
 """(origin, size) in voxels -> (C, z, y, x), inside the volume."""
-
-
-class TileOperator(Protocol):
-    """Anything that maps a window of a volume to one or more images; lengths in input voxels.
-
-    It must be local and blind to position: an output voxel depends on the input voxels within the
-    halo around it and on nothing else but where the padded volume ends.
-    """
-
-    @property
-    def alignment(self) -> int:
-        """Origins and sizes of windows are multiples of it; so is each output's 1 / factor."""
-
-    @property
-    def halo_left(self) -> int:
-        """Input voxels needed before the first of a core; a multiple of the alignment."""
-
-    @property
-    def halo_right(self) -> int:
-        """Input voxels needed after the last of a core; a multiple of the alignment."""
-
-    @property
-    def outputs(self) -> Mapping[str, Fraction]:
-        """Output voxels per input voxel by name; `data` is the image itself and comes first."""
-
-    @property
-    def channels_in(self) -> int:
-        """Channels of the input."""
-
-    @property
-    def channels_out(self) -> int:
-        """Channels of `data`; every other output has one."""
-
-    def __call__(self, patch: Tensor) -> Mapping[str, Tensor]:
-        """Map (1, C, z, y, x) on the CPU to (1, C', fz, fy, fx) for each output, on any device."""
 
 
 def read_padded(read: Read, tile: Tile, shape: Size) -> NDArray[Any]:

@@ -17,10 +17,9 @@ objects       torch's loss objects, as `train(lossFuncs_G_A=[nn.BCELoss()])` pas
 Formulas and when to use which: docs/losses.md.
 """
 
-from cyclegan.losses.adversarial import ADVERSARIAL, Adversarial, Role
+from cyclegan.losses.adversarial import ADVERSARIAL, Adversarial, Role, gradient_penalty
 from cyclegan.losses.image import IMAGE
 from cyclegan.losses.objects import function_name_of
-from cyclegan.losses.penalty import gradient_penalty
 from cyclegan.losses.terms import (
     GROUPS,
     TRUTH,

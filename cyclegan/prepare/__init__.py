@@ -14,8 +14,8 @@ from cyclegan.prepare.dataset import (
     validation_ranges,
     write_dataset,
 )
-from cyclegan.prepare.layout import COMPRESSIONS
 from cyclegan.prepare.open_source import group_inputs, open_source
+from cyclegan.prepare.partial import COMPRESSIONS
 from cyclegan.prepare.region import WHOLE, Open, parse_range, parse_roi, size_of
 from cyclegan.prepare.settings import Prepared, Settings, parse_voxel_size, voxel_size_text
 from cyclegan.prepare.source import Source

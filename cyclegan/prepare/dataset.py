@@ -11,7 +11,7 @@ from typing import Any
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import write_text
-from cyclegan.prepare.layout import DATASET, HDF5_SUFFIXES
+from cyclegan.prepare.partial import DATASET, HDF5_SUFFIXES
 from cyclegan.prepare.region import Open, Range
 
 SHARE = 0.15

@@ -8,9 +8,8 @@ from pathlib import Path
 import h5py
 
 from cyclegan.errors import DataError, UsageError
-from cyclegan.prepare.arrays import is_zarr, open_npy, open_zarr
-from cyclegan.prepare.hdf5_source import open_hdf5
-from cyclegan.prepare.layout import HDF5_SUFFIXES
+from cyclegan.prepare.arrays import is_zarr, open_hdf5, open_npy, open_zarr
+from cyclegan.prepare.partial import HDF5_SUFFIXES
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.tiff import is_tiff, natural, open_tiff, single_page, tiffs_in
 

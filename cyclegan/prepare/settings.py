@@ -11,7 +11,7 @@ from typing import Literal
 from cyclegan.data.blocks import Size
 from cyclegan.data.voxel_size import VoxelSize, as_voxel_size
 from cyclegan.errors import DataError, UsageError
-from cyclegan.prepare.layout import Compression
+from cyclegan.prepare.partial import Compression
 from cyclegan.prepare.region import SLAB_VOXELS, WHOLE, Roi
 from cyclegan.prepare.source import Source
 

@@ -23,9 +23,10 @@ from cyclegan.data.statistics import Moments, moments
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing
 from cyclegan.hdf5 import writing_hdf5
-from cyclegan.prepare.layout import DATASET, Layout
 from cyclegan.prepare.partial import (
+    DATASET,
     FINGERPRINT,
+    Layout,
     Part,
     Record,
     check_space,

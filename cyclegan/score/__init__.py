@@ -22,26 +22,24 @@ What it can't see: faults that neither `cyclegan.score.degrade` nor `residual_no
 unless there are half scans, and noise in B itself, which limits the gain for everyone alike.
 """
 
-from cyclegan.score.gates import (
+from cyclegan.score.objective import (
+    CHECKERBOARD_WEIGHT,
+    GATED,
     MAX_VOXEL,
     MIN_CONTRAST,
     MIN_CORRELATION,
     MIN_VARIETY,
-    collapsed,
-    inverted,
-    non_finite,
-)
-from cyclegan.score.objective import (
-    CHECKERBOARD_WEIGHT,
-    GATED,
     SHELL_WEIGHT,
     SPECTRUM_WEIGHT,
     WASSERSTEIN_WEIGHT,
     Score,
     ScoreReport,
+    collapsed,
+    inverted,
+    non_finite,
     value_of,
 )
-from cyclegan.score.running import Generator
+from cyclegan.score.parts import Generator
 
 __all__ = [
     "CHECKERBOARD_WEIGHT",

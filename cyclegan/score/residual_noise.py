@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cyclegan.score.degrade import Degradation
-from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
+from cyclegan.score.parts import MIN_ADVANTAGE_DB, Texture
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ written too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,26 +20,21 @@ import numpy as np
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import replacing
-from cyclegan.simulate.output import Description, arguments_of, write_volume
 from cyclegan.simulate.phantom import FIBRE_DIAMETER, VOXEL_SIZE_UM, fibre_composite
 from cyclegan.simulate.projector import Float32
 from cyclegan.simulate.real import SOURCE, real_attenuation
 from cyclegan.simulate.scanner import FAST, SLOW, ScanSettings, scan
 
 Progress = Callable[[str, int, int], None]
-
 RECIPE = 1
 """Raise it when the same arguments give other volumes than before."""
-
 REAL_PARTS = {"fast_train": (0, 56), "slow_train": (59, 115), "validate": (118, 150)}
 """[start, end) along Z of the real volume; the gaps of 3 slices keep noise that neighbouring
 slices have in common from being in two parts."""
-
 _PHANTOM_DEPTH = {"fast_train": 160, "slow_train": 160, "validate": 64}
 _PHANTOM_SIZE = {1: 176, 2: 176, 4: 272}
 _PHANTOM_FINER = {1: 1, 2: 1, 4: 2}
 """At 4x the phantom's voxels are half as long, so that binned ones still resolve a fibre."""
-
 RECORD = "simulation.json"
 _VOLUMES = ("fast_train.h5", "slow_train.h5", "fast_validate.h5", "slow_validate.h5")
 _TRUTH = "validate_truth.h5"
@@ -248,3 +244,78 @@ def _refuse_foreign(made: SimulatedDomains, arguments: dict[str, Any]) -> None:
                 f"{path} is in the way and says something else; "
                 "name another folder or add --overwrite"
             )
+
+
+# -- A simulated volume as an HDF5 file: standardised, described, and the same bytes every time
+
+DATASET = "data"
+
+
+ARGUMENTS = "simulation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a file says about its volume."""
+
+    title: str
+    source: str
+    """What was scanned, and which part of it."""
+    settings: ScanSettings | None
+    """How it was scanned; None for a truth that no scanner has seen."""
+    voxel_size_um: float | None
+    """None if nobody knows."""
+    binning: int
+    """Voxels of the scanned sample along each side of a voxel of this volume."""
+    arguments: dict[str, Any]
+    """Arguments of the simulation, from which the file can be made again."""
+
+
+def write_volume(path: Path, volume: Float32, about: Description) -> None:
+    """Write (Z, Y, X) as the dataset `data`, float32, mean 0 and standard deviation 1.
+
+    The file's root is a NeXus `NXdata` group, so that silx view shows the volume at once. The
+    attributes of `data` give what undoes the standardisation: `volume * std + mean` is the
+    attenuation per voxel of the sample. No time stamps: the same volume gives the same bytes.
+    """
+    import h5py
+
+    mean, std = float(volume.mean(dtype=np.float64)), float(volume.std(dtype=np.float64))
+    standardised = ((volume - mean) / std).astype(np.float32)
+    # Made in memory: HDF5 that finds the disk full while it closes a file can crash the process.
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as handle:
+        data = handle.create_dataset(
+            DATASET,
+            data=standardised,
+            # About the size of a training patch: reading one must not unpack the whole volume.
+            chunks=tuple(min(n, side) for n, side in zip(volume.shape, (16, 64, 64), strict=True)),
+            compression="gzip",
+            compression_opts=4,
+            shuffle=True,
+            track_times=False,
+        )
+        handle.attrs.update(NX_class="NXdata", signal=DATASET, title=about.title)
+        handle.attrs.update(
+            source=about.source, simulation=json.dumps(about.arguments, sort_keys=True)
+        )
+        if about.settings is not None:
+            handle.attrs["scan"] = json.dumps(dataclasses.asdict(about.settings), sort_keys=True)
+        data.attrs.update(
+            mean=mean, std=std, axis_order="Z,Y,X", long_name="attenuation, standardised"
+        )
+        data.attrs["binning"] = about.binning
+        if about.voxel_size_um is not None:
+            data.attrs["voxel_size_um"] = about.voxel_size_um
+        handle.flush()
+        path.write_bytes(handle.id.get_file_image())
+
+
+def arguments_of(path: Path) -> Any:
+    """Arguments of the simulation that made this file; None if none did, or it can't be read."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as handle:
+            return json.loads(handle.attrs[ARGUMENTS])
+    except (OSError, KeyError, TypeError, ValueError):
+        return None

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan.enhance.grid import Grid, Size, Window
-from cyclegan.enhance.tiling import Read, TileOperator, read_padded
+from cyclegan.enhance.grid import Grid, Size, TileOperator, Window
+from cyclegan.enhance.tiling import Read, read_padded
 from cyclegan.metrics.quality import AffineFit, affine_fit
 
 logger = logging.getLogger(__name__)

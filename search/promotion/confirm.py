@@ -14,11 +14,12 @@ from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import DataError, DivergedError, UsageError
 from cyclegan.score import GATED
 from search.launch import Job, recorded_run, run_training
-from search.promotion import links
+from search.promotion import lineage
 from search.promotion.promote import check_same_data
-from search.study import OpenStudy, TrialSummary
+from search.study import OpenStudy, Trial
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
-from tracking.presets import promoted_view
+from search.study.trials import complete
+from tracking.views import promoted_view
 from viz.console import Console
 from viz.text import table
 
@@ -159,21 +160,21 @@ def confirm(
     return confirmation
 
 
-def best_trials(opened: OpenStudy, count: int) -> Sequence[TrialSummary]:
+def best_trials(opened: OpenStudy, count: int) -> Sequence[Trial]:
     """The `count` complete trials with the highest scores.
 
     Errors: `DataError` if there are fewer.
     """
-    done = [t for t in opened.trials() if t.state == "complete" and t.score is not None]
+    done = complete(opened.trials())
     if len(done) < count:
         raise DataError(
             f"study {opened.definition.name} has {len(done)} complete trials, {count} are asked "
             "for; ask for fewer, or run more with cyclegan study run --trials"
         )
-    return sorted(done, key=lambda t: (-(t.score or 0.0), t.number))[:count]
+    return done[:count]
 
 
-def _own_scores(opened: OpenStudy, trial: TrialSummary, seeds: int) -> list[SeedScore]:
+def _own_scores(opened: OpenStudy, trial: Trial, seeds: int) -> list[SeedScore]:
     """Trainings the study itself made of this trial, with the seeds that count."""
     first = opened.config_of(trial.number).seed
     attributes = opened.study.get_trials(deepcopy=False)[trial.number].user_attrs
@@ -188,7 +189,7 @@ def _own_scores(opened: OpenStudy, trial: TrialSummary, seeds: int) -> list[Seed
 
 
 def _train(
-    opened: OpenStudy, trial: TrialSummary, seed: int, store: Store, console: Console
+    opened: OpenStudy, trial: Trial, seed: int, store: Store, console: Console
 ) -> SeedScore | None:
     """The training with that seed, gated if it diverges; None if it is interrupted."""
     name = f"confirm-{trial.number:03d}-seed-{seed}"
@@ -234,13 +235,13 @@ def _result(results: dict[int, list[SeedScore]], wanted: int) -> Confirmation:
 
 def _annotate(opened: OpenStudy, confirmation: Confirmation, store: Store) -> None:
     """The table's content as a paragraph of the study's description, with links."""
-    study = links.study_run(opened, store)
+    study = lineage.study_run(opened, store)
     if study is None:
         return
     store.ship_view(study.experiment_id, promoted_view())
     lines = []
     for t in confirmation.trials:
-        runs = [(s, links.run_of(store, s.run_id)) for s in t.scores]
+        runs = [(s, lineage.run_of(store, s.run_id)) for s in t.scores]
         linked = [f"{s.score:.2f} {run.link() if run else ''}".strip() for s, run in runs]
         lines.append(f"trial {t.trial} mean {t.mean:.2f} ({', '.join(linked)})")
     study.annotate("Confirmed:", "; ".join(lines) + ". " + confirmation.verdict() + ".")

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclegan.errors import DataError
 from cyclegan.portable import export_generator
 from search.launch import GENERATOR_NAME, SAVE_FOLDER, Finished
 from search.models import origin_of
-from search.study import OpenStudy
+from search.study import OpenStudy, Trial
+from tracking.views import promoted_view
 
 if TYPE_CHECKING:
     from tracking import Challenge, ModelVersion, Run, Store
+
 
 logger = logging.getLogger(__name__)
 
@@ -98,3 +101,40 @@ def _scored(version: ModelVersion) -> str:
     return f"{version.label}, " + (
         "chosen by hand" if version.score is None else f"score {version.score:.2f}"
     )
+
+
+# -- What leads in MLflow from a study to its trials, from a trial to what it became, and back
+
+
+def run_of(store: Store, run_id: str | None) -> Run | None:
+    """The run; None if it lies in another store, or nowhere."""
+    with contextlib.suppress(DataError):
+        return store.run(run_id) if run_id else None
+    return None
+
+
+def study_run(opened: OpenStudy, store: Store) -> Run | None:
+    """The study's own run."""
+    return run_of(store, opened.study.user_attrs.get("mlflow_run_id"))
+
+
+def link_promoted(opened: OpenStudy, source: Trial, finished: Finished, store: Store) -> None:
+    """Tags `promoted_to`, `best_score`, `best_step`, and links in the three runs' descriptions."""
+    run = store.run(finished.run_id)
+    store.ship_view(run.experiment_id, promoted_view(step=finished.result.iteration))
+    if finished.best_score is not None:
+        run.set_tags({"best_score": finished.best_score, "best_step": finished.best_step})
+    trial, study = run_of(store, source.run_id), study_run(opened, store)
+    origin = [f"trial {trial.link()}"] if trial else [f"trial {source.number}"]
+    origin += [f"study {study.link()}"] if study else [f"study {opened.definition.name}"]
+    run.annotate("Promoted from", " of ".join(origin))
+    if trial:
+        trial.set_tags({"promoted_to": finished.run_id})
+        trial.annotate("Promoted to", run.link())
+    if study:
+        found = store.search(
+            opened.definition.name,
+            f"tags.kind = 'promoted' and tags.study = '{opened.definition.name}'",
+        )
+        names = [store.run(info.id).link() for info in reversed(found)]
+        study.annotate("Promoted:", ", ".join(names))

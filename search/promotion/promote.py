@@ -8,23 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cyclegan import checkpoints as states
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import read_json
-from cyclegan.errors import ConfigError, DataError, UsageError
+from cyclegan.errors import ConfigError, CycleGANError, DataError, UsageError
+from cyclegan.events import HParamChange
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
 from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, recorded_score, run_training
-from search.promotion import links
+from search.promotion import lineage
 from search.promotion.lineage import Registered, register
-from search.promotion.schedule import schedule_of
-from search.rollback.schedule import Replay, Schedule, from_plain, to_plain, without
-from search.study import OpenStudy, TrialSummary
+from search.rollback.schedule import (
+    SCHEDULE_NAME,
+    Replay,
+    Schedule,
+    from_plain,
+    read_schedule,
+    surviving_path,
+    to_plain,
+    without,
+)
+from search.study import OpenStudy, Trial
 from search.study.provenance import check_data
 from viz.console import Console
 
 if TYPE_CHECKING:
-    from tracking import Store
+    from tracking import Run, Store
+
 
 Start = Literal["continue", "scratch"]
 _PLAN_NAME = "promotion.json"
@@ -56,7 +67,7 @@ class Promoted:
 class Plan:
     """A promotion that can begin, or go on."""
 
-    source: TrialSummary
+    source: Trial
     config: Config
     folder: Path
     start: Start
@@ -91,7 +102,7 @@ def promote(
     callbacks = [Replay(plan.schedule)] if plan.schedule else []
     job = _job(opened, plan)
     finished = run_training(job, store=store, console=console, callbacks=callbacks)
-    links.link_promoted(opened, plan.source, finished, store)
+    lineage.link_promoted(opened, plan.source, finished, store)
     registered = None
     if finished.result.outcome != "interrupted":
         registered = register(opened, plan.source.number, finished, store)
@@ -143,7 +154,7 @@ def plan_promotion(
     )
 
 
-def finished_trial(opened: OpenStudy, number: int) -> TrialSummary:
+def finished_trial(opened: OpenStudy, number: int) -> Trial:
     """Trial `number`. Errors: `UsageError` if there is none, `DataError` if it is not over."""
     opened.config_of(number)
     trial = next(t for t in opened.trials() if t.number == number)
@@ -237,7 +248,7 @@ def _remember(plan: Plan) -> None:
 
 
 def _check_continuation(
-    opened: OpenStudy, source: TrialSummary, config: Config, first: Path | None
+    opened: OpenStudy, source: Trial, config: Config, first: Path | None
 ) -> None:
     if first is None:
         folder = opened.trial_folder(source.number)
@@ -249,16 +260,60 @@ def _check_continuation(
         )
 
 
-def _schedule(opened: OpenStudy, source: TrialSummary, config: Config, store: Store) -> Schedule:
+def _schedule(opened: OpenStudy, source: Trial, config: Config, store: Store) -> Schedule:
     """What the trial's optimizer changed, but for what this promotion is asked to change."""
     its = opened.config_of(source.number)
     if not its.hp_optimizer.enabled:  # nothing changed them
         return ()
     folder = opened.trial_folder(source.number)
-    schedule = schedule_of(folder, links.run_of(store, source.run_id))
+    schedule = schedule_of(folder, lineage.run_of(store, source.run_id))
     before, now = HParams.from_config(its).flat(), HParams.from_config(config).flat()
     return without(schedule, {name for name, value in before.items() if now.get(name) != value})
 
 
 def _option(start: str | None) -> str:
     return "--continue" if start == "continue" else "--from-scratch"
+
+
+# -- The schedule of lambdas and learning rates that a trial found, for its promotion ----------
+#
+# See `search.rollback.schedule` for what a schedule is.
+
+
+def schedule_of(folder: Path, run: Run | None) -> Schedule:
+    """The schedule of the training in `folder`, from its checkpoint.
+
+    Checkpoints may have been removed since; then the file that a training leaves when it ends says
+    the same, and so do, for trials of earlier versions, the rollbacks recorded in MLflow.
+
+    Errors: `DataError` if it changed its values and nothing says how.
+    """
+    checkpoint = newest_checkpoint(folder / SAVE_FOLDER)
+    if checkpoint is not None:
+        state = states.load(checkpoint, formats=(states.CHECKPOINT_FORMAT,))
+        return surviving_path(HParamChange(**entry) for entry in state["hparam_log"])
+    if (folder / SCHEDULE_NAME).is_file():
+        schedule = read_schedule(folder / SCHEDULE_NAME)
+        return tuple(change for change in schedule if change.reason != "start")
+    record = folder / RECORD_NAME
+    if record.is_file() and not json.loads(record.read_text(encoding="utf-8")).get("rollbacks"):
+        return ()
+    try:
+        if run is None:
+            raise DataError("its MLflow run is in another store")
+        events = json.loads(run.artifact_path("rollbacks.json").read_text(encoding="utf-8"))
+    except (CycleGANError, OSError) as error:
+        raise DataError(
+            f"{folder}: the schedule of its lambdas is lost: there is no checkpoint, and {error}; "
+            "promote another trial with --trial"
+        ) from error
+    return surviving_path(
+        HParamChange(
+            iteration=event["iteration"],
+            step=event["to_step"],
+            reason=event["reason"],
+            changes=event["after"],
+            kickstart=event.get("kickstart", 0),
+        )
+        for event in events
+    )

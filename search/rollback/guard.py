@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +12,6 @@ import torch
 
 from cyclegan.config import HPOptimizer
 from cyclegan.hparams import HParams
-from search.rollback import moves
 from search.rollback.detectors import WINDOW, Evidence, flat, inverted, judge, non_finite
 from search.rollback.policy import Fault, Move, Retry
 
@@ -46,14 +47,14 @@ class Guard:
 
     def move(self, retry: Retry, random: torch.Generator) -> Move:
         """See `moves.move`."""
-        return moves.move(retry, random, kickstart_steps=self._kickstart_steps)
+        return move(retry, random, kickstart_steps=self._kickstart_steps)
 
     def healthy(self, trainer: Trainer, random: torch.Generator) -> Mapping[str, float]:
         """Nothing, unless corrections are wanted."""
         if not self.settings.corrections:
             return {}
         initial = HParams.from_config(trainer.config)
-        return moves.correction(_accuracy(trainer), trainer.hparams, initial)
+        return correction(_accuracy(trainer), trainer.hparams, initial)
 
     def on_train_start(self, trainer: Trainer) -> None:
         """What this training can have."""
@@ -89,3 +90,116 @@ def _accuracy(trainer: Trainer) -> float:
             total += patches
             right += patches if name.endswith(("_TP", "_TN")) else 0.0
     return right / max(total, 1e-9)
+
+
+# -- What the guard changes for a retry: directed by the fault, shaken a little, bounded -------
+#
+# The first attempt moves from the values that were in force at its snapshot, every further one from
+# those that have just failed, and by more: what was tried against one fault is not forgotten when
+# another shows up instead. The remedy of the first is mild, as most faults are accidents (a bad
+# batch, one step too large) that other data do not repeat; unless the training is so young that it
+# never went well, which is no accident. The fourth is drastic. The sum of the lambdas stays what it
+# was at the start, since only their ratios matter to an optimizer that scales its steps.
+
+LAMBDA_RANGE = 10.0
+"""A lambda stays within this factor of its first value, either way."""
+
+
+RATE_RANGE = 20.0
+"""A learning rate stays within this factor of its first value, either way."""
+SHAKE = 0.05
+"""Random part of the first attempt: every value times exp(U(-SHAKE, SHAKE)); it grows with each."""
+MOST_SHAKE = 0.5
+MILD = 0.3
+"""Dose (exponent of a remedy's factors) of the first attempt; that of attempt n is n - 1."""
+YOUNG = 500
+"""Steps: a fault found until then is answered with a dose of n from the first attempt on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """Factors of one whole dose."""
+
+    lr_g: float = 1.0
+    lr_d: float = 1.0
+    lambdas: float = 1.0
+    """Of the terms of the networks that the fault names."""
+    kickstart: bool = False
+
+
+REMEDIES: Mapping[str, Remedy] = {
+    "non_finite": Remedy(lr_g=0.6, lr_d=0.6),
+    "exploding": Remedy(lr_g=0.6, lr_d=0.6),
+    "rising": Remedy(lr_g=0.7, lr_d=0.7, lambdas=1.4),
+    "drifting": Remedy(lr_g=0.7, lr_d=0.7, lambdas=1.4),
+    # Who is fooled all the time follows too slowly, or swings: the generators wait for it.
+    "fooled": Remedy(lr_g=0.6, lr_d=0.8),
+    "won": Remedy(lr_d=0.5, lambdas=1.4),
+    # No loss of a cycle minds an inverted contrast, so lambdas alone do not turn it; with large
+    # steps it comes back after the kickstart.
+    "inverted": Remedy(lr_g=0.6, lambdas=1.4, kickstart=True),
+    "flat": Remedy(lr_g=0.7, lambdas=1.4, kickstart=True),
+    "score_fell": Remedy(lr_g=0.7, lr_d=0.7),
+}
+"""By kind of fault; see `search.rollback.detectors`."""
+
+
+def move(retry: Retry, random: torch.Generator, *, kickstart_steps: int) -> Move:
+    """New values for `retry`, all of them, by dotted name. The last attempt: the initial values.
+
+    `kickstart_steps` of kickstart follow where the remedy has it. Terms that are switched off (0)
+    stay off.
+    """
+    remedy = REMEDIES[retry.fault.kind]
+    kickstart = kickstart_steps if remedy.kickstart else 0
+    if retry.last:
+        return Move(changes=retry.initial.flat(), kickstart=kickstart)
+    dose = _dose(retry)
+    reach = min(SHAKE * retry.attempt, MOST_SHAKE)
+    first, changes = retry.initial.flat(), dict[str, float]()
+    before = retry.base if retry.attempt == 1 else retry.current
+    for name, value in before.flat().items():
+        shake = math.exp(reach * (2 * float(torch.rand((), generator=random)) - 1))
+        if name.startswith("lr_"):
+            factor = remedy.lr_g if name == "lr_g" else remedy.lr_d
+            changes[name] = _bounded(value * factor**dose * shake, first[name], RATE_RANGE)
+        elif first[name] > 0:
+            factor = remedy.lambdas if _names(retry.fault, name) else 1.0
+            changes[name] = _bounded(value * factor**dose * shake, first[name], LAMBDA_RANGE)
+    return Move(changes=with_sum_of(first, changes), kickstart=kickstart)
+
+
+def with_sum_of(first: Mapping[str, float], changes: Mapping[str, float]) -> dict[str, float]:
+    """`changes` with their lambdas scaled to the sum that these have in `first`."""
+    lambdas = [name for name in changes if name.startswith("lambdas.")]
+    budget = sum(first[name] for name in lambdas) / sum(changes[name] for name in lambdas)
+    return {**changes, **{name: changes[name] * budget for name in lambdas}}
+
+
+def _dose(retry: Retry) -> float:
+    if retry.found <= YOUNG:
+        return float(retry.attempt)
+    return MILD if retry.attempt == 1 else float(retry.attempt - 1)
+
+
+CROWDED = 0.9
+"""Accuracy of both discriminators above which a correction slows them down."""
+STEP = 1.03
+"""Factor of one correction."""
+
+
+def correction(accuracy: float, current: HParams, initial: HParams) -> dict[str, float]:
+    """A small change at a healthy judgement, by the discriminators' mean accuracy; often none."""
+    if accuracy > CROWDED:
+        return {"lr_d": _bounded(current.lr_d / STEP, initial.lr_d, RATE_RANGE)}
+    if accuracy < 0.5:
+        return {"lr_g": _bounded(current.lr_g / STEP, initial.lr_g, RATE_RANGE)}
+    return {}
+
+
+def _names(fault: Fault, name: str) -> bool:
+    return name.split(".")[1] in fault.networks
+
+
+def _bounded(value: float, first: float, factor: float) -> float:
+    return min(max(value, first / factor), first * factor)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.errors import CheckpointError, CycleGANError
 from cyclegan.snapshot import Snapshot
 

@@ -1,11 +1,12 @@
 """Studies: what one searches (`definition`), what is known of it (`opened`), and running it."""
 
 from search.study.runner import run_study
-from search.study.study import OpenStudy, TrialSummary, definition_of, known_studies, open_study
+from search.study.study import OpenStudy, definition_of, known_studies, open_study
+from search.study.trials import Trial
 
 __all__ = [
     "OpenStudy",
-    "TrialSummary",
+    "Trial",
     "definition_of",
     "known_studies",
     "open_study",

@@ -11,7 +11,6 @@ from pydantic import Field, PlainSerializer, WrapValidator
 from cyclegan.config import Config, Count, RunName, Section, load_yaml, override, parse_config
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
-from search.study.function_space import FunctionSpace, draws, random_trials, read_function_space
 from search.study.objective import JudgedBy, Objective, worth
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
@@ -19,11 +18,15 @@ from search.study.samplers import Sampler
 from search.study.space import (
     Choices,
     FloatRange,
+    FunctionSpace,
     IntRange,
     Space,
     check_space,
     check_ties,
     contains,
+    draws,
+    random_trials,
+    read_function_space,
     suggest,
 )
 
@@ -74,7 +77,7 @@ class StudyDefinition(Section):
     config: dict[str, Any] | str
     """The base configuration, inline or the path of a YAML file (relative to this one)."""
     space: AnySpace
-    """What each searched key may be, or `file.py:function` (see `search.study.function_space`)."""
+    """What each searched key may be, or `file.py:function` (see `search.study.space`)."""
     ties: dict[str, str] = Field(default_factory=dict)
     """Keys that always have the value of a searched one, e.g. `lambdas.C_B: lambdas.C_A`."""
     enqueue: tuple[dict[str, Any], ...] = ()

@@ -15,10 +15,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from cyclegan.errors import DataError
 from search.study.study import OpenStudy
-from search.study.trials import FINISHED, TrialRecord, trial_records
-from viz.names import short_names
-from viz.terminal import can_draw_blocks
-from viz.text import table
+from search.study.trials import FINISHED, Trial
+from viz.text import can_draw_blocks, short_names, table
 
 FEWEST = 4
 """Complete trials below which nothing can be said."""
@@ -59,7 +57,7 @@ def importance(opened: OpenStudy) -> Importance:
 
     Errors: `DataError` if there are too few complete trials or their scores are all the same.
     """
-    records = trial_records(opened)
+    records = opened.trials()
     scores = [r.score for r in records if r.state == "complete" and r.score is not None]
     name = opened.definition.name
     if len(scores) < FEWEST:
@@ -111,7 +109,7 @@ def importance_text(found: Importance) -> str:
     return "\n".join([*lines, *([found.caution] if found.caution else [])])
 
 
-def _way_out(records: list[TrialRecord], wanted: int, name: str) -> str:
+def _way_out(records: list[Trial], wanted: int, name: str) -> str:
     finished = sum(r.state in FINISHED for r in records)
     if finished < wanted:
         return f"; go on with: cyclegan study run {name}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from viz.console import Console, duration
 from viz.sparkline import sparklines
-from viz.terminal import can_draw_blocks
+from viz.text import can_draw_blocks
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole

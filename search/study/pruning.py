@@ -10,10 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.callbacks import Callback
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
-from search.study import verdict as verdicts
+from search.study import pruners as verdicts
 from search.study.objective import JudgedBy, Objective, objective_of
-from search.study.pruners import Pruner, bracket_of
-from search.study.verdict import Verdict
+from search.study.pruners import Pruner, Verdict, bracket_of
 
 _JUDGED = "verdicts"
 """User attribute: why the trial was pruned, by iteration; empty where it passed."""

@@ -15,7 +15,8 @@ from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError, UsageError
 from search.launch import SAVE_FOLDER
 from search.study.retention import can_continue
-from search.study.study import STATES, OpenStudy
+from search.study.study import OpenStudy
+from search.study.trials import STATES
 
 REVIVES = "revives"
 """User attribute of a trial: the number of the one it goes on with."""

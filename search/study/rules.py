@@ -10,7 +10,7 @@ from pydantic import Field
 from cyclegan.config import Count, Section
 
 if TYPE_CHECKING:
-    from search.study.study import TrialSummary
+    from search.study.trials import Trial
 
 
 class StopRules(Section):
@@ -33,14 +33,14 @@ class Checkpoints(Section):
     """The study stops before its results take more than this many GB."""
 
 
-def why_stop(rules: StopRules, trials: Sequence[TrialSummary], hours: float) -> str | None:
+def why_stop(rules: StopRules, trials: Sequence[Trial], hours: float) -> str | None:
     """Why no further trial may begin, in words, or None.
 
     `trials`: all of the study, in any order; `hours`: wall-clock hours of running so far.
     """
     if rules.hours is not None and hours >= rules.hours:
         return f"stop.hours: {hours:.2f} of {rules.hours:g} hours are used"
-    spent = sum(trial.iterations for trial in trials)
+    spent = sum(trial.iteration for trial in trials)
     if rules.iterations is not None and spent >= rules.iterations:
         return f"stop.iterations: {spent} of {rules.iterations} iterations are used"
     if rules.no_improvement is None:
@@ -52,7 +52,7 @@ def why_stop(rules: StopRules, trials: Sequence[TrialSummary], hours: float) -> 
     return f"stop.no_improvement: none of the last {since} trials was {what}"
 
 
-def _since_the_best(trials: Sequence[TrialSummary]) -> tuple[int, float | None]:
+def _since_the_best(trials: Sequence[Trial]) -> tuple[int, float | None]:
     """Finished trials after the best complete one, by number, and its score.
 
     Pruned ones count, failed ones don't: they say nothing about the values they had.

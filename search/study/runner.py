@@ -30,15 +30,15 @@ from search.study.progress import LocalBoard
 from search.study.provenance import check_data
 from search.study.report import REPORT, Keeper
 from search.study.storage import StudyStorage, storage_for
-from search.study.study import STATES, OpenStudy, optuna_study, studies_folder
+from search.study.study import OpenStudy, optuna_study, studies_folder
 from search.study.trial import Bench
+from search.study.trials import STATES
 from search.study.worker import work
 from tracking import project_root
 from tracking.outbox.delivery import write_or_keep
 from tracking.outbox.records import End
-from tracking.presets import TRIALS, trials_view
 from tracking.repair import tidy
-from tracking.views import artifact_link, experiment_link
+from tracking.views import TRIALS, artifact_link, experiment_link, trials_view
 from viz.console import Console
 
 if TYPE_CHECKING:

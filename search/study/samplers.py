@@ -20,8 +20,7 @@ from pydantic import Field
 
 from cyclegan.config import Count, Section
 from cyclegan.errors import ConfigError
-from search.study.function_space import FunctionSpace
-from search.study.space import Choices, Scalar, Space, cells
+from search.study.space import Choices, FunctionSpace, Scalar, Space, cells
 
 
 class Sampler(Section):

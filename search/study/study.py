@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
-from search.study.lease import is_held
 from search.study.storage import StudyStorage, storage_for
+from search.study.trials import Trial, best_of, trials_of
 from tracking import project_root
-
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSummary:
-    """One trial, for tables."""
-
-    number: int
-    state: str
-    """`complete pruned failed running waiting`, or `interrupted`: begun, and nobody is at it."""
-    score: float | None
-    """Of a complete trial its value; of any other what its reports are worth so far."""
-    step: int
-    iterations: int
-    """Optimisation steps spent on it."""
-    values: Mapping[str, Any]
-    reason: str
-    run_id: str
-    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -59,31 +30,31 @@ class OpenStudy:
         """Folder of its trainings."""
         return project_root() / "results" / self.definition.name
 
-    def trials(self) -> list[TrialSummary]:
+    def trials(self) -> list[Trial]:
         """All its trials, by number."""
-        return [self._summary(t) for t in self.study.get_trials(deepcopy=False)]
+        return trials_of(self.study.get_trials(deepcopy=False), self.definition.worth, self.folder)
 
     def with_trials(self, count: int) -> OpenStudy:
         """The same study with another number of trials wanted."""
         return replace(self, definition=self.definition.with_trials(count))
 
-    def best(self) -> TrialSummary:
+    def best(self) -> Trial:
         """The complete trial with the highest score.
 
         Errors: `DataError` if there is none yet.
         """
         trials, name = self.trials(), self.definition.name
-        done = [t for t in trials if t.state == "complete" and t.score is not None]
-        if not done and len(trials) >= self.definition.trials:
+        best = best_of(trials)
+        if best is None and len(trials) >= self.definition.trials:
             raise DataError(
                 f"study {name}: all {len(trials)} trials were pruned or failed (cyclegan study "
                 f"show {name}); run more of them with --trials, or promote one with --trial"
             )
-        if not done:
+        if best is None:
             raise DataError(
                 f"study {name} has no complete trial yet; go on with: cyclegan study run {name}"
             )
-        return max(done, key=lambda t: t.score if t.score is not None else float("-inf"))
+        return best
 
     def config_of(self, number: int) -> Config:
         """The resolved configuration a trial was trained with."""
@@ -100,22 +71,6 @@ class OpenStudy:
     def trial_folder(self, number: int) -> Path:
         """Where trial `number` trains."""
         return self.results / f"trial-{number:03d}"
-
-    def _summary(self, trial: FrozenTrial) -> TrialSummary:
-        score = trial.value
-        if score is None:
-            score = self.definition.worth(trial.intermediate_values)
-        return TrialSummary(
-            number=trial.number,
-            state=_state(trial, self.folder),
-            score=score,
-            step=int(trial.user_attrs.get("step", max(trial.intermediate_values, default=0))),
-            iterations=_iterations(trial),
-            values=trial.params,
-            reason=trial.user_attrs.get("reason", ""),
-            run_id=trial.user_attrs.get("mlflow_run_id", ""),
-            seconds=trial.duration.total_seconds() if trial.duration else None,
-        )
 
 
 def studies_folder() -> Path:
@@ -174,15 +129,3 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
         pruner=definition.pruner.build(definition.steps, definition.judge_by),
         load_if_exists=True,
     )
-
-
-def _state(trial: FrozenTrial, folder: Path) -> str:
-    if trial.state == TrialState.RUNNING and not is_held(trial, folder):
-        return "interrupted"
-    return STATES[trial.state]
-
-
-def _iterations(trial: FrozenTrial) -> int:
-    """Of all its trainings; while one is running, up to its last report."""
-    first = trial.user_attrs.get("iteration", max(trial.intermediate_values, default=0))
-    return int(first)

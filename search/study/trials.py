@@ -1,50 +1,65 @@
-"""A study's trials with everything that tables, exports and figures show of them."""
+"""A study's trials as plain values, and the one rule for which of them is the best."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from search.study.study import OpenStudy, TrialSummary
+from search.study.lease import is_held
 
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
 FINISHED = ("complete", "pruned", "failed")
 _ORDER = ("complete", "pruned", "running", "interrupted", "failed", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """One trial. What it does not have is None, empty or 0."""
+class Trial:
+    """One trial of a study. What it does not have is None, empty or 0."""
 
     number: int
     state: str
+    """`complete pruned failed running waiting`, or `interrupted`: begun, and nobody is at it."""
     score: float | None
-    """Of a complete trial its result, else the last score reported; None if not finite."""
-    step: int
-    iteration: int
-    """Optimisation steps computed; a rollback rewinds the step but not this."""
-    seconds: float | None
+    """The result of a complete trial; what the reports of any other amount to so far. None if it
+    is not finite."""
+    step: int = 0
+    iteration: int = 0
+    """Optimisation steps computed, the last reported one while it runs. A rollback rewinds the
+    step but not this."""
+    seconds: float | None = None
     """From its start to its end, with the time in between in which it was interrupted."""
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(default_factory=dict)
     """By searched key."""
-    curve: Sequence[tuple[int, float]]
+    curve: Sequence[tuple[int, float]] = ()
     """The scores reported: (iteration, score), finite ones only."""
-    reason: str
-    run_id: str
-    verdict: Mapping[str, Any]
-    seeds: Sequence[Mapping[str, Any]]
-    origin: Mapping[str, Any]
-    deaths: int
+    reason: str = ""
+    """Why it was pruned, stopped or failed."""
+    run_id: str = ""
+    """Its MLflow run."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    """The pruner's decision in numbers."""
+    seeds: Sequence[Mapping[str, Any]] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    deaths: int = 0
     """Of the process that trained it, since its last progress."""
-    revives: int | None
-    started: datetime | None
-    ended: datetime | None
-    distributions: Mapping[str, BaseDistribution]
+    revives: int | None = None
+    """The pruned trial that it continues."""
+    started: datetime | None = None
+    ended: datetime | None = None
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     """What the values were drawn from."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,30 +84,43 @@ class TrialRecord:
         }
 
 
-def trial_records(opened: OpenStudy) -> list[TrialRecord]:
-    """All trials of a study, by number."""
-    frozen = opened.study.get_trials(deepcopy=False)
-    # A trial that is started between the two readings is left out.
-    return [_record(s, f) for s, f in zip(opened.trials(), frozen, strict=False)]
+def trials_of(
+    frozen: Iterable[FrozenTrial],
+    worth: Callable[[Mapping[int, float]], float | None],
+    folder: Path,
+) -> list[Trial]:
+    """Return what Optuna has stored of a study's trials, by number.
+
+    Args:
+        frozen: the trials as Optuna stores them.
+        worth: the score that the reports (by iteration) of an unfinished trial amount to.
+        folder: of the study; there are the locks that tell who trains a running trial.
+    """
+    return [_trial(one, worth, folder) for one in frozen]
 
 
-def best_first(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+def best_first(records: Iterable[Trial]) -> list[Trial]:
     """By state, complete ones first, then by score."""
 
-    def rank(record: TrialRecord) -> tuple[int, float, int]:
+    def rank(record: Trial) -> tuple[int, float, int]:
         order = _ORDER.index(record.state) if record.state in _ORDER else len(_ORDER)
         return order, math.inf if record.score is None else -record.score, record.number
 
     return sorted(records, key=rank)
 
 
-def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
+def best_of(records: Iterable[Trial]) -> Trial | None:
     """The complete trial with the highest score, if there is one."""
-    ranked = best_first(r for r in records if r.state == "complete" and r.score is not None)
+    ranked = complete(records)
     return ranked[0] if ranked else None
 
 
-def searched_keys(records: Iterable[TrialRecord], declared: Iterable[str] = ()) -> list[str]:
+def complete(records: Iterable[Trial]) -> list[Trial]:
+    """Return the complete trials that have a score, the best first."""
+    return best_first(r for r in records if r.state == "complete" and r.score is not None)
+
+
+def searched_keys(records: Iterable[Trial], declared: Iterable[str] = ()) -> list[str]:
     """The keys of all trials' values: a space may differ from trial to trial."""
     return list(dict.fromkeys([*declared, *(key for r in records for key in r.values)]))
 
@@ -102,19 +130,22 @@ def declared_keys(space: object) -> list[str]:
     return list(space) if isinstance(space, Mapping) else []
 
 
-def _record(summary: TrialSummary, frozen: FrozenTrial) -> TrialRecord:
+def _trial(
+    frozen: FrozenTrial, worth: Callable[[Mapping[int, float]], float | None], folder: Path
+) -> Trial:
     attrs, reported = frozen.user_attrs, frozen.intermediate_values
-    return TrialRecord(
-        number=summary.number,
-        state=summary.state,
-        score=_finite(summary.score),
-        step=summary.step,
-        iteration=int(attrs.get("iteration", max(reported, default=summary.step))),
-        seconds=summary.seconds,
-        values=summary.values,
+    last = max(reported, default=0)
+    return Trial(
+        number=frozen.number,
+        state=_state(frozen, folder),
+        score=_finite(worth(reported) if frozen.value is None else frozen.value),
+        step=int(attrs.get("step", last)),
+        iteration=int(attrs.get("iteration", last)),
+        seconds=frozen.duration.total_seconds() if frozen.duration else None,
+        values=frozen.params,
         curve=[(i, v) for i, v in sorted(reported.items()) if math.isfinite(v)],
-        reason=summary.reason,
-        run_id=summary.run_id,
+        reason=attrs.get("reason", ""),
+        run_id=attrs.get("mlflow_run_id", ""),
         verdict=attrs.get("verdict") or {},
         seeds=attrs.get("seeds") or (),
         origin=attrs.get("origin") or {},
@@ -124,6 +155,12 @@ def _record(summary: TrialSummary, frozen: FrozenTrial) -> TrialRecord:
         ended=frozen.datetime_complete,
         distributions=frozen.distributions,
     )
+
+
+def _state(frozen: FrozenTrial, folder: Path) -> str:
+    if frozen.state == TrialState.RUNNING and not is_held(frozen, folder):
+        return "interrupted"
+    return STATES[frozen.state]
 
 
 def _finite(value: float | None) -> float | None:

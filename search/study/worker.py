@@ -9,11 +9,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.errors import CycleGANError
-from search.study.lease import is_held
+from search.study.lease import hours, is_held, touch
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.revive import REVIVES
 from search.study.rules import why_stop
-from search.study.sessions import hours, touch
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Bench, train_trial
 from tracking.outbox.delivery import write_or_keep

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cyclegan import Trainer, parse_config
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import (
     BEST_NAME,

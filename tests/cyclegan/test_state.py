@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclegan import state
+from cyclegan import checkpoints
 from cyclegan.errors import CheckpointError, CycleGANError, DataError
 from cyclegan.files import refuse_overwrite, replacing, write_text
 from cyclegan.history import MetricHistory
@@ -61,17 +61,17 @@ def test_refuse_overwrite(tmp_path: Path) -> None:
 def test_saved_state_comes_back_and_other_formats_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.pt"
     content = {"format": "x", "tensor": torch.arange(3), "nested": {"list": [1, "a", None]}}
-    state.save(content, path)
-    back = state.load(path, formats=("x", "y"))
+    checkpoints.save(content, path)
+    back = checkpoints.load(path, formats=("x", "y"))
     assert back["nested"] == content["nested"]
     assert torch.equal(back["tensor"], content["tensor"])
     with pytest.raises(CheckpointError, match="wanted z"):
-        state.load(path, formats=("z",))
+        checkpoints.load(path, formats=("z",))
 
 
 def test_host_copy_is_independent() -> None:
     original = {"a": [torch.zeros(2)], "b": 1}
-    copy = state.to_host(original)
+    copy = checkpoints.to_host(original)
     original["a"][0] += 1
     assert copy["a"][0].tolist() == [0, 0]
 
@@ -109,7 +109,7 @@ def test_history_survives_its_state() -> None:
 def test_whatever_a_file_holds_reading_it_ends_in_one_clear_error(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     path = tmp_path / "checkpoint.pt"
-    state.save({"format": state.CHECKPOINT_FORMAT, "x": torch.arange(100)}, path)
+    checkpoints.save({"format": checkpoints.CHECKPOINT_FORMAT, "x": torch.arange(100)}, path)
     whole = path.read_bytes()
     damaged = [whole[:n] for n in range(0, len(whole), len(whole) // 20)]
     damaged += [bytes(random.integers(0, 256, size=n, dtype=np.uint8)) for n in (1, 3, 50, 500)]
@@ -117,4 +117,4 @@ def test_whatever_a_file_holds_reading_it_ends_in_one_clear_error(tmp_path: Path
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="not a checkpoint, or a damaged one"):
-            state.load(path, formats=(state.CHECKPOINT_FORMAT,))
+            checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from cyclegan import Callback, Trainer, parse_config
-from cyclegan.checkpoints import CHECKPOINT_NAME
+from cyclegan.checkpoints import CHECKPOINT_NAME, to_host
 from cyclegan.config import LRSchedule
 from cyclegan.errors import CheckpointError
 from cyclegan.generator import save_generators
-from cyclegan.state import to_host
 
 
 class StopAt(Callback):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cyclegan import Callback, Config, Trainer, load_generator, parse_config
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.config import override
 from cyclegan.errors import CheckpointError, DivergedError
 from search.launch import Job, run_training

@@ -19,9 +19,9 @@ from cyclegan.callbacks import Callback
 from cyclegan.config import Config
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
-from tracking.charts import CYCLE_PICTURES
 from tracking.outbox.delivery import deliver_waiting
 from tracking.ui import Server, running_server
+from tracking.views import CYCLE_PICTURES
 
 Make = Callable[..., Config]
 pytestmark = pytest.mark.slow

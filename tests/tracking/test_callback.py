@@ -29,8 +29,8 @@ from cyclegan.errors import DivergedError
 from cyclegan.events import TrainResult
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
-from tracking.charts import CYCLE_PICTURES
 from tracking.outbox.delivery import deliver_waiting
+from tracking.views import CYCLE_PICTURES
 
 Make = Callable[..., Config]
 

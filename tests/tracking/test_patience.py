@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cyclegan.errors import BusyError, CycleGANError
-from tracking.patience import PATIENCE, patiently
+from tracking.outbox.delivery import PATIENCE, patiently
 
 
 class Time:

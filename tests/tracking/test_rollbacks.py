@@ -23,7 +23,7 @@ from cyclegan.events import Cause
 from cyclegan.snapshot import Snapshot
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
-from tracking.charts import ROLLBACK_PICTURES
+from tracking.views import ROLLBACK_PICTURES
 
 Make = Callable[..., Config]
 RED = np.array([255, 0, 0])

@@ -13,10 +13,9 @@ from mlflow import MlflowClient
 
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
 from tracking import Store, project_root, views
-from tracking.charts import CYCLE_PICTURES
 from tracking.database import locate
 from tracking.errors import hide_password
-from tracking.presets import trials_view
+from tracking.views import CYCLE_PICTURES, trials_view
 
 
 def python(code: str, folder: Path, **environment: str) -> subprocess.Popen[str]:

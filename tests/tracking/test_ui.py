@@ -15,8 +15,8 @@ import pytest
 from cyclegan.errors import CycleGANError, DataError
 from tracking import Store, serve
 from tracking.downsampling import Sample
-from tracking.presets import trials_view
 from tracking.ui import running_server
+from tracking.views import trials_view
 
 _SERVE = """
 import sys

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from cyclegan.model import IMAGES
-from tracking.volumes import read_cycle, write_cycle
+from tracking.cycle_volumes import read_cycle, write_cycle
 
 
 def cycle(factor: int) -> dict[str, np.ndarray]:

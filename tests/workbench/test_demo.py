@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tracking import Store
-from tracking.charts import CYCLE_PICTURES
+from tracking.views import CYCLE_PICTURES
 
 pytestmark = pytest.mark.slow
 

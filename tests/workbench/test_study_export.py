@@ -12,7 +12,7 @@ import pytest
 
 from cyclegan.config import load_config
 from cyclegan.errors import DataError, UsageError
-from workbench.study_export import COLUMNS, export_study, write_best_config
+from workbench.study_tables import COLUMNS, export_study, write_best_config
 
 
 def test_csv_has_a_row_a_trial_and_full_values(make_study: Any, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from cyclegan.errors import DataError
-from viz.names import short_names, short_text
 from viz.sparkline import sparklines
+from viz.text import short_names, short_text
 from viz.units import short_time
 from workbench.study_tables import best_data, best_text, one_line, study_data, study_table
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from torch import Tensor, equal
 
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.checkpoints import CHECKPOINT_NAME
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,8 @@ from html import escape
 from cyclegan.events import RollbackEvent
 from viz.html import document
 from viz.rollback.drawing import DISCARDED, inline_svg, number, outcome_colour
-from viz.rollback.panels import step_figure
+from viz.rollback.panels import saw_tooth_figure, step_figure
 from viz.rollback.path import TrainingPath
-from viz.rollback.saw_tooth import saw_tooth_figure
 
 OPEN = "not known yet"
 """What became of a rollback that nothing concluded."""

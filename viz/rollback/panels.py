@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viz.rollback.curves import joined, stairs, thinned, union, zigzag
 from viz.rollback.drawing import (
     BROKEN,
     DISCARDED,
@@ -17,20 +16,25 @@ from viz.rollback.drawing import (
     PALETTE,
     SHADE,
     group_thousands,
+    joined,
     legend,
+    outcome_colour,
     scale,
     stacked,
+    stairs,
+    thinned,
     tidy,
+    union,
+    zigzag,
 )
-from viz.rollback.marks import draw_rollbacks, draw_scores
 from viz.rollback.path import TrainingPath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Values = NDArray[np.float64]
 
+Values = NDArray[np.float64]
 _COLUMNS = 420
 """Columns of the step axis, at most: about two pixels each."""
 _BUDGET = 9000
@@ -147,3 +151,108 @@ def _mark_broken(axes: Axes, places: Values) -> None:
         rim = np.full(places.shape, 0.96)
         place = axes.get_xaxis_transform()
         axes.plot(places, rim, "x", color=BROKEN, markersize=4.5, transform=place)
+
+
+# -- What happened at single steps: rollbacks as arrows, validations as points -----------------
+
+_ARROWS = 24
+"""Rollbacks up to which every arrow bears its number."""
+
+
+_DOTS = 500
+"""Validations up to which each has a dot."""
+
+
+def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
+    """An arrow each, one below the other, from where the fault was found to where it fell back."""
+    count = len(path.rollbacks)
+    every = -(-count // _ARROWS)
+    for number, event in enumerate(path.rollbacks, start=1):
+        colour = outcome_colour(event.outcome)
+        axes.annotate(
+            "",
+            xy=(event.to_step, number),
+            xytext=(event.from_step, number),
+            arrowprops={
+                "arrowstyle": "-|>,head_width=0.22,head_length=0.45",
+                "color": colour,
+                "linewidth": 1.6 if every == 1 else 0.8,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )
+        if (number - 1) % every == 0:
+            axes.annotate(
+                str(number),
+                xy=(event.from_step, number),
+                xytext=(4, 0),
+                textcoords="offset points",
+                color=colour,
+                fontsize=9,
+                fontweight="bold",
+                va="center",
+            )
+    tidy(axes, "rollback")
+    axes.set_ylim(count + 0.8, 0.2)
+    axes.set_yticks([])
+    axes.grid(visible=False, axis="y")
+
+
+def draw_scores(axes: Axes, path: TrainingPath, width: float) -> None:
+    """Usable scores by step; others, and those far below the accepted ones, at the lower rim."""
+    row_of = {row.iteration: i for i, row in enumerate(path.rows)}
+    known = [(row_of[s.iteration], s) for s in path.scores if s.iteration in row_of]
+    usable = {i: s.score for i, s in known if s.usable}
+    accepted = [score for i, score in usable.items() if path.accepted[i]] or list(usable.values())
+    low, high = min(accepted, default=0.0), max(usable.values(), default=1.0)
+    span = max(max(accepted, default=0.0) - low, 0.1)
+    floor = low - 0.8 * span
+    style = "o-" if len(known) <= _DOTS else "-"
+
+    def draw(rows: list[int], colour: str) -> None:
+        scores = np.array([max(usable[i], floor) for i in rows])
+        line = zigzag(thinned(path.steps[rows], scores, width))
+        axes.plot(*line, style, color=colour, markersize=3.4, linewidth=1.4)
+
+    attempts = [[i for i in range(s.first, s.last) if i in usable] for s in path.discarded]
+    for rows in filter(None, attempts):
+        draw(rows, DISCARDED)
+    if kept := [i for i in usable if path.accepted[i]]:
+        draw(kept, PALETTE[0])
+    gated = np.unique([round(path.steps[i] / width) * width for i, s in known if not s.usable])
+    axes.plot(gated, [floor] * len(gated), "x", color=BROKEN, markersize=5, linestyle="none")
+    tidy(axes, "validation\nscore" if usable else "validation\n(none usable)")
+    axes.set_ylim(floor - 0.15 * span, high + 0.12 * span)
+    if not usable:
+        axes.set_yticks([])
+
+
+# -- The figure of the step over the iteration: what a training spent --------------------------
+
+
+def saw_tooth_figure(path: TrainingPath) -> Figure:
+    """The step over the iteration: every fall is a rollback, grey is what it cost."""
+    figure, (axes,) = stacked([1.6])
+    iterations = np.array([row.iteration for row in path.rows], dtype=float)
+    for stretch in path.stretches:
+        ends = [stretch.first, stretch.last - 1]
+        x, y = iterations[ends] + [-1, 0], path.steps[ends] + [-1, 0]
+        name = "accepted" if stretch.accepted else "discarded"
+        colour = PALETTE[0] if stretch.accepted else DISCARDED
+        axes.plot(x, y, color=colour, linewidth=2.2, solid_capstyle="butt", gid=f"way-{name}")
+    for event in path.rollbacks:
+        axes.plot(
+            [event.iteration] * 2,
+            [event.from_step, event.to_step],
+            color=outcome_colour(event.outcome),
+            linewidth=1.1,
+            linestyle=(0, (2, 1.5)),
+        )
+    tidy(axes, "step")
+    axes.set_xlabel("iteration (optimisation steps executed)", fontsize=9)
+    axes.set_title(path.spent, fontsize=9.5, loc="left")
+    axes.set_ylim(0, None)
+    axes.set_xlim(0, None)
+    group_thousands(axes.xaxis)
+    group_thousands(axes.yaxis)
+    return figure

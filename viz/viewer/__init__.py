@@ -15,9 +15,8 @@ every page, of which a run keeps several, and draws with WebGL 2 only.
 
 from __future__ import annotations
 
-from viz.viewer.layer import Layer
+from viz.viewer.layer import Layer, cycle_layers, enhanced_layers
 from viz.viewer.page import LIMIT, PAIRS, viewer_page, write_viewer
-from viz.viewer.readers import cycle_layers, enhanced_layers
 
 __all__ = [
     "LIMIT",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import h5py
+import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data import Volume
+from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 
 Triple = tuple[float, float, float]
@@ -98,3 +102,118 @@ def _check_extent(layer: Layer, size: Triple, first: Layer, first_size: Triple, 
                 f"({first.data.shape[axis]} voxels); layers must cover the same space: "
                 "check shapes and voxel_size"
             )
+
+
+# -- Layers of what this project makes: a cycle's six images, an enhanced volume with its maps
+
+_IN_A = ("real_A", "fake_A", "rec_A")
+
+
+_IN_B = ("real_B", "fake_B", "rec_B")
+
+# Those to compare stand beside each other.
+_ORDER = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
+
+
+def cycle_layers(
+    images: Mapping[str, NDArray[Any]], *, patch: int = 0, voxel_size_A: Triple | None = None
+) -> list[Layer]:
+    """One patch of a cycle's images, arrays (B, C, Z, Y, X) by their names; the first channel.
+
+    `voxel_size_A` (z, y, x) is in micrometres; that of domain B follows from the shapes.
+    """
+    coarse = images["real_A"].shape[2:]
+    layers = []
+    for name in _ORDER:
+        data = images[name][patch, 0]
+        size = voxel_size_A
+        if size is not None:
+            z, y, x = (s * a / b for s, a, b in zip(size, coarse, data.shape, strict=True))
+            size = z, y, x
+        domain = "A" if name in _IN_A else "B"
+        layers.append(Layer(name=name, data=data, voxel_size=size, domain=domain))
+    return layers
+
+
+def enhanced_layers(
+    file: h5py.File,
+    *,
+    source: NDArray[Any] | Volume | None = None,
+    region: Sequence[tuple[int, int]] | None = None,
+) -> list[Layer]:
+    """The layers of an open file that `cyclegan enhance` wrote; read when the page is made.
+
+    Of a series or of several channels the first is shown.
+
+    Args:
+        source: the input of the same region: an array (Z, Y, X), or a standardised volume, which is
+            shown in the grey values of the result.
+        region: [start, end) along Z, Y, X: the part of a source volume that was enhanced.
+    """
+    data = file["data"]
+    unit = str(data.attrs.get("units", ""))
+    size = voxel_size_um(data)
+    shape = data.shape[-3:]
+    layers = [Layer(name="enhanced", data=_volume(data), voxel_size=size, unit=unit, domain="B")]
+    if source is not None:
+        before: Any = source
+        if isinstance(source, Volume):
+            before = _Rescaled(source, region or [(0, n) for n in source.shape], data)
+        coarse = _scaled(size, shape, before.shape)
+        layers.insert(0, Layer(name="input", data=before, voxel_size=coarse, domain="A"))
+    for name, trust in file.get("trust", {}).items():
+        map_size = _scaled(size, shape, trust.shape[-3:])
+        layers.append(Layer(name=name, data=_volume(trust), voxel_size=map_size, kind="map"))
+    # Doubt sums the other maps up: it is the first to look at.
+    return sorted(layers, key=lambda layer: (layer.kind == "map", layer.name != "doubt"))
+
+
+class _Lazy:
+    """Sliced like an array (Z, Y, X): three slices, of which only what is wanted is read."""
+
+    ndim = 3
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype, self.size = shape, np.dtype(dtype), math.prod(shape)
+
+
+class _Rescaled(_Lazy):
+    """The first channel of an input, in the grey values that `data` was written in."""
+
+    def __init__(
+        self, volume: Volume, region: Sequence[tuple[int, int]], data: h5py.Dataset
+    ) -> None:
+        super().__init__(tuple(end - first for first, end in region), np.float32)
+        self.volume, self.start = volume, [first for first, _ in region]
+        self.offset = float(data.attrs.get("offset", 0.0))
+        self.factor = float(data.attrs.get("factor", 1.0))
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[np.float32]:
+        limits = [s.indices(n)[:2] for s, n in zip(window, self.shape, strict=True)]
+        z, y, x = (s + first for s, (first, _) in zip(self.start, limits, strict=True))
+        a, b, c = (end - first for first, end in limits)
+        image: NDArray[np.float32] = self.volume.read((z, y, x), (a, b, c))[0]
+        return self.offset + self.factor * image
+
+
+class _First(_Lazy):
+    """The first frame or channel of a dataset with leading axes."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        super().__init__(dataset.shape[-3:], dataset.dtype)
+        self.dataset, self.leading = dataset, (0,) * (dataset.ndim - 3)
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> Any:
+        return self.dataset[(*self.leading, *window)]
+
+
+def _volume(dataset: h5py.Dataset) -> Any:
+    return dataset if dataset.ndim == 3 else _First(dataset)
+
+
+def _scaled(size: Triple | None, shape: tuple[int, ...], other: tuple[int, ...]) -> Triple | None:
+    """Voxel size of a grid of the shape `other` over the same space."""
+    if size is None:
+        return None
+    z, y, x = (s * a / b for s, a, b in zip(size, shape, other, strict=True))
+    return z, y, x

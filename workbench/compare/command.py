@@ -11,7 +11,7 @@ from typing import get_args
 
 from cyclegan.errors import UsageError, nearest
 from cyclegan.files import refuse_overwrite, write_text
-from viz.terminal import line_width
+from viz.text import line_width
 from workbench.compare.cycles import At, compare_cycles
 from workbench.compare.enhanced import compare_enhanced
 from workbench.compare.measured import Compared

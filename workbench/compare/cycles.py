@@ -12,10 +12,9 @@ import torch
 from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import DataError
 from cyclegan.metrics.agreement import Blocks, differences, mean_power, same_images
-from tracking.charts import CYCLE_PICTURES
-from tracking.kept import kept_iterations, read_kept
-from viz.difference_pictures import difference_picture
-from viz.pictures import Picture, cut_six, six_images
+from tracking.cycle_volumes import kept_iterations, read_kept
+from tracking.views import CYCLE_PICTURES
+from viz.pictures import Picture, cut_six, difference_picture, six_images
 from viz.viewer import Layer
 from workbench.compare.measured import (
     Compared,

@@ -8,8 +8,7 @@ from typing import Any
 
 from cyclegan.metrics.agreement import HALF
 from viz.figures import score_range
-from viz.html import table
-from viz.images import address, figure
+from viz.html import address, figure, table
 from viz.plots import Axes, Series, chip, plot
 from workbench.compare.result import Comparison
 from workbench.compare.text import agreement_text

@@ -19,9 +19,8 @@ from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 from cyclegan.metrics.agreement import Blocks, Differences
 from tracking import project_root
-from viz.difference_pictures import difference_picture
 from viz.enhancement.reading import SAMPLED_BLOCKS, SCANNED, spread_blocks
-from viz.pictures import Picture, Window, comparison, grey_window
+from viz.pictures import Picture, Window, comparison, difference_picture, grey_window
 from viz.viewer import Layer
 from workbench.compare.measured import (
     Compared,

@@ -9,8 +9,7 @@ from html import escape
 
 from cyclegan.errors import CycleGANError
 from viz import plots
-from viz.html import document
-from viz.style import BASE
+from viz.html import BASE, document
 from viz.viewer import LIMIT, viewer_page
 from workbench.compare import drawings, panels
 from workbench.compare.drawings import History

@@ -10,9 +10,8 @@ from viz import units
 from viz.html import table
 from viz.plots import chip
 from viz.units import short_time
-from workbench.compare.metrics import MetricRow
 from workbench.compare.parameters import short_hash
-from workbench.compare.result import Comparison
+from workbench.compare.result import Comparison, MetricRow
 from workbench.compare.text import number_text, value_text
 
 _LONG = 120

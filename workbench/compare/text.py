@@ -10,9 +10,8 @@ from tracking.retention import kind_of
 from viz import units
 from viz.text import table
 from workbench.compare.measured import Compared, PairAgreement
-from workbench.compare.metrics import MetricRow
 from workbench.compare.parameters import DataCheck
-from workbench.compare.result import Comparison
+from workbench.compare.result import Comparison, MetricRow
 from workbench.compare.runs import ComparedRun
 
 _VALUE = 28

@@ -18,9 +18,14 @@ from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.precision import choose_device
 from search.models import Model, find_model
-from workbench.enhance.input import open_input, open_series
 from workbench.enhance.judging import Judged, judge, look_at_series, open_reference, quality_table
-from workbench.enhance.operator import enhanced_halves, operator_of, output_scale
+from workbench.enhance.operator import (
+    enhanced_halves,
+    open_input,
+    open_series,
+    operator_of,
+    output_scale,
+)
 from workbench.enhance.record import Facts
 from workbench.enhance.request import Request, Target, check_roi, keeps, targets
 from workbench.enhance.run import Tracking, tracked

@@ -18,7 +18,7 @@ from cyclegan.data import Volume, VolumeEntry
 from cyclegan.data.files_behind import files_behind
 from cyclegan.data.fingerprint import combined, file_hashes
 from cyclegan.enhance import Enhanced
-from cyclegan.enhance.tiling import TileOperator
+from cyclegan.enhance.grid import TileOperator
 from cyclegan.errors import DataError
 from search.models import Model, origin_of
 from tracking.provenance import hash_cache, machine_tags

@@ -13,8 +13,7 @@ from tracking import RunInfo
 from tracking.deletion import survey
 from tracking.retention import Stored, kind_of, score_of
 from viz import units
-from viz.terminal import line_width
-from viz.text import table
+from viz.text import line_width, table
 from workbench.session import Session
 
 KINDS = ("study", "trial", "seed", "confirm", "promoted", "train", "enhance")

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyclegan.files import replacing
-from search.study.figures.overview import history
-from search.study.figures.ranking import ranking
+from search.study.figures.overview import history, ranking, timeline
 from search.study.figures.rungs import rungs
-from search.study.figures.timeline import timeline
 from search.study.figures.values import parallel_coordinates, slices
 from search.study.study import OpenStudy
-from search.study.trials import trial_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +47,7 @@ def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
     What needs more trials than there are is left out; what can't be drawn for another reason is
     left out with a warning. Errors: `CycleGANError` if the folder can't be written to.
     """
-    records = trial_records(opened)
+    records = opened.trials()
     written = []
     for name, draw in FIGURES.items():
         try:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from search.study.figures.states import state_legend
 from search.study.study import OpenStudy
-from search.study.trials import TrialRecord, best_of
+from search.study.trials import Trial, best_of
 from viz.figures import BEST, GREY, ScoreAxis, colour, new_figure, tidy
 
 _HALVING = ("successive_halving", "hyperband")
@@ -38,7 +38,7 @@ def rung_iterations(pruner: Any, steps: int) -> list[int]:
     return found
 
 
-def rungs(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
+def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     """Score by iteration; None before the first report."""
     shown = [r for r in records if r.curve]
     if not shown:
@@ -69,7 +69,7 @@ def rungs(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
     return figure
 
 
-def _curve(axes: Axes, record: TrialRecord, scale: ScoreAxis, *, best: bool) -> None:
+def _curve(axes: Axes, record: Trial, scale: ScoreAxis, *, best: bool) -> None:
     x, y = [float(i) for i, _ in record.curve], scale.place([s for _, s in record.curve])
     shade = BEST if best else colour(record.state)
     front = 4 if best else 3 if record.state == "complete" else 2
@@ -80,12 +80,10 @@ def _curve(axes: Axes, record: TrialRecord, scale: ScoreAxis, *, best: bool) -> 
     axes.scatter(x[-1], y[-1], s=20, marker=marker, color=shade, zorder=front + 2)
 
 
-def _name_ends(
-    axes: Axes, records: Sequence[TrialRecord], best: TrialRecord | None, scale: ScoreAxis
-) -> None:
+def _name_ends(axes: Axes, records: Sequence[Trial], best: Trial | None, scale: ScoreAxis) -> None:
     """Trial numbers beside the ends of their curves; those that would overlap share a label."""
     apart = _APART * (scale.high - scale.low)
-    groups: list[tuple[float, float, list[TrialRecord]]] = []
+    groups: list[tuple[float, float, list[Trial]]] = []
     for record in sorted(records, key=lambda r: (r.curve[-1][0], -r.curve[-1][1])):
         x = float(record.curve[-1][0])
         y = float(scale.place([record.curve[-1][1]])[0])
@@ -120,7 +118,7 @@ def _lower_rim(axes: Axes, scale: ScoreAxis) -> None:
     )
 
 
-def _legend(judged: Sequence[int], best: TrialRecord | None) -> list[Line2D]:
+def _legend(judged: Sequence[int], best: Trial | None) -> list[Line2D]:
     lines = []
     if best is not None:
         lines.append(Line2D([], [], color=BEST, linewidth=2.0, label=f"best: {best.number}"))

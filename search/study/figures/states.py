@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from search.study.trials import TrialRecord
+from search.study.trials import Trial
 from viz.figures import _MARKERS, COLOURS, GREY, ScoreAxis, colour, legend_below
 
 
 def scatter_states(
-    axes: Axes, x: Sequence[float], records: Sequence[TrialRecord], scale: ScoreAxis
+    axes: Axes, x: Sequence[float], records: Sequence[Trial], scale: ScoreAxis
 ) -> None:
     """Scores over `x`: one marker a state, triangles at the rim for what lies below."""
     for position, record in zip(x, records, strict=True):
@@ -25,7 +25,7 @@ def scatter_states(
 
 
 def state_legend(
-    figure: Figure, records: Sequence[TrialRecord], scale: ScoreAxis, extra: Sequence[Line2D] = ()
+    figure: Figure, records: Sequence[Trial], scale: ScoreAxis, extra: Sequence[Line2D] = ()
 ) -> None:
     """Below the axes: the states that occur, and what a triangle means if there is one."""
     handles = [
@@ -38,7 +38,7 @@ def state_legend(
     legend_below(figure, [*extra, *handles])
 
 
-def states_of(records: Sequence[TrialRecord]) -> list[str]:
+def states_of(records: Sequence[Trial]) -> list[str]:
     """The states that occur."""
     return [state for state in COLOURS if any(r.state == state for r in records)]
 

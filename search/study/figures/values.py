@@ -18,9 +18,9 @@ from optuna.distributions import CategoricalDistribution
 
 from search.study.figures.states import scatter_states, state_legend, trials
 from search.study.study import OpenStudy
-from search.study.trials import TrialRecord, best_of, declared_keys, searched_keys
+from search.study.trials import Trial, best_of, declared_keys, searched_keys
 from viz.figures import BEST, ScoreAxis, colour, new_figure, tidy
-from viz.names import short_names, short_text
+from viz.text import short_names, short_text
 
 _COLUMNS = 4
 _ENOUGH = 3
@@ -39,7 +39,7 @@ class KeyAxis:
     choices: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, key: str, records: Sequence[TrialRecord]) -> KeyAxis:
+    def of(cls, key: str, records: Sequence[Trial]) -> KeyAxis:
         """The axis of all values that were drawn: a space may differ from trial to trial."""
         drawn = [r.distributions[key] for r in records if key in r.distributions]
         if any(isinstance(d, CategoricalDistribution) for d in drawn):
@@ -105,7 +105,7 @@ class KeyAxis:
         return f"{self.low:.3g}", f"{self.high:.3g}"
 
 
-def slices(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
+def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     """Score over each key's values; None before the first score."""
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
     keys = ordered_keys(opened, shown)
@@ -136,7 +136,7 @@ def slices(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
     return figure
 
 
-def parallel_coordinates(opened: OpenStudy, records: Sequence[TrialRecord]) -> Figure | None:
+def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     """A line for each trial through its values, coloured by score; None before two complete ones.
 
     Pruned trials are thin lines behind.
@@ -194,15 +194,15 @@ def _uprights(axes: Axes, every: Sequence[KeyAxis], names: Sequence[str]) -> Non
     axes.tick_params(axis="x", length=0, pad=8)
 
 
-def _shade(shades: ScalarMappable, record: TrialRecord) -> Any:
+def _shade(shades: ScalarMappable, record: Trial) -> Any:
     return shades.to_rgba(np.array([record.score], dtype=float))[0]
 
 
-def _thick(best: TrialRecord | None) -> str:
+def _thick(best: Trial | None) -> str:
     return f" (thick: trial {best.number})" if best else ""
 
 
-def ordered_keys(opened: OpenStudy, records: Sequence[TrialRecord]) -> list[str]:
+def ordered_keys(opened: OpenStudy, records: Sequence[Trial]) -> list[str]:
     """The keys that some of `records` have a value for, in the definition's order."""
     found = searched_keys(records)
     declared = declared_keys(opened.definition.space)

@@ -11,10 +11,8 @@ MLflow shows the page in a sandbox of its own origin: no link leaves it by a pla
 loaded, nothing is remembered. All in it is inline, and readable without scripts.
 """
 
-from search.study.report.evidence import Evidence
-from search.study.report.facts import Facts, gather
+from search.study.report.facts import Evidence, Facts, gather
 from search.study.report.page import study_page
-from search.study.report.updater import REPORT, Keeper
-from search.study.report.written import write_report
+from search.study.report.updater import REPORT, Keeper, write_report
 
 __all__ = ["REPORT", "Evidence", "Facts", "Keeper", "gather", "study_page", "write_report"]

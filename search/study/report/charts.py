@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from search.study.figures.rungs import rung_iterations
-from search.study.report.facts import Facts
-from search.study.trials import TrialRecord
+from search.study.figures.values import KeyAxis, ordered_keys
+from search.study.report.facts import Facts, Slices
+from search.study.trials import Trial
 from viz.figures import ScoreAxis
-from viz.svg import (
+from viz.html import figure
+from viz.plots import (
     Span,
     across,
     drawing,
@@ -21,6 +24,7 @@ from viz.svg import (
     title,
     upright,
 )
+from viz.text import short_names, short_text
 
 _WIDTH, _HEIGHT = 980, 400
 _NAMED = 14
@@ -78,7 +82,7 @@ def thinned(curve: Sequence[tuple[int, float]], most: int = _POINTS) -> list[tup
     return [curve[i] for i in sorted(kept)]
 
 
-def _curve(record: TrialRecord, x: Span, y: Span, scale: ScoreAxis, *, best: bool) -> str:
+def _curve(record: Trial, x: Span, y: Span, scale: ScoreAxis, *, best: bool) -> str:
     points = [(x(float(i)), _height(score, y, scale)) for i, score in thinned(record.curve)]
     end, score = record.curve[-1]
     told = f"trial {record.number}, {record.state}, {score:.2f} at iteration {end:,}"
@@ -102,7 +106,7 @@ def _height(score: float, y: Span, scale: ScoreAxis) -> float:
     return y(scale.rim if score < scale.low else score)
 
 
-def _numbers(shown: Sequence[TrialRecord | None], x: Span, y: Span, scale: ScoreAxis) -> str:
+def _numbers(shown: Sequence[Trial | None], x: Span, y: Span, scale: ScoreAxis) -> str:
     """Numbers of trials at the ends of their curves, moved apart where they would overlap."""
     ends = sorted(
         (x(float(r.curve[-1][0])), _height(r.curve[-1][1], y, scale), r.number) for r in shown if r
@@ -138,7 +142,7 @@ def _rungs(judged: Sequence[int], x: Span, y: Span) -> str:
     return "".join(parts)
 
 
-def _states(records: Sequence[TrialRecord]) -> list[str]:
+def _states(records: Sequence[Trial]) -> list[str]:
     return list(dict.fromkeys(r.state for r in records))
 
 
@@ -149,3 +153,124 @@ def _key(states: Sequence[str]) -> str:
         for state in states
     ]
     return " · ".join(marks) + "."
+
+
+# -- What the best trials made of the same validation patch, side by side on one scale of greys
+
+
+def slices(facts: Facts) -> str:
+    """Input, the enhanced images of the best trials, and a real slow scan; nothing without any."""
+    if not facts.slices:
+        return ""
+    scores = {r.number: r.score for r in facts.records}
+    first = facts.slices[0]
+    figures = [figure(first.images["real_A"], "real_A", "the fast scan they start from")]
+    for shown in facts.slices:
+        score = scores.get(shown.trial)
+        caption = f"iteration {shown.iteration:,}" + (f", score {score:.2f}" if score else "")
+        if shown.real_A != first.real_A:
+            caption += "; of another patch"
+        best = facts.best is not None and shown.trial == facts.best.number
+        name = f"fake_B, trial {shown.trial}" + (" (best)" if best else "")
+        figures.append(figure(shown.images["fake_B"], name, caption))
+    real = "a slow scan, elsewhere: how it should look"
+    figures.append(figure(first.images["real_B"], "real_B", real))
+    whole = "".join(_whole(shown) for shown in facts.slices)
+    return (
+        '<p class="note">The same held-out patch at the validation that counted: central slices '
+        "xy, xz and yz, greys on the scale of the real images, the same for all trials.</p>"
+        f'<div class="slices">{"".join(figures)}</div>'
+        f"<details><summary>All six images of each</summary>"
+        f'<div class="whole">{whole}</div></details>'
+    )
+
+
+def _whole(shown: Slices) -> str:
+    alt = f"The six images of the cycles of trial {shown.trial}"
+    return (
+        f"<figure><figcaption><b>trial {shown.trial}</b>, iteration {shown.iteration:,}"
+        f'</figcaption><img loading="lazy" alt="{alt}" src="{shown.whole}"></figure>'
+    )
+
+
+# -- The score over each searched value, small and many; and how much each key mattered --------
+
+_PANEL_WIDTH, _PANEL_HEIGHT = 300, 200
+
+
+_ENDED = ("complete", "pruned")
+_ENOUGH = 3
+"""Complete trials that make a score axis by themselves."""
+
+
+def values(facts: Facts) -> str:
+    """A small plot for each key; nothing before the first score."""
+    shown = [r for r in facts.records if r.state in _ENDED and r.score is not None]
+    keys = ordered_keys(facts.opened, shown)
+    if not keys:
+        return ""
+    # Pruned trials were judged earlier, when scores are lower; they must not flatten the others.
+    done = [r.score for r in shown if r.state == "complete"]
+    scale = ScoreAxis.of(done if len(done) >= _ENOUGH else [r.score for r in shown])
+    names = short_names(keys)
+    plots = [_plot(facts, key, names[key], shown, scale) for key in keys]
+    return (
+        '<p class="note">Complete and pruned trials; a pruned one has the score it was pruned '
+        "with, of an earlier iteration. Triangles lie below the axis.</p>"
+        f'<div class="many">{"".join(plots)}</div>'
+    )
+
+
+def _plot(facts: Facts, key: str, name: str, records: Sequence[Trial], scale: ScoreAxis) -> str:
+    shown = [r for r in records if key in r.values]
+    axis = KeyAxis.of(key, shown)
+    x = Span(0.0, 1.0, 48.0, _PANEL_WIDTH - 26.0)
+    y = Span(*scale.limits, _PANEL_HEIGHT - 42.0, 10.0)
+    ticks = [(tick, f"{tick:g}") for tick in scale.ticks()[::2]]
+    label = f"{name} (log)" if axis.log else name
+    best = facts.best
+    points = []
+    for record in reversed(shown):
+        below = scale.below(record.score)
+        height = y(scale.rim if below or record.score is None else record.score)
+        told = f"trial {record.number}, {record.state}: {name} {short_text(record.values[key])}"
+        at = x(axis.share(record.values[key]))
+        points.append(
+            element(
+                "g",
+                title(f"{told}, score {record.score:.2f}"),
+                mark(record.state, at, height, below=below),
+                class_="point best" if record is best else "point",
+                data_trial=record.number,
+            )
+        )
+    return drawing(
+        _PANEL_WIDTH,
+        _PANEL_HEIGHT,
+        f"Score over {key} of {len(shown)} trials.",
+        title(key),
+        upright(y, x, ticks),
+        across(x, y.start, axis.ticks(), label),
+        *points,
+    )
+
+
+def importance(facts: Facts) -> str:
+    """A bar for each key, and how far to trust it."""
+    found = facts.importance
+    if found is None:
+        return f'<p class="note">{escape(facts.no_importance)}.</p>'
+    names = short_names(list(found.shares))
+    most = max(found.shares.values()) or 1.0
+    rows = "".join(
+        f'<tr><th title="{escape(key)}">{escape(names[key])}</th>'
+        f'<td class="number">{share:.2f}</td>'
+        f'<td class="bar"><i style="width:{100 * share / most:.1f}%"></i></td></tr>'
+        for key, share in found.shares.items()
+    )
+    caution = f' <b class="caution">{escape(found.caution)}.</b>' if found.caution else ""
+    return (
+        f'<p class="note">Shares from the {found.top} best of {found.trials} complete trials '
+        f"(PED-ANOVA): where the best lie along a key, against where all lie.{caution}</p>"
+        f'<table class="bars"><tbody>{rows}</tbody></table>'
+    )

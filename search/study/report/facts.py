@@ -6,14 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cyclegan.errors import DataError
 from search.study.definition import StudyDefinition
 from search.study.importance import Importance, importance
-from search.study.report.evidence import Evidence, Slices
-from search.study.sessions import hours
+from search.study.lease import hours
 from search.study.study import OpenStudy
-from search.study.trials import TrialRecord, best_first, best_of, trial_records
+from search.study.trials import Trial, best_first, best_of
+from tracking.views import CYCLE_PICTURES
+from viz.html import address
+from viz.pictures import Picture, cut_six
+
+if TYPE_CHECKING:
+    from tracking import Run, Store
+
 
 _COMPARED = 4
 """Trials whose slices stand side by side."""
@@ -28,7 +37,7 @@ class Facts:
     opened: OpenStudy
     state: str
     """`running`, `finished`, `interrupted`, or `stopped: ` and an error."""
-    records: Sequence[TrialRecord]
+    records: Sequence[Trial]
     """Best first."""
     importance: Importance | None = None
     no_importance: str = ""
@@ -47,7 +56,7 @@ class Facts:
         return self.opened.definition.name
 
     @property
-    def best(self) -> TrialRecord | None:
+    def best(self) -> Trial | None:
         """The complete trial with the highest score."""
         return best_of(self.records)
 
@@ -57,7 +66,7 @@ class Facts:
         done = [r for r in self.records if r.state == "complete" and r.score is not None]
         return {record.number: rank for rank, record in enumerate(done, start=1)}
 
-    def seconds(self, record: TrialRecord) -> float | None:
+    def seconds(self, record: Trial) -> float | None:
         """From a trial's start to its end, or to now while it runs."""
         if record.state == "running" and record.started is not None:
             return max(0.0, (self.written - record.started).total_seconds())
@@ -69,7 +78,7 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
 
     Errors: `CycleGANError` if the store fails, Optuna's if the study's storage does.
     """
-    records = best_first(trial_records(opened))
+    records = best_first(opened.trials())
     found, why = None, ""
     try:
         found = importance(opened)
@@ -98,7 +107,7 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
     )
 
 
-def judged_iteration(record: TrialRecord, definition: StudyDefinition) -> int:
+def judged_iteration(record: Trial, definition: StudyDefinition) -> int:
     """The validation that a trial's score is from: see `search.study.objective.worth`.
 
     Over several seeds the score is a mean; then it is the one of the first training that counted.
@@ -113,3 +122,92 @@ def judged_iteration(record: TrialRecord, definition: StudyDefinition) -> int:
         return last[0]
     counted = [point for point in record.curve if point[0] >= since]
     return max(counted, key=lambda point: point[1], default=last)[0]
+
+
+# -- What the page of a study shows of its trials' MLflow runs: parts of scores, and slices ----
+#
+# Read from the store, not from `results/`: trials of other hosts have their pictures nowhere else.
+# What was read once is kept; it doesn't change any more.
+
+PARTS = {
+    "score/pseudo_pair_gain_db": "gain / dB",
+    "score/spectrum_distance_db": "spectrum / dB",
+    "score/sliced_wasserstein": "SWD",
+    "score/shell_gain": "shells",
+    "score/checkerboard": "checkerboard",
+}
+"""Metrics that the score is made of, and what the page calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """The six images of a trial's validation, each a `data:` address by name."""
+
+    trial: int
+    iteration: int
+    images: Mapping[str, str]
+    whole: str
+    """The whole picture, with titles."""
+    real_A: bytes
+    """Fingerprint of the input: equal ones can be compared directly."""
+
+
+class Evidence:
+    """Reads from the runs of one study. Every method raises `CycleGANError` if the store fails."""
+
+    def __init__(self, store: Store, parent: str) -> None:
+        self.store = store
+        self.parent: Run = store.run(parent)
+        self._runs: dict[str, Run | None] = {}
+        self._parts: dict[tuple[str, int], dict[str, float]] = {}
+        self._slices: dict[tuple[str, int], Slices] = {}
+
+    @property
+    def experiment_id(self) -> str:
+        """Of the study and its trials."""
+        return self.parent.experiment_id
+
+    def parts(self, run_id: str, iteration: int) -> Mapping[str, float]:
+        """The parts of a run's score at `iteration`; empty where the run has none."""
+        run, key = self._run(run_id), (run_id, iteration)
+        if run is None:
+            return {}
+        if not self._parts.get(key):  # the sink may be behind: nothing found is asked again
+            found = {name: run.history(name).get(iteration) for name in PARTS}
+            self._parts[key] = {n: value for n, value in found.items() if value is not None}
+        return self._parts[key]
+
+    def slices(self, trial: int, run_id: str, iteration: int) -> Slices | None:
+        """The six images at `iteration`, or at the last validation before it that has them."""
+        run, key = self._run(run_id), (run_id, iteration)
+        if run is None:
+            return None
+        if key not in self._slices:
+            steps = [step for step in run.image_steps(CYCLE_PICTURES) if step <= iteration]
+            picture = run.image(CYCLE_PICTURES, max(steps)) if steps else None
+            if picture is None:
+                return None
+            self._slices[key] = _cut(trial, max(steps), picture)
+        return self._slices[key]
+
+    def _run(self, run_id: str) -> Run | None:
+        if run_id not in self._runs:
+            try:
+                self._runs[run_id] = self.store.run(run_id)
+            except DataError:  # deleted, or of another store
+                self._runs[run_id] = None
+        return self._runs[run_id]
+
+
+def _cut(trial: int, iteration: int, picture: Picture) -> Slices:
+    images = cut_six(picture)
+    return Slices(
+        trial=trial,
+        iteration=iteration,
+        images={name: address(images[name], lossless=True) for name in _SHOWN},
+        whole=address(picture),
+        real_A=np.ascontiguousarray(images["real_A"]).tobytes(),
+    )
+
+
+_SHOWN = ("real_A", "fake_B", "real_B")

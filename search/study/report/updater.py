@@ -13,18 +13,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cyclegan.errors import DataError, UsageError
+from cyclegan.files import refuse_overwrite, write_text
 from search.study.lease import LEASE_SECONDS
-from search.study.report.evidence import Evidence
-from search.study.report.facts import Facts, gather
-from search.study.report.note import BEGIN, best_table
+from search.study.report.facts import Evidence, Facts, gather
 from search.study.report.page import study_page
+from search.study.report.tables import run_name
 from search.study.study import OpenStudy
+from search.study.trials import declared_keys, searched_keys
+from tracking.views import link_between_runs
+from viz.text import short_names, short_text
+from viz.units import short_time
 
 if TYPE_CHECKING:
     from tracking import Store
+
 
 REPORT = "report.html"
 """Artifact of the study's run."""
@@ -153,3 +160,73 @@ def _content(facts: Facts) -> Any:
     """What makes a report differ from the one before; time alone does not."""
     trials = [(r.number, r.state, r.score, len(r.curve), r.run_id) for r in facts.records]
     return facts.state, trials, facts.parts, [(s.trial, s.iteration) for s in facts.slices]
+
+
+# -- The best trials as a table for the description of a study's run, where links work by a click
+
+BEGIN = "| Rank |"
+"""How the table begins, by which it is found again."""
+
+
+_ROWS = 10
+_KEYS = 6
+
+
+def best_table(facts: Facts) -> str:
+    """Markdown after `BEGIN`; empty while no trial has a run and a score."""
+    shown = [r for r in facts.records if r.run_id and r.score is not None][:_ROWS]
+    if not shown:
+        return ""
+    keys = searched_keys(shown, declared_keys(facts.opened.definition.space))[:_KEYS]
+    names = short_names(keys)
+    columns = ["trial", "state", "score", *(names[key] for key in keys), "iterations", "time"]
+    lines = [" | ".join(map(_cell, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
+    for record in shown:
+        link = link_between_runs(facts.experiment_id, record.run_id)
+        cells = [
+            str(facts.ranks.get(record.number, "")),
+            f"[{_cell(run_name(facts, record))}]({link})",
+            record.state,
+            f"{record.score:.2f}",
+            *(_cell(short_text(record.values.get(key, ""))) for key in keys),
+            f"{record.iteration:,}",
+            short_time(record.seconds),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that ends no cell and begins no markup."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>|" else c for c in text)
+
+
+# -- The page of a study as a file, for those who have no MLflow server at hand ----------------
+
+
+def write_report(opened: OpenStudy, store: Store, output: Path, *, overwrite: bool = False) -> None:
+    """Write the page to `output`, without slices and parts of scores where the store lacks them.
+
+    Errors: `UsageError` if `output` is no HTML file; `DataError` if it exists and `overwrite` is
+    off; `CycleGANError` if the store fails.
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output {output}: the name must end in .html")
+    refuse_overwrite(output, overwrite)
+    write_text(output, study_page(gather(opened, _evidence(opened, store), state_of(opened))))
+
+
+def state_of(opened: OpenStudy) -> str:
+    """`running`, `finished` or `interrupted`, by the study's trials."""
+    states = {trial.state for trial in opened.trials()}
+    if "running" in states:
+        return "running"
+    return "interrupted" if "interrupted" in states or not states else "finished"
+
+
+def _evidence(opened: OpenStudy, store: Store) -> Evidence | None:
+    run_id = opened.study.user_attrs.get("mlflow_run_id")
+    try:
+        return Evidence(store, run_id) if run_id else None
+    except DataError:  # deleted, or in another store
+        return None

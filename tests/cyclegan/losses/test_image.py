@@ -15,9 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from cyclegan.losses import IMAGE
-from cyclegan.losses.fourier import _shells
-from cyclegan.losses.histogram import BINS, HIGH, LOW, UNIFORM
-from cyclegan.losses.structure import DATA_RANGE, ssim
+from cyclegan.losses.image import BINS, DATA_RANGE, HIGH, LOW, UNIFORM, _shells, ssim
 
 EVERY = pytest.mark.parametrize("name", list(IMAGE))
 LONG = pytest.mark.parametrize("name", ["dice", "ssim", "fsc", "kl"])

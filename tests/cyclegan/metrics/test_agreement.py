@@ -18,7 +18,7 @@ from cyclegan.metrics.agreement import (
     same_images,
     shell_agreement,
 )
-from viz.difference_pictures import difference_picture
+from viz.pictures import difference_picture
 
 
 def images(seed: int = 0, shape: tuple[int, ...] = (2, 24, 20, 22)) -> np.ndarray:

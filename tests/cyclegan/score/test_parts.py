@@ -12,9 +12,7 @@ from cyclegan.errors import DataError
 from cyclegan.metrics.spectrum import gaussian_low_pass
 from cyclegan.score import Score
 from cyclegan.score.degrade import fit_degradation, to_coarse, to_fine
-from cyclegan.score.halves import CrossHalves
-from cyclegan.score.reverse import Reverse
-from cyclegan.score.shells import Shells
+from cyclegan.score.parts import CrossHalves, Reverse, Shells
 
 SIZE = 24
 COUNT = 8

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from cyclegan.score.degrade import Degradation, fit_degradation
-from cyclegan.score.pairs import PseudoPairs
+from cyclegan.score.parts import MIN_ADVANTAGE_DB, PseudoPairs, Texture
 from cyclegan.score.residual_noise import residual_noise
-from cyclegan.score.texture import MIN_ADVANTAGE_DB, Texture
 from cyclegan.simulate import SLOW, ScanSettings, fibre_composite, scan
 
 SIZE = 24

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from cyclegan import checkpoints as states
 from cyclegan import load_config, parse_config
-from cyclegan import state as states
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.events import TrainResult
 from cyclegan.generator import load_generator, save_generators
@@ -29,8 +29,8 @@ from search.promotion.lineage import Registered, register
 from search.promotion.promote import promoted_config
 from search.study import OpenStudy
 from tracking import Challenge, ModelVersion, Store
-from tracking.presets import promoted_view
 from tracking.ui import running_server
+from tracking.views import promoted_view
 from viz.console import Console
 from workbench import cli
 from workbench.session import run

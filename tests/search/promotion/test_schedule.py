@@ -10,12 +10,12 @@ import pytest
 from torch import Tensor
 
 from cyclegan import Callback, Config, Trainer, load_config
-from cyclegan import state as states
+from cyclegan import checkpoints as states
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError
 from cyclegan.events import HParamChange
 from search.promotion import promote
-from search.promotion.schedule import schedule_of
+from search.promotion.promote import schedule_of
 from search.rollback import Fault
 from search.rollback.guard import Guard
 from search.rollback.schedule import Change, Replay, surviving_path, without

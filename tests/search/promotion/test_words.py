@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from search.promotion.words import better_trial, gain_in_words
 from search.study import OpenStudy
 from tracking import Store
 from workbench import cli
+from workbench.promote import better_trial, gain_in_words
 from workbench.session import run
 
 

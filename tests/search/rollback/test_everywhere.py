@@ -69,7 +69,7 @@ def test_a_trial_reports_all_iterations_the_discarded_too(
     (trial,) = opened.trials()
     # At iteration 8 back from step 8 to 4, at 12 again at step 8 and further back: to step 2.
     discarded = 4 + 6
-    assert (trial.step, trial.iterations) == (12, 12 + discarded)
+    assert (trial.step, trial.iteration) == (12, 12 + discarded)
     reported = list(opened.study.trials[0].intermediate_values)
     assert reported == list(range(2, 12 + discarded + 1, 2))
 

@@ -9,7 +9,7 @@ from cyclegan import parse_config
 from cyclegan.hparams import HParams
 from search.rollback import Fault, Move, Retry
 from search.rollback.detectors import DETECTORS
-from search.rollback.moves import LAMBDA_RANGE, RATE_RANGE, REMEDIES, correction, move
+from search.rollback.guard import LAMBDA_RANGE, RATE_RANGE, REMEDIES, correction, move
 
 FIRST = HParams.from_config(parse_config({"data_A": "a", "data_B": "b"}))
 

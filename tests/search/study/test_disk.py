@@ -16,7 +16,7 @@ from cyclegan.footprint import checkpoint_bytes
 from search.rollback import RollbackOptimizer
 from search.study import OpenStudy
 from search.study.definition import StudyDefinition
-from search.study.disk import check_disk, expected_bytes
+from search.study.retention import check_disk, expected_bytes
 
 Define = Callable[..., StudyDefinition]
 Begin = Callable[..., OpenStudy]

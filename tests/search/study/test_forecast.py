@@ -16,8 +16,7 @@ import yaml
 
 from cyclegan.config import parse_config
 from search.study.definition import StudyDefinition, parse_definition
-from search.study.forecast import Probe, _player, checkpoint_bytes, cost, disk_bytes, effort
-from search.study.probe import probe
+from search.study.forecast import Probe, _player, checkpoint_bytes, cost, disk_bytes, effort, probe
 from workbench import cli
 from workbench.session import run
 
@@ -172,7 +171,7 @@ def test_validate_shows_space_rungs_and_costs(
         content["space"]["lr_g"]["points"] = 3
     (empty_project / "s.yaml").write_text(yaml.safe_dump(content))
 
-    module = "search.study.probe.probe"
+    module = "search.study.forecast.probe"
     monkeypatch.setattr(module, functools.partial(probe, seconds=0))  # ten steps, not ten seconds
 
     def call(*arguments: str) -> str:

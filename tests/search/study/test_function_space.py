@@ -69,7 +69,7 @@ def test_what_is_stored_runs_without_the_file_and_is_shown_without_running(
     import sys
 
     del sys.space_was_run  # type: ignore[attr-defined]
-    from search.study.function_space import _module
+    from search.study.space import _module
 
     _module.cache_clear()
     stored = parse_definition(yaml.safe_load(text), tmp_path / "elsewhere.yaml")

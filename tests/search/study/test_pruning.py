@@ -8,9 +8,8 @@ import optuna
 import pytest
 
 from cyclegan import Config, Trainer
-from search.study.pruners import Pruner
+from search.study.pruners import Pruner, rung_key
 from search.study.pruning import VERDICT, PruningCallback
-from search.study.verdict import rung_key
 
 HALVING = Pruner(prune_after=4, reduction_factor=2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from search.study import OpenStudy, run_study
 from search.study import retention as module
 from search.study.definition import StudyDefinition
 from search.study.retention import can_continue, kept_checkpoints, release_checkpoints
-from search.study.study import TrialSummary
+from search.study.trials import Trial
 from tracking import Store
 from viz.console import Console
 
@@ -31,12 +30,11 @@ STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 FILES = ("checkpoint.pt", "checkpoint-00000008.pt", "checkpoint-00000004.pt", "best.pt")
 
 
-def trial(number: int, state: str, score: float | None) -> TrialSummary:
-    others = {field.name: None for field in dataclasses.fields(TrialSummary)}
-    return TrialSummary(**others | {"number": number, "state": state, "score": score})
+def trial(number: int, state: str, score: float | None) -> Trial:
+    return Trial(number=number, state=state, score=score)
 
 
-def drawn(seed: int) -> list[TrialSummary]:
+def drawn(seed: int) -> list[Trial]:
     """Any mixture of states and scores, equal ones and gated ones among them."""
     source = np.random.default_rng(seed)
     scores = (None, GATED, -3.0, 0.0, 1.0, 2.0, 3.0, float(source.uniform(-5, 5)), float("nan"))

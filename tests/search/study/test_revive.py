@@ -13,8 +13,8 @@ from cyclegan.errors import DataError, UsageError
 from search.promotion import confirm
 from search.study import OpenStudy, open_study, run_study
 from search.study.definition import load_definition
+from search.study.lease import hours, touch
 from search.study.revive import revive
-from search.study.sessions import hours, touch
 from tracking import Store
 from viz.console import Console
 

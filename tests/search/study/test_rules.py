@@ -8,21 +8,13 @@ import pytest
 
 from search.study.objective import worth
 from search.study.rules import StopRules, why_stop
-from search.study.study import TrialSummary
+from search.study.trials import Trial
 
 
-def trials(*rows: tuple[str, float | None]) -> list[TrialSummary]:
+def trials(*rows: tuple[str, float | None]) -> list[Trial]:
     """Trials of 100 iterations in the given states with the given scores."""
-    common: dict[str, Any] = {
-        "step": 100,
-        "iterations": 100,
-        "values": {},
-        "reason": "",
-        "run_id": "",
-        "seconds": None,
-    }
     return [
-        TrialSummary(number=number, state=state, score=score, **common)
+        Trial(number=number, state=state, score=score, step=100, iteration=100)
         for number, (state, score) in enumerate(rows)
     ]
 

@@ -12,7 +12,6 @@ from cyclegan.errors import DataError, UsageError
 from search.promotion import confirm
 from search.study import known_studies, open_study, run_study
 from search.study.definition import load_definition
-from search.study.trials import trial_records
 from tracking import Store
 from viz.console import Console
 from workbench.study_tables import best_text, study_table
@@ -46,7 +45,7 @@ def test_best_is_the_complete_trial_with_the_highest_score(study_file: Path) -> 
     trials = opened.trials()
     assert [t.state for t in trials] == ["complete", "complete"]
     assert trials[0].values == {"lambdas.I_A": 5.0}  # enqueued
-    for record in trial_records(opened):
+    for record in opened.trials():
         assert len(record.curve) == 3
         assert record.score == max(value for at, value in record.curve if at >= 8)
     best = opened.best()

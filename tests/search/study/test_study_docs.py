@@ -10,11 +10,11 @@ import yaml
 
 from cyclegan.config import Section
 from search.study.definition import Promotion, StudyDefinition, load_definition, parse_definition
-from search.study.function_space import FunctionSpace
 from search.study.objective import Objective
 from search.study.pruners import Pruner
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
+from search.study.space import FunctionSpace
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")

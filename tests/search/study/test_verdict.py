@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from search.study import verdict as verdicts
+from search.study import pruners as verdicts
 from search.study.objective import worth
 from search.study.pruners import Pruner, judged_at
 

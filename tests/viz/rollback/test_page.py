@@ -15,8 +15,7 @@ from cyclegan.events import Cause, HParamChange, RollbackEvent
 from cyclegan.history import Row
 from cyclegan.hparams import HParams
 from viz.rollback import TrainingPath, Validated, loss_panels, path_page
-from viz.rollback.curves import stairs, thinned, union, zigzag
-from viz.rollback.drawing import DISCARDED, number
+from viz.rollback.drawing import DISCARDED, number, stairs, thinned, union, zigzag
 from viz.rollback.path import Stretch
 
 FIRST = HParams(lr_g=2e-4, lr_d=1e-4, lambdas={"G_A": (1.0,), "C_A": (100.0,), "I_A": (0.0,)})

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from viz.viewer.codes import packed, predicted, quantised
+from viz.viewer.fit import packed, predicted, quantised
 
 RANDOM = np.random.default_rng(1)
 SHAPE = (7, 9, 11)

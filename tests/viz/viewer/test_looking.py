@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from viz.viewer import Layer
-from viz.viewer.codes import packed, quantised
+from viz.viewer.fit import packed, quantised
 
 BRIGHT = (10, 7, 31)
 """(z, y, x) of the bright voxel; z is the middle, so that XY shows it at once."""

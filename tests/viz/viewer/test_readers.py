@@ -9,7 +9,7 @@ import torch
 
 from cyclegan.data import Volume, VolumeEntry
 from cyclegan.model import IMAGES
-from tracking.volumes import write_cycle
+from tracking.cycle_volumes import write_cycle
 from viz.viewer import Layer, cycle_layers, enhanced_layers, fit, viewer_page
 
 

@@ -16,8 +16,8 @@ from scipy.ndimage import gaussian_filter
 
 from cyclegan.model import IMAGES
 from tracking import Run, Store
-from tracking.charts import CYCLE_PICTURES
-from tracking.volumes import write_cycle
+from tracking.cycle_volumes import write_cycle
+from tracking.views import CYCLE_PICTURES
 from viz.pictures import six_images
 from workbench import cli
 from workbench.session import run as run_app

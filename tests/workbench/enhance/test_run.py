@@ -15,9 +15,10 @@ from mlflow import MlflowClient
 
 from cyclegan.enhance.partial import PartStore
 from cyclegan.errors import CycleGANError
-from tracking import Run, RunInfo, Store, large_files
+from tracking import Run, RunInfo, Store
+from tracking import artifacts as artifacts_module
 from tracking.outbox.delivery import deliver_waiting
-from workbench.enhance.text import size_text
+from workbench.enhance.run import size_text
 
 SHAPE = (24, 16, 16)
 
@@ -131,7 +132,7 @@ def test_a_volume_is_linked_and_costs_the_store_nothing(enhance: Any, project: P
 def test_a_volume_is_copied_if_asked_and_the_copy_is_the_volume(
     enhance: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large_files, "_BLOCK", 10_000)
+    monkeypatch.setattr(artifacts_module, "_BLOCK", 10_000)
     code, data, err = enhance(write("a.h5"), "--output", "e.h5", "--log-volume", "copy")
     assert (code, err) == (0, "")
     (run,) = runs()
@@ -148,7 +149,7 @@ def test_a_volume_is_copied_if_asked_and_the_copy_is_the_volume(
 def test_without_room_for_a_copy_the_path_is_logged(
     enhance: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large_files, "SPARE", 1 << 62)
+    monkeypatch.setattr(artifacts_module, "SPARE", 1 << 62)
     code, data, err = enhance(write("a.h5"), "--output", "e.h5", "--log-volume", "copy")
     assert (code, data["volume"]["how"]) == (0, "linked")
     assert "are free" in err

@@ -9,8 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from tracking.charts import CYCLE_PICTURES
-from tracking.views import column
+from tracking.views import CYCLE_PICTURES, column
 from viz.pictures import cut_six
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from search.study.figures import FIGURES, log_figures, write_figures
 from search.study.figures.rungs import rung_iterations
 from search.study.figures.values import KeyAxis
 from search.study.pruners import Pruner
-from search.study.trials import trial_records
 from tracking import Store
 from viz.figures import ScoreAxis
 
@@ -79,7 +78,7 @@ def test_trials_of_every_state_and_spaces_that_differ_are_drawn(
 
 def test_an_interrupted_trial_lasts_until_the_last_thing_known(make_study: Any) -> None:
     opened = make_study(8)
-    records = trial_records(opened)
+    records = opened.trials()
     records[2] = replace(records[2], state="interrupted", ended=None)
     figure = FIGURES["timeline"](opened, records)
     assert figure is not None
@@ -155,7 +154,7 @@ def test_gated_and_far_scores_lie_at_the_rim_and_flatten_nothing() -> None:
 
 
 def test_values_lie_where_their_scale_puts_them(make_study: Any) -> None:
-    records = trial_records(make_study(8))
+    records = make_study(8).trials()
     rate = KeyAxis.of("lr_g", records)
     assert rate.share(1e-3) == pytest.approx(0.5)
     assert KeyAxis.of("batch_size", records).share(4) == 1.0

@@ -20,12 +20,12 @@ from search.study import OpenStudy
 from search.study.importance import importance
 from search.study.report import Evidence, gather, study_page, write_report
 from search.study.report.facts import judged_iteration
-from search.study.report.head import saved_iterations
-from search.study.report.note import BEGIN, best_table
 from search.study.report.page import PANELS
+from search.study.report.tables import saved_iterations
+from search.study.report.updater import BEGIN, best_table
 from tracking import Store
-from tracking.charts import CYCLE_PICTURES
 from tracking.run import with_paragraph
+from tracking.views import CYCLE_PICTURES
 from viz.pictures import CYCLES, cut_six, six_images
 
 VOID = {"meta", "img", "br"}
