@@ -26,8 +26,8 @@ from tracking import Store
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Of tests/fixtures: projects with a real study, and studies made up trial by trial.
-pytest_plugins = ("study_projects", "made_studies")
+# Of tests/fixtures: projects with a real study, and studies whose trials nobody had to train.
+pytest_plugins = ("study_projects", "made_studies", "written_studies")
 
 torch.set_num_threads(1)
 
