@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,6 +15,7 @@ from search.study.revive import REVIVES
 from search.study.rules import why_stop
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Bench, train_trial
+from search.study.trials import Trial, best_of
 from tracking.outbox.delivery import write_or_keep
 from tracking.outbox.records import Metrics, Text
 
@@ -108,15 +109,29 @@ def _continued(frozen: FrozenTrial, bench: Bench) -> optuna.trial.Trial | None:
 def update_study_run(bench: Bench) -> None:
     """Counts, best score and the table of trials, in the study's MLflow run."""
     trials = bench.opened.trials()
-    scores = [t.score for t in trials if t.state == "complete" and t.score is not None]
+    best = best_of(trials)
     counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
-    if scores:
-        metrics["score/best"] = max(scores)
-    rows = [vars(t) | {"values": dict(t.values)} for t in trials]
+    if best is not None and best.score is not None:
+        metrics["score/best"] = best.score
     write_or_keep(
         bench.store,
         bench.parent,
         Metrics(metrics, sum(counts.values())),
-        Text(json.dumps(rows, indent=1), "trials.json"),
+        Text(json.dumps([_row(trial) for trial in trials], indent=1), "trials.json"),
     )
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    """Return a trial as the artifact `trials.json` of the study's run has it."""
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "score": trial.score,
+        "step": trial.step,
+        "iterations": trial.iteration,
+        "values": dict(trial.values),
+        "reason": trial.reason,
+        "run_id": trial.run_id,
+        "seconds": trial.seconds,
+    }
