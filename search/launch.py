@@ -46,7 +46,6 @@ from tracking import TrackingCallback
 from tracking.outbox.delivery import patiently
 from tracking.outbox.records import Attachment, Entry, Text
 from tracking.provenance import hash_cache
-from tracking.repair import tidy
 from tracking.views import trainings_view
 from viz.console import Console, Update
 from viz.pictures import six_images, write_png
@@ -131,7 +130,6 @@ def run_training(
     Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
     training of another configuration.
     """
-    tidy(store, console.say)  # before one of those runs goes on
     with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
         for litter in job.folder.rglob(".*.part"):  # half-written files of a killed process
             litter.unlink()

@@ -1,4 +1,13 @@
-"""`train(...)` as a Python function, with the argument names of the software this grew from.
+"""The Python face of the command line: train, search, promote and enhance from a script.
+
+```
+from workbench import enhance, promote, run_study
+
+study = run_study("studies/prune_1000.yaml")
+promoted = promote(study.definition.name)
+(done,) = enhance("volume.h5", model="prune_1000@champion", output="enhanced.h5")
+```
+`train` and `evaluate` take the argument names of the software that this one grew from:
 
 ```
 from workbench import train
@@ -11,15 +20,15 @@ train(run_name = '2x_1ms',
     imsize_A = [128,128,128],
     super_resolution = 2)
 ```
-It does what `cyclegan train` does: the training is tracked in MLflow and lives in
-`results/<run_name>/`.
+Everything is tracked in MLflow, in the store that the command line would use unless `tracking_uri`
+names another. `quiet` silences progress and messages but for warnings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
@@ -27,10 +36,16 @@ from cyclegan.enhance.grid import Region
 from cyclegan.errors import ConfigError, UsageError, nearest
 from cyclegan.losses import GROUPS, function_name_of
 from search.launch import Finished
-from tracking import project_root
+from tracking import Store, project_root
+from tracking.repair import tidy
 from viz.console import Console
-from workbench.session import Session
-from workbench.train import train_config
+from workbench.train import train as train_config
+
+if TYPE_CHECKING:
+    from search.promotion import Promoted
+    from search.promotion.promote import Start
+    from search.study import OpenStudy
+    from workbench.enhance.command import EnhanceResult
 
 # The older software's names where they differ from the configuration's keys.
 _RENAMED = {"num_iters": "steps", "HPoptimizer": "hp_optimizer.enabled"}
@@ -43,6 +58,108 @@ _PER_GROUP = {
 }
 
 
+def run_study(
+    study: str | Path,
+    *,
+    trials: int | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+) -> OpenStudy:
+    """Run a study, or go on with one, until it has all its trials or Ctrl-C ends it.
+
+    Args:
+        study: its YAML file, or the name of one that was run here.
+        trials: number of trials, instead of the file's.
+        workers: processes on this host.
+        storage: address of a database for the trials, instead of files.
+
+    Returns the study: `study.trials()`, `study.best()`. Errors: as `cyclegan study run`.
+    """
+    from search.study import definition_of
+    from search.study import run_study as run
+
+    definition = definition_of(str(study))
+    if trials is not None:
+        definition = definition.with_trials(trials)
+    store, console = _begin(tracking_uri, quiet)
+    return run(definition, store=store, console=console, workers=workers, storage=storage).opened
+
+
+def promote(
+    study: str | Path,
+    *,
+    trial: int | None = None,
+    steps: int | None = None,
+    start: Start | None = None,
+    hp_optimizer: bool | None = None,
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+) -> Promoted:
+    """Turn one trial of a study into the real training, and register its generator.
+
+    Args:
+        study: its YAML file or its name.
+        trial: number of the trial; by default the best one.
+        steps, start, hp_optimizer: instead of what the study's file says; `start` is `continue` or
+            `scratch`.
+
+    Errors: as `cyclegan promote`.
+    """
+    from search.promotion import promote as promote_trial
+    from search.study import open_study
+
+    opened = open_study(str(study))
+    store, console = _begin(tracking_uri, quiet)
+    return promote_trial(
+        opened,
+        store=store,
+        console=console,
+        trial=trial,
+        steps=steps,
+        start=start,
+        hp_optimizer=hp_optimizer,
+    )
+
+
+def enhance(
+    volumes: str | Path | Sequence[str | Path],
+    *,
+    model: str,
+    output: str | Path,
+    dataset: str = "data",
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> list[EnhanceResult]:
+    """Enhance whole volumes with a trained generator, tile by tile.
+
+    Args:
+        volumes: an HDF5 file, or several.
+        model: a generator file, a checkpoint, an MLflow run or a registered version
+            (`STUDY@champion`).
+        output: the HDF5 file to write; of several volumes a folder.
+        dataset: name of the dataset in `volumes`.
+        options: fields of `workbench.enhance.request.EnhanceRequest`: `tile`, `trust`, ...
+
+    Returns a result for each volume, with its `path`. Errors: as `cyclegan enhance`.
+    """
+    from workbench.enhance.command import enhance_volumes
+    from workbench.enhance.request import EnhanceRequest
+
+    given = [volumes] if isinstance(volumes, str | Path) else volumes
+    request = EnhanceRequest(
+        volumes=tuple(Path(volume) for volume in given),
+        dataset=dataset,
+        model=model,
+        output=Path(output),
+        **options,
+    )
+    store, console = _begin(tracking_uri, quiet)
+    return enhance_volumes(request, open_store=lambda: store, console=console)
+
+
 def train(
     *,
     resume: bool = False,
@@ -50,12 +167,10 @@ def train(
     quiet: bool = False,
     **arguments: Any,
 ) -> Finished:
-    """Train one CycleGAN, tracked in MLflow; Ctrl-C ends it with a checkpoint.
+    """Train one CycleGAN as `cyclegan train` does; Ctrl-C ends it with a checkpoint.
 
     Args:
         resume: go on with the training of this `run_name`, if there is one.
-        tracking_uri: MLflow store; default as on the command line.
-        quiet: no progress, no messages but warnings.
         arguments: any key of the configuration, or a name of the older software: `lambdas_C_A`,
             `lossFuncs_G_A` (loss objects such as `nn.BCELoss()`, or names), `lossNames_G_A`,
             `channels_G_A` (a list of channels for each term), `HPoptimizer`, `num_iters`.
@@ -63,10 +178,9 @@ def train(
     Errors: `ConfigError` for unknown arguments and values that don't fit together; `DataError` if
     the run exists and `resume` is off.
     """
-    console = Console(quiet=quiet)
-    console.log_to_here()
-    session = Session(console, tracking_uri=tracking_uri)
-    return train_config(session, config_of(arguments), resume=resume)
+    config = config_of(arguments)
+    store, console = _begin(tracking_uri, quiet)
+    return train_config(config, store=store, console=console, resume=resume)
 
 
 def config_of(arguments: Mapping[str, Any]) -> Config:
@@ -129,19 +243,16 @@ def evaluate(
         modelfile: a generator file or checkpoint of a training, or an MLflow run.
         SR: the resolution the generator must raise by; a wrong one is refused.
         ev_name: name of the folder.
-        tracking_uri, quiet: as for `train`.
-        options: fields of `workbench.enhance.request.Request`: `tile`, `trust`, `precision`, ...
+        options: fields of `workbench.enhance.request.EnhanceRequest`: `tile`, `trust`, ...
 
     Returns the enhanced volumes' files. Errors: `UsageError` for another `SR` or one name twice;
     else as `cyclegan enhance`.
     """
-    from workbench.enhance.command import factor_of, run_enhancement
-    from workbench.enhance.request import Request
+    from workbench.enhance.command import enhance_volumes, factor_of
+    from workbench.enhance.request import EnhanceRequest
 
-    console = Console(quiet=quiet)
-    console.log_to_here()
-    session = Session(console, tracking_uri=tracking_uri)
-    factor = factor_of(session, str(modelfile))
+    store, console = _begin(tracking_uri, quiet)
+    factor = factor_of(str(modelfile), lambda: store)
     if factor != SR:
         raise UsageError(f"SR = {SR}: {modelfile} changes the resolution by {factor}")
     if Path(ev_name).name != ev_name or ev_name.startswith("."):
@@ -149,12 +260,12 @@ def evaluate(
             f"ev_name = {ev_name!r}: a plain name is wanted, it names a folder in eval/"
         )
     folder = project_root() / "eval" / ev_name
-    outputs = []
+    outputs: list[Path] = []
     for entry in _volumes_of(Path(datafile)):
         output = folder / f"{entry.path.stem}.h5"
         if output in outputs:
             raise UsageError(f"{datafile}: two volumes are called {entry.path.stem}; rename one")
-        request = Request(
+        request = EnhanceRequest(
             volumes=(entry.path,),
             dataset=entry.dset,
             roi=_region(entry),
@@ -162,9 +273,18 @@ def evaluate(
             output=output,
             **options,
         )
-        run_enhancement(session, request)
+        enhance_volumes(request, open_store=lambda: store, console=console)
         outputs.append(output)
     return outputs
+
+
+def _begin(tracking_uri: str | None, quiet: bool) -> tuple[Store, Console]:
+    """Open the store and put right what dead processes left in it."""
+    console = Console(quiet=quiet)
+    console.log_to_here()
+    store = Store.open(tracking_uri)
+    tidy(store, console.say)
+    return store, console
 
 
 def _volumes_of(datafile: Path) -> Sequence[VolumeEntry]:

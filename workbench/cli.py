@@ -14,7 +14,7 @@ import typer
 from cyclegan.errors import UsageError
 from workbench.cli_runs import runs_app
 from workbench.cli_study import Overwrite, StudyArgument, study_app
-from workbench.session import INTERRUPTED, Session, command
+from workbench.session import Session, command
 from workbench.session import run as run_app
 
 app = typer.Typer(
@@ -53,9 +53,17 @@ def simulate(
 
     The volume is a real microCT scan of a fibre composite, or with --phantom a simulated one.
     """
-    from workbench.simulate import run_simulation
+    from workbench.simulate import output_of, simulate_scans
 
-    run_simulation(session, out_dir, phantom=phantom, scale=scale, seed=seed, overwrite=overwrite)
+    made = simulate_scans(
+        out_dir,
+        console=session.console,
+        phantom=phantom,
+        scale=scale,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    session.show(output_of(out_dir, made))
 
 
 @command(
@@ -113,9 +121,9 @@ def prepare(
 
     The same command after an interruption goes on where it was.
     """
-    from workbench.prepare import Request, run_preparation
+    from workbench.prepare import PrepareRequest, prepare_volumes
 
-    request = Request(
+    request = PrepareRequest(
         inputs=inputs,
         output=output,
         dataset=dataset,
@@ -130,7 +138,7 @@ def prepare(
         each=each,
         overwrite=overwrite,
     )
-    run_preparation(session, request)
+    session.show(prepare_volumes(request, console=session.console))
 
 
 @command(app, "train", example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10")
@@ -156,7 +164,9 @@ def train(
     ] = False,
 ) -> None:
     """Train one CycleGAN, tracked in MLflow."""
-    from workbench.train import train_one
+    from cyclegan.config import load_config
+    from workbench.train import output_of
+    from workbench.train import train as run_training
 
     if hp_optimizer and replay:
         raise UsageError("--hp-optimizer looks for faults, --replay does not; give one of them")
@@ -164,8 +174,11 @@ def train(
     if replay:
         following = {"enabled": "true", "policy": "replay", "schedule": str(replay)}
         overrides += [f"hp_optimizer.{key}={value}" for key, value in following.items()]
-    finished = train_one(session, config, overrides, resume=resume)
-    session.exit_code = INTERRUPTED if finished.result.outcome == "interrupted" else 0
+    resolved = load_config(config, overrides)
+    finished = run_training(
+        resolved, store=session.repaired_store(), console=session.console, resume=resume
+    )
+    session.show(output_of(resolved, finished))
 
 
 @command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer")
@@ -200,9 +213,9 @@ def promote(
 
     The generator is registered under the study's name, as champion if no score before was higher.
     """
-    from workbench.promote import Request, run_promotion
+    from workbench.promote import PromoteRequest, promote_trials
 
-    request = Request(
+    request = PromoteRequest(
         trial=trial,
         top=top,
         confirm=confirm,
@@ -210,7 +223,8 @@ def promote(
         start=None if start is None else ("continue" if start else "scratch"),
         hp_optimizer=hp_optimizer,
     )
-    run_promotion(session, study, request)
+    store = session.repaired_store()
+    session.show(promote_trials(study, request, store=store, console=session.console))
 
 
 @command(
@@ -288,10 +302,10 @@ def enhance(
 
     Killed or interrupted, the same command goes on with the tiles that are missing.
     """
-    from workbench.enhance.command import Request, run_enhancement
-    from workbench.enhance.request import parse_roi, parse_tile
+    from workbench.enhance.command import enhance_volumes, output_of
+    from workbench.enhance.request import EnhanceRequest, parse_roi, parse_tile
 
-    request = Request(
+    request = EnhanceRequest(
         volumes=tuple(volumes),
         dataset=dataset,
         model=model,
@@ -313,7 +327,8 @@ def enhance(
         log_volume=log_volume,  # type: ignore[arg-type]
         overwrite=overwrite,
     )
-    run_enhancement(session, request)
+    results = enhance_volumes(request, open_store=session.repaired_store, console=session.console)
+    session.show(output_of(request, results))
 
 
 @command(app, "viewer", example="cyclegan viewer results/demo/enhanced.h5")
@@ -337,9 +352,13 @@ def viewer(
 
     One HTML file below 20 MB that needs no server: slices, curtain, difference, doubt.
     """
-    from workbench.enhance.judging import run_viewer
+    from workbench.enhance.judging import write_viewer_of
 
-    run_viewer(session, enhanced, output=output, fit=fit, overwrite=overwrite)
+    session.show(
+        write_viewer_of(
+            enhanced, console=session.console, output=output, fit=fit, overwrite=overwrite
+        )
+    )
 
 
 @command(app, "export", example="cyclegan export demo@champion --output generator.pt2")
@@ -359,11 +378,18 @@ def export(
 
     Inside are its halo, grey scales and configuration, and a script that applies it to a volume.
     """
-    from workbench.export import run_export
+    from workbench.export import export_model, output_of
 
     if direction not in ("A", "B"):
         raise UsageError(f"--direction {direction}: A (from domain A to B) or B (back)")
-    run_export(session, model, output, direction=direction, overwrite=overwrite)  # type: ignore[arg-type]
+    made = export_model(
+        model,
+        output,
+        open_store=session.open_store,
+        direction=direction,  # type: ignore[arg-type]
+        overwrite=overwrite,
+    )
+    session.show(output_of(made))
 
 
 @command(app, "compare", example="cyclegan compare demo:3 demo:7 --html compared.html")
@@ -394,10 +420,11 @@ def compare(
     Trainings are compared by what they made of the same validation patches, enhancements by their
     volumes.
     """
-    from workbench.compare.command import Request, run_comparison
+    from workbench.compare.command import CompareRequest, compare_runs
 
-    request = Request(runs=tuple(runs), html=html, at=at, overwrite=overwrite)  # type: ignore[arg-type]
-    run_comparison(session, request)
+    request = CompareRequest(runs=tuple(runs), html=html, at=at, overwrite=overwrite)  # type: ignore[arg-type]
+    found = compare_runs(request, store=session.store, console=session.console)
+    session.show(found)
 
 
 @command(app, "ui", example="cyclegan ui --port 5001")
@@ -434,9 +461,9 @@ def doctor(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; change nothing.")] = False,
 ) -> None:
     """Find and repair what disagrees between studies, MLflow and the disk after a crash."""
-    from workbench.doctor import run_doctor
+    from workbench.doctor import examine_and_repair
 
-    run_doctor(session, dry_run=dry_run)
+    session.show(examine_and_repair(session.store, dry_run=dry_run))
 
 
 def main() -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from cyclegan.errors import UsageError
 from workbench.session import Session, command
 
 runs_app = typer.Typer(
@@ -41,12 +43,12 @@ def runs_list(
     ] = False,
 ) -> None:
     """List the runs that are stored, and the disk space that their files take."""
-    from workbench.runs.listing import Wanted, run_listing
+    from workbench.runs.listing import Wanted, list_runs
 
     wanted = Wanted(
         experiment=experiment, kind=kind, status=status, limit=limit, sort=sort, sizes=sizes
     )
-    run_listing(session, wanted)
+    session.show(list_runs(session.store, wanted))
 
 
 @command(runs_app, "gc", example="cyclegan runs gc --pruned --artifacts-only --dry-run")
@@ -92,7 +94,7 @@ def runs_gc(
     Without a choice: --deleted --failed-days 30. Promoted runs, the trials they came from,
     registered models and runs in progress stay.
     """
-    from workbench.runs.gc import run_collection
+    from workbench.runs.gc import Offer, collect, plan_text
     from workbench.runs.request import Request
 
     request = Request(
@@ -107,12 +109,25 @@ def runs_gc(
         dry_run=dry_run,
         yes=yes,
     )
-    run_collection(session, request)
+
+    def agree(offer: Offer) -> bool:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"gc would delete {offer.summary}, and there is no terminal to ask at; add --yes, "
+                "or --dry-run to see what goes"
+            )
+        session.console.write(plan_text(offer))
+        return typer.confirm(f"\nDelete {offer.summary}, for good?", err=True)
+
+    output, failure = collect(session.store, request, console=session.console, agree=agree)
+    session.show(output)
+    if failure is not None:
+        raise failure
 
 
 @command(runs_app, "show", example="cyclegan runs show demo:3")
 def runs_show(session: Session, run: RunArgument) -> None:
     """Show one run: where it comes from, what came of it, its values, data, versions and files."""
-    from workbench.runs.show import run_showing
+    from workbench.runs.show import show_run
 
-    run_showing(session, run)
+    session.show(show_run(session.store, run))

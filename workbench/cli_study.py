@@ -43,7 +43,7 @@ def study_run(
         definition = definition.with_trials(trials)
     opened, interrupted = run_study(
         definition,
-        store=session.store,
+        store=session.repaired_store(),
         console=session.console,
         workers=workers,
         storage=storage,

@@ -25,7 +25,7 @@ from tracking import project_root
 from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
 from tracking.repair import DIED, dead_runs
-from workbench.session import Session
+from workbench.output import Output
 
 if TYPE_CHECKING:
     from tracking import RunInfo, Store
@@ -53,12 +53,12 @@ class Finding:
     """Of the MLflow run it is about."""
 
 
-def run_doctor(session: Session, *, dry_run: bool) -> None:
-    """Examine everything, repair what can be, print what was found.
+def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
+    """Examine everything, repair what can be, and return what was found.
 
     The exit code is 1 if something is left that a person must see to.
     """
-    found = list(examine(session.store))
+    found = list(examine(store))
     rows = []
     for finding in found:
         done = "left to you"
@@ -75,8 +75,11 @@ def run_doctor(session: Session, *, dry_run: bool) -> None:
             }
         )
     text = "\n".join(f"{r['subject']}: {r['problem']}\n  {r['done']}: {r['remedy']}" for r in rows)
-    session.result(rows, text or "all is well: studies, MLflow and the disk agree")
-    session.exit_code = int(any(finding.cure is None for finding in found))
+    return Output(
+        data=rows,
+        text=text or "all is well: studies, MLflow and the disk agree",
+        exit_code=int(any(finding.cure is None for finding in found)),
+    )
 
 
 def examine(store: Store) -> Iterator[Finding]:

@@ -8,23 +8,32 @@ from typing import Any
 from cyclegan.generator import Direction
 from cyclegan.portable import Exported, export_generator
 from search.models import find_model, origin_of
-from workbench.session import Session
+from workbench.output import OpenStore, Output
 
 
-def run_export(
-    session: Session, name: str, output: Path, *, direction: Direction, overwrite: bool
-) -> None:
-    """Export what `name` means, and tell what one must know to use the file."""
-    model = find_model(name, lambda: session.store)
-    exported = export_generator(
+def export_model(
+    name: str,
+    output: Path,
+    *,
+    open_store: OpenStore,
+    direction: Direction = "A",
+    overwrite: bool = False,
+) -> Exported:
+    """Export the model that `name` means as one file for use without this project."""
+    model = find_model(name, open_store)
+    return export_generator(
         model.file,
         output,
         direction=direction,
         origin=origin_of(model.run_id, model.version),
         overwrite=overwrite,
     )
+
+
+def output_of(exported: Exported) -> Output:
+    """Return what one must know to use an exported file."""
     data = {"output": str(exported.path), "seconds": exported.seconds, "about": exported.about}
-    session.result(data, _text(exported))
+    return Output(data=data, text=_text(exported))
 
 
 def _text(exported: Exported) -> str:

@@ -35,14 +35,15 @@ from cyclegan.prepare import (
     write_dataset,
 )
 from viz.check_picture import write_check_picture
+from viz.console import Console
 from viz.text import table
-from workbench.session import Session
+from workbench.output import Output
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PrepareRequest:
     """What the command line asked for, as it was typed."""
 
     inputs: Sequence[Path]
@@ -87,8 +88,8 @@ class _Job:
     validate: Sequence[Span | None]
 
 
-def run_preparation(session: Session, request: Request) -> None:
-    """Prepare all volumes, write the dataset JSON, print what came out.
+def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
+    """Prepare all volumes, write the dataset JSON, and return what came out.
 
     Everything that can be found wrong without reading voxels is found before the first is written.
     """
@@ -115,17 +116,17 @@ def run_preparation(session: Session, request: Request) -> None:
             for job in jobs
         ]
         refuse_overwrite(json_file, request.overwrite or all(finished))
-        _announce(session, request, jobs, ranges)
-        done = [_prepare(session, request, settings, job) for job in jobs]
+        _announce(console, request, jobs, ranges)
+        done = [_prepare(console, request, settings, job) for job in jobs]
         _write_json(json_file, jobs)
         for job in jobs:
             forget(job.output, job.source, settings)
-    session.result(_data(done, jobs, json_file), _text(done, json_file))
+    return Output(data=_data(done, jobs, json_file), text=_text(done, json_file))
 
 
 def _job(
     stack: contextlib.ExitStack,
-    request: Request,
+    request: PrepareRequest,
     settings: Settings,
     group: Sequence[Path],
     output: Path,
@@ -141,7 +142,7 @@ def _job(
 
 
 def _validation_job(
-    stack: contextlib.ExitStack, request: Request, settings: Settings, output: Path
+    stack: contextlib.ExitStack, request: PrepareRequest, settings: Settings, output: Path
 ) -> _Job:
     assert request.validate_file is not None
     (group,) = group_inputs([request.validate_file])
@@ -150,33 +151,33 @@ def _validation_job(
     return _Job(source=source, output=output, train=[], validate=[None])
 
 
-def _open(stack: contextlib.ExitStack, request: Request, group: Sequence[Path]) -> Source:
+def _open(stack: contextlib.ExitStack, request: PrepareRequest, group: Sequence[Path]) -> Source:
     source = open_source(group, dataset=request.dataset, channel=request.channel)
     stack.callback(source.close)
     return source
 
 
 def _announce(
-    session: Session, request: Request, jobs: Sequence[_Job], ranges: Sequence[Open]
+    console: Console, request: PrepareRequest, jobs: Sequence[_Job], ranges: Sequence[Open]
 ) -> None:
     for job in jobs:
         for note in job.source.notes:
-            session.say(f"warning: {note}")
+            console.say(f"warning: {note}")
         if job.source.voxel_size_um is None and request.voxel_size is None:
-            session.say(f"{job.source.name}: voxel size unknown; --voxel-size gives it")
+            console.say(f"{job.source.name}: voxel size unknown; --voxel-size gives it")
         if job.train and job.validate and not ranges:
             start, end = job.validate[0] or (0, 0)
-            session.say(
+            console.say(
                 f"{job.output}: planes {start}:{end} of {end} are kept for validation; --validate "
                 "or --validate-file change that"
             )
 
 
-def _prepare(session: Session, request: Request, settings: Settings, job: _Job) -> Prepared:
+def _prepare(console: Console, request: PrepareRequest, settings: Settings, job: _Job) -> Prepared:
     @contextlib.contextmanager
     def report(label: str, total: int, start: int) -> Iterator[Callable[[int], None]]:
         title = f"{job.output.name}: {label}"
-        with session.console.progress(title, total, unit="slabs", start=start) as update:
+        with console.progress(title, total, unit="slabs", start=start) as update:
             yield update
 
     done = prepare_volume(
@@ -188,12 +189,12 @@ def _prepare(session: Session, request: Request, settings: Settings, job: _Job) 
         draw=write_check_picture,
     )
     if done.non_finite:
-        session.say(
+        console.say(
             f"warning: {done.source}: {done.non_finite} voxels are NaN or infinite; they became "
             "the mean"
         )
     if done.clipped:
-        session.say(
+        console.say(
             f"warning: {done.source}: {done.clipped} voxels are beyond the range of {done.dtype} "
             "and were set to its end; use --dtype float32"
         )

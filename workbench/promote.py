@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import UsageError
 from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
 from search.promotion.promote import Promoted, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
 from search.study import OpenStudy, open_study
-from workbench.session import INTERRUPTED, Session
-from workbench.train import finished_data, finished_text
+from viz.console import Console
+from workbench.output import Output
+from workbench.train import INTERRUPTED, finished_data, finished_text
+
+if TYPE_CHECKING:
+    from tracking import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PromoteRequest:
     """What the command line asked for."""
 
     trial: int | None = None
@@ -27,8 +31,10 @@ class Request:
     hp_optimizer: bool | None = None
 
 
-def run_promotion(session: Session, study: str, request: Request) -> None:
-    """Confirm if asked for, promote one trial or several, print what came of it."""
+def promote_trials(
+    study: str, request: PromoteRequest, *, store: Store, console: Console
+) -> Output:
+    """Confirm trials if that is asked for, promote one or several, and return what came of it."""
     given = {"--trial": request.trial, "--top": request.top, "--confirm": request.confirm}
     options = [name for name, value in given.items() if value is not None]
     if len(options) > 1:
@@ -36,25 +42,22 @@ def run_promotion(session: Session, study: str, request: Request) -> None:
     opened = open_study(study)
     confirmation, numbers = None, _candidates(opened, request)
     for number in numbers:  # nothing is to be refused after hours of training others
-        plan_promotion(opened, store=session.store, trial=number, **_options(request))
+        plan_promotion(opened, store=store, trial=number, **_options(request))
     if request.confirm is not None:
         top, seeds = parse_confirm(request.confirm)
-        confirmation = confirm(
-            opened, top=top, seeds=seeds, store=session.store, console=session.console
-        )
+        confirmation = confirm(opened, top=top, seeds=seeds, store=store, console=console)
         numbers = [confirmation.trials[0].trial] if confirmation.complete else []
         if confirmation.complete:
-            session.say(f"confirm: {confirmation.verdict()}")
-    promoted = list(_promotions(session, opened, request, numbers))
-    data, text = _result(session, opened, request, confirmation, promoted)
-    session.result(data, text)
+            console.say(f"confirm: {confirmation.verdict()}")
+    promoted = list(_promotions(opened, request, numbers, store, console))
+    data, text = _result(opened, request, confirmation, promoted, store)
     unfinished = (confirmation is not None and not confirmation.complete) or any(
         p.interrupted for p in promoted
     )
-    session.exit_code = INTERRUPTED if unfinished else 0
+    return Output(data=data, text=text, exit_code=INTERRUPTED if unfinished else 0)
 
 
-def _candidates(opened: OpenStudy, request: Request) -> list[int]:
+def _candidates(opened: OpenStudy, request: PromoteRequest) -> list[int]:
     """The trials that are, or could be, promoted; the best first."""
     if request.trial is not None:
         return [request.trial]
@@ -65,7 +68,7 @@ def _candidates(opened: OpenStudy, request: Request) -> list[int]:
     return [opened.best().number]
 
 
-def _options(request: Request) -> dict[str, Any]:
+def _options(request: PromoteRequest) -> dict[str, Any]:
     return {
         "steps": request.steps,
         "start": request.start,
@@ -74,14 +77,18 @@ def _options(request: Request) -> dict[str, Any]:
 
 
 def _promotions(
-    session: Session, opened: OpenStudy, request: Request, numbers: list[int]
+    opened: OpenStudy,
+    request: PromoteRequest,
+    numbers: list[int],
+    store: Store,
+    console: Console,
 ) -> Iterator[Promoted]:
     """One after another, until one is interrupted."""
     for number in numbers:
         promoted = promote(
             opened,
-            store=session.store,
-            console=session.console,
+            store=store,
+            console=console,
             trial=number,
             **_options(request),
         )
@@ -91,11 +98,11 @@ def _promotions(
 
 
 def _result(
-    session: Session,
     opened: OpenStudy,
-    request: Request,
+    request: PromoteRequest,
     confirmation: Confirmation | None,
     promoted: list[Promoted],
+    store: Store,
 ) -> tuple[Any, str]:
     """As JSON and as text; several promotions come with what they tell of the screening."""
     parts = [_data(opened, p) for p in promoted]
@@ -107,7 +114,7 @@ def _result(
         data["confirmation"] = confirmation.data()
         texts.insert(0, confirmation.text())
     if request.top is not None:
-        found = summary(opened, session.store)
+        found = summary(opened, store)
         data["screening"] = found.data()
         if len(found.pairs) >= AT_LEAST:
             texts.append(found.text())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from tracking import Store
+    from workbench.output import Output
 
 INTERRUPTED = 130
 
@@ -40,19 +41,41 @@ class Session:
     tracking_uri: str | None = None
     exit_code: int = 0
     _store: Store | None = field(default=None, repr=False)
+    _repaired: bool = False
 
     @property
     def store(self) -> Store:
         """The MLflow store, opened when it is first wanted."""
+        return self.open_store()
+
+    def open_store(self) -> Store:
+        """Return the MLflow store; the first call opens it."""
         if self._store is None:
             from tracking import Store
 
             self._store = Store.open(self.tracking_uri)
         return self._store
 
+    def repaired_store(self) -> Store:
+        """Return the MLflow store, once what dead processes left in it has been put right.
+
+        For commands that train or enhance: once a command, before one of those runs goes on.
+        """
+        if not self._repaired:
+            from tracking.repair import tidy
+
+            tidy(self.store, self.say)
+            self._repaired = True
+        return self.store
+
     def result(self, data: Any, text: str = "") -> None:
         """Write the result to standard output: `data` as one JSON document, or `text`."""
         print(json.dumps(data, indent=1, default=str) if self.as_json else text, flush=True)  # noqa: T201
+
+    def show(self, output: Output) -> None:
+        """Write the result of a command to standard output, and end with its exit code."""
+        self.result(output.data, output.text)
+        self.exit_code = output.exit_code
 
     def say(self, text: str) -> None:
         """A message on standard error."""

@@ -5,19 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from cyclegan.errors import UsageError
-from cyclegan.simulate import simulate
-from workbench.session import Session
+from cyclegan.simulate import SimulatedDomains, simulate
+from viz.console import Console
+from workbench.output import Output
 
 
-def run_simulation(
-    session: Session, out_dir: Path, *, phantom: bool, scale: int, seed: int, overwrite: bool
-) -> None:
-    """Simulate both domains into `out_dir`, show progress, print the files."""
+def simulate_scans(
+    out_dir: Path,
+    *,
+    console: Console,
+    phantom: bool = False,
+    scale: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> SimulatedDomains:
+    """Simulate scans of both domains into `out_dir`, and say how far it is."""
     if scale not in (1, 2, 4):
         raise UsageError(f"--scale {scale}: must be 1, 2 or 4")
 
     def on_progress(label: str, done: int, total: int) -> None:
-        session.say(f"simulate: {done}/{total} {label}")
+        console.say(f"simulate: {done}/{total} {label}")
 
     made = simulate(
         out_dir,
@@ -28,7 +35,12 @@ def run_simulation(
         on_progress=on_progress,
     )
     if made.reused:
-        session.say(f"simulate: {out_dir} holds this simulation already, nothing to do")
+        console.say(f"simulate: {out_dir} holds this simulation already, nothing to do")
+    return made
+
+
+def output_of(out_dir: Path, made: SimulatedDomains) -> Output:
+    """Return the files of a simulation."""
     files = [str(path) for path in made.files]
     data = {"folder": str(out_dir), "reused": made.reused, "files": files}
-    session.result(data, "\n".join(files))
+    return Output(data=data, text="\n".join(files))

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.checkpoints import newest_checkpoint
-from cyclegan.config import Config, load_config
+from cyclegan.config import Config
 from cyclegan.errors import DataError
 from search.launch import SAVE_FOLDER, Finished, Job, run_training
 from tracking import project_root
-from workbench.session import Session
+from viz.console import Console
+from workbench.output import Output
+
+if TYPE_CHECKING:
+    from tracking import Store
+
+INTERRUPTED = 130
+"""Exit code of a training that was interrupted."""
 
 
-def train_one(session: Session, path: Path, overrides: Sequence[str], *, resume: bool) -> Finished:
-    """Train what the YAML file and the overrides say, and print how it ended."""
-    config = load_config(path, overrides)
-    finished = train_config(session, config, resume=resume)
-    data = finished_data(config.run_name, finished)
-    session.result(data, finished_text(data))
-    return finished
+def train(config: Config, *, store: Store, console: Console, resume: bool = False) -> Finished:
+    """Train `config` in `results/<run_name>/`, tracked in `store`.
 
-
-def train_config(session: Session, config: Config, *, resume: bool) -> Finished:
-    """Train `config` in `results/<run_name>/`.
-
-    With `resume` it goes on from the newest checkpoint, if there is one.
+    With `resume` the training continues from its newest checkpoint, if there is one.
 
     Errors: `DataError` if that folder holds a training and `resume` is off.
     """
@@ -38,9 +34,16 @@ def train_config(session: Session, config: Config, *, resume: bool) -> Finished:
             "with --set run_name=..."
         )
     if resume and not there:  # killed before its first one, or never begun
-        session.say(f"{folder} holds no checkpoint yet; starting at step 0")
+        console.say(f"{folder} holds no checkpoint yet; starting at step 0")
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
-    return run_training(job, store=session.store, console=session.console)
+    return run_training(job, store=store, console=console)
+
+
+def output_of(config: Config, finished: Finished) -> Output:
+    """Return how a training ended, for the command line."""
+    data = finished_data(config.run_name, finished)
+    interrupted = finished.result.outcome == "interrupted"
+    return Output(data=data, text=finished_text(data), exit_code=INTERRUPTED if interrupted else 0)
 
 
 def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:

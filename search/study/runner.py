@@ -37,7 +37,6 @@ from search.study.worker import work
 from tracking import project_root
 from tracking.outbox.delivery import write_or_keep
 from tracking.outbox.records import End
-from tracking.repair import tidy
 from tracking.views import TRIALS, artifact_link, experiment_link, trials_view
 from viz.console import Console
 
@@ -74,7 +73,6 @@ def run_study(
     Errors: `ConfigError` if the study was started with another definition; what a trial refuses
     (missing data, a full disk) stops the study where it is.
     """
-    tidy(store, console.say)
     place = storage_for(studies_folder() / definition.name, storage)
     begun = _begin(definition, place, store, console)
     opened = begun.opened

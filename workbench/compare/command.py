@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from cyclegan.errors import UsageError, nearest
 from cyclegan.files import refuse_overwrite, write_text
+from viz.console import Console
 from viz.text import line_width
 from workbench.compare.cycles import At, compare_cycles
 from workbench.compare.enhanced import compare_enhanced
@@ -19,11 +20,14 @@ from workbench.compare.page import Histories, comparison_page
 from workbench.compare.result import compared
 from workbench.compare.runs import ComparedRun, find_runs
 from workbench.compare.text import comparison_text
-from workbench.session import Session
+from workbench.output import Output
+
+if TYPE_CHECKING:
+    from tracking import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CompareRequest:
     """What is to be compared, and where the page goes."""
 
     runs: Sequence[str]
@@ -41,22 +45,24 @@ class Request:
             refuse_overwrite(self.html, self.overwrite)
 
 
-def run_comparison(session: Session, request: Request) -> None:
-    """Compare as asked; the result goes to standard output, the page to its file.
+def compare_runs(request: CompareRequest, *, store: Store, console: Console) -> Output:
+    """Compare runs as asked; write the page to its file, if it is wanted.
 
     Errors: `UsageError` for too few or too many runs, `DataError` for an unknown one.
     """
-    runs = find_runs(session.store, request.runs)
+    runs = find_runs(store, request.runs)
     with contextlib.ExitStack() as stack:
         found = compared(runs, _images(runs, request, stack))
         if request.html is not None:
             write_text(request.html, comparison_page(found, _losses(runs)))
-            session.say(f"written    {request.html}")
+            console.say(f"written    {request.html}")
     data = {**found.to_dict(), "html": None if request.html is None else str(request.html)}
-    session.result(data, comparison_text(found, line_width(sys.stdout)))
+    return Output(data=data, text=comparison_text(found, line_width(sys.stdout)))
 
 
-def _images(runs: Sequence[ComparedRun], request: Request, stack: contextlib.ExitStack) -> Compared:
+def _images(
+    runs: Sequence[ComparedRun], request: CompareRequest, stack: contextlib.ExitStack
+) -> Compared:
     pictures = request.html is not None
     if all(run.is_enhancement for run in runs):
         return compare_enhanced(runs, stack, pictures=pictures)

@@ -1,14 +1,14 @@
-"""The command `cyclegan enhance`: find the model, enhance, measure, report, track."""
+"""Enhance volumes: find the model, apply it tile by tile, measure, report, track."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,6 +18,8 @@ from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.precision import choose_device
 from search.models import Model, find_model
+from viz.console import Console
+from workbench.enhance.enhancement import Enhancement
 from workbench.enhance.judging import Judged, judge, look_at_series, open_reference, quality_table
 from workbench.enhance.operator import (
     enhanced_halves,
@@ -26,75 +28,111 @@ from workbench.enhance.operator import (
     operator_of,
     output_scale,
 )
-from workbench.enhance.record import Facts
-from workbench.enhance.request import Request, Target, check_roi, keeps, targets
+from workbench.enhance.request import EnhanceRequest, Target, check_roi, keeps, targets
 from workbench.enhance.run import Tracking, tracked
-from workbench.session import Session
-
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Request", "quality_table", "run_enhancement"]
+from workbench.output import OpenStore, Output
 
 
-def factor_of(session: Session, name: str) -> Fraction:
-    """Output voxels per input voxel of the model `name`, a file or an MLflow run."""
-    return find_model(name, lambda: session.store).generator.network.geometry.factor
+@dataclass(frozen=True, kw_only=True)
+class EnhanceResult:
+    """A finished enhancement of one volume."""
+
+    enhancement: Enhancement
+    done: Enhanced
+    judged: Judged
+    run_id: str | None
+    """Its MLflow run; None if the store was away all the time."""
+    volume: Mapping[str, Any]
+    """Path, size and hash of the enhanced volume, and how MLflow has it."""
+
+    @property
+    def path(self) -> Path:
+        """The enhanced volume."""
+        return self.done.path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for JSON."""
+        target, model = self.enhancement.target, self.enhancement.model
+        done, judged = self.done, self.judged
+        return {
+            "output": str(done.path),
+            "picture": None if judged.picture is None else str(target.picture),
+            "viewer": None if judged.viewer is None else str(judged.viewer),
+            "report": None if judged.report is None else str(target.report),
+            "trust": [name for name in self.enhancement.operator.outputs if name != "data"],
+            "shape": list(done.shape),
+            "tile": list(done.tile),
+            "tiles": done.tiles,
+            "resumed": done.resumed,
+            "seconds": done.seconds,
+            "voxels_per_second": done.voxels_per_second,
+            "model": self.enhancement.request.model,
+            "model_version": model.label or None,
+            "model_run": model.run_id,
+            "run_id": self.run_id,
+            "volume": self.volume,
+            "quality": [vars(row) for row in judged.rows],
+            "verdict": judged.verdict,
+        }
 
 
-def run_enhancement(session: Session, request: Request) -> None:
-    """Enhance as asked, print the result, and record it as an MLflow run of kind `enhance`."""
+def factor_of(name: str, open_store: OpenStore) -> Fraction:
+    """Return the output voxels per input voxel of the model `name`, a file or an MLflow run."""
+    return find_model(name, open_store).generator.network.geometry.factor
+
+
+def enhance_volumes(
+    request: EnhanceRequest, *, open_store: OpenStore, console: Console
+) -> list[EnhanceResult]:
+    """Enhance as asked, and record each volume as an MLflow run of kind `enhance`."""
     wanted = targets(request)
     for path in filter(None, (*request.volumes, *request.halves, request.reference)):
         open_dataset(path, request.dataset).file.close()
-    model = find_model(request.model, lambda: session.store)
+    model = find_model(request.model, open_store)
     device = choose_device(request.device)
     if request.memory_gb is None:  # half of what is free leaves room for it
         keep_freed_memory()
     results = []
     for target in wanted:
         with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
-            results.append(_enhance_one(session, request, target, model, device, Path(scratch)))
-    if request.several:
-        data: Any = {"output": str(request.output), "volumes": results}
-    else:
-        (data,) = results
-    session.result(data, "\n\n".join(_text(result) for result in results))
+            volumes = _volumes(request, target, model, Path(scratch))
+            try:
+                results.append(
+                    _enhance_one(request, target, model, device, volumes, open_store, console)
+                )
+            finally:
+                for volume in volumes:
+                    volume.close()
+    return results
+
+
+def output_of(request: EnhanceRequest, results: Sequence[EnhanceResult]) -> Output:
+    """Return the results of a request for the command line."""
+    parts = [result.to_dict() for result in results]
+    data: Any = {"output": str(request.output), "volumes": parts}
+    if not request.several:
+        (data,) = parts
+    return Output(data=data, text="\n\n".join(_text(part) for part in parts))
 
 
 def _enhance_one(
-    session: Session,
-    request: Request,
-    target: Target,
-    model: Model,
-    device: torch.device,
-    scratch: Path,
-) -> dict[str, Any]:
-    volumes = _volumes(request, target, model, scratch)
-    try:
-        return _enhance_volumes(session, request, target, model, device, volumes)
-    finally:
-        for volume in volumes:
-            volume.close()
-
-
-def _enhance_volumes(
-    session: Session,
-    request: Request,
+    request: EnhanceRequest,
     target: Target,
     model: Model,
     device: torch.device,
     volumes: Sequence[Volume],
-) -> dict[str, Any]:
+    open_store: OpenStore,
+    console: Console,
+) -> EnhanceResult:
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
-    operator = operator_of(session, request, model, device, first)
+    operator = operator_of(request, model, device, first, open_store=open_store, console=console)
     grid = Grid.of(operator, first.shape, region=request.roi)
     reference = None
     if request.reference is not None:
         factor = operator.outputs["data"]
         reference = open_reference(request.reference, request.dataset, first, grid, factor)
-    facts = Facts(
+    enhancement = Enhancement(
         request=request,
         target=target,
         model=model,
@@ -102,65 +140,60 @@ def _enhance_volumes(
         device=device,
         volume=first,
     )
-    with tracked(session, facts) as tracking:
-        done = _enhance(session, facts, volumes, tracking)
+    with tracked(enhancement, open_store, console) as tracking:
+        done = _enhance(enhancement, volumes, tracking, console)
         tracking.keep_volume(done)
-        judged = _judged(session, facts, grid, reference, done)
+        judged = _judged(enhancement, grid, reference, done, console)
         tracking.finish(done, judged)
-    return _result(facts, done, judged, tracking)
+    return EnhanceResult(
+        enhancement=enhancement,
+        done=done,
+        judged=judged,
+        run_id=tracking.run_id,
+        volume=tracking.volume,
+    )
 
 
 def _judged(
-    session: Session, facts: Facts, grid: Grid, reference: Volume | None, done: Enhanced
+    enhancement: Enhancement,
+    grid: Grid,
+    reference: Volume | None,
+    done: Enhanced,
+    console: Console,
 ) -> Judged:
-    request, model = facts.request, facts.model
+    request, model = enhancement.request, enhancement.model
     shown = f"{model.label}, run {model.name}" if model.label else model.name
     about = {"model": shown, "step": model.generator.step, "tile": list(done.tile)}
     if request.series:
         if not request.report:
             return Judged()
-        return look_at_series(facts.volume, grid, facts.target, say=session.say, metadata=about)
+        return look_at_series(
+            enhancement.volume, grid, enhancement.target, say=console.say, metadata=about
+        )
     with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
         halves = enhanced_halves(
-            session, request, model, facts.operator, facts.volume, Path(scratch)
+            request,
+            model,
+            enhancement.operator,
+            enhancement.volume,
+            Path(scratch),
+            console=console,
         )
         return judge(
-            facts.volume,
+            enhancement.volume,
             grid,
-            facts.target,
+            enhancement.target,
             reference,
             halves=halves,
-            say=session.say,
+            say=console.say,
             metadata=about,
             with_report=request.report,
         )
 
 
-def _result(facts: Facts, done: Enhanced, judged: Judged, tracking: Tracking) -> dict[str, Any]:
-    target, model = facts.target, facts.model
-    return {
-        "output": str(done.path),
-        "picture": None if judged.picture is None else str(target.picture),
-        "viewer": None if judged.viewer is None else str(judged.viewer),
-        "report": None if judged.report is None else str(target.report),
-        "trust": [name for name in facts.operator.outputs if name != "data"],
-        "shape": list(done.shape),
-        "tile": list(done.tile),
-        "tiles": done.tiles,
-        "resumed": done.resumed,
-        "seconds": done.seconds,
-        "voxels_per_second": done.voxels_per_second,
-        "model": facts.request.model,
-        "model_version": model.label or None,
-        "model_run": model.run_id,
-        "run_id": tracking.run_id,
-        "volume": tracking.volume,
-        "quality": [vars(row) for row in judged.rows],
-        "verdict": judged.verdict,
-    }
-
-
-def _volumes(request: Request, target: Target, model: Model, scratch: Path) -> Sequence[Volume]:
+def _volumes(
+    request: EnhanceRequest, target: Target, model: Model, scratch: Path
+) -> Sequence[Volume]:
     path, dataset, generator = target.volume, request.dataset, model.generator
     if request.series:
         return open_series(path, dataset, generator, scratch, request.roi)
@@ -168,17 +201,17 @@ def _volumes(request: Request, target: Target, model: Model, scratch: Path) -> S
 
 
 def _enhance(
-    session: Session, facts: Facts, volumes: Sequence[Volume], tracking: Tracking
+    enhancement: Enhancement, volumes: Sequence[Volume], tracking: Tracking, console: Console
 ) -> Enhanced:
-    request, target, model = facts.request, facts.target, facts.model
-    operator = facts.operator
+    request, target, model = enhancement.request, enhancement.target, enhancement.model
+    operator = enhancement.operator
     attributes = {
         "model": model.name,
         **({"model_version": model.label} if model.label else {}),
         "step": model.generator.step,
         "precision": getattr(getattr(operator, "G_A", operator), "precision", "fp32"),
         "units": request.units,
-        **facts.attributes(),
+        **enhancement.attributes(),
         **{
             f"{name}_{key}": value
             for domain, name in (("A", "source_domain"), ("B", "target_domain"))
@@ -192,7 +225,7 @@ def _enhance(
             nonlocal update
             if update is None:
                 tracking.begin()  # by now nothing is refused any more
-                shown = session.console.progress("enhance", total, unit="voxels", start=done)
+                shown = console.progress("enhance", total, unit="voxels", start=done)
                 update = stack.enter_context(shown)
             elif total:
                 update(done)
@@ -204,9 +237,9 @@ def _enhance(
             tile=request.tile,
             region=request.roi,
             memory_gb=request.memory_gb,
-            device=facts.device,
+            device=enhancement.device,
             compression=request.compression,
-            scale=output_scale(request, facts.volume, model),
+            scale=output_scale(request, enhancement.volume, model),
             overwrite=request.overwrite,
             keep=keeps(request, target),
             attributes=attributes,

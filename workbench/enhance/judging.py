@@ -25,12 +25,13 @@ from cyclegan.metrics.quality import (
     on_grid,
     verdict,
 )
+from viz.console import Console
 from viz.enhancement import Halves, ReportSummary, write_report
 from viz.pictures import comparison, write_png
 from viz.text import table
 from viz.viewer import LIMIT, Layer, enhanced_layers, write_viewer
 from workbench.enhance.request import Target, viewer_beside
-from workbench.session import Session
+from workbench.output import Output
 
 Image = NDArray[np.float32]
 _LARGE = 200_000_000
@@ -250,9 +251,14 @@ def _chosen(layers: list[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.kind == "image" or layer.name == "doubt"]
 
 
-def run_viewer(
-    session: Session, enhanced: Path, *, output: Path | None, fit: str, overwrite: bool
-) -> None:
+def write_viewer_of(
+    enhanced: Path,
+    *,
+    console: Console,
+    output: Path | None = None,
+    fit: str = "crop",
+    overwrite: bool = False,
+) -> Output:
     """Write the viewer of a volume that was enhanced before; with its input if that is found."""
     if fit not in FITS:
         raise UsageError(f"--fit {fit}: not known; {nearest(fit, FITS)}")
@@ -262,9 +268,9 @@ def run_viewer(
     note = f"of {name} by {made}"
     try:
         if source is None:
-            session.say(f"without the input: {name} is not there, or has changed")
+            console.say(f"without the input: {name} is not there, or has changed")
         written = write_enhanced_viewer(
-            enhanced, source, note=note, say=session.say, path=path, fit=fit
+            enhanced, source, note=note, say=console.say, path=path, fit=fit
         )
     finally:
         if source is not None:
@@ -272,7 +278,7 @@ def run_viewer(
     if written is None:
         raise DataError(f"{enhanced}: nothing in it can be shown")
     data = {"viewer": str(written), "input": None if source is None else name}
-    session.result(data, f"written    {written}, open it in a browser")
+    return Output(data=data, text=f"written    {written}, open it in a browser")
 
 
 def _input_of(enhanced: Path) -> tuple[Volume | None, str, str]:

@@ -22,15 +22,22 @@ from cyclegan.precision import choose_device
 from cyclegan.trust import TrustOperator
 from search.models import Model, find_model
 from tracking.provenance import hash_cache
+from viz.console import Console
 from viz.enhancement import Halves
-from workbench.enhance.request import Request
-from workbench.session import Session
+from workbench.enhance.request import EnhanceRequest
+from workbench.output import OpenStore
 
 _AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 
 
 def operator_of(
-    session: Session, request: Request, model: Model, device: torch.device, volume: Volume
+    request: EnhanceRequest,
+    model: Model,
+    device: torch.device,
+    volume: Volume,
+    *,
+    open_store: OpenStore,
+    console: Console,
 ) -> TileOperator:
     """The generator alone, or with the trust maps, calibrated on the volume."""
     network = model.generator.network
@@ -47,7 +54,7 @@ def operator_of(
     G_B = Generator(back, device=device, precision=precision, compiled=request.compiled)
     others = [
         Generator(
-            find_model(name, lambda: session.store).generator.network,
+            find_model(name, open_store).generator.network,
             device=device,
             precision=precision,
         )
@@ -58,17 +65,18 @@ def operator_of(
     except UsageError as error:
         if others:
             raise
-        session.say(f"no trust maps: {error}")
+        console.say(f"no trust maps: {error}")
         return G_A
 
 
 def enhanced_halves(
-    session: Session,
-    request: Request,
+    request: EnhanceRequest,
     model: Model,
     operator: TileOperator,
     volume: Volume,
     scratch: Path,
+    *,
+    console: Console,
 ) -> Halves:
     """Both half scans and what the generator alone makes of them, for the report's correlation."""
     if not request.halves:
@@ -85,7 +93,7 @@ def enhanced_halves(
                 f"{list(volume.shape)}; give halves of the same scan"
             )
         output = scratch / f"half-{number}.h5"
-        session.say(f"enhance: half {number} of 2, {path}")
+        console.say(f"enhance: half {number} of 2, {path}")
         enhance_file(
             generator,
             half,
@@ -100,7 +108,7 @@ def enhanced_halves(
     return {"input": (raw[0], raw[1]), "enhanced": (enhanced[0], enhanced[1])}
 
 
-def output_scale(request: Request, volume: Volume, model: Model) -> tuple[float, float]:
+def output_scale(request: EnhanceRequest, volume: Volume, model: Model) -> tuple[float, float]:
     """Offset and factor that bring standardised grey values into the units asked for."""
     if request.units == "standardised":
         return 0.0, 1.0

@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EnhanceRequest:
     """What the command line asked for."""
 
     volumes: tuple[Path, ...]
@@ -92,7 +92,7 @@ def viewer_beside(enhanced: Path) -> Path:
     return enhanced.with_suffix(".viewer.html")
 
 
-def targets(request: Request) -> list[Target]:
+def targets(request: EnhanceRequest) -> list[Target]:
     """Every volume with its output: the names are kept in a folder.
 
     Errors: `UsageError` for what does not go together, `DataError` if an output is an input or
@@ -125,7 +125,7 @@ def targets(request: Request) -> list[Target]:
     return found
 
 
-def keeps(request: Request, target: Target) -> bool:
+def keeps(request: EnhanceRequest, target: Target) -> bool:
     """Whether an output that this very command made before stays, and only the rest is done."""
     return not request.overwrite and (request.several or _is_unfinished(target))
 
@@ -135,7 +135,7 @@ def _is_unfinished(target: Target) -> bool:
     return target.output.exists() and not target.report.exists()
 
 
-def _check(request: Request) -> None:
+def _check(request: EnhanceRequest) -> None:
     for option, value, known in (
         ("--precision", request.precision, PRECISIONS),
         ("--compression", request.compression, COMPRESSIONS),

@@ -1,7 +1,7 @@
 """The MLflow run of an enhancement: there from the start, and never in the enhancement's way.
 
 ```
-with tracked(session, facts) as tracking:
+with tracked(enhancement, open_store, console) as tracking:
     tracking.begin()             RUNNING; what goes on with a killed call goes on in its run
     ... all tiles ...
     tracking.keep_volume(done)   the volume's hash; linked by its path, or copied if asked to
@@ -42,12 +42,12 @@ from tracking.outbox.records import (
     Text,
 )
 from tracking.provenance import machine_tags
-from tracking.repair import tidy
 from tracking.views import COMPARISON_PICTURES
-from workbench.enhance import record
+from viz.console import Console
+from workbench.enhance import enhancement as records
+from workbench.enhance.enhancement import Enhancement
 from workbench.enhance.judging import Judged
-from workbench.enhance.record import Facts
-from workbench.session import Session
+from workbench.output import OpenStore
 
 if TYPE_CHECKING:
     from tracking import RunInfo, Store
@@ -61,13 +61,15 @@ _IDENTITY = "enhancement"
 
 
 @contextlib.contextmanager
-def tracked(session: Session, facts: Facts) -> Iterator[Tracking]:
+def tracked(
+    enhancement: Enhancement, open_store: OpenStore, console: Console
+) -> Iterator[Tracking]:
     """The run of an enhancement while inside; it is made by `begin`.
 
     Errors: `UsageError` for an address of no store.
     """
-    tracking = Tracking(session, facts)
-    tracking.tidy()
+    tracking = Tracking(enhancement, open_store, console)
+    tracking.look_for_store()
     try:
         yield tracking
     except KeyboardInterrupt:
@@ -81,8 +83,8 @@ def tracked(session: Session, facts: Facts) -> Iterator[Tracking]:
 class Tracking:
     """One enhancement's run."""
 
-    def __init__(self, session: Session, facts: Facts) -> None:
-        self.session, self.facts = session, facts
+    def __init__(self, enhancement: Enhancement, open_store: OpenStore, console: Console) -> None:
+        self.enhancement, self.open_store, self.console = enhancement, open_store, console
         self.run_id: str | None = None
         """None as long as the store is away."""
         self.complete = False
@@ -93,10 +95,10 @@ class Tracking:
         """That `begin` took."""
         self._begun = False
 
-    def tidy(self) -> None:
-        """What every start does for those before it."""
+    def look_for_store(self) -> None:
+        """Open the store, so that a wrong address is refused before anything is computed."""
         try:
-            tidy(self.session.store, self.session.say)
+            self.open_store()
         except UsageError:
             raise
         except CycleGANError as error:
@@ -111,7 +113,7 @@ class Tracking:
             return
         self._begun, start = True, time.perf_counter()
         try:
-            self._open(self.session.store)
+            self._open(self.open_store())
         except BusyError:
             raise
         except CycleGANError as error:
@@ -120,15 +122,15 @@ class Tracking:
 
     def keep_volume(self, done: Enhanced) -> None:
         """Say where the volume is, and copy it if that was asked for."""
-        copy = self.facts.request.log_volume == "copy"
+        copy = self.enhancement.request.log_volume == "copy"
         if self.complete and not (copy and self.volume["how"] == "linked"):
             return
-        path = self.facts.output
+        path = self.enhancement.output
         size = path.stat().st_size
         self.volume = {
             "path": str(path),
             "bytes": size,
-            "hash": record.output_hash(path),
+            "hash": records.output_hash(path),
             "shape": list(done.shape),
             "how": "linked",
             "artifact": None,
@@ -153,45 +155,45 @@ class Tracking:
     # -- the run ------------------------------------------------------------------------------
 
     def _open(self, store: Store) -> None:
-        facts = self.facts
+        enhancement = self.enhancement
         found = self._earlier(store)
         if found and found.status == "FINISHED":
-            if not facts.request.overwrite and facts.output.exists():
+            if not enhancement.request.overwrite and enhancement.output.exists():
                 self.run_id, self.complete = found.id, True
                 self.volume = {"how": found.tags["log_volume"]} | self.volume
                 return
             found = None  # made anew
         if found:
             run = store.open_run(found.id)
-            self.session.say(f"going on in the run {found.name} ({found.id})")
+            self.console.say(f"going on in the run {found.name} ({found.id})")
             with contextlib.closing(run.journal()) as journal:
                 journal.acquire(wait=True)
                 journal.drop(End)  # it goes on
         else:
             run = store.create_run(
-                facts.model.experiment or "enhance",
-                f"enhance-{facts.target.volume.stem}",
+                enhancement.model.experiment or "enhance",
+                f"enhance-{enhancement.target.volume.stem}",
                 kind="enhance",
                 params={},
-                tags={_IDENTITY: facts.identity, "log_volume": ""},
-                parent=facts.model.run_id,
+                tags={_IDENTITY: enhancement.identity, "log_volume": ""},
+                parent=enhancement.model.run_id,
             )
         self.run_id = run.id
         self._write(
-            Params(facts.params()),
-            Tags(facts.tags() | {"reason": ""}),
-            Inputs(facts.datasets()),
-            Note("Model:", model_note(facts)),
-            Note("Input:", input_note(facts)),
+            Params(enhancement.params()),
+            Tags(enhancement.tags() | {"reason": ""}),
+            Inputs(enhancement.datasets()),
+            Note("Model:", model_note(enhancement)),
+            Note("Input:", input_note(enhancement)),
         )
 
     def _earlier(self, store: Store) -> RunInfo | None:
         """The run of an earlier call for this result; one that is not finished if there is one."""
-        experiment = self.facts.model.experiment or "enhance"
+        experiment = self.enhancement.model.experiment or "enhance"
         try:
             found = store.search(
                 experiment,
-                f"tags.kind = 'enhance' and tags.{_IDENTITY} = '{self.facts.identity}'",
+                f"tags.kind = 'enhance' and tags.{_IDENTITY} = '{self.enhancement.identity}'",
             )
         except DataError:  # no such experiment yet
             return None
@@ -201,23 +203,22 @@ class Tracking:
         """Whether there is a run to write to; a store that was away is asked once more."""
         if self.run_id is None:
             with contextlib.suppress(CycleGANError):
-                self._open(self.session.store)
+                self._open(self.open_store())
         return self.run_id is not None
 
     def _write(self, *entries: Entry) -> None:
         assert self.run_id
-        write_or_keep(self.session.store, self.run_id, *entries)
+        write_or_keep(self.open_store(), self.run_id, *entries)
 
     # -- the volume ---------------------------------------------------------------------------
 
     def _copy(self, path: Path, size: int) -> None:
         assert self.run_id
-        session = self.session
-        session.say(f"copying the volume, {size_text(size)}, among the artifacts of its run")
+        self.console.say(f"copying the volume, {size_text(size)}, among the artifacts of its run")
         try:
-            with session.console.progress("copy", size, unit="bytes") as update:
+            with self.console.progress("copy", size, unit="bytes") as update:
                 artifact = log_large_file(
-                    session.store, self.run_id, path, VOLUME_FOLDER, progress=update
+                    self.open_store(), self.run_id, path, VOLUME_FOLDER, progress=update
                 )
         except CycleGANError as error:
             log.warning("%s; the volume is not copied, its path is logged instead", error)
@@ -227,20 +228,20 @@ class Tracking:
     # -- the end ------------------------------------------------------------------------------
 
     def _finals(self, done: Enhanced, judged: Judged) -> list[Entry]:
-        facts, volume = self.facts, self.volume
-        peak = peak_bytes(facts.device)
-        target = facts.target
+        enhancement, volume = self.enhancement, self.volume
+        peak = peak_bytes(enhancement.device)
+        target = enhancement.target
         files = {
             "preview.png": target.picture if judged.picture is not None else None,
             "report.html": target.report if judged.report is not None else None,
             "report.png": target.report_picture if judged.report is not None else None,
             "viewer.html": judged.viewer,
         }
-        content = self._about() | record.document(facts, done, judged, volume, peak)
+        content = self._about() | records.document(enhancement, done, judged, volume, peak)
         entries: list[Entry] = [
             Params({"tile": list(done.tile)}),
-            Metrics(record.metrics(done, judged, volume["bytes"], peak), step=0),
-            Text(json.dumps(record.plain(content), indent=1), "enhanced.json"),
+            Metrics(records.metrics(done, judged, volume["bytes"], peak), step=0),
+            Text(json.dumps(records.plain(content), indent=1), "enhanced.json"),
             *self._place(judged),
         ]
         entries += [Attachment(path, "", name) for name, path in files.items() if path is not None]
@@ -254,32 +255,32 @@ class Tracking:
         return [
             Tags({"output_hash": self.volume["hash"], "log_volume": self.volume["how"]}),
             Note("Volume:", volume_note(self.volume, judged.viewer is not None)),
-            Text(volume_text(self.facts, self.volume, self.run_id), "volume.txt"),
+            Text(volume_text(self.enhancement, self.volume, self.run_id), "volume.txt"),
         ]
 
     def _about(self) -> dict[str, Any]:
-        store = str(self.session.store.location)
-        return {"run_id": self.run_id, "store": store, "enhancement": self.facts.identity}
+        store = str(self.open_store().location)
+        return {"run_id": self.run_id, "store": store, "enhancement": self.enhancement.identity}
 
 
 # -- What the run of an enhancement says in words: its description, and where the volume is ----
 
 
-def model_note(facts: Facts) -> str:
+def model_note(enhancement: Enhancement) -> str:
     """Which generator, with a link to the run that trained it. Markdown."""
-    model, origin = facts.model, facts.origin
+    model, origin = enhancement.model, enhancement.origin
     parts = [model.run.link() if model.run else _code(model.address)]
     parts += [model.label] if model.label else []
     if "trial" in origin and "study" in origin:
         parts.append(f"trial {origin['trial']} of study {origin['study']}")
-    parts += [f"step {model.generator.step}", _code(_short(facts.model_hash))]
+    parts += [f"step {model.generator.step}", _code(_short(enhancement.model_hash))]
     return ", ".join(parts)
 
 
-def input_note(facts: Facts) -> str:
+def input_note(enhancement: Enhancement) -> str:
     """Which volumes. Markdown."""
     parts = []
-    for file in facts.inputs:
+    for file in enhancement.inputs:
         role = "" if file.role == "input" else f"{file.role} "
         parts.append(f"{role}{_code(file.path)}, {_code(_short(file.hash))}")
     return "; ".join(parts)
@@ -296,13 +297,13 @@ def volume_note(volume: Mapping[str, Any], viewer: bool) -> str:
     return f"{where}{look}"
 
 
-def volume_text(facts: Facts, volume: Mapping[str, Any], run_id: str) -> str:
+def volume_text(enhancement: Enhancement, volume: Mapping[str, Any], run_id: str) -> str:
     """The artifact `volume.txt`: where the volume is, which it is, and how to open it."""
     path = volume["path"]
     shell = shlex.quote(path)
-    host = machine_tags(facts.device)["host"]
+    host = machine_tags(enhancement.device)["host"]
     shape = " x ".join(map(str, volume["shape"]))
-    maps = "".join(f"  {name}\n" for name in facts.settings["trust"])
+    maps = "".join(f"  {name}\n" for name in enhancement.settings["trust"])
     if volume["artifact"]:
         place = f"A copy of the enhanced volume is {volume['artifact']} among these artifacts; it"
     else:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from cyclegan.errors import CycleGANError, UsageError
 from cyclegan.locks import exclusive
@@ -18,10 +16,12 @@ from tracking.artifacts import local_path, orphans, remove_orphan
 from tracking.deletion import Freed, carry_out, survey
 from tracking.retention import Plan, Rules, Stored, is_large, kind_of, plan, score_of
 from viz import units
+from viz.console import Console
 from viz.text import line_width, table
+from workbench.output import Output
 from workbench.runs.listing import fitted
 from workbench.runs.request import Request, is_own
-from workbench.session import INTERRUPTED, Session
+from workbench.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -84,30 +84,31 @@ class Done:
         return sum(one.bytes for one in self.freed) + sum(size for _, size in self.folders)
 
 
-def run_collection(session: Session, request: Request) -> None:
-    """Show, ask, delete. The exit code is 1 if something could not be deleted."""
-    offer = make_offer(session.store, request)
+Agree = Callable[[Offer], bool]
+"""A function that asks whether what is offered may be deleted."""
+
+
+def collect(
+    store: Store, request: Request, *, console: Console, agree: Agree
+) -> tuple[Output, CycleGANError | None]:
+    """Find what can go, ask, and delete it.
+
+    The exit code is 1 if something could not be deleted. An error of the store ends the work; it is
+    returned beside the output of what was done until then.
+    """
+    offer = make_offer(store, request)
     _refuse_wanted(offer)
     empty = not offer.plan.free and not offer.doomed
     if request.dry_run or empty:
         end = "nothing to delete" if empty else f"would delete {offer.summary}"
-        session.result(_data(offer, None), f"{plan_text(offer)}\n\n{end}")
-        return
-    if not request.yes and not sys.stdin.isatty():
-        raise UsageError(
-            f"gc would delete {offer.summary}, and there is no terminal to ask at; add --yes, or "
-            "--dry-run to see what goes"
-        )
-    if not request.yes:
-        session.console.write(plan_text(offer))
-        if not typer.confirm(f"\nDelete {offer.summary}, for good?", err=True):
-            session.result(_data(offer, Done()), "nothing was deleted")
-            return
-    done = _delete(session, offer)
-    session.result(_data(offer, done), _done_text(offer, done))
-    if done.failure is not None:
-        raise done.failure
-    session.exit_code = INTERRUPTED if done.interrupted else int(bool(done.errors))
+        return Output(data=_data(offer, None), text=f"{plan_text(offer)}\n\n{end}"), None
+    if not request.yes and not agree(offer):
+        return Output(data=_data(offer, Done()), text="nothing was deleted"), None
+    done = _delete(store, console, offer)
+    code = INTERRUPTED if done.interrupted else int(bool(done.errors))
+    return Output(
+        data=_data(offer, done), text=_done_text(offer, done), exit_code=code
+    ), done.failure
 
 
 def make_offer(store: Store, request: Request) -> Offer:
@@ -186,11 +187,11 @@ def _refuse_wanted(offer: Offer) -> None:
             raise UsageError(f"run {run.name} ({run.id[:8]}) stays: {reason}")
 
 
-def _delete(session: Session, offer: Offer) -> Done:
-    done, store = Done(), session.store
+def _delete(store: Store, console: Console, offer: Offer) -> Done:
+    done = Done()
     total = len(offer.plan.free) + len(offer.doomed)
     try:
-        with _alone(store), session.console.progress("deleting", total, unit="items") as update:
+        with _alone(store), console.progress("deleting", total, unit="items") as update:
             for one in carry_out(store, offer.plan, offer.rules):
                 done.freed.append(one)
                 done.errors += [one.error] if one.error else []

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import UsageError, nearest
 from tracking import RunInfo
@@ -14,7 +14,10 @@ from tracking.deletion import survey
 from tracking.retention import Stored, kind_of, score_of
 from viz import units
 from viz.text import line_width, table
-from workbench.session import Session
+from workbench.output import Output
+
+if TYPE_CHECKING:
+    from tracking import Store
 
 KINDS = ("study", "trial", "seed", "confirm", "promoted", "train", "enhance")
 _STATUSES = ("running", "dead", "scheduled", "finished", "failed", "killed", "deleted")
@@ -50,9 +53,8 @@ class Wanted:
                 raise UsageError(f"{option} {value}: {nearest(value, known)}")
 
 
-def run_listing(session: Session, wanted: Wanted) -> None:
-    """Print the runs, newest first or as sorted, and what they take on the disk."""
-    store = session.store
+def list_runs(store: Store, wanted: Wanted) -> Output:
+    """Return the runs, newest first or as sorted, and the disk space that they take."""
     if wanted.experiment is not None:
         store.search(wanted.experiment, limit=1, stage="all")  # refuses an unknown one
     stored = survey(store)
@@ -84,7 +86,8 @@ def run_listing(session: Session, wanted: Wanted) -> None:
         "deleted_runs": len(hidden),
         "deleted_bytes": sum(sizes.get(run.id) or 0 for run in hidden) if measured else None,
     }
-    session.result(data, _text(data, stored, wanted, width=line_width(sys.stdout)))
+    text = _text(data, stored, wanted, width=line_width(sys.stdout))
+    return Output(data=data, text=text)
 
 
 def _matches(run: RunInfo, wanted: Wanted, stored: Stored) -> bool:

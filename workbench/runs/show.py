@@ -16,8 +16,8 @@ from tracking.retention import Stored, guard, kind_of, trial_state
 from tracking.views import run_link
 from viz import units
 from viz.text import line_width
+from workbench.output import Output
 from workbench.runs.listing import described
-from workbench.session import Session
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -29,14 +29,13 @@ _WIDTH = 100
 """Of lines where standard output is no terminal."""
 
 
-def run_showing(session: Session, text: str) -> None:
-    """Print the run that `text` means."""
-    store = session.store
+def show_run(store: Store, text: str) -> Output:
+    """Return all about the run that `text` means."""
     run = store.find_run(text)
     stored = survey(store)
     files = store.artifacts(run).files()
     data = _data(run, stored, store, files)
-    session.result(data, page(run, data, line_width(sys.stdout) or _WIDTH))
+    return Output(data=data, text=page(run, data, line_width(sys.stdout) or _WIDTH))
 
 
 def _data(

@@ -1,4 +1,4 @@
-"""What is recorded of an enhancement: its origin as tags and parameters, and all of it as JSON."""
+"""One enhancement as a value, and its record: tags, parameters, metrics, and all of it as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from search.models import Model, origin_of
 from tracking.provenance import hash_cache, machine_tags
 from tracking.run import DatasetInput
 from workbench.enhance.judging import Judged
-from workbench.enhance.request import Request, Target
+from workbench.enhance.request import EnhanceRequest, Target
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class InputFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """All that is known before the first tile."""
+class Enhancement:
+    """One enhancement: what was asked for, of which model and volume, computed how."""
 
-    request: Request
+    request: EnhanceRequest
     target: Target
     model: Model
     operator: TileOperator
@@ -200,30 +200,30 @@ class Facts:
 
 
 def document(
-    facts: Facts, done: Enhanced, judged: Judged, volume: Mapping[str, Any], peak: int
+    enhancement: Enhancement, done: Enhanced, judged: Judged, volume: Mapping[str, Any], peak: int
 ) -> dict[str, Any]:
     """All of a finished enhancement for other programs, plain data."""
     report = judged.report
-    model = facts.model
+    model = enhancement.model
     return {
         "inputs": [
             {"role": f.role, "path": str(f.path), "hash": f.hash, "files": dict(f.hashes)}
-            for f in facts.inputs
+            for f in enhancement.inputs
         ],
         "model": {
-            "asked": facts.request.model,
+            "asked": enhancement.request.model,
             "file": model.address,
-            "hash": facts.model_hash,
+            "hash": enhancement.model_hash,
             "step": model.generator.step,
             "score": model.generator.score,
             "run": model.run_id,
             "version": model.label or None,
-            "origin": facts.origin,
+            "origin": enhancement.origin,
             "network": model.generator.config.net_A,
             "filters": model.generator.config.filters,
         },
-        "settings": facts.settings | {"tile": list(done.tile)},
-        "grey_scale": facts.grey_scale,
+        "settings": enhancement.settings | {"tile": list(done.tile)},
+        "grey_scale": enhancement.grey_scale,
         "volume": dict(volume),
         "tiles": {"all": done.tiles, "resumed": done.resumed},
         "seconds": done.seconds,
@@ -234,7 +234,7 @@ def document(
         "resolution_voxels": dict(report.resolution_voxels) if report else {},
         "quality": [vars(row) for row in judged.rows],
         "verdict": judged.verdict,
-        "machine": machine_tags(facts.device),
+        "machine": machine_tags(enhancement.device),
     }
 
 
