@@ -39,13 +39,13 @@ from search.launch import Finished
 from tracking import Store, project_root
 from tracking.repair import tidy
 from viz.console import Console
-from workbench.train import train as train_config
+from workbench.training import train as train_config
 
 if TYPE_CHECKING:
     from search.promotion import Promoted
     from search.promotion.promote import Start
     from search.study import OpenStudy
-    from workbench.enhance.command import EnhanceResult
+    from workbench.enhancement.command import EnhanceResult
 
 # The older software's names where they differ from the configuration's keys.
 _RENAMED = {"num_iters": "steps", "HPoptimizer": "hp_optimizer.enabled"}
@@ -141,12 +141,12 @@ def enhance(
             (`STUDY@champion`).
         output: the HDF5 file to write; of several volumes a folder.
         dataset: name of the dataset in `volumes`.
-        options: fields of `workbench.enhance.request.EnhanceRequest`: `tile`, `trust`, ...
+        options: fields of `workbench.enhancement.request.EnhanceRequest`: `tile`, `trust`, ...
 
     Returns a result for each volume, with its `path`. Errors: as `cyclegan enhance`.
     """
-    from workbench.enhance.command import enhance_volumes
-    from workbench.enhance.request import EnhanceRequest
+    from workbench.enhancement.command import enhance_volumes
+    from workbench.enhancement.request import EnhanceRequest
 
     given = [volumes] if isinstance(volumes, str | Path) else volumes
     request = EnhanceRequest(
@@ -243,13 +243,13 @@ def evaluate(
         modelfile: a generator file or checkpoint of a training, or an MLflow run.
         SR: the resolution the generator must raise by; a wrong one is refused.
         ev_name: name of the folder.
-        options: fields of `workbench.enhance.request.EnhanceRequest`: `tile`, `trust`, ...
+        options: fields of `workbench.enhancement.request.EnhanceRequest`: `tile`, `trust`, ...
 
     Returns the enhanced volumes' files. Errors: `UsageError` for another `SR` or one name twice;
     else as `cyclegan enhance`.
     """
-    from workbench.enhance.command import enhance_volumes, factor_of
-    from workbench.enhance.request import EnhanceRequest
+    from workbench.enhancement.command import enhance_volumes, factor_of
+    from workbench.enhancement.request import EnhanceRequest
 
     store, console = _begin(tracking_uri, quiet)
     factor = factor_of(str(modelfile), lambda: store)

@@ -165,8 +165,8 @@ def train(
 ) -> None:
     """Train one CycleGAN, tracked in MLflow."""
     from cyclegan.config import load_config
-    from workbench.train import output_of
-    from workbench.train import train as run_training
+    from workbench.training import output_of
+    from workbench.training import train as run_training
 
     if hp_optimizer and replay:
         raise UsageError("--hp-optimizer looks for faults, --replay does not; give one of them")
@@ -213,7 +213,7 @@ def promote(
 
     The generator is registered under the study's name, as champion if no score before was higher.
     """
-    from workbench.promote import PromoteRequest, promote_trials
+    from workbench.promotion import PromoteRequest, promote_trials
 
     request = PromoteRequest(
         trial=trial,
@@ -302,8 +302,8 @@ def enhance(
 
     Killed or interrupted, the same command goes on with the tiles that are missing.
     """
-    from workbench.enhance.command import enhance_volumes, output_of
-    from workbench.enhance.request import EnhanceRequest, parse_roi, parse_tile
+    from workbench.enhancement.command import enhance_volumes, output_of
+    from workbench.enhancement.request import EnhanceRequest, parse_roi, parse_tile
 
     request = EnhanceRequest(
         volumes=tuple(volumes),
@@ -352,7 +352,7 @@ def viewer(
 
     One HTML file below 20 MB that needs no server: slices, curtain, difference, doubt.
     """
-    from workbench.enhance.judging import write_viewer_of
+    from workbench.enhancement.judging import write_viewer_of
 
     session.show(
         write_viewer_of(

@@ -14,14 +14,7 @@ from typing import Any
 from cyclegan.errors import UsageError
 from cyclegan.files import refuse_overwrite, write_text
 from search.study.study import OpenStudy
-from search.study.trials import (
-    FINISHED,
-    Trial,
-    best_first,
-    best_of,
-    declared_keys,
-    searched_keys,
-)
+from search.study.trials import FINISHED, Trial, best_first, best_of, declared_keys, searched_keys
 from viz.sparkline import sparklines
 from viz.text import can_draw_blocks, line_width, short_names, short_text, table
 from viz.units import short_time

@@ -21,7 +21,7 @@ from viz.text import line_width, table
 from workbench.output import Output
 from workbench.runs.listing import fitted
 from workbench.runs.request import Request, is_own
-from workbench.train import INTERRUPTED
+from workbench.training import INTERRUPTED
 
 if TYPE_CHECKING:
     from tracking import Store
@@ -106,9 +106,8 @@ def collect(
         return Output(data=_data(offer, Done()), text="nothing was deleted"), None
     done = _delete(store, console, offer)
     code = INTERRUPTED if done.interrupted else int(bool(done.errors))
-    return Output(
-        data=_data(offer, done), text=_done_text(offer, done), exit_code=code
-    ), done.failure
+    output = Output(data=_data(offer, done), text=_done_text(offer, done), exit_code=code)
+    return output, done.failure
 
 
 def make_offer(store: Store, request: Request) -> Offer:

@@ -13,7 +13,7 @@ from search.promotion.screening import AT_LEAST, summary
 from search.study import OpenStudy, open_study
 from viz.console import Console
 from workbench.output import Output
-from workbench.train import INTERRUPTED, finished_data, finished_text
+from workbench.training import INTERRUPTED, finished_data, finished_text
 
 if TYPE_CHECKING:
     from tracking import Store

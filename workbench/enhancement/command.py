@@ -19,17 +19,23 @@ from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.precision import choose_device
 from search.models import Model, find_model
 from viz.console import Console
-from workbench.enhance.enhancement import Enhancement
-from workbench.enhance.judging import Judged, judge, look_at_series, open_reference, quality_table
-from workbench.enhance.operator import (
+from workbench.enhancement.enhancement import Enhancement
+from workbench.enhancement.judging import (
+    Judged,
+    judge,
+    look_at_series,
+    open_reference,
+    quality_table,
+)
+from workbench.enhancement.operator import (
     enhanced_halves,
     open_input,
     open_series,
     operator_of,
     output_scale,
 )
-from workbench.enhance.request import EnhanceRequest, Target, check_roi, keeps, targets
-from workbench.enhance.run import Tracking, tracked
+from workbench.enhancement.request import EnhanceRequest, Target, check_roi, keeps, targets
+from workbench.enhancement.run import Tracking, tracked
 from workbench.output import OpenStore, Output
 
 

@@ -27,7 +27,7 @@ from cyclegan.metrics.quality import QualityRow, verdict
 from cyclegan.model import CycleGAN
 from tracking import Store
 from workbench import cli
-from workbench.enhance.request import parse_roi, parse_tile
+from workbench.enhancement.request import parse_roi, parse_tile
 from workbench.session import run
 
 SHAPE = (16, 20, 24)

@@ -23,8 +23,8 @@ from cyclegan.errors import DataError
 from search.models import Model, origin_of
 from tracking.provenance import hash_cache, machine_tags
 from tracking.run import DatasetInput
-from workbench.enhance.judging import Judged
-from workbench.enhance.request import EnhanceRequest, Target
+from workbench.enhancement.judging import Judged
+from workbench.enhancement.request import EnhanceRequest, Target
 
 log = logging.getLogger(__name__)
 

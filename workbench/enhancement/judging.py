@@ -30,7 +30,7 @@ from viz.enhancement import Halves, ReportSummary, write_report
 from viz.pictures import comparison, write_png
 from viz.text import table
 from viz.viewer import LIMIT, Layer, enhanced_layers, write_viewer
-from workbench.enhance.request import Target, viewer_beside
+from workbench.enhancement.request import Target, viewer_beside
 from workbench.output import Output
 
 Image = NDArray[np.float32]

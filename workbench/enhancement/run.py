@@ -44,9 +44,9 @@ from tracking.outbox.records import (
 from tracking.provenance import machine_tags
 from tracking.views import COMPARISON_PICTURES
 from viz.console import Console
-from workbench.enhance import enhancement as records
-from workbench.enhance.enhancement import Enhancement
-from workbench.enhance.judging import Judged
+from workbench.enhancement import enhancement as records
+from workbench.enhancement.enhancement import Enhancement
+from workbench.enhancement.judging import Judged
 from workbench.output import OpenStore
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from search.models import Model, find_model
 from tracking.provenance import hash_cache
 from viz.console import Console
 from viz.enhancement import Halves
-from workbench.enhance.request import EnhanceRequest
+from workbench.enhancement.request import EnhanceRequest
 from workbench.output import OpenStore
 
 _AS_IT_IS = Statistics(1, 0, 0.0, 1.0)

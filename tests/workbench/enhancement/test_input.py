@@ -161,7 +161,7 @@ def test_a_foreign_scan_has_one_grey_scale_whatever_region_is_enhanced(
 def test_halves_of_a_region_have_the_grey_scale_of_the_whole_halves(
     call: Call, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.enhance import command
+    from workbench.enhancement import command
 
     train(tiny, 300, 20)
     halves = [write(f"{n}.h5", scan(300, 20, seed=n)) for n in (4, 5)]

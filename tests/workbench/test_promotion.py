@@ -12,7 +12,7 @@ import pytest
 from search.study import OpenStudy
 from tracking import Store
 from workbench import cli
-from workbench.promote import better_trial, gain_in_words
+from workbench.promotion import better_trial, gain_in_words
 from workbench.session import run
 
 
