@@ -44,7 +44,7 @@ from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
 from tracking.outbox.delivery import patiently
-from tracking.outbox.records import Attachment, Entry, Text
+from tracking.outbox.records import Attachment, Record, Text
 from tracking.provenance import hash_cache
 from tracking.views import trainings_view
 from viz.console import Console, Update
@@ -207,7 +207,7 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
     return run
 
 
-def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator[Entry]:
+def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator[Record]:
     """What the run gets at the end: the generators that were kept, and the schedule."""
     if result.outcome != "interrupted" and keeper.path.is_file():
         yield Attachment(keeper.path, "checkpoints")

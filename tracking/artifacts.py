@@ -259,7 +259,7 @@ def log_large_file(
     """Copy `path` among the artifacts of a run, into `folder`; the artifact's path.
 
     On this machine it is copied block by block, a server gets it through MLflow. It never waits in
-    the journal, which would hold it a second time.
+    the outbox, which would hold it a second time.
 
     Errors: `CycleGANError` if there is no room, or the store does not take it.
     """

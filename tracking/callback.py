@@ -6,7 +6,7 @@ next one has begun: losses, validation, a rollback and changed hyperparameters t
 transaction. So the last iteration found in the store tells exactly where a training that was killed
 and resumed from an older checkpoint has to go on; what was still on its way is in the checkpoint.
 
-The training's thread only collects; the sink's thread writes (see `tracking.outbox.writer`).
+The training's thread only collects; the writer's thread writes (see `tracking.outbox.writer`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cyclegan.callbacks import Callback
 from tracking.cycle_volumes import FOLDER, CycleVolumes
 from tracking.downsampling import Sample, interpolate, mean_row, row_values, spans
 from tracking.outbox import records
-from tracking.outbox.writer import INTERVAL, Sink
+from tracking.outbox.writer import INTERVAL, BackgroundWriter
 from tracking.params import compared
 from tracking.provenance import data_inputs, provenance
 from tracking.rollbacks import RollbackEvidence, rollback_points
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Finals = Callable[["TrainResult"], Iterable[records.Entry]]
+Finals = Callable[["TrainResult"], Iterable[records.Record]]
 
 
 class TrackingCallback(Callback):
@@ -55,7 +55,7 @@ class TrackingCallback(Callback):
         seconds: between batches; validations and rollbacks are sent at once.
         images: log the six images of each validation as a picture.
         volumes: keep the six images of some validations as volumes (see `tracking.cycle_volumes`).
-        finals: entries to be written last, asked for when all callbacks have ended.
+        finals: records to be written last, asked for when all callbacks have ended.
         clock: seconds since 1970.
 
     Only `on_train_start` raises (`CycleGANError`, if the store can't be read): later the training
@@ -80,7 +80,7 @@ class TrackingCallback(Callback):
         self.volumes = volumes
         self._finals = finals
         self._clock = clock
-        self._sink = Sink(run, extra=SystemMonitor())
+        self._writer = BackgroundWriter(run, extra=SystemMonitor())
         self._end: tuple[TrainResult | None, records.End] | None = None
         self._unsent: dict[int, dict[str, float]] = {}  # of a process that is gone
         self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
@@ -91,7 +91,7 @@ class TrackingCallback(Callback):
         self._in_force: dict[str, float] = {}
         self._nonfinite = 0
         self._stored = 0  # the last iteration in the store when this process began
-        self._seen = 0  # the last iteration handed to the sink by this process
+        self._seen = 0  # the last iteration handed to the writer by this process
         self._begin = 0  # the iteration this process began at
         self._time = 0.0  # when `_seen` was reached
 
@@ -99,7 +99,7 @@ class TrackingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Log configuration and origin; find out what the store has already."""
-        self._stored = max(self.run.last_iteration(), self._sink.last_iteration())
+        self._stored = max(self.run.last_iteration(), self._writer.last_iteration())
         for iteration, values in self._unsent.items():
             self._extra[iteration].update(values)
         self.every = self.every or trainer.config.log_every
@@ -113,17 +113,17 @@ class TrackingCallback(Callback):
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
         config = trainer.config
-        self._sink.put(records.Params(compared(config)))
-        self._sink.put(records.Text(config.to_yaml(), "config.yaml"))
+        self._writer.put(records.Params(compared(config)))
+        self._writer.put(records.Text(config.to_yaml(), "config.yaml"))
         tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
-        self._sink.put(records.Tags(tags), records.Inputs(data_inputs(config, tags)))
+        self._writer.put(records.Tags(tags), records.Inputs(data_inputs(config, tags)))
         if not self._stored:  # what it starts from; MLflow's slider stands at 0 when the page opens
             self._picture(trainer.validator.images(trainer.model), trainer.iteration)
-        self._sink.flush()
+        self._writer.flush()
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         """Write the iterations before this one, if it is time."""
-        self._sink.put(*self._evidence.outcomes(trainer))
+        self._writer.put(*self._evidence.outcomes(trainer))
         complete = trainer.iteration - 1
         self._due = self._due or self._evidence.news(trainer)
         if self._due:
@@ -134,7 +134,7 @@ class TrackingCallback(Callback):
             return
         if upto > self._seen:
             self._collect(trainer, upto)
-            self._sink.flush()
+            self._writer.flush()
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Take the score and its parts, the gate, and the picture."""
@@ -146,18 +146,18 @@ class TrackingCallback(Callback):
         gate = report.gate or "passed"
         if gate != self._gate:
             self._gate = gate
-            self._sink.put(records.Tags({"gate": gate}))
-        self._sink.put(*self._cycles.validated(report))
+            self._writer.put(records.Tags({"gate": gate}))
+        self._writer.put(*self._cycles.validated(report))
         self._picture(report.images, report.iteration)
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
         """Take the picture of the event; the rest is read from the trainer's list."""
         self._due = True
-        self._sink.put(*self._evidence.fall(trainer, event))
+        self._writer.put(*self._evidence.fall(trainer, event))
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
         """Write what is left, the last volumes, and the status."""
-        self._sink.put(*self._cycles.ended())
+        self._writer.put(*self._cycles.ended())
         status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
         self._finish(trainer, status, result.outcome, result.reason, result)
 
@@ -176,17 +176,17 @@ class TrackingCallback(Callback):
         result, end = self._end
         self._end = None
         if result is not None and self._finals is not None:
-            self._sink.put(*self._finals(result))
-        self._sink.put(end)
-        self._sink.close()
+            self._writer.put(*self._finals(result))
+        self._writer.put(end)
+        self._writer.close()
 
     def settle(self) -> bool:
         """Wait until all that was collected is in the store; False if it does not take it."""
-        return self._sink.drain()
+        return self._writer.drain()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the store does not have yet, and what the trainer doesn't keep of its past."""
-        unsent = {sample.iteration: dict(sample.values) for sample in self._sink.unsent()}
+        """Return what the store does not have yet, and what the trainer doesn't keep of its past."""
+        unsent = {sample.iteration: dict(sample.values) for sample in self._writer.unsent()}
         for iteration, values in self._extra.items():
             unsent.setdefault(iteration, {}).update(values)
         return {**self._evidence.state_dict(), "unsent": unsent}
@@ -196,15 +196,15 @@ class TrackingCallback(Callback):
         self._evidence.load_state_dict(state)
         self._unsent = dict(state.get("unsent", {}))
 
-    # -- from the trainer to the sink ---------------------------------------------------------
+    # -- from the trainer to the writer ---------------------------------------------------------
 
     def _picture(self, images: Mapping[str, Tensor], iteration: int) -> None:
         if self.images and iteration not in self._pictures:
             self._pictures.add(iteration)
-            self._sink.put(records.Picture(six_images(images), CYCLE_PICTURES, iteration))
+            self._writer.put(records.Picture(six_images(images), CYCLE_PICTURES, iteration))
 
     def _collect(self, trainer: Trainer, upto: int) -> None:
-        """Hand the points after `_seen`, the one at `upto` included, to the sink."""
+        """Hand the points after `_seen`, the one at `upto` included, to the writer."""
         now = self._clock()
         self._add_speed(trainer, upto, now)
         self._add_hparams(trainer, upto)
@@ -225,13 +225,13 @@ class TrackingCallback(Callback):
         if values:
             pairs = zip(values.items(), times, strict=True)
             samples = [Sample(iteration, found, at) for (iteration, found), at in pairs]
-            self._sink.put(records.Samples(tuple(samples)))
+            self._writer.put(records.Samples(tuple(samples)))
         self._seen, self._time, self._due = upto, now, False
         if self._evidence.news(trainer):
-            self._sink.put(*self._evidence.documents(trainer))
+            self._writer.put(*self._evidence.documents(trainer))
 
     def _add_speed(self, trainer: Trainer, upto: int, now: float) -> None:
-        """Of wall time since the last batch, validation included; voxels of both domains."""
+        """Add steps and voxels (of both domains) per second of wall time, validation included."""
         done, elapsed = upto - max(self._seen, self._begin), now - self._time
         if done > 0 and elapsed > 0:
             config = trainer.config
@@ -241,7 +241,7 @@ class TrackingCallback(Callback):
             self._extra[upto]["speed/voxels_per_s"] = voxels * done / elapsed
 
     def _nonfinite_of(self, rows: list[Row]) -> dict[str, float]:
-        """How many values so far were NaN or infinite and are therefore not charted."""
+        """Count the values that are NaN or infinite and therefore not charted."""
         count = sum(not math.isfinite(v) for row in rows for v in row.values.values())
         self._nonfinite += count
         return {"nonfinite": float(self._nonfinite)} if count else {}
@@ -283,11 +283,11 @@ class TrackingCallback(Callback):
     ) -> None:
         try:
             if len(trainer.history):
-                self._sink.put(*self._evidence.outcomes(trainer, final=True))
+                self._writer.put(*self._evidence.outcomes(trainer, final=True))
                 if trainer.rollbacks:
-                    self._sink.put(*self._evidence.documents(trainer))
+                    self._writer.put(*self._evidence.documents(trainer))
                 self._collect(trainer, trainer.iteration)
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
             log.warning("run %s: the last metrics are lost: %s", self.run.name, error)
-        self._sink.put(records.Tags({"outcome": outcome}))
+        self._writer.put(records.Tags({"outcome": outcome}))
         self._end = result, records.End(status, " ".join(reason.split()))

@@ -44,7 +44,7 @@ Images = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class CycleVolume:
-    """An entry: the images of one validation, (B, C, Z, Y, X) by name.
+    """A record: the images of one validation, (B, C, Z, Y, X) by name.
 
     The files are made when it is written, which takes a thread's time, not the training's.
     """
@@ -149,7 +149,7 @@ class CycleVolumes:
 
 
 def _bytes(images: Images) -> int:
-    """Of the file's datasets, and of the page's bytes: an eighth more."""
+    """Bytes of the file's datasets and of the page, and an eighth more."""
     return round(1.125 * sum(4 * image.size for image in images.values()))
 
 

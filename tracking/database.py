@@ -43,7 +43,7 @@ class Location:
         return self.uri.startswith("http")
 
     @property
-    def journals(self) -> Path:
+    def outboxes(self) -> Path:
         """The folder on this machine for what the store could not take; see `tracking.outbox`."""
         mlruns = self.database.parent if self.database else project_root() / "mlruns"
         return mlruns / "journal"

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def tidy(store: Store, say: Callable[[str], None]) -> None:
-    """What every start does for those before it; `say` gets a line for each thing done.
+    """Deliver waiting outboxes and end the runs of dead processes; `say` each thing done.
 
-    A store that fails here is no reason not to start.
+    A store that fails here is no reason not to start: a warning says so.
     """
     try:
         for delivery in deliver_waiting(store):

@@ -1,4 +1,4 @@
-"""What a run shows of its training's rollbacks: metrics, pictures, and two documents.
+"""Rollbacks in a training's run: metrics, pictures, and two documents.
 
 ```
 metrics             rollbacks, rollback/severity at the event; attempt, 0 while nothing is wrong
@@ -68,13 +68,13 @@ class RollbackEvidence:
         self._scores.append(Validated(report.iteration, report.score, report.gate is None))
 
     def news(self, trainer: Trainer) -> bool:
-        """Whether there is an event or an outcome that is not in the documents."""
+        """Return True if the documents lack an event or an outcome."""
         return trainer.rollbacks != self._written
 
     # -- pictures -----------------------------------------------------------------------------
 
     def fall(self, trainer: Trainer, event: RollbackEvent) -> Iterator[records.Picture]:
-        """What was seen at the fault, and the same patches translated by the restored networks."""
+        """Record the images at the fault, and those of the restored networks for the same patches."""
         if not self.images or event.iteration in self._pictures:
             return
         number = len(trainer.rollbacks)
@@ -155,7 +155,7 @@ class RollbackEvidence:
 
 
 def attempt_at(rollbacks: Sequence[RollbackEvent], iteration: int) -> int:
-    """Which attempt in a row is under way; 0 if nothing is wrong.
+    """Return the number of the attempt in a row that is under way; 0 if nothing is wrong.
 
     From a rollback's iteration until it is known what became of it.
     """

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
     from tracking.database import Location
-    from tracking.outbox.outbox import Journal
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -49,11 +48,11 @@ class DatasetInput:
     digest: str
     """A hash of its content; MLflow takes 36 characters."""
     source: str
-    """Where it lies."""
+    """Its path or address."""
     context: str
-    """What the run uses it as."""
+    """Its use in the run, such as `training`."""
     profile: Mapping[str, Any] = field(default_factory=dict)
-    """What else a person wants to know: small, plain data."""
+    """More about it for people: small, plain data."""
 
 
 class Run:
@@ -203,12 +202,6 @@ class Run:
         with self._writing("the status"):
             self._client.set_terminated(self.id, status, at_ms)
 
-    def journal(self) -> Journal:
-        """What waits on the disk for this run; see `tracking.outbox.outbox`."""
-        from tracking.outbox.outbox import journal_of
-
-        return journal_of(self.location, self.id, self.name)
-
     # -- reading ------------------------------------------------------------------------------
 
     def last_iteration(self) -> int:
@@ -222,7 +215,7 @@ class Run:
         return {point.step: point.value for point in points}
 
     def image_steps(self, key: str) -> set[int]:
-        """Where the series `key` has a picture already."""
+        """Return the steps at which the series `key` has a picture already."""
         prefix = key.replace("/", "~") + "+step+"
         with translated(f"run {self.name}: its pictures can't be listed"):
             files = [item.path for item in self._client.list_artifacts(self.id, "images")]

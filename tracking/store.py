@@ -167,7 +167,7 @@ class Store:
 
         Errors: `DataError` if unknown, `BusyError` if a living process writes to it.
         """
-        with one_at_a_time(self.location.journals.parent):
+        with one_at_a_time(self.location.outboxes.parent):
             found = self._get(run_id)
             process = found.data.tags.get(PROCESS, "")
             elsewhere = found.info.status == "RUNNING" and process != this_process()

@@ -25,6 +25,7 @@ from tracking import project_root
 from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
 from tracking.repair import DIED, dead_runs
+from viz.units import count
 from workbench.output import Output
 
 if TYPE_CHECKING:
@@ -188,22 +189,22 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
 
 def _undelivered(store: Store) -> Iterator[Finding]:
     """What runs had to say while the store was away."""
-    for journal in waiting(store):
-        if not len(journal):
+    for outbox in waiting(store):
+        if not len(outbox):
             continue
-        run_id, folder = journal.about["run_id"], journal.folder
+        run_id, folder = outbox.about["run_id"], outbox.folder
         try:
             store.run(run_id)
         except DataError as error:  # deleted: nobody may want them
             yield Finding(
                 subject=str(folder),
-                problem=f"{len(journal)} entries wait, but {error}",
+                problem=f"{count(len(outbox), 'record')} waiting, but {error}",
                 remedy="bring the run back, or remove the folder",
             )
             continue
         yield Finding(
-            subject=f"run {journal.about['name']} ({run_id})",
-            problem=f"{len(journal)} entries wait in {folder}",
+            subject=f"run {outbox.about['name']} ({run_id})",
+            problem=f"{count(len(outbox), 'record')} waiting in {folder}",
             remedy="they are delivered to MLflow",
             cure=partial(deliver_from, store, folder),
         )

@@ -15,7 +15,7 @@ OpenStore = Callable[[], "Store"]
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What the command line prints of a result."""
+    """A result as the command line prints it."""
 
     data: Any
     """Plain values: one JSON document."""

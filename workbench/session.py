@@ -1,4 +1,4 @@
-"""What all commands share: the common options, results as text or JSON, errors as one line.
+"""The frame of all commands: common options, results as text or JSON, errors as one line.
 
 A command is a function whose first argument is a `Session`; `command` adds the common options.
 Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
@@ -187,7 +187,7 @@ def _usage(error: Exception) -> str:
 
 
 def _given_value(error: Exception) -> str:
-    """What stood behind the option that is wrong; the parser's messages leave it out."""
+    """Return the value of the option that is wrong; the parser's messages leave it out."""
     names = getattr(getattr(error, "param", None), "opts", ())
     for name, value in itertools.pairwise(sys.argv):
         if name in names and value not in str(error):

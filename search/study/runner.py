@@ -35,8 +35,9 @@ from search.study.trial import Bench
 from search.study.trials import STATES
 from search.study.worker import work
 from tracking import project_root
-from tracking.outbox.delivery import write_or_keep
+from tracking.outbox.delivery import deliver_waiting
 from tracking.outbox.records import End
+from tracking.outbox.writer import RunWriter
 from tracking.views import TRIALS, artifact_link, experiment_link, trials_view
 from viz.console import Console
 
@@ -186,9 +187,10 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     """Closes the study's MLflow run as the work inside ended, unless others still work."""
     end, before = _End(), _finished(begun.opened)
     run = store.run(begun.parent)
+    writer = RunWriter(store, run.id)
 
     def finish(status: Status, reason: str) -> None:
-        write_or_keep(store, run.id, End(status, reason))
+        writer.put(End(status, reason))
 
     try:
         with Keeper(begun.opened, store, begun.parent) as keeper:
@@ -212,6 +214,7 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         finish("KILLED", "interrupted")
     else:
         finish("FINISHED", "")
+    deliver_waiting(store)  # what trials could not write while the store was away
 
 
 def _elsewhere(opened: OpenStudy) -> list[str]:

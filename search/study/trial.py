@@ -30,8 +30,8 @@ from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
 from search.study.study import OpenStudy
-from tracking.outbox.delivery import write_or_keep
 from tracking.outbox.records import Metrics, Tags
+from tracking.outbox.writer import RunWriter
 from tracking.params import flatten
 from viz.console import Console
 
@@ -233,9 +233,7 @@ def _tell(
         metrics["score/value"] = score
     if len(done) > 1 and score is not None:
         metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
-    write_or_keep(
-        bench.store,
-        first.run_id,
+    RunWriter(bench.store, first.run_id).put(
         Tags({"state": "pruned" if pruned else "complete"}),
         Metrics(metrics, result.iteration),
     )

@@ -16,8 +16,8 @@ from search.study.rules import why_stop
 from search.study.storage import STORAGE_ERRORS
 from search.study.trial import Bench, train_trial
 from search.study.trials import Trial, best_of
-from tracking.outbox.delivery import write_or_keep
 from tracking.outbox.records import Metrics, Text
+from tracking.outbox.writer import RunWriter
 
 _FAILURES_IN_A_ROW = 3
 """After so many the study stops: something is wrong with it, not with its trials."""
@@ -114,9 +114,7 @@ def update_study_run(bench: Bench) -> None:
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
     if best is not None and best.score is not None:
         metrics["score/best"] = best.score
-    write_or_keep(
-        bench.store,
-        bench.parent,
+    RunWriter(bench.store, bench.parent).put(
         Metrics(metrics, sum(counts.values())),
         Text(json.dumps([_row(trial) for trial in trials], indent=1), "trials.json"),
     )

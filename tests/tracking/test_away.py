@@ -82,7 +82,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def fleeting(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleeting]:
-    monkeypatch.chdir(tmp_path)  # where journals of a server's runs wait
+    monkeypatch.chdir(tmp_path)  # where outboxes of a server's runs wait
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     server = Fleeting(store, free_port())

@@ -304,7 +304,7 @@ def test_what_a_broken_store_does_not_take_waits_on_the_disk(
     assert trainer.fit().outcome == "completed"
     assert "did not reach the tracking store" in caplog.text
     rename(database, "away", "metrics")(trainer)
-    assert client.get_run(run.id).info.status == "FINISHED"  # another kind of entry got through
+    assert client.get_run(run.id).info.status == "FINISHED"  # another kind of record got through
     (delivery,) = deliver_waiting(store)  # as the warning promises
     assert (delivery.left, delivery.error) == (0, "")
     assert [step for step, _ in curves(client, run)["loss/G_total"]] == list(range(1, 13))

@@ -16,6 +16,7 @@ import yaml
 
 from search.study.storage import JOURNAL
 from tracking import Store
+from tracking.outbox.outbox import Outbox
 from tracking.outbox.records import Tags
 from tracking.process import PROCESS, is_alive, this_process
 from workbench.doctor import examine
@@ -64,9 +65,9 @@ def test_any_start_does_what_needs_no_question(
     store = Store.open()
     runs = [store.create_run("train", n, kind="train", params={}, tags={}) for n in ("dead", "r")]
     runs[0].set_tags({PROCESS: dead_process()})
-    journal = runs[1].journal()
-    journal.append(Tags({"note": "waited"}))
-    journal.close()
+    outbox = Outbox.of(runs[1])
+    outbox.append(Tags({"note": "waited"}))
+    outbox.close()
     training = small["config"] | {"steps": 4}
     (project / "train.yaml").write_text(yaml.safe_dump(training))
     (project / "studies" / "s.yaml").write_text(yaml.safe_dump(small | {"trials": 1, "steps": 12}))
@@ -90,12 +91,12 @@ def test_what_waits_for_the_store_is_delivered(project: Path) -> None:
     store = Store.open()
     runs = [store.create_run("train", n, kind="train", params={}, tags={}) for n in ("r", "gone")]
     for run in runs:
-        journal = run.journal()
-        journal.append(Tags({"outcome": "completed"}))
-        journal.close()
+        outbox = Outbox.of(run)
+        outbox.append(Tags({"outcome": "completed"}))
+        outbox.close()
     store._client.delete_run(runs[1].id)
     kept, gone = sorted(examine(store), key=lambda finding: finding.cure is None)
-    assert "1 entries wait" in kept.problem
+    assert "1 record waiting" in kept.problem
     assert gone.cure is None
     assert "was deleted" in gone.problem
     assert kept.cure is not None

@@ -1,4 +1,4 @@
-"""What processes that are gone left behind: journals, and runs that seem to go on for ever."""
+"""Deliver what waits in outboxes, and wait for a store that is away."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cyclegan.errors import CycleGANError
-from tracking.outbox.outbox import Journal, journal_of, journals_in
-from tracking.outbox.records import Entry
+from tracking.outbox.outbox import Outbox, outboxes_in
+from viz.units import count
 
 if TYPE_CHECKING:
     from tracking.store import Store
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What became of a journal."""
+    """The result of delivering an outbox."""
 
     run: str
     """Its run's name and id."""
@@ -32,53 +32,53 @@ class Delivery:
     error: str = ""
 
     def __str__(self) -> str:
-        done = f"{self.delivered} entries of run {self.run} were delivered"
-        return done + (f", {self.left} wait: {self.error}" if self.left else "")
+        done = f"{count(self.delivered, 'record')} of run {self.run} delivered"
+        return done + (f", {self.left} still waiting: {self.error}" if self.left else "")
 
 
-def waiting(store: Store) -> Iterator[Journal]:
-    """The journals of `store` that nobody writes to now, not empty; each is held meanwhile."""
-    for folder in journals_in(store.location.journals):
+def waiting(store: Store) -> Iterator[Outbox]:
+    """The outboxes of `store` that nobody writes to now, not empty; each is held meanwhile."""
+    for folder in outboxes_in(store.location.outboxes):
         try:
-            journal = Journal.open(folder)
+            outbox = Outbox.open(folder)
         except CycleGANError:
             continue  # half made, or not ours
-        if journal.about["store"] == str(store.location) and journal.acquire():
+        if outbox.about["store"] == str(store.location) and outbox.acquire():
             try:
-                yield journal
+                yield outbox
             finally:
-                journal.close()
+                outbox.close()
 
 
-def deliver(store: Store, journal: Journal) -> Delivery:
+def deliver(store: Store, outbox: Outbox) -> Delivery:
     """Write what waits there to its run."""
-    about, before = journal.about, len(journal)
+    about, before = outbox.about, len(outbox)
     try:
         run = store.run(about["run_id"])
-        error = journal.deliver(lambda entry: entry.write(run))
+        error = outbox.deliver(lambda record: record.write(run))
     except CycleGANError as failure:
         error = failure
     return Delivery(
         run=f"{about['name']} ({about['run_id']})",
-        folder=journal.folder,
-        delivered=before - len(journal),
-        left=len(journal),
+        folder=outbox.folder,
+        delivered=before - len(outbox),
+        left=len(outbox),
         error=str(error or ""),
     )
 
 
 def deliver_from(store: Store, folder: Path) -> None:
-    """Write what waits in the journal `folder` to its run.
+    """Write what waits in the outbox `folder` to its run.
 
     Errors: `CycleGANError` if something is left, or another process is at it.
     """
-    journal = Journal.open(folder)
-    if not journal.acquire():
+    outbox = Outbox.open(folder)
+    if not outbox.acquire():
         raise CycleGANError(f"{folder}: another process writes to it; wait for it")
     try:
-        done = deliver(store, journal)
+        done = deliver(store, outbox)
     finally:
-        journal.close()
+        outbox.close()
     if done.left:
         raise CycleGANError(str(done))
 
@@ -86,43 +86,13 @@ def deliver_from(store: Store, folder: Path) -> None:
 def deliver_waiting(store: Store) -> list[Delivery]:
     """Write what waits for any run of `store`; after the first failure the rest goes on waiting."""
     done = []
-    for journal in waiting(store):
-        if not len(journal):
+    for outbox in waiting(store):
+        if not len(outbox):
             continue
-        done.append(deliver(store, journal))
+        done.append(deliver(store, outbox))
         if done[-1].error:
             break
     return done
-
-
-def write_or_keep(store: Store, run_id: str, *entries: Entry) -> bool:
-    """Write `entries` to a run; what the store does not take waits in its journal.
-
-    Whether all are in the store. For what is said after a training, where a store that is away
-    should stop nothing.
-    """
-    journal = journal_of(store.location, run_id)
-    try:
-        journal.acquire(wait=True)
-        error: CycleGANError | None = None
-        try:
-            run = store.run(run_id)
-            error = journal.deliver(lambda entry: entry.write(run))
-        except CycleGANError as failure:
-            error = failure
-        for entry in entries:
-            if error is None:
-                try:
-                    entry.write(run)
-                    continue
-                except CycleGANError as failure:
-                    error = failure
-            journal.append(entry)
-        if error is not None:
-            log.warning("%s; it waits in %s", error, journal.folder)
-        return error is None
-    finally:
-        journal.close()
 
 
 # -- Waiting for a store that is away: a server that is restarted must not end a night's study

@@ -1,14 +1,14 @@
-"""What the store could not take, on the disk until it can: a folder for each run.
+"""The outbox of a run: records that the store could not take, on the disk until it can.
 
 ```
 mlruns/journal/<run id>/
   about.json              the run's name and the store it belongs to
   lock                    held by the process that writes to the run
-  00000012-Samples.json   an entry that waits; they are numbered in the order they came
+  00000012-Samples.json   an record that waits; they are numbered in the order they came
   00000013-Picture.json   another one, with its bulk beside it
   00000013-Picture.bulk
 ```
-An entry is there as soon as its JSON file is, which is renamed into its place last.
+An record is there as soon as its JSON file is, which is renamed into its place last.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cyclegan.errors import CycleGANError
 from cyclegan.files import replacing, write_text
 from tracking.database import Location
-from tracking.outbox.records import KINDS, Entry
+from tracking.outbox.records import KINDS, Record
+
+if TYPE_CHECKING:
+    from tracking.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ _ABOUT, _LOCK, _BULK, _DAMAGED = "about.json", "lock", ".bulk", ".damaged"
 
 @dataclass(frozen=True, order=True)
 class Waiting:
-    """An entry on the disk."""
+    """An record on the disk."""
 
     number: int
     kind: str
@@ -43,16 +46,16 @@ class Waiting:
 
     @property
     def bulk(self) -> Path:
-        """Where its bulky part is, if it has one."""
+        """The file of its bulky part, if it has one."""
         return self.path.with_suffix(_BULK)
 
-    def read(self) -> Entry:
-        """The entry. Errors: `ValueError`, `KeyError`, `TypeError`, `OSError` if damaged."""
+    def read(self) -> Record:
+        """The record. Errors: `ValueError`, `KeyError`, `TypeError`, `OSError` if damaged."""
         return KINDS[self.kind].unpack(json.loads(self.path.read_bytes()), self.bulk)
 
 
-class Journal:
-    """The entries of one run that wait on the disk. The folder is made with the first one."""
+class Outbox:
+    """The records of one run that wait on the disk. The folder is made with the first one."""
 
     def __init__(self, folder: Path, *, run_id: str, name: str, store: str) -> None:
         self.folder = folder
@@ -62,7 +65,18 @@ class Journal:
         self._number = max((w.number for w in self._waiting), default=0)
 
     @classmethod
-    def open(cls, folder: Path) -> Journal:
+    def at(cls, location: Location, run_id: str, name: str = "") -> Outbox:
+        """The outbox of a run in the store at `location`."""
+        folder = location.outboxes / run_id
+        return cls(folder, run_id=run_id, name=name or run_id, store=str(location))
+
+    @classmethod
+    def of(cls, run: Run) -> Outbox:
+        """The outbox of `run`."""
+        return cls.at(run.location, run.id, run.name)
+
+    @classmethod
+    def open(cls, folder: Path) -> Outbox:
         """One that is there. Errors: `CycleGANError` if it can't be read."""
         try:
             about = json.loads((folder / _ABOUT).read_bytes())
@@ -79,7 +93,7 @@ class Journal:
         return iter(list(self._waiting))
 
     def kinds(self) -> set[str]:
-        """Kinds of which something waits: a new entry of them must wait behind it."""
+        """Kinds of which something waits: a new record of them must wait behind it."""
         return {waiting.kind for waiting in self._waiting}
 
     def acquire(self, *, wait: bool = False) -> bool:
@@ -109,9 +123,9 @@ class Journal:
         self._number = max([self._number, *(waiting.number for waiting in self._waiting)])
         return True
 
-    def append(self, entry: Entry) -> None:
-        """Put an entry behind the others. Errors: `CycleGANError` if the disk does not take it."""
-        number, kind = self._number + 1, type(entry).__name__
+    def append(self, record: Record) -> None:
+        """Put an record behind the others. Errors: `CycleGANError` if the disk does not take it."""
+        number, kind = self._number + 1, type(record).__name__
         waiting = Waiting(number, kind, self.folder / f"{number:08d}-{kind}.json")
         with _disk(waiting.path):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +135,7 @@ class Journal:
             if not (self.folder / _ABOUT).is_file():
                 write_text(self.folder / _ABOUT, json.dumps(self.about, indent=1))
             with _bulk_of(waiting) as bulk:
-                values = entry.pack(bulk)
+                values = record.pack(bulk)
             write_text(waiting.path, json.dumps(values))
         self._waiting.append(waiting)
         self._number = number
@@ -132,16 +146,16 @@ class Journal:
         waiting.bulk.unlink(missing_ok=True)
         self._waiting.remove(waiting)
 
-    def drop(self, kind: type[Entry]) -> None:
+    def drop(self, kind: type[Record]) -> None:
         """Remove what waits of a kind: what it says does not hold any more."""
         for waiting in self:
             if waiting.kind == kind.__name__:
                 self.remove(waiting)
 
-    def deliver(self, write: Callable[[Entry], None]) -> CycleGANError | None:
+    def deliver(self, write: Callable[[Record], None]) -> CycleGANError | None:
         """Write what waits, in order; the first failure, of which the rest goes on waiting.
 
-        After a failure entries of the same kind are left alone, as they would overtake it. What
+        After a failure records of the same kind are left alone, as they would overtake it. What
         can't be read is set aside.
         """
         failed: dict[str, CycleGANError] = {}
@@ -149,14 +163,14 @@ class Journal:
             if waiting.kind in failed:
                 continue
             try:
-                entry = waiting.read()
+                record = waiting.read()
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("%s is damaged and set aside: %s", waiting.path, error)
                 waiting.path.rename(waiting.path.with_suffix(_DAMAGED))
                 self._waiting.remove(waiting)
                 continue
             try:
-                write(entry)
+                write(record)
             except CycleGANError as error:
                 failed[waiting.kind] = error
                 continue
@@ -178,14 +192,8 @@ class Journal:
         self._lock = None
 
 
-def journal_of(location: Location, run_id: str, name: str = "") -> Journal:
-    """The journal of a run in the store at `location`."""
-    folder = location.journals / run_id
-    return Journal(folder, run_id=run_id, name=name or run_id, store=str(location))
-
-
-def journals_in(folder: Path) -> list[Path]:
-    """The folders of journals in `folder`."""
+def outboxes_in(folder: Path) -> list[Path]:
+    """The folders of outboxes in `folder`."""
     return sorted(path.parent for path in folder.glob(f"*/{_ABOUT}"))
 
 

@@ -1,6 +1,6 @@
-"""What a training has to say to its run: plain data that can wait in memory or on the disk.
+"""Records for a run: plain data that can wait in memory or on the disk.
 
-Writing an entry twice leaves one, so that after a failure in the middle it can be written again:
+Writing a record twice leaves one, so that after a failure in the middle it can be written again:
 MLflow keeps one of equal points, tags and texts are replaced. Only pictures are then there twice.
 """
 
@@ -23,7 +23,7 @@ from tracking.downsampling import Sample
 from tracking.run import DatasetInput, Run, Status
 
 
-class Entry(Protocol):
+class Record(Protocol):
     """Something to be written."""
 
     def write(self, run: Run) -> None:
@@ -34,7 +34,7 @@ class Entry(Protocol):
 
     @classmethod
     def unpack(cls, values: Mapping[str, Any], bulk: Path) -> Self:
-        """The entry that `pack` made these of."""
+        """The record that `pack` made these of."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class End:
     status: Status
     reason: str
     at_ms: int = field(default_factory=lambda: round(1000 * time.time()))
-    """When it ended, in ms since 1970: the store may learn of it much later."""
+    """Time of the end in ms since 1970; the store may learn of it much later."""
 
     def write(self, run: Run) -> None:  # noqa: D102
         run.finish(self.status, self.reason, self.at_ms)
@@ -222,11 +222,11 @@ class End:
         return cls(**values)
 
 
-KINDS: Mapping[str, type[Entry]] = {
+KINDS: Mapping[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
         *(Samples, Metrics, Params, Tags, Note, Inputs),
         *(Picture, CycleVolume, Text, Attachment, End),
     )
 }
-"""By the name a journal has for them."""
+"""By the name a outbox has for them."""

@@ -1,13 +1,15 @@
-"""Between the training and the store: a thread of its own writes, the training never waits.
+"""Write the records of a run to MLflow, at once or in the background.
 
 ```
-TrackingCallback --put(entry)--> Sink ===thread===> Run --> MLflow
-                                   |  store is away
-                                   `--> Journal on the disk --later--> Run
+TrackingCallback --put(record)--> BackgroundWriter ===thread===> Run --> MLflow
+                                        |  store is away
+                                        `--> Outbox on the disk --later--> Run
 ```
-Entries are handed over in a batch every few seconds. What the store does not take goes to the
-journal, and all later entries of its kind behind it, so that nothing overtakes. The store is tried
-again from time to time, by the next start of any training, and by `cyclegan doctor`.
+A training never waits: it hands its records to a `BackgroundWriter`, whose thread writes a batch
+every few seconds. What the store does not take goes to the outbox, and all later records of its
+kind behind it, so that nothing overtakes. The store is tried again from time to time, by the next
+command that trains or enhances, and by `cyclegan doctor`. Everything else that a study, a promotion
+or an enhancement tells its run goes through a `RunWriter`.
 
 A process that is killed with -9 takes with it what is in memory: a batch of a few seconds. A
 training that is resumed from its checkpoint writes that again.
@@ -20,13 +22,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from cyclegan.errors import CycleGANError
 from tracking.downsampling import Sample
 from tracking.errors import first_line
-from tracking.outbox.outbox import Journal
-from tracking.outbox.records import End, Entry, Samples, Text
+from tracking.outbox.outbox import Outbox
+from tracking.outbox.records import End, Record, Samples, Text
 from tracking.run import Run
+
+if TYPE_CHECKING:
+    from tracking.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +45,59 @@ _PATIENCE = 75.0
 """Seconds without any progress after which the end of a training waits for its store no longer."""
 
 
-class Sink:
-    """Writes entries to a run in the order they came, and outlives the store's failures.
+class Writer(Protocol):
+    """Takes the records of one run: the seam between a training and its tracker.
+
+    Whatever a study, a training or an enhancement tells of itself goes through `put`. Another
+    tracker is another class with this method.
+    """
+
+    def put(self, *new: Record) -> object:
+        """Take records, in the order in which they are to be written."""
+
+
+class RunWriter:
+    """Writes records to a run of `store` at once.
+
+    For what is told after a training, where a store that is away should stop nothing: records that
+    the store does not take wait in the run's outbox, behind those that wait there already.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
+
+    def put(self, *new: Record) -> bool:
+        """Write records; return True if all of them are in the store."""
+        outbox = Outbox.at(self.store.location, self.run_id)
+        try:
+            outbox.acquire(wait=True)
+            error: CycleGANError | None = None
+            try:
+                run = self.store.run(self.run_id)
+                error = outbox.deliver(lambda record: record.write(run))
+            except CycleGANError as failure:
+                error = failure
+            for record in new:
+                if error is None:
+                    try:
+                        record.write(run)
+                        continue
+                    except CycleGANError as failure:
+                        error = failure
+                outbox.append(record)
+            if error is not None:
+                log.warning("%s; it waits in %s", error, outbox.folder)
+            return error is None
+        finally:
+            outbox.close()
+
+
+class BackgroundWriter:
+    """Writes records to a run in the order they came, and outlives the store's failures.
 
     Args:
         run: where to.
-        journal: where what the store does not take waits.
+        outbox: where what the store does not take waits.
         interval: seconds between batches.
         extra: more metrics for the last iteration of each batch, asked by the thread.
         clock: seconds; only for how long failures take.
@@ -53,19 +106,19 @@ class Sink:
     def __init__(
         self,
         run: Run,
-        journal: Journal | None = None,
+        outbox: Outbox | None = None,
         *,
         interval: float = INTERVAL,
         extra: Callable[[], Mapping[str, float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
-        self.journal = journal or run.journal()
-        self.journal.acquire(wait=True)
-        self.journal.drop(End)  # the run goes on
+        self.outbox = outbox or Outbox.of(run)
+        self.outbox.acquire(wait=True)
+        self.outbox.drop(End)  # the run goes on
         self._interval, self._extra, self._clock = interval, extra, clock
-        self._pending: list[Entry] = []
-        self._in_flight: list[Entry] = []
+        self._pending: list[Record] = []
+        self._in_flight: list[Record] = []
         self._changed = threading.Condition()
         self._asked = self._sending = False
         self._closing = self._abandoned = False
@@ -77,15 +130,15 @@ class Sink:
     def __len__(self) -> int:
         """Entries that are not in the store."""
         with self._changed:
-            return len(self._pending) + len(self._in_flight) + len(self.journal)
+            return len(self._pending) + len(self._in_flight) + len(self.outbox)
 
-    def put(self, *new: Entry) -> None:
-        """Take entries; a text replaces one of the same name that is not yet on its way."""
+    def put(self, *new: Record) -> None:
+        """Take records; a text replaces one of the same name that is not yet on its way."""
         with self._changed:
-            for entry in new:
-                if isinstance(entry, Text):
-                    self._pending = [w for w in self._pending if not _older(w, entry)]
-                self._pending.append(entry)
+            for record in new:
+                if isinstance(record, Text):
+                    self._pending = [w for w in self._pending if not _older(w, record)]
+                self._pending.append(record)
         if new and self._thread is None:
             self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
             self._thread.start()
@@ -100,7 +153,7 @@ class Sink:
         """Wait until everything put so far was tried; whether nothing is left to be written."""
         with self._changed:
             if self._thread is None:
-                return not self._pending and not self.journal
+                return not self._pending and not self.outbox
             wanted = self._rounds + (2 if self._sending else 1)
             self._asked = True
             self._changed.notify_all()
@@ -109,20 +162,20 @@ class Sink:
 
     def last_iteration(self) -> int:
         """The last iteration of metrics that wait on the disk; 0 if there is none."""
-        waiting = [w.read() for w in self.journal if w.kind == Samples.__name__]
-        samples = [s for entry in waiting if isinstance(entry, Samples) for s in entry.samples]
+        waiting = [w.read() for w in self.outbox if w.kind == Samples.__name__]
+        samples = [s for record in waiting if isinstance(record, Samples) for s in record.samples]
         return max((sample.iteration for sample in samples), default=0)
 
     def unsent(self) -> list[Sample]:
         """Metrics that are neither in the store nor on the disk."""
         with self._changed:
             waiting = [*self._in_flight, *self._pending]
-        return [s for entry in waiting if isinstance(entry, Samples) for s in entry.samples]
+        return [s for record in waiting if isinstance(record, Samples) for s in record.samples]
 
     def close(self) -> bool:
         """Send what is left, with some patience; whether everything is in the store.
 
-        What is not waits in the journal, and a warning says so; also of what is lost, where the
+        What is not waits in the outbox, and a warning says so; also of what is lost, where the
         journal's disk took it no more than the store.
         """
         with self._changed:
@@ -132,20 +185,20 @@ class Sink:
             self._join()
         finally:  # Ctrl-C, too: nobody waits, and nothing is lost
             self._rescue()
-        waiting, lost = len(self.journal), len(self._pending)
+        waiting, lost = len(self.outbox), len(self._pending)
         if waiting:
             log.warning(
-                "run %s (%s): %d entries did not reach the tracking store; they wait in %s for the "
+                "run %s (%s): %d records did not reach the tracking store; they wait in %s for the "
                 "next training or 'cyclegan doctor'",
-                *(self.run.name, self.run.id, waiting, self.journal.folder),
+                *(self.run.name, self.run.id, waiting, self.outbox.folder),
             )
         if lost:
             log.error(
-                "run %s (%s): %d entries are lost: neither the tracking store nor %s took them",
-                *(self.run.name, self.run.id, lost, self.journal.folder),
+                "run %s (%s): %d records are lost: neither the tracking store nor %s took them",
+                *(self.run.name, self.run.id, lost, self.outbox.folder),
             )
         with contextlib.suppress(OSError):
-            self.journal.close()
+            self.outbox.close()
         return not waiting and not lost
 
     def _join(self) -> None:
@@ -162,7 +215,7 @@ class Sink:
         with self._changed:
             self._abandoned = True
             left, self._in_flight, self._pending = [*self._in_flight, *self._pending], [], []
-        self._pending = [entry for entry in left if not self._to_journal(entry)]
+        self._pending = [record for record in left if not self._to_outbox(record)]
 
     # -- in the thread ------------------------------------------------------------------------
 
@@ -180,7 +233,7 @@ class Sink:
             with self._changed:
                 self._rounds, self._sending = self._rounds + 1, False
                 self._changed.notify_all()
-                done = not self._pending and not self.journal
+                done = not self._pending and not self.outbox
             if closing:
                 tries += 1
                 if done or tries >= _FINAL_TRIES:
@@ -190,20 +243,20 @@ class Sink:
     def _wanted(self) -> bool:
         return self._asked or self._closing
 
-    def _send(self, batch: Sequence[Entry], patient: bool) -> None:
-        error = self.journal.deliver(self._write) if patient and self.journal else None
-        kept: list[Entry] = []
-        for entry in [*_joined(batch), *self._extra_samples(batch)]:
+    def _send(self, batch: Sequence[Record], patient: bool) -> None:
+        error = self.outbox.deliver(self._write) if patient and self.outbox else None
+        kept: list[Record] = []
+        for record in [*_joined(batch), *self._extra_samples(batch)]:
             if self._abandoned:
                 return
-            if patient and type(entry).__name__ not in self.journal.kinds():
+            if patient and type(record).__name__ not in self.outbox.kinds():
                 try:
-                    self._write(entry)
+                    self._write(record)
                     continue
                 except CycleGANError as failure:
                     error = error or failure
-            if not self._to_journal(entry):
-                kept.append(entry)
+            if not self._to_outbox(record):
+                kept.append(record)
         with self._changed:
             if not self._abandoned:
                 self._in_flight, self._pending = [], [*kept, *self._pending]
@@ -222,22 +275,22 @@ class Sink:
             self._failures = 0
             log.warning("run %s: the store takes what it is given again", self.run.name)
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, record: Record) -> None:
         if self._abandoned:
             raise CycleGANError("too late")
         try:
-            entry.write(self.run)
+            record.write(self.run)
         except CycleGANError:
             raise
         except Exception as error:
-            # Whatever it is, the thread must live, and the entry must not be lost.
+            # Whatever it is, the thread must live, and the record must not be lost.
             name = type(error).__name__
             raise CycleGANError(f"run {self.run.name}: {name}: {first_line(error)}") from error
         self._progress += 1
 
-    def _to_journal(self, entry: Entry) -> bool:
+    def _to_outbox(self, record: Record) -> bool:
         try:
-            self.journal.append(entry)
+            self.outbox.append(record)
         except CycleGANError as error:  # the disk is full, too: memory is what is left
             if not self._full:
                 log.warning("run %s: %s; kept in memory", self.run.name, error)
@@ -247,24 +300,24 @@ class Sink:
         self._full = False
         return True
 
-    def _extra_samples(self, batch: Sequence[Entry]) -> Sequence[Samples]:
-        samples = [s for entry in batch if isinstance(entry, Samples) for s in entry.samples]
+    def _extra_samples(self, batch: Sequence[Record]) -> Sequence[Samples]:
+        samples = [s for record in batch if isinstance(record, Samples) for s in record.samples]
         if self._extra is None or not samples:
             return ()
         last = max(samples, key=lambda sample: sample.iteration)
         return (Samples((Sample(last.iteration, self._extra(), last.time_ms),)),)
 
 
-def _joined(batch: Sequence[Entry]) -> list[Entry]:
+def _joined(batch: Sequence[Record]) -> list[Record]:
     """Metrics in one request: the first `Samples` has those of all others, too."""
-    samples = [entry for entry in batch if isinstance(entry, Samples)]
+    samples = [record for record in batch if isinstance(record, Samples)]
     if len(samples) < 2:
         return list(batch)
-    whole = Samples(tuple(sample for entry in samples for sample in entry.samples))
-    first = next(i for i, entry in enumerate(batch) if isinstance(entry, Samples))
-    rest = [entry for entry in batch if not isinstance(entry, Samples)]
+    whole = Samples(tuple(sample for record in samples for sample in record.samples))
+    first = next(i for i, record in enumerate(batch) if isinstance(record, Samples))
+    rest = [record for record in batch if not isinstance(record, Samples)]
     return [*rest[:first], whole, *rest[first:]]
 
 
-def _older(waiting: Entry, text: Text) -> bool:
+def _older(waiting: Record, text: Text) -> bool:
     return isinstance(waiting, Text) and waiting.name == text.name

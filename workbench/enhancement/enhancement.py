@@ -40,7 +40,7 @@ class InputFile:
     """`input`, `reference`, `half 1` or `half 2`."""
     path: Path
     hashes: Mapping[str, str]
-    """Of every file that its voxels come from, the file at `path` first."""
+    """Hash by file, of every file that its voxels come from, the one at `path` first."""
 
     @property
     def hash(self) -> str:
@@ -77,17 +77,17 @@ class Enhancement:
 
     @cached_property
     def model_hash(self) -> str:
-        """Of the generator's file."""
+        """Hash of the generator's file."""
         return next(iter(_file_hashes([self.model.file]).values()))
 
     @property
     def output(self) -> Path:
-        """Where the result lies, wherever one looks from."""
+        """Absolute path of the result."""
         return self.target.output.resolve()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the result depends on beside input and model, and how it was computed."""
+        """Settings that the result depends on beside input and model, and how it is computed."""
         request, operator = self.request, self.operator
         network = getattr(operator, "G_A", operator)
         return {
@@ -121,7 +121,7 @@ class Enhancement:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What the model came from, as far as that is known."""
+        """Origin of the model, such as its study and trial, as far as it is known."""
         model = self.model
         known = {
             name: model.tags[name] for name in ("kind", "study", "trial") if name in model.tags
@@ -271,7 +271,7 @@ def plain(value: Any) -> Any:
 
 
 def output_hash(path: Path) -> str:
-    """Of the enhanced volume, sampled if it is large; `UNKNOWN` if it can't be read."""
+    """Return the hash of the enhanced volume, sampled if it is large; `UNKNOWN` if unreadable."""
     return next(iter(_file_hashes([path]).values()))
 
 

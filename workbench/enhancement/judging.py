@@ -1,4 +1,4 @@
-"""What can be said about an enhanced volume: quality against a reference, slices, the report."""
+"""Judge an enhanced volume: quality against a reference, slices, report, viewer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LARGE = 200_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What was measured and drawn."""
+    """Measurements and pictures of an enhanced volume."""
 
     rows: Sequence[QualityRow] = ()
     picture: NDArray[np.uint8] | None = None
@@ -49,7 +49,7 @@ class Judged:
 
     @property
     def verdict(self) -> str | None:
-        """Who is closer to the reference, in words; None if there is none to compare with."""
+        """A sentence that says whether network or filter is closer to the reference, if there is one."""
         if self.rows or self.report is None:
             return verdict(self.rows) or None
         # The report measures the middle of a volume that is not read whole.
@@ -112,7 +112,7 @@ def look_at_series(
 
 
 def viewer_note(metadata: Mapping[str, Any]) -> str:
-    """What the viewer says below its title."""
+    """Return the line below the viewer's title."""
     return ", ".join(f"{name} {value}" for name, value in metadata.items() if name != "tile")
 
 

@@ -1,4 +1,4 @@
-"""What is applied to a volume, a generator alone or with trust maps; grey values of the result."""
+"""The operator that is applied to a volume: a generator alone, or with trust maps."""
 
 from __future__ import annotations
 

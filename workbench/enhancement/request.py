@@ -1,4 +1,4 @@
-"""What `cyclegan enhance` was asked for: volumes, their outputs, and how to make them."""
+"""The request for an enhancement: volumes, their outputs, and how to make them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 @dataclass(frozen=True, kw_only=True)
 class EnhanceRequest:
-    """What the command line asked for."""
+    """Volumes to enhance, with which model, and how."""
 
     volumes: tuple[Path, ...]
     dataset: str
@@ -50,12 +50,12 @@ class EnhanceRequest:
     report: bool = True
     """With the report and the viewer beside the result."""
     log_volume: LogVolume = "link"
-    """What the MLflow run gets of the result: its path, or a copy."""
+    """`link`: the MLflow run gets the path of the result; `copy`: a copy of it."""
     overwrite: bool = False
 
     @property
     def several(self) -> bool:
-        """Whether the output is a folder."""
+        """True if the output is a folder."""
         return len(self.volumes) > 1 or self.output.is_dir()
 
 
@@ -68,27 +68,27 @@ class Target:
 
     @property
     def picture(self) -> Path:
-        """Where slices of input and output are shown side by side."""
+        """Path of the picture with slices of input and output side by side."""
         return self.output.with_suffix(".png")
 
     @property
     def report(self) -> Path:
-        """Where the report is."""
+        """Path of the report."""
         return self.output.with_suffix(".html")
 
     @property
     def report_picture(self) -> Path:
-        """Where the report's slices are by themselves."""
+        """Path of the report's slices as a picture."""
         return self.output.with_suffix(".report.png")
 
     @property
     def viewer(self) -> Path:
-        """Where the viewer is."""
+        """Path of the viewer."""
         return viewer_beside(self.output)
 
 
 def viewer_beside(enhanced: Path) -> Path:
-    """Where the viewer of an enhanced volume is."""
+    """Return the path of an enhanced volume's viewer."""
     return enhanced.with_suffix(".viewer.html")
 
 
@@ -126,7 +126,7 @@ def targets(request: EnhanceRequest) -> list[Target]:
 
 
 def keeps(request: EnhanceRequest, target: Target) -> bool:
-    """Whether an output that this very command made before stays, and only the rest is done."""
+    """Return True if an output that this very command made before stays, and only the rest is done."""
     return not request.overwrite and (request.several or _is_unfinished(target))
 
 

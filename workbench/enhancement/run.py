@@ -8,7 +8,7 @@ with tracked(enhancement, open_store, console) as tracking:
     ... picture, viewer, report ...
     tracking.finish(...)         FINISHED; else KILLED by Ctrl-C, or FAILED with the reason
 ```
-What the store does not take waits in the run's journal. A store that is away at the start is asked
+What the store does not take waits in the run's outbox. A store that is away at the start is asked
 again at the end; only if it is still away then, there is no run, and a warning says so.
 """
 
@@ -28,24 +28,30 @@ from cyclegan.enhance.memory import peak_bytes
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
 from tracking.artifacts import log_large_file
 from tracking.errors import first_line
-from tracking.outbox.delivery import write_or_keep
+from tracking.outbox.outbox import Outbox
 from tracking.outbox.records import (
     Attachment,
     End,
-    Entry,
     Inputs,
     Metrics,
     Note,
     Params,
     Picture,
+    Record,
     Tags,
     Text,
 )
+from tracking.outbox.writer import RunWriter
 from tracking.provenance import machine_tags
 from tracking.views import COMPARISON_PICTURES
 from viz.console import Console
-from workbench.enhancement import enhancement as records
-from workbench.enhancement.enhancement import Enhancement
+from workbench.enhancement.enhancement import (
+    Enhancement,
+    document,
+    metrics,
+    output_hash,
+    plain,
+)
 from workbench.enhancement.judging import Judged
 from workbench.output import OpenStore
 
@@ -56,7 +62,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 VOLUME_FOLDER = "volume"
-"""Of the artifacts: where a copy of the volume is."""
+"""Folder among the artifacts with a copy of the volume."""
 _IDENTITY = "enhancement"
 
 
@@ -92,7 +98,7 @@ class Tracking:
         self.volume: dict[str, Any] = {}
         """Path, size, hash of the result, and whether it is `linked` or `copied`."""
         self.seconds = 0.0
-        """That `begin` took."""
+        """Seconds that `begin` took."""
         self._begun = False
 
     def look_for_store(self) -> None:
@@ -130,7 +136,7 @@ class Tracking:
         self.volume = {
             "path": str(path),
             "bytes": size,
-            "hash": records.output_hash(path),
+            "hash": output_hash(path),
             "shape": list(done.shape),
             "how": "linked",
             "artifact": None,
@@ -166,9 +172,9 @@ class Tracking:
         if found:
             run = store.open_run(found.id)
             self.console.say(f"going on in the run {found.name} ({found.id})")
-            with contextlib.closing(run.journal()) as journal:
-                journal.acquire(wait=True)
-                journal.drop(End)  # it goes on
+            with contextlib.closing(Outbox.of(run)) as outbox:
+                outbox.acquire(wait=True)
+                outbox.drop(End)  # it goes on
         else:
             run = store.create_run(
                 enhancement.model.experiment or "enhance",
@@ -200,15 +206,15 @@ class Tracking:
         return min(found, key=lambda run: run.status == "FINISHED", default=None)
 
     def _is_open(self) -> bool:
-        """Whether there is a run to write to; a store that was away is asked once more."""
+        """Return True if there is a run to write to; a store that was away is asked once more."""
         if self.run_id is None:
             with contextlib.suppress(CycleGANError):
                 self._open(self.open_store())
         return self.run_id is not None
 
-    def _write(self, *entries: Entry) -> None:
+    def _write(self, *records: Record) -> None:
         assert self.run_id
-        write_or_keep(self.open_store(), self.run_id, *entries)
+        RunWriter(self.open_store(), self.run_id).put(*records)
 
     # -- the volume ---------------------------------------------------------------------------
 
@@ -227,7 +233,7 @@ class Tracking:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _finals(self, done: Enhanced, judged: Judged) -> list[Entry]:
+    def _finals(self, done: Enhanced, judged: Judged) -> list[Record]:
         enhancement, volume = self.enhancement, self.volume
         peak = peak_bytes(enhancement.device)
         target = enhancement.target
@@ -237,20 +243,20 @@ class Tracking:
             "report.png": target.report_picture if judged.report is not None else None,
             "viewer.html": judged.viewer,
         }
-        content = self._about() | records.document(enhancement, done, judged, volume, peak)
-        entries: list[Entry] = [
+        content = self._about() | document(enhancement, done, judged, volume, peak)
+        records: list[Record] = [
             Params({"tile": list(done.tile)}),
-            Metrics(records.metrics(done, judged, volume["bytes"], peak), step=0),
-            Text(json.dumps(records.plain(content), indent=1), "enhanced.json"),
+            Metrics(metrics(done, judged, volume["bytes"], peak), step=0),
+            Text(json.dumps(plain(content), indent=1), "enhanced.json"),
             *self._place(judged),
         ]
-        entries += [Attachment(path, "", name) for name, path in files.items() if path is not None]
+        records += [Attachment(path, "", name) for name, path in files.items() if path is not None]
         if judged.picture is not None:
-            entries.append(Picture(judged.picture, COMPARISON_PICTURES, 0))
-        return entries
+            records.append(Picture(judged.picture, COMPARISON_PICTURES, 0))
+        return records
 
-    def _place(self, judged: Judged) -> list[Entry]:
-        """Where the volume is."""
+    def _place(self, judged: Judged) -> list[Record]:
+        """Return the records that say where the volume is."""
         assert self.run_id
         return [
             Tags({"output_hash": self.volume["hash"], "log_volume": self.volume["how"]}),
@@ -263,11 +269,11 @@ class Tracking:
         return {"run_id": self.run_id, "store": store, "enhancement": self.enhancement.identity}
 
 
-# -- What the run of an enhancement says in words: its description, and where the volume is ----
+# -- Description of the run, and the artifact volume.txt ---------------------------------------
 
 
 def model_note(enhancement: Enhancement) -> str:
-    """Which generator, with a link to the run that trained it. Markdown."""
+    """Return Markdown that names the generator, with a link to the run that trained it."""
     model, origin = enhancement.model, enhancement.origin
     parts = [model.run.link() if model.run else _code(model.address)]
     parts += [model.label] if model.label else []
@@ -278,7 +284,7 @@ def model_note(enhancement: Enhancement) -> str:
 
 
 def input_note(enhancement: Enhancement) -> str:
-    """Which volumes. Markdown."""
+    """Return Markdown that names the volumes that were read."""
     parts = []
     for file in enhancement.inputs:
         role = "" if file.role == "input" else f"{file.role} "
@@ -287,7 +293,7 @@ def input_note(enhancement: Enhancement) -> str:
 
 
 def volume_note(volume: Mapping[str, Any], viewer: bool) -> str:
-    """Where the result is. Markdown."""
+    """Return Markdown that says where the result is."""
     where = f"{size_text(volume['bytes'])} in {_code(volume['path'])}"
     if volume["artifact"]:
         where += f", with a copy among the artifacts, {_code(volume['artifact'])}"

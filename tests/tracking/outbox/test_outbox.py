@@ -16,15 +16,15 @@ from tracking import Run, Store
 from tracking.cycle_volumes import CycleVolume
 from tracking.downsampling import Sample
 from tracking.outbox.delivery import deliver_waiting
-from tracking.outbox.outbox import Journal
+from tracking.outbox.outbox import Outbox
 from tracking.outbox.records import (
     Attachment,
     End,
-    Entry,
     Inputs,
     Metrics,
     Params,
     Picture,
+    Record,
     Samples,
     Tags,
     Text,
@@ -40,7 +40,7 @@ def images() -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> list[Entry]:
+def records(tmp_path: Path) -> list[Record]:
     attached = tmp_path / "volume.h5"
     attached.write_bytes(b"voxels")
     picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -90,55 +90,55 @@ def check(run: Run, store: Store) -> None:
 
 
 def test_every_kind_survives_the_disk(
-    run: Run, store: Store, entries: list[Entry], tmp_path: Path
+    run: Run, store: Store, records: list[Record], tmp_path: Path
 ) -> None:
-    journal = run.journal()
-    for entry in entries:
-        journal.append(entry)
+    outbox = Outbox.of(run)
+    for record in records:
+        outbox.append(record)
     (tmp_path / "volume.h5").unlink()  # a copy waits
-    journal.close()
+    outbox.close()
     (delivery,) = deliver_waiting(store)
-    assert (delivery.delivered, delivery.left) == (len(entries), 0)
+    assert (delivery.delivered, delivery.left) == (len(records), 0)
     check(run, store)
-    assert not journal.folder.exists()
+    assert not outbox.folder.exists()
 
 
-def test_writing_twice_leaves_one(run: Run, store: Store, entries: list[Entry]) -> None:
+def test_writing_twice_leaves_one(run: Run, store: Store, records: list[Record]) -> None:
     """After an answer that was lost on the way everything is written again."""
-    for entry in [*entries, *entries]:
-        if not isinstance(entry, Picture):
-            entry.write(run)
-    entries[5].write(run)
+    for record in [*records, *records]:
+        if not isinstance(record, Picture):
+            record.write(run)
+    records[5].write(run)
     check(run, store)
     points = run._client.get_metric_history(run.id, "loss")
     assert len(points) == 2
 
 
 def test_nobody_delivers_what_a_living_process_holds(run: Run, store: Store) -> None:
-    journal = run.journal()
-    journal.append(Tags({"a": "1"}))
+    outbox = Outbox.of(run)
+    outbox.append(Tags({"a": "1"}))
     assert deliver_waiting(store) == []  # another handle in this process is as foreign as any
-    journal.close()
+    outbox.close()
     assert deliver_waiting(store)[0].delivered == 1
 
 
-def test_a_journal_of_another_store_is_left_alone(run: Run, store: Store) -> None:
+def test_an_outbox_of_another_store_is_left_alone(run: Run, store: Store) -> None:
     about = {"run_id": run.id, "name": "x", "store": "http://127.0.0.1:1"}
-    journal = Journal(run.journal().folder, **about)
-    journal.append(Tags({"a": "1"}))
-    journal.close()
+    outbox = Outbox(Outbox.of(run).folder, **about)
+    outbox.append(Tags({"a": "1"}))
+    outbox.close()
     assert deliver_waiting(store) == []
-    assert len(Journal.open(journal.folder)) == 1
+    assert len(Outbox.open(outbox.folder)) == 1
 
 
 def test_a_damaged_entry_is_set_aside_and_holds_up_nothing(
     run: Run, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = run.journal()
+    outbox = Outbox.of(run)
     for number in range(3):
-        journal.append(Tags({f"t{number}": "x"}))
-    journal.close()
-    first = sorted(journal.folder.glob("*-Tags.json"))[0]
+        outbox.append(Tags({f"t{number}": "x"}))
+    outbox.close()
+    first = sorted(outbox.folder.glob("*-Tags.json"))[0]
     first.write_text(first.read_text()[:5])
     (delivery,) = deliver_waiting(store)
     assert (delivery.left, delivery.error) == (0, "")
@@ -149,24 +149,24 @@ def test_a_damaged_entry_is_set_aside_and_holds_up_nothing(
     assert first.with_suffix(".damaged").exists()  # for whoever wants to see what was in it
 
 
-def test_half_written_entries_are_none(run: Run, entries: list[Entry]) -> None:
-    """A process killed between bulk and entry leaves the bulk, which nobody reads."""
-    journal = run.journal()
-    journal.append(entries[5])
-    journal.close()
-    next(journal.folder.glob("*.json")).rename(journal.folder / ".half.part")
-    (journal.folder / "about.json").write_text('{"run_id": "r", "name": "n", "store": "s"}')
-    again = Journal.open(journal.folder)
+def test_half_written_entries_are_none(run: Run, records: list[Record]) -> None:
+    """A process killed between bulk and record leaves the bulk, which nobody reads."""
+    outbox = Outbox.of(run)
+    outbox.append(records[5])
+    outbox.close()
+    next(outbox.folder.glob("*.json")).rename(outbox.folder / ".half.part")
+    (outbox.folder / "about.json").write_text('{"run_id": "r", "name": "n", "store": "s"}')
+    again = Outbox.open(outbox.folder)
     assert len(again) == 0
     again.acquire()
     again.close()
-    assert not journal.folder.exists()
+    assert not outbox.folder.exists()
 
 
 def test_a_run_that_was_removed_keeps_its_journal(run: Run, store: Store) -> None:
-    journal = run.journal()
-    journal.append(Tags({"a": "1"}))
-    journal.close()
+    outbox = Outbox.of(run)
+    outbox.append(Tags({"a": "1"}))
+    outbox.close()
     run._client.delete_run(run.id)
     (delivery,) = deliver_waiting(store)
     assert (delivery.delivered, delivery.left) == (0, 1)
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(CycleGANError, match="full"):
-        run.journal().append(Tags({"a": "1"}))
+        Outbox.of(run).append(Tags({"a": "1"}))
 
 
 def test_runs_of_dead_processes_are_closed_and_living_ones_are_not(store: Store, run: Run) -> None:

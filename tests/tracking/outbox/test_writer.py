@@ -14,7 +14,7 @@ from tracking import Run
 from tracking.downsampling import Sample
 from tracking.outbox import records
 from tracking.outbox.records import End, Samples, Text
-from tracking.outbox.writer import Sink
+from tracking.outbox.writer import BackgroundWriter
 
 
 class Shelf:
@@ -27,10 +27,10 @@ class Shelf:
         self.hangs = threading.Event()
         self.hangs.set()
 
-    def take(self, entry: object, text: str) -> None:
+    def take(self, record: object, text: str) -> None:
         self.tries += 1
         self.hangs.wait(20)
-        if type(entry) in self.broken:
+        if type(record) in self.broken:
             raise CycleGANError("the store is away")
         self.written.append(text)
 
@@ -67,109 +67,112 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
 
 
 @pytest.fixture
-def make(run: Run, shelf: Shelf) -> Iterator[Callable[[], Sink]]:
-    made: list[Sink] = []
+def make(run: Run, shelf: Shelf) -> Iterator[Callable[[], BackgroundWriter]]:
+    made: list[BackgroundWriter] = []
 
-    def sink() -> Sink:
-        made.append(Sink(run, interval=1e6))
+    def writer() -> BackgroundWriter:
+        made.append(BackgroundWriter(run, interval=1e6))
         return made[-1]
 
-    yield sink
+    yield writer
     shelf.hangs.set()
     for each in made:
         each.close()
 
 
 @pytest.fixture
-def sink(make: Callable[[], Sink]) -> Sink:
+def writer(make: Callable[[], BackgroundWriter]) -> BackgroundWriter:
     return make()
 
 
-def retry(sink: Sink) -> bool:
+def retry(writer: BackgroundWriter) -> bool:
     """As if the store had been left alone for long enough."""
-    sink._not_before = 0.0
-    return sink.drain()
+    writer._not_before = 0.0
+    return writer.drain()
 
 
-def test_putting_never_waits_for_the_store(shelf: Shelf, sink: Sink) -> None:
+def test_putting_never_waits_for_the_store(shelf: Shelf, writer: BackgroundWriter) -> None:
     shelf.hangs.clear()
     begin = time.monotonic()
     for number in range(100):
-        sink.put(Metric(str(number)))
-        sink.flush()
+        writer.put(Metric(str(number)))
+        writer.flush()
     assert time.monotonic() - begin < 1.0
     shelf.hangs.set()
-    assert sink.drain()
+    assert writer.drain()
     assert shelf.written == [str(number) for number in range(100)]
 
 
-def test_nothing_is_lost_nor_overtaken(shelf: Shelf, sink: Sink) -> None:
+def test_nothing_is_lost_nor_overtaken(shelf: Shelf, writer: BackgroundWriter) -> None:
     shelf.broken = {Metric}
-    sink.put(Metric("m1"), Image("i1"), Metric("m2"), Image("i2"))
-    assert not sink.drain()
+    writer.put(Metric("m1"), Image("i1"), Metric("m2"), Image("i2"))
+    assert not writer.drain()
     assert shelf.written == ["i1", "i2"]  # the other kind gets through
-    sink.put(Metric("m3"))
-    assert not sink.drain()  # the store is left alone
+    writer.put(Metric("m3"))
+    assert not writer.drain()  # the store is left alone
     shelf.broken = set()
-    assert retry(sink)
+    assert retry(writer)
     assert shelf.written == ["i1", "i2", "m1", "m2", "m3"]
-    assert len(sink) == 0
+    assert len(writer) == 0
 
 
 def test_a_store_that_is_away_is_left_alone_for_a_while(
     shelf: Shelf, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    sink = Sink(run, interval=1e6, clock=lambda: now)
+    writer = BackgroundWriter(run, interval=1e6, clock=lambda: now)
     shelf.broken = {Metric, Image}
-    sink.put(Metric("m"), Image("i"))
-    sink.drain()
+    writer.put(Metric("m"), Image("i"))
+    writer.drain()
     assert shelf.tries == 2
-    sink.drain()
+    writer.drain()
     assert shelf.tries == 2
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["the store is away; kept, and tried again later"]
     for failures, pause in enumerate((2, 4, 8, 16, 32, 60, 60), start=1):
         now += pause - 0.1
-        sink.drain()
+        writer.drain()
         assert shelf.tries == 2 * failures
         now += 0.2
-        sink.drain()
+        writer.drain()
         assert shelf.tries == 2 * failures + 2
     assert len(caplog.records) == 1  # told once
     shelf.broken = set()
-    assert sink.close()
+    assert writer.close()
     assert "takes what it is given again" in caplog.text
 
 
 def test_what_is_left_at_the_end_waits_on_the_disk(
-    shelf: Shelf, sink: Sink, make: Callable[[], Sink], caplog: pytest.LogCaptureFixture
+    shelf: Shelf,
+    writer: BackgroundWriter,
+    make: Callable[[], BackgroundWriter],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     shelf.broken = {Metric}
-    sink.put(Metric("m1"), Image("i"), Metric("m2"))
-    assert not sink.close()
-    assert "2 entries did not reach" in caplog.text
-    assert str(sink.journal.folder) in caplog.text
+    writer.put(Metric("m1"), Image("i"), Metric("m2"))
+    assert not writer.close()
+    assert "2 records did not reach" in caplog.text
+    assert str(writer.outbox.folder) in caplog.text
     shelf.broken = set()
     again = make()
     again.put(Metric("m3"))
     assert again.drain()
     assert shelf.written == ["i", "m1", "m2", "m3"]
     again.close()
-    assert not sink.journal.folder.exists()
+    assert not writer.outbox.folder.exists()
 
 
 def test_the_end_does_not_wait_for_ever_for_a_store_that_hangs(
-    shelf: Shelf, sink: Sink, make: Callable[[], Sink]
+    shelf: Shelf, writer: BackgroundWriter, make: Callable[[], BackgroundWriter]
 ) -> None:
     shelf.hangs.clear()
-    sink.put(Metric("in flight"))
-    sink.flush()
+    writer.put(Metric("in flight"))
+    writer.flush()
     while not shelf.tries:
         time.sleep(0.01)
-    sink.put(Metric("behind it"))
+    writer.put(Metric("behind it"))
     begin = time.monotonic()
-    assert not sink.close()
+    assert not writer.close()
     assert time.monotonic() - begin < 10
     shelf.hangs.set()
     again = make()
@@ -180,7 +183,7 @@ def test_the_end_does_not_wait_for_ever_for_a_store_that_hangs(
 
 
 def test_a_full_disk_keeps_all_in_memory(
-    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, writer: BackgroundWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, text: str) -> None:
         raise CycleGANError(f"{path}: the disk is full")
@@ -189,16 +192,19 @@ def test_a_full_disk_keeps_all_in_memory(
     with monkeypatch.context() as patch:
         patch.setattr("tracking.outbox.outbox.write_text", full)
         for text in ("m1", "m2"):
-            sink.put(Metric(text))
-            assert not sink.drain()
-        sink.put(Metric("m3"))
+            writer.put(Metric(text))
+            assert not writer.drain()
+        writer.put(Metric("m3"))
     shelf.broken = set()
-    assert retry(sink)
+    assert retry(writer)
     assert shelf.written == ["m1", "m2", "m3"]
 
 
 def test_what_neither_store_nor_disk_take_is_told_as_lost(
-    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shelf: Shelf,
+    writer: BackgroundWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def full(path: Path, text: str) -> None:
         raise CycleGANError(f"{path}: the disk is full")
@@ -206,42 +212,45 @@ def test_what_neither_store_nor_disk_take_is_told_as_lost(
     shelf.broken = {Metric}
     monkeypatch.setattr("tracking.outbox.outbox.write_text", full)
     for text in ("m1", "m2", "m3"):
-        sink.put(Metric(text))
-        assert not sink.drain()
+        writer.put(Metric(text))
+        assert not writer.drain()
     assert caplog.text.count("kept in memory") == 1
-    assert not sink.close()
-    assert "3 entries are lost" in caplog.text
+    assert not writer.close()
+    assert "3 records are lost" in caplog.text
     assert "they wait in" not in caplog.text
 
 
 def test_a_fault_of_ours_does_not_end_the_thread(
-    shelf: Shelf, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, writer: BackgroundWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Image, "write", lambda self, run: 1 / 0)
-        sink.put(Image("i"), Metric("m1"))
-        assert not sink.drain()
-    sink.put(Metric("m2"))
-    assert retry(sink)
+        writer.put(Image("i"), Metric("m1"))
+        assert not writer.drain()
+    writer.put(Metric("m2"))
+    assert retry(writer)
     assert shelf.written == ["m1", "i", "m2"]
 
 
 def test_an_old_end_does_not_end_a_run_that_goes_on(
-    shelf: Shelf, sink: Sink, make: Callable[[], Sink], monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf,
+    writer: BackgroundWriter,
+    make: Callable[[], BackgroundWriter],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def away(self: End, run: Run) -> None:
         raise CycleGANError("the store is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(End, "write", away)
-        sink.put(End("KILLED", "interrupted"))
-        assert not sink.close()
+        writer.put(End("KILLED", "interrupted"))
+        assert not writer.close()
     again = make()
     assert len(again) == 0
 
 
 def test_metrics_of_a_batch_go_in_one_request(
-    run: Run, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    run: Run, writer: BackgroundWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[list[int]] = []
     log_rows = run.log_rows
@@ -251,17 +260,17 @@ def test_metrics_of_a_batch_go_in_one_request(
         log_rows(rows)
 
     monkeypatch.setattr(run, "log_rows", spy)
-    sink.put(*(Samples((Sample(i, {"loss": 1.0 / i}, 1000 * i),)) for i in (1, 2, 3)))
-    assert [sample.iteration for sample in sink.unsent()] in ([1, 2, 3], [])
-    assert sink.drain()
+    writer.put(*(Samples((Sample(i, {"loss": 1.0 / i}, 1000 * i),)) for i in (1, 2, 3)))
+    assert [sample.iteration for sample in writer.unsent()] in ([1, 2, 3], [])
+    assert writer.drain()
     assert [i for call in calls for i in call] == [1, 2, 3]
     assert len(calls) <= 2
     assert run.history("loss") == {1: 1.0, 2: 0.5, 3: 1 / 3}
-    assert sink.unsent() == []
+    assert writer.unsent() == []
 
 
-def test_a_text_that_waits_gives_way_to_a_newer_one(run: Run, sink: Sink) -> None:
-    sink.put(Text("old", "a.txt"), Text("other", "b.txt"), Text("new", "a.txt"))
-    assert sink.drain()
+def test_a_text_that_waits_gives_way_to_a_newer_one(run: Run, writer: BackgroundWriter) -> None:
+    writer.put(Text("old", "a.txt"), Text("other", "b.txt"), Text("new", "a.txt"))
+    assert writer.drain()
     assert run.artifact_path("a.txt").read_text() == "new"
     assert run.artifact_path("b.txt").read_text() == "other"
