@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from cyclegan import Config, parse_config
 from tracking import Store
+from viz.console import FLOORS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -104,7 +105,7 @@ def tiny(datasets: tuple[Path, Path]) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
     """The command line sends log messages to the stream of its own call: undo that."""
-    loggers = [logging.getLogger(name) for name in ("cyclegan", "tracking", "search")]
+    loggers = [logging.getLogger(name) for name in FLOORS]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):

@@ -185,7 +185,7 @@ class TrackingCallback(Callback):
         return self._writer.drain()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the store does not have yet, and what the trainer doesn't keep of its past."""
+        """Return what the store does not have yet, and what the trainer forgets of its past."""
         unsent = {sample.iteration: dict(sample.values) for sample in self._writer.unsent()}
         for iteration, values in self._extra.items():
             unsent.setdefault(iteration, {}).update(values)

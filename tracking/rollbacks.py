@@ -74,7 +74,7 @@ class RollbackEvidence:
     # -- pictures -----------------------------------------------------------------------------
 
     def fall(self, trainer: Trainer, event: RollbackEvent) -> Iterator[records.Picture]:
-        """Record the images at the fault, and those of the restored networks for the same patches."""
+        """Record the images at the fault and, of the same patches, by the restored networks."""
         if not self.images or event.iteration in self._pictures:
             return
         number = len(trainer.rollbacks)

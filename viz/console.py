@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
+FLOORS = ("cyclegan", "viz", "tracking", "search", "workbench")
+"""The packages of this project, whose log messages a console shows."""
 _LINE_SECONDS = 10.0
 
 
@@ -78,7 +80,7 @@ class Console:
         """Send this project's log messages to this console."""
         handler = _ToConsole(self)
         level = logging.WARNING if self.quiet else logging.INFO
-        for name in ("cyclegan", "tracking", "search"):
+        for name in FLOORS:
             logger = logging.getLogger(name)
             logger.handlers = [handler]
             logger.setLevel(level)

@@ -49,7 +49,7 @@ class Judged:
 
     @property
     def verdict(self) -> str | None:
-        """A sentence that says whether network or filter is closer to the reference, if there is one."""
+        """A sentence that says whether network or filter is closer to the reference."""
         if self.rows or self.report is None:
             return verdict(self.rows) or None
         # The report measures the middle of a volume that is not read whole.

@@ -126,7 +126,7 @@ def targets(request: EnhanceRequest) -> list[Target]:
 
 
 def keeps(request: EnhanceRequest, target: Target) -> bool:
-    """Return True if an output that this very command made before stays, and only the rest is done."""
+    """Return True if an earlier call of this command made the output, which then stays."""
     return not request.overwrite and (request.several or _is_unfinished(target))
 
 

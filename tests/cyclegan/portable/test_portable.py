@@ -137,7 +137,7 @@ def test_the_file_holds_no_pickle_and_is_the_same_each_time(
 
 ALONE = """
 import json, runpy, sys
-for name in ("cyclegan", "tracking", "search", "mlflow", "yaml", "pydantic"):
+for name in ("cyclegan", "viz", "tracking", "search", "workbench", "mlflow", "yaml", "pydantic"):
     sys.modules[name] = None  # importing it is an error now
 for line in json.loads(sys.argv[1]):
     sys.argv = line
