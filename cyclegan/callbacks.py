@@ -13,7 +13,7 @@ while step < config.steps:
         on_validation_end(trainer, report)    score, gate and the six images of held-out patches
     unless a stop was requested:              all callbacks have seen the step: the boundary
         if a rollback was requested: restore the snapshot, set the hyperparameters
-            on_rollback(trainer, event)       step is the snapshot's, iteration goes on counting
+            on_rollback(trainer, event)       step goes back, iteration does not
         every checkpoint_every steps, or after checkpoint_minutes: save a checkpoint
                                               with the state_dict() of every callback
 save the last checkpoint

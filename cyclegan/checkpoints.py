@@ -98,7 +98,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             load(path, formats=(CHECKPOINT_FORMAT,))
         except CheckpointError as error:
             problem = problem or error
-            logger.warning("%s; trying the one before", error)
+            logger.warning("%s; trying the previous one", error)
             continue
         return path
     if problem is not None:
@@ -144,7 +144,7 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".pt2":
         raise CheckpointError(
-            f"{path}: a generator exported for use elsewhere; give the generator.pt it was made of"
+            f"{path}: an exported generator for use elsewhere; give the generator.pt it comes from"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -152,7 +152,9 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
         summary = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {summary}") from error
     if not isinstance(state, dict) or state.get("format") not in formats:
-        raise CheckpointError(f"{path}: not a file of this software (wanted {', '.join(formats)})")
+        raise CheckpointError(
+            f"{path}: not a file of this software (expected {', '.join(formats)})"
+        )
     return state
 
 

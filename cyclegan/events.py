@@ -38,7 +38,7 @@ class Cause:
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackEvent:
-    """A rollback that happened."""
+    """Record of a rollback."""
 
     from_step: int
     to_step: int

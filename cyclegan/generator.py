@@ -120,7 +120,7 @@ def _check_finite(weights: Mapping[str, Any], path: Path, network: str) -> None:
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
                 f"{path}: {network} has weights that are not finite ({name}); it comes from a "
-                "training that diverged, take another file"
+                "training that diverged; use another file"
             )
 
 

@@ -14,7 +14,7 @@ LambdaValues = Mapping[str, tuple[float, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class HParams:
-    """Immutable hyperparameters; a change returns new ones. `Trainer.set_hparams` applies them."""
+    """Immutable hyperparameters; `changed` returns new ones, `Trainer.set_hparams` applies them."""
 
     lr_g: float
     lr_d: float

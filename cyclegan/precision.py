@@ -46,7 +46,7 @@ def choose_precision(config: Config, device: torch.device) -> Config:
     """
     problem = _too_small_for_bf16(config) if device.type == "cpu" else None
     if config.precision == "bf16" and problem:
-        raise ConfigError(f"precision = bf16: {problem}; make imsize_A larger or take fp32")
+        raise ConfigError(f"precision = bf16: {problem}; make imsize_A larger or use fp32")
     if config.precision != "auto":
         return config
     if problem:

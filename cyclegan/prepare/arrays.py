@@ -93,7 +93,7 @@ def open_npy(path: Path, channel: int | None) -> Source:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a whole NPY file of numbers: {error}") from error
+        raise DataError(f"{path}: not a complete NPY file of numbers: {error}") from error
     check_real(str(path), array.dtype)
     index, shape = three_axes(str(path), array.shape, channel)
     if not array.flags.c_contiguous:
@@ -210,8 +210,8 @@ class Hdf5Source(Source):
         self.voxel_size_um = voxel_size_um(dataset)
         if self.voxel_size_um is None and lacks_unit(dataset):
             self.notes = (
-                f"{self.name}: a voxel size without a unit of length is there and not used; "
-                "give it by --voxel-size",
+                f"{self.name}: its voxel size is not used because it has no unit of length; "
+                "give it with --voxel-size",
             )
         self.units = as_text(dataset.attrs.get("units"))
         self._path, self._handle, self._dataset = path, handle, dataset
@@ -254,6 +254,6 @@ def _unnamed(path: Path, handle: h5py.File) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise DataError(f"{path}: no dataset of three or more axes in it")
+        raise DataError(f"{path}: it has no dataset of three or more axes")
     listed = ", ".join(found[:_LISTED]) + (", ..." if len(found) > _LISTED else "")
     raise DataError(f"{path}: several volumes; name one with --dataset: {listed}")

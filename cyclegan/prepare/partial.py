@@ -128,8 +128,8 @@ def disk_errors(output: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CycleGANError(
-                f"{output}: the disk is full; free some space and run the same command again, it "
-                "goes on from there"
+                f"{output}: the disk is full; free some space and run the same command again to "
+                "resume"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CycleGANError(

@@ -33,7 +33,7 @@ def parse_range(text: str, option: str) -> Open:
     """Parse `10:50`, `10:`, `:50` or `:` as [start, end). Errors: `UsageError`."""
     parts = text.split(":")
     if len(parts) != 2 or not all(p.strip() == "" or p.strip().isdecimal() for p in parts):
-        raise UsageError(f"{option}: '{text}' is no range; start:end is wanted, e.g. 10:50")
+        raise UsageError(f"{option}: '{text}' is not a range; give start:end, e.g. 10:50")
     start, end = (int(p) if p.strip() else None for p in parts)
     if end is not None and (start or 0) >= end:
         raise UsageError(f"{option}: '{text}' is empty; the end must be greater than the start")
@@ -44,9 +44,7 @@ def parse_roi(text: str) -> Roi:
     """Parse `z0:z1,y0:y1,x0:x1`; an omitted end is that of the volume. Errors: `UsageError`."""
     parts = text.split(",")
     if len(parts) != 3:
-        raise UsageError(
-            f"--roi {text}: three ranges are wanted, e.g. 0:100,50:250,50:250 or 10:,:,:"
-        )
+        raise UsageError(f"--roi {text}: give three ranges, e.g. 0:100,50:250,50:250 or 10:,:,:")
     z, y, x = (parse_range(part, f"--roi {text}") for part in parts)
     return z, y, x
 

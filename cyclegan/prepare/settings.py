@@ -78,7 +78,7 @@ def parse_voxel_size(text: str) -> VoxelSize:
     size = as_voxel_size(parts) if len(parts) in (1, 3) else None
     if size is None:
         raise UsageError(
-            f"--voxel-size {text}: one positive length in micrometres is wanted, or three (z,y,x), "
+            f"--voxel-size {text}: give one positive length in micrometres, or three (z,y,x), "
             "e.g. 0.8 or 1.6,0.8,0.8"
         )
     return size

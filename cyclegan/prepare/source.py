@@ -65,7 +65,7 @@ def three_axes(
         first = lengths.pop(0)
         wanted = channel if channel is not None and len(lengths) == 3 else 0
         if not 0 <= wanted < first:
-            raise DataError(f"{name}: --channel {wanted}: it has {first}, counted from 0")
+            raise DataError(f"{name}: --channel {wanted}: it has {first} channels, counted from 0")
         index.append(wanted)
     if len(lengths) != 3 or min(lengths) < 1:
         if len(lengths) == 4:
@@ -73,11 +73,11 @@ def three_axes(
                 f"{name}: {list(shape)} has {lengths[0]} channels; choose one with --channel N "
                 "(0 is the first)"
             )
-        raise DataError(f"{name}: a volume of axes Z, Y, X is wanted, this has shape {list(shape)}")
+        raise DataError(f"{name}: its shape is {list(shape)}; a volume has axes Z, Y, X")
     return tuple(index), (lengths[0], lengths[1], lengths[2])
 
 
 def check_real(name: str, dtype: np.dtype[Any]) -> None:
     """Raise `DataError` unless `dtype` holds integers or floats."""
     if dtype.kind not in "fiu":
-        raise DataError(f"{name}: real numbers are wanted, this holds {dtype}")
+        raise DataError(f"{name}: it holds {dtype}; a volume holds real numbers")

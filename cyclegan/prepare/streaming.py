@@ -154,7 +154,7 @@ class _Work:
         """Measure and write what is missing, and return the number of slabs written."""
         if self._record.found and not self._record.content:
             logger.info(
-                "%s: its part is of other inputs or settings; starting afresh", self._output
+                "%s: its part comes from other inputs or settings; starting afresh", self._output
             )
         size = size_of(self.region)
         if not self._record.made(self._output):
@@ -245,7 +245,7 @@ class _Work:
             self._transform = self._fresh_transform()
             self._record.update(written=0, **self._transform.state())
         if done:
-            logger.info("%s: going on after slab %d of %d", self._output, done, len(self.blocks))
+            logger.info("%s: resuming after slab %d of %d", self._output, done, len(self.blocks))
         (z, _), (y, _), _ = self.region
         with self._report("write", len(self.blocks), done) as update:
             for i, block in enumerate(self.blocks[done:], start=done + 1):
@@ -263,7 +263,7 @@ class _Work:
             self._record.clear()
             part_path(self._output).unlink(missing_ok=True)
             raise DataError(
-                f"{self._source.name} was changed while it was read; run again when it is whole"
+                f"{self._source.name} was changed while it was read; run again when it is complete"
             )
 
     def _finish(self) -> None:

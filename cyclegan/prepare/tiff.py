@@ -71,7 +71,7 @@ class _TiffStack(Source):
                 if len(opened.pages) > 1:
                     raise DataError(
                         f"{path}: it has {len(opened.pages)} pages, {first.name} has one; a stack "
-                        "is of single pages"
+                        "consists of single pages"
                     )
                 _check_alike(path, opened.pages.first, (height, width), self.dtype, first.name)
         gaps = _gaps(files)
@@ -231,7 +231,7 @@ def _check_plane(path: Path, page: Any) -> None:
             "convert it to grey values first"
         )
     if len(page.shape) != 2 or page.dtype is None:
-        raise DataError(f"{path}: a plane of grey values is wanted, this has shape {page.shape}")
+        raise DataError(f"{path}: expected a plane of grey values, this has shape {page.shape}")
     check_real(str(path), np.dtype(page.dtype))
 
 
@@ -313,7 +313,7 @@ def _check_axes(path: Path, opened: tifffile.TiffFile) -> None:
     sizes = axes_of(opened)
     if sum(n > 1 for n in sizes.values()) > 1:
         text = ", ".join(f"{n} {name}" for name, n in sizes.items())
-        raise DataError(f"{path}: one grey volume is wanted, this has {text}; save one by itself")
+        raise DataError(f"{path}: expected one grey volume, this has {text}; save one by itself")
 
 
 def voxel_size(opened: tifffile.TiffFile) -> VoxelSize | None:

@@ -106,7 +106,7 @@ def simulate(
     if seed < 0:
         raise UsageError(f"seed = {seed} can't be used; it must be 0 or more")
     if out_dir.exists() and not out_dir.is_dir():
-        raise DataError(f"{out_dir} is no folder; name another one")
+        raise DataError(f"{out_dir} is not a folder; name another one")
     arguments = {"recipe": RECIPE, "phantom": phantom, "scale": scale, "seed": seed}
     made = SimulatedDomains(folder=out_dir, phantom=phantom, scale=scale, seed=seed, reused=False)
     if not overwrite:
@@ -242,7 +242,7 @@ def _refuse_foreign(made: SimulatedDomains, arguments: dict[str, Any]) -> None:
         path = made.folder / f"{domain}.json"
         if path.exists() and not _is_ours(path, domain):
             raise DataError(
-                f"{path} is in the way and says something else; "
+                f"{path} is in the way and has other contents; "
                 "name another folder or add --overwrite"
             )
 

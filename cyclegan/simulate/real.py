@@ -40,7 +40,7 @@ def real_volume_path() -> Path:
             f"{way_out}, or use the phantom"
         ) from None
     if package.version != VERSION:
-        raise DataError(f"{PACKAGE} {package.version} is installed, {VERSION} is wanted; {way_out}")
+        raise DataError(f"{PACKAGE} {package.version} is installed, {VERSION} is needed; {way_out}")
     path = Path(str(package.locate_file(f"{PACKAGE}/examples/{FILE_NAME}")))
     if not path.is_file():
         raise DataError(f"{path} is missing from {PACKAGE} {VERSION}; {way_out} --force-reinstall")

@@ -54,12 +54,12 @@ class ScanSettings:
         for name, least in {**lowest, "crop": 0}.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):
-                raise ConfigError(f"{name} = {value} makes no scan; it must be at least {least}")
+                raise ConfigError(f"{name} = {value} is impossible; it must be at least {least}")
         if not (math.isfinite(self.photons) and self.photons > 0):
-            raise ConfigError(f"photons = {self.photons} makes no scan; it must be more than 0")
+            raise ConfigError(f"photons = {self.photons} is impossible; it must be more than 0")
         if self.crop % self.binning:
             raise ConfigError(
-                f"crop = {self.crop} is no multiple of binning = {self.binning}; "
+                f"crop = {self.crop} is not a multiple of binning = {self.binning}; "
                 "fast and slow scans would not be aligned"
             )
 

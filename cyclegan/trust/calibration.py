@@ -144,7 +144,7 @@ def match_grey(samples: Sequence[Images], sigma: float) -> Calibration:
     _, blur, fit = best
     if fit.slope <= 0:
         logger.warning(
-            "the enhanced volume is no brighter where the input is: contrast inverted or lost "
+            "the enhanced volume is not brighter where the input is: contrast inverted or lost "
             "(slope %.3g); don't use this model",
             fit.slope,
         )
