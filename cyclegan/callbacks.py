@@ -17,7 +17,7 @@ while step < config.steps:
         every checkpoint_every steps, or after checkpoint_minutes: save a checkpoint
                                               with the state_dict() of every callback
 save the last checkpoint
-on_train_end(trainer, result)                 also if stopped or pruned: see result.outcome
+on_train_end(trainer, result)                 also if stopped, pruned or interrupted
 
 on_exception(trainer, error)                  if anything above failed; then error is raised again
 close()                                       last, in every case
