@@ -1,7 +1,7 @@
 """The core: networks, losses, data, trainer with callbacks, score, tiled enhancement, simulator.
 
-Knows neither Optuna nor MLflow. The public surface is what this file lists; names are imported when
-they are first used, so that the command line's help does not wait for PyTorch.
+It knows neither Optuna nor MLflow. This file lists the public names; each is imported on first use,
+so that the command line's help does not wait for PyTorch.
 """
 
 from __future__ import annotations

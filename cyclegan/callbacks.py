@@ -1,27 +1,32 @@
-"""What may watch a training and ask things of it.
+"""The callback interface: the events of a training, and the requests that a callback can make.
 
-The training loop with its events; `trainer` is always the first argument:
+The training loop with its events, as `Trainer.fit` runs it; `trainer` is always the first argument:
 
 ```
-on_train_start(trainer)                      state is complete: fresh, or restored from a checkpoint
+if resumed: load the checkpoint               load_state_dict(state) of every callback in it
+on_train_start(trainer)                       the state is complete, whether new or resumed
 while step < config.steps:
-    batch, losses, optimizers                step += 1, iteration += 1
-    on_step_end(trainer, metrics)            metrics: scalar tensors on the device, not synchronised
-    every validate_every steps, and at the last one:
-        on_validation_end(trainer, report)   score, gate and the six images of held-out patches
-    --- boundary: every callback has seen the step; now the trainer acts on what was asked ---
-    a stop was requested     -> leave the loop
-    a rollback was requested -> restore the snapshot, apply hyperparameters,
-                                on_rollback(trainer, event)
-    every checkpoint_every steps: checkpoint (callbacks' state in it)
-last checkpoint
-on_train_end(trainer, result)                also for stopped and pruned trainings: see result
+    if a stop was requested: leave the loop
+    train on one batch                        step += 1, iteration += 1
+    on_step_end(trainer, metrics)             metrics: scalars on the device, not synchronised
+    every validate_every steps, and at step config.steps: validate
+        on_validation_end(trainer, report)    score, gate and the six images of held-out patches
+    unless a stop was requested:              all callbacks have seen the step: the boundary
+        if a rollback was requested: restore the snapshot, set the hyperparameters
+            on_rollback(trainer, event)       step goes back, iteration does not
+        every checkpoint_every steps, or after checkpoint_minutes: save a checkpoint
+                                              with the state_dict() of every callback
+save the last checkpoint
+on_train_end(trainer, result)                 also if stopped, pruned or interrupted
+
+on_exception(trainer, error)                  if anything above failed; then error is raised again
+close()                                       last, in every case
 ```
 
-An error inside calls `on_exception(trainer, error)` and is raised again; `close()` is called last
-in every case. Callbacks ask (`trainer.request_stop`, `trainer.request_rollback`), the trainer acts;
-the order of callbacks changes nothing. Floats of past metrics come from `trainer.history`, one
-transfer a report: a callback that reads a metric's value at every step slows a GPU down.
+Callbacks request (`trainer.request_stop`, `trainer.request_rollback`), the trainer acts at the
+boundary. A stop takes precedence over a rollback, and the oldest of several snapshots is restored,
+so the order of callbacks changes nothing. Read past metrics as floats from `trainer.history`, which
+transfers them all at once: a callback that reads a metric's value at every step slows a GPU down.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of callbacks: every event does nothing. Override what is needed."""
+    """Base class of callbacks. Every event does nothing by default; override those you need."""
 
     @property
     def name(self) -> str:
@@ -46,29 +51,32 @@ class Callback:
         return type(self).__name__
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Before the first step of this process."""
+        """Run before the first step of this process."""
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-        """After a step; `metrics` are scalars on the device."""
+        """Run after every step; `metrics` are scalars on the device."""
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """After a validation, which follows `on_step_end` of the same step."""
+        """Run after every validation, which follows `on_step_end` of the same step."""
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
-        """After a snapshot was restored; `trainer.step` is the snapshot's already."""
+        """Run after every rollback; `trainer.step` is already that of the restored snapshot."""
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
-        """After the last step, however the training ended, but for errors."""
+        """Run after the last step, unless the training ended with an error."""
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
-        """The training failed; `error` is raised after this."""
+        """Run when the training has failed; the trainer then raises `error`."""
 
     def close(self) -> None:
-        """Release what is held; called last, once."""
+        """Release all resources; the trainer calls this once, after everything else."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs: tensors, numbers, strings, lists and dicts of them."""
+        """Return the state that a resumed training needs.
+
+        It may hold tensors, numbers, strings, and lists and dicts of them.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over `state` from a checkpoint."""
+        """Restore `state` from a checkpoint."""

@@ -1,11 +1,11 @@
-"""The checkpoints of one training on disk: when they are written, which stay, which is taken.
+"""Checkpoint and model files: how to read and write them, and one training's checkpoint folder.
 
 ```
 checkpoint.pt             the newest
-checkpoint-00001200.pt    older ones, by their iteration, as many as are kept
-best.pt                   the one with the best score, if asked for
+checkpoint-00001200.pt    older ones, named by iteration, as many as `keep_checkpoints` allows
+best.pt                   the one with the best score, if `keep_best_checkpoint` is set
 ```
-Each appears under its name by renaming a complete file, so a kill at any moment leaves a whole one.
+Each gets its name when a complete file is renamed, so a kill at any moment leaves a complete one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OLDER = "checkpoint-{iteration:08d}.pt"
 
 
 class Cadence:
-    """Whether a checkpoint is due: every so many steps, and after so many minutes at the latest."""
+    """Schedule of checkpoints: one every `every` steps, and after `minutes` at the latest."""
 
     def __init__(
         self, every: int, minutes: float | None, clock: Callable[[], float] = time.monotonic
@@ -40,26 +40,26 @@ class Cadence:
         self._last = clock()
 
     def due(self, step: int) -> bool:
-        """At this step, now."""
+        """Return True if a checkpoint is due now, at this step."""
         late = self.minutes is not None and self._clock() - self._last >= 60 * self.minutes
         return late or step % self.every == 0
 
     def written(self) -> None:
-        """One was written now."""
+        """Note that a checkpoint was written just now."""
         self._last = self._clock()
 
 
 class CheckpointFolder:
-    """Writes checkpoints into `folder` and keeps the newest `keep`."""
+    """Folder of one training's checkpoints, in which the newest `keep` stay."""
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder, self.keep = folder, keep
         self.newest = folder / CHECKPOINT_NAME
         self._iteration: int | None = None
-        """Of what stands under `newest`, as far as this process knows."""
+        """Iteration of the checkpoint `newest`, as far as this process knows it."""
 
     def save(self, state: Mapping[str, Any]) -> Path:
-        """Write `state` as the newest, then remove what is too old."""
+        """Write `state` as the newest checkpoint, then remove the oldest beyond `keep`."""
         iteration = int(state["iteration"])
         if self._iteration is not None and self._iteration != iteration and self.keep > 1:
             _give_name(self.newest, self.folder / _OLDER.format(iteration=self._iteration))
@@ -70,25 +70,25 @@ class CheckpointFolder:
         return self.newest
 
     def save_best(self, state: Mapping[str, Any]) -> Path:
-        """Write `state` as the best."""
+        """Write `state` as the best checkpoint."""
         path = self.folder / BEST_NAME
         save(state, path)
         return path
 
     def continued_at(self, iteration: int) -> None:
-        """The training goes on from this folder's newest, which was taken at `iteration`."""
+        """Note that the training continues from this folder's newest, taken at `iteration`."""
         self._iteration = iteration
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints before the newest, the younger first."""
+    """Return the checkpoints older than the newest, the latest first."""
     return sorted(folder.glob("checkpoint-*.pt"), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that can be read, or None if there is none at all.
+    """Return the newest readable checkpoint in `folder`, or None if there is no checkpoint at all.
 
-    Errors: `CheckpointError` if there are some and none can be read.
+    Errors: `CheckpointError` if there are checkpoints but none can be read.
     """
     newest = folder / CHECKPOINT_NAME
     candidates = [*([newest] if newest.is_file() else []), *older_checkpoints(folder)]
@@ -98,7 +98,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             load(path, formats=(CHECKPOINT_FORMAT,))
         except CheckpointError as error:
             problem = problem or error
-            logger.warning("%s; trying the one before", error)
+            logger.warning("%s; trying the previous one", error)
             continue
         return path
     if problem is not None:
@@ -107,7 +107,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _give_name(path: Path, other: Path) -> None:
-    """Let `other` be what `path` is now; `path` stays."""
+    """Make `other` a second name of the file `path`, or a copy of it."""
     with contextlib.suppress(FileNotFoundError):
         other.unlink(missing_ok=True)
         try:
@@ -118,10 +118,10 @@ def _give_name(path: Path, other: Path) -> None:
             shutil.copyfile(path, other)
 
 
-# -- Checkpoints: the complete state of a training on disk, and models for enhancement ---------
+# -- Files: the complete state of a training (checkpoint), or models for enhancement -----------
 #
-# A checkpoint is written to a temporary file, flushed and renamed, so the one that is there is
-# whole. Files are read with `weights_only`: they can hold tensors and plain values, no code.
+# A file is written under a temporary name, flushed and renamed, so a file under its final name is
+# complete. Files are read with `weights_only`: they can hold tensors and plain values, no code.
 
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
 
@@ -136,15 +136,15 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU.
+    """Return the state that `save` wrote to `path`, with its tensors on the CPU.
 
-    Errors: `CheckpointError` if the file is missing, damaged or of none of the `formats`.
+    Errors: `CheckpointError` if the file is missing, damaged or in none of the `formats`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".pt2":
         raise CheckpointError(
-            f"{path}: a generator exported for use elsewhere; give the generator.pt it was made of"
+            f"{path}: an exported generator for use elsewhere; give the generator.pt it comes from"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -152,12 +152,14 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
         summary = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {summary}") from error
     if not isinstance(state, dict) or state.get("format") not in formats:
-        raise CheckpointError(f"{path}: not a file of this software (wanted {', '.join(formats)})")
+        raise CheckpointError(
+            f"{path}: not a file of this software (expected {', '.join(formats)})"
+        )
     return state
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """State of PyTorch's global generators; the sampler has its own."""
+    """Return the state of PyTorch's global random generators; the patch sampler has its own."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -165,14 +167,14 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def load_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Restore what `random_state` gave."""
+    """Restore a state that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def to_host(value: Any) -> Any:
-    """A copy of nested state in host memory, independent of the original."""
+    """Return a copy of nested state in host memory, independent of the original."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

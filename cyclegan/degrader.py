@@ -1,17 +1,17 @@
-"""Pseudo pairs for training: batches of real B made to look like A, so that the truth is known.
+"""Pseudo pairs for training: batches of real B, degraded to look like A, whose truth is known.
 
 ```
 P_A   G_A(degraded real B)         against  real B
-P_B   G_B(real B)                  against  real B without its noise in A: gain and blur alone
-H_A   made blurred(G_A(half 1))    against  half 2, where half scans of A exist
+P_B   G_B(real B)                  against  real B with A's gain and blur, without A's noise
+H_A   G_A(half 1), blurred like A  against  half 2, where half scans of A exist
 ```
 The degradation (`cyclegan.score.degrade`) is fitted once, when a training begins, to many unpaired
-patches of both training sets. Its noise is drawn from the fitted spectrum (`gaussian`), or is what
-a generator removes from real A (`residual`), with the streaks and rings that no spectrum has;
-which of them makes degraded B look more like A is measured while the generator learns. P_A is
-supervised restoration on such pairs; H_A follows Noise2Inverse (Hendriksen 2020): the noise of one
-half scan can't be predicted from the other, so the mean squared error is smallest for the
-noise-free volume.
+patches of both training sets. Its noise is either drawn from the fitted spectrum (`gaussian`), or
+it is what a generator removes from real A (`residual`), including the streaks and rings that no
+spectrum describes; while the generator learns, the trainer measures which of the two makes degraded
+B look more like A. P_A is supervised restoration on such pairs. H_A follows Noise2Inverse
+(Hendriksen 2020): the noise of one half scan can't be predicted from the other, so the noise-free
+volume has the smallest mean squared error.
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ from cyclegan.score.parts import MIN_ADVANTAGE_DB, Texture
 logger = logging.getLogger(__name__)
 
 FIT_PATCHES = 64
-"""Patches of each domain that the degradation is fitted to, where memory allows."""
+"""Patches of each domain to which the degradation is fitted, if memory allows."""
 FIT_VOXELS = 1 << 27
-"""Most voxels of these patches in the finer domain; at least `FEWEST_PATCHES` are drawn."""
+"""Limit on the voxels of these patches in the finer domain; `FEWEST_PATCHES` are always drawn."""
 FEWEST_PATCHES = 8
 SPREAD_PARTS = 4
-"""Disjoint parts of the patches that are fitted by themselves, to tell how sure the fit is."""
+"""Number of disjoint parts of the patches, fitted separately to estimate the fit's uncertainty."""
 MIN_GAIN = 0.05
-"""Contrast of B's structures in A, in units of A's spread, below which the fit found none."""
+"""Contrast of B's structures in A, in units of A's spread, below which A shows none of them."""
 LARGE_SPREAD = 0.25
-"""Spread of the gain, relative to the gain, that is worth a warning."""
+"""Spread of the gain, relative to the gain, above which the user is warned."""
 FAR_DB, FAR_CUBES = 2.0, 0.1
-"""Distances of degraded B from real A, in spectrum (dB) and 5^3 cubes (A's spread), beyond those
-of two sets of real A, from which on the user is told that the model does not match."""
+"""Distances between degraded B and real A, in spectrum (dB) and in 5^3 cubes (in units of A's
+spread), in excess of those between two sets of real A. Above them the user is warned that the model
+does not match."""
 
 
 def fit_count(imsize_B: Sequence[int]) -> int:
-    """How many patches of each domain the degradation is fitted to."""
+    """Return the number of patches of each domain to which the degradation is fitted."""
     return max(FEWEST_PATCHES, min(FIT_PATCHES, FIT_VOXELS // math.prod(imsize_B)))
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """How sure a fit is and how well it matches, for the first channel.
+    """Uncertainty of a fitted degradation and its match with A, for the first channel.
 
-    `gain`, `sigma` (voxels of A) and `noise_std` with their standard deviations over disjoint
-    parts of the patches; `spectrum_db` and `cubes`: distances of degraded B from real A.
+    `gain`, `sigma` (voxels of A) and `noise_std` come with their standard deviations over disjoint
+    parts of the patches; `spectrum_db` and `cubes` are distances between degraded B and real A.
     """
 
     gain: float
@@ -70,7 +71,7 @@ class FitReport:
     cubes: float
 
     def __str__(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         return (
             f"degradation B -> A: gain {self.gain:.2f} (+-{self.gain_spread:.2f}), blur "
             f"{self.sigma:.2f} (+-{self.sigma_spread:.2f}) voxels of A, noise {self.noise_std:.2f} "
@@ -79,7 +80,7 @@ class FitReport:
         )
 
     def doubts(self) -> str:
-        """Why the pseudo pairs may mislead, in words; empty if there is no reason."""
+        """Return the reasons why the pseudo pairs may mislead; empty if there are none."""
         found = []
         if self.gain_spread > LARGE_SPREAD * self.gain:
             found.append(
@@ -94,12 +95,12 @@ class FitReport:
 
 
 class Degrader:
-    """Degrades batches of real B, channel by channel, by fitted models.
+    """Degrade batches of real B with fitted models, channel by channel.
 
     Args:
         models: one for each channel of A; each takes B's channel of the same number, or its last.
-        report: how well the first one fits; None where nothing was fitted.
-        patches: the patches of A and B of the fit, which `prefers_residual` judges on.
+        report: how well the first one fits; None if nothing was fitted.
+        patches: the patches of A and B used in the fit, on which `prefers_residual` decides.
     """
 
     def __init__(
@@ -114,9 +115,9 @@ class Degrader:
 
     @classmethod
     def fit(cls, patches_A: Tensor, patches_B: Tensor, factor: int) -> Degrader:
-        """Fit one model a channel to patches (N, C, Z, Y, X) and (M, C', sZ, sY, sX).
+        """Fit one model per channel to patches (N, C, Z, Y, X) and (M, C', sZ, sY, sX).
 
-        Errors: `DataError` where the patches don't fit or nothing of B's structure is in A.
+        Errors: `DataError` if the patches' shapes don't match or A shows none of B's structure.
         """
         models = [
             _fitted(patches_A[:, c : c + 1], _channel(patches_B, c), factor)
@@ -127,35 +128,35 @@ class Degrader:
 
     @classmethod
     def stand_in(cls, channels: int, factor: int, shape: tuple[int, int, int]) -> Degrader:
-        """Return one with white noise for measuring speed, where no data are at hand."""
+        """Return a degrader with white noise, for measuring speed without data."""
         white = torch.ones(1, 1, dtype=torch.float64)
         return cls([Degradation(1.0, 0.5, factor, shape, white.expand_as(_bins(shape)))] * channels)
 
     def signal(self, real_B: Tensor) -> Tensor:
-        """`real_B` (B, C', sZ, sY, sX) with A's gain, blur and grid, without noise."""
+        """Return `real_B` (B, C', sZ, sY, sX) with A's gain, blur and grid, without noise."""
         parts = [model.signal(_channel(real_B, c)) for c, model in enumerate(self.models)]
         return torch.cat(parts, dim=1)
 
     def __call__(self, real_B: Tensor, seed: int) -> Tensor:
-        """`real_B` as the fast scan would show it, its noise drawn by `seed`: (B, C, Z, Y, X)."""
+        """Return `real_B` as a fast scan would show it, with noise from `seed`: (B, C, Z, Y, X)."""
         noise = [
             model.noise(len(real_B), seed + c, real_B.device) for c, model in enumerate(self.models)
         ]
         return self.signal(real_B) + torch.cat(noise, dim=1)
 
     def residual(self, real_A: Tensor, fake_B: Tensor) -> Tensor:
-        """Return what enhancing took from `real_A`, its mean off: A's noise, as far as it is known.
+        """Return what enhancement removed from `real_A`, minus its mean: an estimate of A's noise.
 
-        `fake_B` is the enhanced `real_A`; both (B, C, Z, Y, X), the result is mirrored along X, so
-        that it lies over other structures than those it was found in.
+        `fake_B` is the enhanced `real_A` (B, C, Z, Y, X). The result (B, C, Z, Y, X) is mirrored
+        along X, so that it lies over other structures than those it comes from.
         """
         removed = (real_A - self.signal(fake_B.float())).flip(-1)
         return removed - removed.mean(dim=(2, 3, 4), keepdim=True)
 
     def prefers_residual(self, enhance: Callable[[Tensor], Tensor]) -> bool:
-        """Return whether residuals of `enhance` make degraded B look more like A than fitted noise.
+        """Return True if residuals make degraded B look more like A than fitted noise does.
 
-        `enhance` maps patches of A to images of B; it is called on one patch after the other.
+        `enhance` maps patches of A to images of B; it is called on one patch at a time.
         """
         if self._patches is None:
             return False
@@ -171,7 +172,7 @@ class Degrader:
         return found < fitted - MIN_ADVANTAGE_DB
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """The models as plain values and tensors."""
+        """Return the models as plain values and tensors."""
         return [
             {
                 "gain": model.gain,
@@ -184,7 +185,7 @@ class Degrader:
         ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Take over the models of a checkpoint: a resumed training degrades as before."""
+        """Restore the models of a checkpoint: a resumed training degrades as before."""
         self.models = tuple(
             Degradation(
                 gain=float(model["gain"]),
@@ -198,7 +199,7 @@ class Degrader:
 
 
 def _channel(patches: Tensor, number: int) -> Tensor:
-    """The channel of this number, or the last one: (N, 1, Z, Y, X)."""
+    """Return the channel of this number, or the last one if there are fewer: (N, 1, Z, Y, X)."""
     number = min(number, patches.shape[1] - 1)
     return patches[:, number : number + 1]
 
@@ -242,5 +243,5 @@ def _report(model: Degradation, patches_A: Tensor, patches_B: Tensor) -> FitRepo
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Standard deviation; 0 for fewer than two values."""
+    """Return the standard deviation; 0 for fewer than two values."""
     return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0

@@ -1,12 +1,12 @@
 """The errors this project raises on purpose.
 
 ```
-CycleGANError          exit code 1   something failed; the message names the thing and the way out
-├── DataError          exit code 1   a file, a dataset or an array is not what it must be
+CycleGANError          exit code 1   something failed; the message names it and suggests a remedy
+├── DataError          exit code 1   a file, a dataset or an array is missing, damaged or unsuitable
 ├── CheckpointError    exit code 1   a checkpoint or a model file can't be used
-├── DivergedError      exit code 1   a training's weights or losses are not finite any more
-├── BusyError          exit code 1   another process holds what is needed
-└── UsageError         exit code 2   what was asked for makes no sense
+├── DivergedError      exit code 1   a training's weights or losses are no longer finite
+├── BusyError          exit code 1   another process holds the study, the run or the file
+└── UsageError         exit code 2   an argument is wrong
     └── ConfigError    exit code 2   a configuration is wrong
 ```
 
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 
 class CycleGANError(Exception):
-    """Base of all errors raised on purpose; the message is one line for the user."""
+    """Base class of all errors raised on purpose; the message is one line for the user."""
 
     exit_code = 1
 
@@ -30,11 +30,11 @@ class DataError(CycleGANError):
 
 
 class CheckpointError(CycleGANError):
-    """A checkpoint or model file is missing, damaged or made by something else."""
+    """A checkpoint or model file is missing, damaged or from other software."""
 
 
 class DivergedError(CycleGANError):
-    """A training's weights or losses are NaN or infinite: nothing good can come of it any more."""
+    """A training's weights or losses are NaN or infinite; it can't recover."""
 
 
 class BusyError(CycleGANError):
@@ -52,7 +52,7 @@ class ConfigError(UsageError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that ends an error message: the nearest known name, else all of them."""
+    """Return a hint for the end of an error message: the nearest known name, else all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:

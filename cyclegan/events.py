@@ -1,4 +1,4 @@
-"""What happens to a training, as plain records: its result, rollbacks, changed hyperparameters."""
+"""Records of a training: its result, its rollbacks and its changes of hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ Outcome = Literal["completed", "pruned", "stopped", "interrupted"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """How a training ended. A stopped or pruned training is an outcome, not an error."""
+    """Result of a training. Being stopped or pruned is an outcome, not an error."""
 
     outcome: Outcome
     reason: str
-    """In words; empty if completed."""
+    """Reason for the outcome, as text for the user; empty if completed."""
     step: int
     iteration: int
     score: float | None
-    """The last validation's, or None if there was none."""
+    """Score of the last validation, or None if there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Why somebody asked for a rollback, for the record."""
+    """Cause of a rollback request, for the record."""
 
     kind: str = ""
     """Name of the fault."""
     severity: float = 1.0
-    """1 is the threshold; infinite for values that are not finite."""
+    """Severity of the fault: 1 at the threshold, infinite for values that are not finite."""
     attempt: int = 1
-    """Which retry in a row this is, from 1."""
+    """Number of this retry among consecutive ones, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackEvent:
-    """A rollback that happened."""
+    """Record of a rollback."""
 
     from_step: int
     to_step: int
     iteration: int
     snapshot_iteration: int
-    """When the snapshot was taken that it fell back to."""
+    """Iteration at which the restored snapshot was taken."""
     reason: str
     cause: Cause = field(default_factory=Cause)
     kickstart: int = 0
-    """Steps of kickstart that follow it."""
+    """Steps of kickstart that follow the rollback."""
     before: HParams
-    """In force when the fault was found."""
+    """Hyperparameters in force before the rollback."""
     after: HParams
-    """In force now."""
+    """Hyperparameters in force after the rollback."""
     outcome: str = ""
-    """What became of it: empty while nobody knows."""
+    """Outcome of the retry; empty until it is known."""
     concluded: int = 0
-    """Iteration at which that was known; 0 while nobody knows."""
+    """Iteration at which the outcome became known; 0 until then."""
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON and checkpoints take it."""
+        """Return the event as plain values for JSON and checkpoints."""
         plain = {**vars(self), "cause": asdict(self.cause)}
         return plain | {"before": self.before.flat(), "after": self.after.flat()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> RollbackEvent:
-        """What `to_plain` gave."""
+        """Return the event from the plain values that `to_plain` returned."""
         values = {
             **plain,
             "cause": Cause(**plain["cause"]),
@@ -77,15 +77,15 @@ class RollbackEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class HParamChange:
-    """One entry of the log that `Trainer.set_hparams` keeps."""
+    """One entry of `Trainer.hparam_log`: a change by `Trainer.set_hparams`."""
 
     iteration: int
     step: int
     reason: str
     changes: Mapping[str, float]
     kickstart: int = 0
-    """Steps of kickstart that begin with it."""
+    """Steps of kickstart that begin with the change."""
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON and checkpoints take it."""
+        """Return the change as plain values for JSON and checkpoints."""
         return {**vars(self), "changes": dict(self.changes)}

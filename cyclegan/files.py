@@ -1,7 +1,7 @@
-"""Writing files so that what stands under the final name is always whole.
+"""Atomic file writing: a file under its final name is always complete.
 
-Written to a temporary name beside the target, flushed to the disk, then renamed: a crash, a full
-disk or a kill leaves the old file as it was, or none.
+A file is written under a temporary name beside the target, flushed to the disk, then renamed. A
+crash, a full disk or a kill leaves the old file as it was, or none.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def refuse_overwrite(path: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it is synced and renamed to `path`.
+    """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
-    Errors: `CycleGANError` in one line for a full disk or a folder that can't be written.
+    Errors: `CycleGANError` in one line for a full disk or a folder without write permission.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _explained(error, path) from error
     except RuntimeError as error:
-        # HDF5 and PyTorch report what the operating system said in their own words, if at all.
+        # HDF5 and PyTorch rephrase the operating system's error, or leave it out.
         if "errno = 28" in str(error) or shutil.disk_usage(path.parent).free < _NO_SPACE:
             raise CycleGANError(_FULL.format(path=path)) from error
         raise
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 under `path`, atomically."""
+    """Write `text` as UTF-8 to `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

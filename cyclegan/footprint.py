@@ -1,4 +1,4 @@
-"""How many bytes a training takes on disk, computed before it has begun."""
+"""Disk space of a training in bytes, computed before it begins."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cyclegan.networks import PatchDiscriminator
 
 _BYTES = 4  # weights, their means and Adam's moments are single precision
 _TENSOR_BYTES = 600  # name, header and alignment of a tensor in the file
-_ROW_BYTES = 300  # a step's losses in the history, and its numbers
+_ROW_BYTES = 300  # the history of one step: its losses and counters
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """The size of a complete checkpoint of `config` at its last step, about.
+    """Return the approximate size of a complete checkpoint of `config` at its last step.
 
-    The weights of two generators and two discriminators, the generators' running means, two moments
-    of Adam for every weight, full image pools, and the snapshots that a rollback optimizer keeps.
+    It holds the weights of two generators and two discriminators, the generators' running means,
+    two moments of Adam for every weight, full image pools, and the rollback optimizer's snapshots.
     """
     return round(state_bytes(config) * (1 + snapshots(config))) + _ROW_BYTES * config.steps
 
 
 def state_bytes(config: Config) -> int:
-    """Networks, moments of both optimizers and full image pools: a snapshot in full precision."""
+    """Return the size of a snapshot in full precision: networks, optimizers, full image pools."""
     generators, discriminators = _networks(config)
     trained = [*generators, *discriminators]
     values = _size(trained) + _size(generators) + 2 * _size(trained, moments=True)
@@ -36,9 +36,10 @@ def state_bytes(config: Config) -> int:
 
 
 def snapshots(config: Config) -> float:
-    """What the rollback optimizer adds to a checkpoint, in states: its ring, the start, the best.
+    """Return what the rollback optimizer adds to a checkpoint, in snapshots of full precision.
 
-    Compact ones count half. Those that `memory_gb` drops are not subtracted: it is an upper bound.
+    It adds its ring, the start and the best. Compact snapshots count half. The result is an upper
+    bound: snapshots that `memory_gb` drops are not subtracted.
     """
     ring = config.hp_optimizer
     if not ring.enabled or ring.policy == "replay":
@@ -47,7 +48,7 @@ def snapshots(config: Config) -> float:
 
 
 def generator_bytes(config: Config) -> int:
-    """The size of a file with the two mean generators of `config`, about."""
+    """Return the approximate size of a file with the two mean generators of `config`."""
     generators, _ = _networks(config)
     return _BYTES * _size(generators) + _TENSOR_BYTES * _count(generators)
 
@@ -69,7 +70,7 @@ def _networks(config: Config) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def _size(networks: Iterable[nn.Module], *, moments: bool = False) -> int:
-    """Values in the networks' states, or only those that an optimizer has moments of."""
+    """Return the number of values in the networks' states, or only of those with Adam moments."""
     return sum(
         tensor.numel()
         for network in networks

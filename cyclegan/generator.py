@@ -1,4 +1,4 @@
-"""A trained generator as one file: what enhancement needs and nothing more."""
+"""Generator files: the trained generators of both directions, for enhancement and pretraining."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class TrainedGenerator:
 
     network: UNet3d
     config: Config
-    """Of the training it comes from."""
+    """Configuration of the training it comes from."""
     step: int
-    """Training steps it has seen."""
+    """Number of training steps."""
     score: float | None
-    """Of the validation at that step, if there was one."""
+    """Score of the validation at that step, if there was one."""
     grey_scales: Mapping[str, Mapping[str, float]]
-    """`mean` and `std` in the files' units of the domains (`A`, `B`) standardised on load."""
+    """`mean` and `std`, in the files' units, of each domain (`A`, `B`) standardised on load."""
     scans: Mapping[str, Sequence[Scan]] = field(default_factory=dict)
-    """Those trained on, by domain; none in files of earlier versions."""
+    """Scans of the training, by domain; empty in files of earlier versions."""
 
 
 def save_generators(
@@ -45,7 +45,7 @@ def save_generators(
 ) -> None:
     """Write the mean generators of `model`, both directions, to `path`.
 
-    `grey_scales` and `scans` are those of the training's data (`TrainingData`).
+    `grey_scales` and `scans` come from the training's data (`TrainingData`).
     """
     states.save(
         {
@@ -63,7 +63,7 @@ def save_generators(
 
 
 def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
-    """The mean generator A -> B (or B -> A) in a generator file or a checkpoint.
+    """Return the mean generator A -> B (or B -> A) of a generator file or a checkpoint.
 
     Errors: `CheckpointError` if the file is neither, or damaged.
     """
@@ -92,9 +92,10 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
 
 
 def load_pretrained(model: CycleGAN, path: Path) -> None:
-    """Start the networks of `model` from a generator file or, discriminators too, a checkpoint.
+    """Load the networks of `model` from a generator file or a checkpoint.
 
-    The running means start from the same weights. Optimizers and counters start afresh.
+    A checkpoint holds the discriminators, too; a generator file only the mean generators, from
+    which the generators and their running means both start. Optimizers and counters start afresh.
 
     Errors: `CheckpointError` if the file is neither, or its networks have other shapes.
     """
@@ -119,7 +120,7 @@ def _check_finite(weights: Mapping[str, Any], path: Path, network: str) -> None:
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
                 f"{path}: {network} has weights that are not finite ({name}); it comes from a "
-                "training that diverged, take another file"
+                "training that diverged; use another file"
             )
 
 

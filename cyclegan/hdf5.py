@@ -1,9 +1,9 @@
-"""Writing HDF5 so that a full disk is an error and not a crash.
+"""HDF5 writing in which a full disk is an error and not a crash.
 
-The HDF5 library, once a write has failed, fails again while it closes the file and can take the
-whole process down with it (seen on a full tmpfs: segmentation fault at exit). Here it writes
-through a Python file that remembers the first error, lets HDF5 believe that all is well until it
-has closed the file, and raises then.
+Once a write has failed, the HDF5 library fails again while it closes the file and can take the
+whole process down (seen on a full tmpfs: segmentation fault at exit). Here it writes through a
+Python file that remembers the first error, reports success to HDF5 until the file is closed, and
+then raises that error.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import h5py
 
 @contextlib.contextmanager
 def writing_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A new HDF5 file at `path`, and a function that raises what went wrong with it so far.
+    """Yield a new HDF5 file at `path`, and a function that raises the first error so far.
 
-    Errors: the first `OSError` of a write, when asked for or at the end.
+    Errors: the first `OSError` of a write, from that function or at the end.
     """
     with path.open("w+b") as raw:
         file = _Remembering(raw)
@@ -32,7 +32,7 @@ def writing_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
 
 
 class _Remembering:
-    """A binary file for h5py whose writes never fail; the first failure waits in `check`."""
+    """A binary file for h5py whose writes never fail; `check` raises the first failure."""
 
     def __init__(self, raw: io.BufferedRandom) -> None:
         self._raw = raw
@@ -44,21 +44,21 @@ class _Remembering:
             raise self._error
 
     def write(self, data: bytes) -> int:
-        """Write, unless something went wrong before."""
+        """Write `data`, unless a write has failed before."""
         if self._error is None:
             try:
                 self._raw.write(data)
-                self._raw.flush()  # else a full disk shows only when the buffer is written
+                self._raw.flush()  # otherwise a full disk only shows when the buffer is written
             except OSError as error:
                 self._error = error
         return len(data)
 
     def read(self, size: int = -1) -> bytes:
-        """Read back; what could not be written reads as zeros."""
+        """Read `size` bytes; after a failed write they are zeros."""
         return self._raw.read(size) if self._error is None else bytes(max(size, 0))
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read back; what could not be written reads as zeros."""
+        """Read into `buffer`; after a failed write it gets zeros."""
         if self._error is not None:
             buffer[:] = bytes(len(buffer))
             return len(buffer)
@@ -69,11 +69,11 @@ class _Remembering:
         return self._raw.seek(offset, whence) if self._error is None else offset
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self._raw.tell()
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut or extend the file."""
+        """Cut or extend the file to `size` bytes."""
         if self._error is None:
             try:
                 return self._raw.truncate(size)
@@ -82,4 +82,4 @@ class _Remembering:
         return size or 0
 
     def flush(self) -> None:
-        """Nothing waits: every write is flushed."""
+        """Do nothing: every write is flushed at once."""

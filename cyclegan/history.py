@@ -1,8 +1,8 @@
-"""The metrics of every iteration, kept on the device until somebody needs them.
+"""History of the metrics of every iteration, on the device until they are read.
 
-`append` stores a tensor and synchronises nothing; the first read after it transfers all rows that
-wait, at once. Rows of attempts that a rollback discarded stay (they are the record of what was
-spent) but are marked, so that `column` shows the accepted path alone.
+`append` stores a tensor and synchronises nothing; the next read transfers all waiting rows at once.
+Rows of attempts that a rollback discarded stay (they record the work that was done) but are marked,
+so that `column` shows the accepted path alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Row:
     iteration: int
     step: int
     values: dict[str, float]
-    """What the iteration computed; cycles, say, are missing while a training restores alone."""
+    """Metrics of this iteration by name; steps without cycles have no cycle losses."""
     accepted: bool = True
-    """False once a rollback has left it behind."""
+    """False once a rollback has discarded the row."""
 
 
 class MetricHistory:
@@ -40,14 +40,14 @@ class MetricHistory:
         self._steps: list[int] = []
         self._accepted: list[bool] = []
         self._layouts: list[tuple[str, ...]] = []
-        """The different sets of names that rows have."""
+        """The distinct sets of metric names in the rows."""
         self._layout_of: list[int] = []
         self._waiting: list[Tensor] = []
 
     def append(self, iteration: int, step: int, metrics: Mapping[str, Tensor]) -> None:
         """Add the row of an iteration; `metrics` are scalars on the device.
 
-        What only some iterations have is NaN in the columns of the others.
+        A metric that an iteration does not have is NaN in that row of its column.
         """
         new = [name for name in metrics if name not in self.names]
         if new:
@@ -68,7 +68,7 @@ class MetricHistory:
         self._accepted.append(True)
 
     def rows(self, after: int = 0) -> list[Row]:
-        """All rows of iterations later than `after`, discarded attempts included."""
+        """Return all rows of iterations later than `after`, including discarded attempts."""
         self._transfer()
         first = int(np.searchsorted(np.array(self._iterations), after, side="right"))
         return [
@@ -86,24 +86,24 @@ class MetricHistory:
         return {name: row[name] for name in self._layouts[self._layout_of[number]]}
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One metric along the accepted path, in the order of steps."""
+        """Return one metric along the accepted path, in the order of steps."""
         self._transfer()
         return self.columns()[name]
 
     def columns(self, after: int = 0) -> dict[str, NDArray[np.float64]]:
-        """Return all of them by name, along the accepted path later than step `after`."""
+        """Return all metrics by name, along the accepted path later than step `after`."""
         self._transfer()
         chosen = np.array(self._accepted, dtype=bool) & (np.array(self._steps, dtype=int) > after)
         accepted = self._values[chosen]
         return {name: accepted[:, i] for i, name in enumerate(self.names)}
 
     def steps(self, after: int = 0) -> NDArray[np.int64]:
-        """Return the steps of the accepted path later than `after`, in order: beside `columns`."""
+        """Return the accepted steps later than `after`, in order; they match the `columns`."""
         steps = zip(self._steps, self._accepted, strict=True)
         return np.array([s for s, accepted in steps if accepted and s > after], dtype=np.int64)
 
     def discard_after(self, step: int) -> None:
-        """Mark the accepted rows later than `step` as discarded: a rollback left them behind."""
+        """Mark the accepted rows later than `step` as discarded by a rollback."""
         for i in range(len(self._steps) - 1, -1, -1):
             if self._accepted[i]:
                 if self._steps[i] <= step:
@@ -120,7 +120,7 @@ class MetricHistory:
             self._waiting.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and names."""
+        """Return the history as tensors and names."""
         self._transfer()
         return {
             "names": list(self.names),
@@ -133,7 +133,7 @@ class MetricHistory:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace everything by `state`."""
+        """Replace the history by `state`."""
         names: Sequence[str] = state["names"]
         self.names = tuple(names)
         self._values = state["values"].numpy().reshape(len(state["steps"]), len(self.names))

@@ -14,22 +14,22 @@ LambdaValues = Mapping[str, tuple[float, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class HParams:
-    """Immutable values; a change makes a new one. Only `Trainer.set_hparams` puts one in force."""
+    """Immutable hyperparameters; `changed` returns new ones, `Trainer.set_hparams` applies them."""
 
     lr_g: float
     lr_d: float
     lambdas: LambdaValues
-    """Group -> one weight a term."""
+    """Group -> one weight per term."""
 
     @classmethod
     def from_config(cls, config: Config) -> HParams:
-        """The values a training starts with."""
+        """Return the values with which a training starts."""
         lambdas = {group: tuple(getattr(config.lambdas, group)) for group in GROUPS}
         return cls(lr_g=config.lr_g, lr_d=config.lr_d, lambdas=lambdas)
 
     @classmethod
     def from_flat(cls, values: Mapping[str, float]) -> HParams:
-        """What `flat` gave."""
+        """Return the hyperparameters from the values that `flat` returned."""
         lambdas: dict[str, tuple[float, ...]] = {}
         for name, value in values.items():
             if name.startswith("lambdas."):
@@ -38,7 +38,7 @@ class HParams:
         return cls(lr_g=values["lr_g"], lr_d=values["lr_d"], lambdas=lambdas)
 
     def flat(self) -> dict[str, float]:
-        """Dotted names as in the configuration: `lr_g`, `lambdas.C_A`, `lambdas.G_A.1`."""
+        """Return all values by dotted name: `lr_g`, `lambdas.C_A`, `lambdas.G_A.1`."""
         values = {"lr_g": self.lr_g, "lr_d": self.lr_d}
         for group, weights in self.lambdas.items():
             for i, weight in enumerate(weights):
@@ -46,7 +46,10 @@ class HParams:
         return values
 
     def changed(self, changes: Mapping[str, float]) -> HParams:
-        """A copy with some dotted names changed. Errors: `ConfigError` for an unknown name."""
+        """Return a copy with `changes` by dotted name.
+
+        Errors: `ConfigError` for an unknown name, or a value that is negative or not finite.
+        """
         lambdas = {group: list(weights) for group, weights in self.lambdas.items()}
         rates = {"lr_g": self.lr_g, "lr_d": self.lr_d}
         known = self.flat()

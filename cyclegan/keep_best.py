@@ -1,7 +1,7 @@
-"""Keeping the generators of the best validation, not merely those of the last step.
+"""A callback that keeps the generators of the best validation, not merely those of the last step.
 
-An adversarial training does not get better all the time: its score rises, falls and rises again.
-What enhances volumes is what scored best.
+An adversarial training does not improve all the time: its score rises, falls and rises again.
+Volumes are enhanced with the generators that scored best.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from cyclegan.validation import ValidationReport
 
 
 class KeepBest(Callback):
-    """Writes the mean generators to `path` whenever a validation beats all before it."""
+    """Write the mean generators to `path` whenever a validation beats all before it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.score: float | None = None
-        """Of what is in the file; None before the first usable validation."""
+        """Score of the generators in the file; None before the first usable validation."""
         self.step = 0
         self.gain_db: float | None = None
-        """Of those generators over the best Gaussian filter on pseudo pairs, if it was measured."""
+        """Their gain over the best Gaussian filter on pseudo pairs in dB, if it was measured."""
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """Keep these if they are usable and better."""
+        """Save the generators if they are usable and better than all before."""
         if report.gate is None and (self.score is None or report.score > self.score):
             self.score, self.step = report.score, report.step
             self.gain_db = report.metrics.get("score/pseudo_pair_gain_db")
             self._save(trainer, report.score)
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
-        """Keep the last ones if nothing was usable: a user may still want to look at them."""
+        """Save the last generators if none were usable: a user may still want to look at them."""
         usable = result.outcome != "interrupted" and not trainer.model.broken_networks()
         if self.score is None and usable:
             self.step = trainer.step
@@ -54,11 +54,11 @@ class KeepBest(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Score, step and gain of what is in the file."""
+        """Return score, step and gain of the generators in the file."""
         return {"score": self.score, "step": self.step, "gain_db": self.gain_db}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on comparing with what was kept, if it is still there."""
+        """Continue to compare with the generators in the file, if it still exists."""
         if self.path.is_file():
             self.score, self.step = state["score"], state["step"]
             self.gain_db = state.get("gain_db")  # not in checkpoints of earlier versions

@@ -1,4 +1,4 @@
-"""Locks that a killed process cannot leave behind: the operating system drops them with it."""
+"""File locks that no process leaves behind: the operating system drops them when it ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting_for(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, after whoever holds it now."""
+    """Hold the lock file `path`; wait until no other process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -44,7 +44,7 @@ def waiting_for(path: Path) -> Iterator[None]:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds the lock file `path`; a missing one nobody holds."""
+    """Return True if no process holds the lock file `path`, or if it does not exist."""
     try:
         with path.open() as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

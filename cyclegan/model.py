@@ -5,8 +5,8 @@ fake_B = G_A(real_A)    rec_A = G_B(fake_B)     D_A judges real_B and fake_B
 fake_A = G_B(real_B)    rec_B = G_A(fake_A)     D_B judges real_A and fake_A
 pseudo_A = degraded real_B                      G_A(pseudo_A) should be real_B
 ```
-A training whose lambdas are 0 but for `P_A P_B H_A`, and the first `pretrain_steps` of any other,
-computes the last line alone: no cycle, no discriminator.
+A training with all lambdas 0 except `P_A P_B H_A`, and the first `pretrain_steps` of any other,
+compute the last line alone: no cycle, no discriminator.
 
 Source: Zhu 2017 (CycleGAN), in three dimensions, with a change of resolution by s between A and B.
 """
@@ -38,14 +38,14 @@ from cyclegan.networks import PatchDiscriminator, UNet3d, build_generator, initi
 from cyclegan.pool import ImagePool
 
 IMAGES = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
-"""The six images of a cycle, in the order of pictures."""
+"""The six images of a cycle, in the order in which pictures show them."""
 
 
 class CycleGAN(nn.Module):
     """Generators `G_A` (A -> B) and `G_B`, discriminators `D_A` (of B) and `D_B`, and optimizers.
 
-    `mean_G_A` and `mean_G_B` are running means of the generators' weights (EMA): they are what is
-    scored and what enhances a volume. `degrader` makes the pseudo pairs that `P_A`, `P_B` and `H_A`
+    `mean_G_A` and `mean_G_B` are running means of the generators' weights (EMA); the score judges
+    them, and they enhance volumes. `degrader` makes the pseudo pairs that `P_A`, `P_B` and `H_A`
     need.
     """
 
@@ -56,7 +56,7 @@ class CycleGAN(nn.Module):
         self.config = config
         self.device = device
         self.degrader = degrader
-        # Own seed, own scope: building networks must not move the caller's random numbers.
+        # Own seed, own scope: building networks must not advance the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.G_A, self.G_B = (_initialised(config, direction) for direction in _DIRECTIONS)
@@ -65,7 +65,7 @@ class CycleGAN(nn.Module):
         self.mean_G_A = _frozen(new_generator(config, "A"), self.G_A)
         self.mean_G_B = _frozen(new_generator(config, "B"), self.G_B)
         self.pools = {"fake_A": ImagePool(config.pool_size), "fake_B": ImagePool(config.pool_size)}
-        # Own generator, on the CPU: no wait for the device, and the global state stays untouched.
+        # Own generator, on the CPU: no waiting for the device, and the global state is untouched.
         self.random = torch.Generator().manual_seed(config.seed)
         self.to(device)
         self.bf16 = config.precision == "bf16"
@@ -85,18 +85,18 @@ class CycleGAN(nn.Module):
         }
         self.hparams = HParams.from_config(config)
         self.rate_factor = 1.0
-        """Of the learning-rate schedule; what the optimizers use is the rate times this."""
+        """Factor of the learning-rate schedule; the optimizers use the rates times this."""
         self.residual_noise = config.degradation == "residual"
-        """Whether pseudo pairs get what the generator removes from real A as their noise."""
+        """True if the noise of pseudo pairs is what the generator removes from real A."""
         self.lambda_factors: Mapping[str, float] = {}
-        """Of the lambda schedule, by group; 1 where a group is not named."""
+        """Factors of the lambda schedule, by group; 1 for groups that are not in it."""
 
     def autocast(self) -> torch.autocast:
-        """The context in which the networks run: their arithmetic in the configured precision."""
+        """Return the context in which the networks run in the configured precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def apply_hparams(self, hparams: HParams) -> None:
-        """Put `hparams` in force: lambdas for the next step, rates in the optimizers' groups."""
+        """Apply `hparams`: lambdas from the next step on, rates in the optimizers' groups."""
         self.hparams = hparams
         self.schedule(self.rate_factor)
 
@@ -113,10 +113,11 @@ class CycleGAN(nn.Module):
     def cycle(
         self, real_A: Tensor, real_B: Tensor, kickstart: tuple[bool, bool] = (False, False)
     ) -> dict[str, Tensor]:
-        """The six images from patches (B, C, Z, Y, X) and (B, C, sZ, sY, sX).
+        """Return the six images from patches (B, C, Z, Y, X) and (B, C, sZ, sY, sX).
 
-        `kickstart` closes a cycle on the input itself, resized, instead of the translation: early
-        on this ties each generator to the image's contrast, which else may come out inverted.
+        `kickstart` closes a cycle on the input itself, resized, instead of on the translation.
+        Early in training this ties each generator to the image's contrast, which might otherwise
+        come out inverted.
         """
         fake_B, fake_A = self.G_A(real_A), self.G_B(real_B)
         rec_A = self.G_B(_resize(real_A, fake_B) if kickstart[0] else self._shaken(fake_B))
@@ -125,14 +126,14 @@ class CycleGAN(nn.Module):
         return dict(zip(IMAGES, images, strict=True))
 
     def _shaken(self, fake_B: Tensor) -> Tensor:
-        """`fake_B` under the noise that what is hidden in it does not survive."""
+        """Return `fake_B` with `cycle_noise`, which destroys information hidden in it."""
         if not self.config.cycle_noise:
             return fake_B
         noise = torch.randn(fake_B.shape, generator=self._drawn_generator(), device=fake_B.device)
         return fake_B + self.config.cycle_noise * noise.to(fake_B.dtype)
 
     def _drawn_generator(self) -> torch.Generator:
-        """A generator on the device whose seed comes from the model's own random numbers."""
+        """Return a generator on the device with a seed from the model's own random numbers."""
         return torch.Generator(self.device).manual_seed(self._drawn_seed())
 
     def _drawn_seed(self) -> int:
@@ -147,10 +148,11 @@ class CycleGAN(nn.Module):
         step: int | None = None,
         halves: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One step of discriminators, then generators. Returns (metrics, images), all on device.
+        """Train the discriminators, then the generators, for one step.
 
-        `step` counts the steps before this one; None is a full step with everything due. `halves`
-        are patches of both half scans of A, for `H_A`. Steps without cycles return no images.
+        Returns (metrics, images), all on the device. `step` counts the steps before this one; None
+        is a full step in which everything is due. `halves` are patches of both half scans of A, for
+        `H_A`. Steps without cycles return no images.
         """
         metrics: dict[str, Tensor] = {}
         images: dict[str, Tensor] = {}
@@ -160,7 +162,7 @@ class CycleGAN(nn.Module):
                 images = self.cycle(real_A, real_B, kickstart)
             self._discriminator_step(images, metrics, step)
         for parameter in self.discriminators:
-            parameter.requires_grad_(False)  # their gradients are not wanted: half the work
+            parameter.requires_grad_(False)  # their gradients are not needed: half the work
         with self.autocast():
             losses = {} if restoring else self._cyclic_losses(images)
             losses |= self._restoring_losses(real_A, real_B, images, halves)
@@ -175,7 +177,7 @@ class CycleGAN(nn.Module):
         return metrics, {name: image.detach().float() for name, image in images.items()}
 
     def restores_alone(self, step: int | None) -> bool:
-        """Whether the step after `step` has no cycle and no discriminator."""
+        """Return True if the step after `step` has no cycle and no discriminator."""
         young = step is not None and step < self.config.pretrain_steps
         return young or "C_A" not in self.terms
 
@@ -204,7 +206,7 @@ class CycleGAN(nn.Module):
 
     @property
     def judges(self) -> tuple[tuple[str, str, str], ...]:
-        """The discriminators at work, each with its real and its generated image."""
+        """The active discriminators, each with the names of its real and its generated image."""
         both = (("D_A", "real_B", "fake_B"), ("D_B", "real_A", "fake_A"))
         return tuple(judge for judge in both if judge[0] in self.terms)
 
@@ -214,7 +216,7 @@ class CycleGAN(nn.Module):
         shown: Mapping[str, Tensor],
         metrics: dict[str, Tensor],
     ) -> Tensor:
-        """R1 at real and R2 at generated images, weighted for the steps in between, too."""
+        """Return R1 at real and R2 at generated images; the weights make up for skipped steps."""
         total: list[Tensor] = []
         for name, real, fake in self.judges:
             judge = getattr(self, name)
@@ -229,20 +231,20 @@ class CycleGAN(nn.Module):
         return torch.stack(total).sum()
 
     def enhance(self, real_A: Tensor) -> Tensor:
-        """Return the mean generator's image of B from `real_A`, in the training's precision."""
+        """Return `real_A` enhanced by the mean generator, in the training's precision."""
         with torch.no_grad(), self.autocast():
             result: Tensor = self.mean_G_A(real_A)
         return result.float()
 
     def broken_networks(self) -> tuple[str, ...]:
-        """Return the networks with a weight that is not finite; one transfer from the device."""
+        """Return the networks with weights that are not finite; one transfer from the device."""
         names = ("G_A", "G_B", "D_A", "D_B", "mean_G_A", "mean_G_B")
         return _not_finite({name: list(getattr(self, name).parameters()) for name in names})
 
     def broken_moments(self) -> tuple[str, ...]:
-        """Return the optimizers with a moment that is not finite; one transfer from the device.
+        """Return the optimizers with moments that are not finite; one transfer from the device.
 
-        A gradient of 1e20 is finite and its square is not: Adam never moves that weight again.
+        A gradient of 1e20 is finite but its square is not: Adam never moves that weight again.
         """
         names = ("optimizer_G", "optimizer_D")
         return _not_finite(
@@ -258,7 +260,7 @@ class CycleGAN(nn.Module):
         )
 
     def update_mean(self, step: int) -> None:
-        """Move the mean generators towards the current ones; faster while training is young."""
+        """Move the mean generators towards the current ones; faster early in training."""
         decay = min(self.config.ema_decay, (1 + step) / (10 + step)) if self.config.ema_decay else 0
         with torch.no_grad():
             for mean, current in ((self.mean_G_A, self.G_A), (self.mean_G_B, self.G_B)):
@@ -292,7 +294,7 @@ class CycleGAN(nn.Module):
         return torch.stack(total).sum()
 
     def _lambdas(self, group: str) -> tuple[float, ...]:
-        """The weights in force, with the schedule's factor."""
+        """Return the weights in force, times the schedule's factor."""
         factor = self.lambda_factors.get(group, 1.0)
         weights = self.hparams.lambdas[group]
         return weights if factor == 1.0 else tuple(factor * weight for weight in weights)
@@ -309,7 +311,7 @@ class CycleGAN(nn.Module):
     def _cyclic_losses(
         self, images: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-        """Adversarial, cycle and identity losses of the generators, each (weighted, parts)."""
+        """Return the generators' adversarial, cycle and identity losses, each (weighted, parts)."""
         losses: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         for name, judge, real, fake in (
             ("G_A", self.D_A, "real_B", "fake_B"),
@@ -340,7 +342,10 @@ class CycleGAN(nn.Module):
         images: Mapping[str, Tensor],
         halves: tuple[Tensor, Tensor] | None,
     ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-        """Losses of pseudo pairs and half scans, each (weighted, parts); see cyclegan.degrader."""
+        """Return the losses of pseudo pairs and half scans, each (weighted, parts).
+
+        See `cyclegan.degrader` for both.
+        """
         losses: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         if self.degrader is None:
             return losses
@@ -358,7 +363,7 @@ class CycleGAN(nn.Module):
     def _pseudo_A(
         self, degrader: Degrader, real_A: Tensor, real_B: Tensor, fake_B: Tensor | None
     ) -> Tensor:
-        # Drawn in any case: which noise is taken must not move the random numbers that follow.
+        # Always drawn: the choice of the noise must not change the random numbers that follow.
         seed = self._drawn_seed()
         if not self.residual_noise:
             return degrader(real_B, seed)
@@ -372,17 +377,17 @@ class CycleGAN(nn.Module):
         return image_loss(self.terms[group], self._lambdas(group), image, target)
 
     def _as_A(self, image: Tensor) -> Tensor:
-        """An image of domain B on A's grid."""
+        """Return an image of domain B on A's grid."""
         factor = self.config.super_resolution
         return functional.avg_pool3d(image, factor) if factor > 1 else image
 
     def _as_B(self, image: Tensor) -> Tensor:
-        """An image of domain A on B's grid."""
+        """Return an image of domain A on B's grid."""
         factor = self.config.super_resolution
         return functional.interpolate(image, scale_factor=factor) if factor > 1 else image
 
     def training_state(self) -> dict[str, Any]:
-        """Networks, optimizers and image pools; references, not copies."""
+        """Return networks, optimizers and image pools; references, not copies."""
         return {
             "networks": self.state_dict(),
             "optimizer_G": self.optimizer_G.state_dict(),
@@ -392,12 +397,13 @@ class CycleGAN(nn.Module):
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `training_state` has, then the rates in force now: Adam brings old ones.
+        """Restore a state that `training_state` returned, but keep the rates in force now.
 
-        `state` is copied: a snapshot can be restored more than once.
+        The optimizers' states bring old rates along. `state` is copied, so that a snapshot can be
+        restored more than once.
         """
         self.load_state_dict(state["networks"])
-        # An optimizer keeps the tensors that it is given, and would train the snapshot on.
+        # An optimizer adopts the tensors that it gets, and would go on to train the snapshot.
         self.optimizer_G.load_state_dict(deepcopy(state["optimizer_G"]))
         self.optimizer_D.load_state_dict(deepcopy(state["optimizer_D"]))
         for name, pool in self.pools.items():
@@ -411,7 +417,7 @@ _DIRECTIONS: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 
 def new_generator(config: Config, direction: Literal["A", "B"]) -> UNet3d:
-    """The generator A -> B (`A`) or B -> A (`B`) as `config` describes it, weights as PyTorch's."""
+    """Return the generator A -> B (`A`) or B -> A (`B`) of `config`, with PyTorch's own weights."""
     channels = (config.channels_A, config.channels_B)
     inputs, outputs = channels if direction == "A" else channels[::-1]
     return build_generator(
@@ -455,7 +461,7 @@ def _resize(image: Tensor, like: Tensor) -> Tensor:
 
 
 def _not_finite(groups: Mapping[str, Sequence[Tensor]]) -> tuple[str, ...]:
-    """Names of the groups with a value that is not finite."""
+    """Return the names of the groups with a value that is not finite."""
     known = {name: tensors for name, tensors in groups.items() if tensors}
     if not known:
         return ()

@@ -1,7 +1,7 @@
-"""The generators: 3D U-Nets that keep, raise or lower the resolution.
+"""The networks: 3D U-Net generators that keep, raise or lower the resolution, and PatchGANs.
 
-One class, `UNet3d`, covers the whole family; a name (`UNetSim3d`, `UNetSim3dSRx2`, ...) stands for
-a set of its parameters. Filters are multiples of a base number `filters` (the original's nf = 32).
+One class, `UNet3d`, covers all generators; a name (`UNetSim3d`, `UNetSim3dSRx2`, ...) stands for a
+set of its parameters. Filters are multiples of a base number `filters` (the original's nf = 32).
 
 ```
 level 0   conv 2nf ───────────────────────────── cat ─ conv nf/2 ─ conv 1x1x1
@@ -11,13 +11,14 @@ level 1   conv 4nf ───────────── cat ─ decoder ─�
 level 2      └─────── decoder ────┘                  decoder = conv 3x3x3, ReLU, transposed conv x2
 ```
 
-Super resolution adds decoders above level 0 (SRx) or leaves out those below it (SRd): the network
-then ends on a coarser level. `depth` is the number of poolings of the network that keeps the
-resolution; those that raise or lower it follow. Source: Ronneberger 2015 (U-Net), Iglovikov 2018
-(TernausNet blocks), Odena 2016 (resize and convolve instead of transposed convolutions).
+Networks that raise the resolution (SRx) have more decoders, above level 0; those that lower it
+(SRd) leave out the last decoders and end on a coarser level. `depth` is the number of poolings of
+the network that keeps the resolution; the numbers of the others follow from it. Sources:
+Ronneberger 2015 (U-Net), Iglovikov 2018 (TernausNet blocks), Odena 2016 (resize and convolve
+instead of transposed convolutions).
 
-Every network knows its own `geometry`: which input voxels an output voxel depends on. Tiled
-enhancement rests on it, and a test holds it against measured gradients.
+Every generator knows its own `geometry`: the input voxels on which an output voxel depends. Tiled
+enhancement relies on it, and a test compares it with measured gradients.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ from cyclegan.errors import ConfigError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """What tiled inference must know of a network; all lengths in input voxels along each axis."""
+    """Geometry of a network for tiled inference; all lengths in input voxels along each axis."""
 
     factor: Fraction
     """Output voxels per input voxel: 2 for SRx2, 1/4 for SRd4."""
     alignment: int
-    """Tile origins and sizes must be multiples of it, or pooling falls on other voxels."""
+    """Tile origins and sizes must be multiples of this, or pooling falls on other voxels."""
     halo_left: int
-    """Input voxels a tile needs before its first one; a multiple of the alignment."""
+    """Input voxels that a tile needs before its first one; a multiple of the alignment."""
     halo_right: int
-    """Input voxels a tile needs after its last one; a multiple of the alignment."""
+    """Input voxels that a tile needs after its last one; a multiple of the alignment."""
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
 }
-"""Names that `activation` can have."""
+"""Values of `activation`, with their layers."""
 
 
 def _conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
@@ -59,13 +60,13 @@ def _conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
 
 
 UPSAMPLINGS = ("transposed", "resize")
-"""Names that `upsampling` can have."""
+"""Values of `upsampling`."""
 
 
 def _decoder(
     inputs: int, middle: int, outputs: int, activation: str, upsampling: str
 ) -> nn.Sequential:
-    """Doubles the resolution: conv 3x3x3, then the upsampling, each activated."""
+    """Return a block that doubles the resolution: conv 3x3x3, then upsampling, each activated."""
     up: list[nn.Module] = (
         [nn.ConvTranspose3d(middle, outputs, 3, stride=2, padding=1, output_padding=1)]
         if upsampling == "transposed"
@@ -79,15 +80,15 @@ class UNet3d(nn.Module):
 
     Args:
         filters: base number of filters nf; every layer's width is a multiple of it.
-        encoder: for each level the widths of its convolutions, in multiples of nf.
-        pools: for each level the pooling factor behind it.
+        encoder: the widths of each level's convolutions, in multiples of nf.
+        pools: the pooling factor behind each level.
         end_level: the level whose resolution the output has; -1 is twice as fine as the input.
         channels_in, channels_out: image channels.
         activation: `relu` as in the original, or `leaky_relu`. A narrow network (nf = 8: four
             filters in its head) easily starts with a head of dead ReLUs and then never learns.
         upsampling: `transposed` convolutions as in the original, whose kernel of 3 with stride 2
             covers voxels unevenly and can leave a checkerboard; or `resize` (nearest neighbour)
-            followed by a convolution, which covers all alike.
+            followed by a convolution, which covers all voxels alike.
 
     Each axis of the input must be a multiple of `geometry.alignment`.
     """
@@ -119,7 +120,7 @@ class UNet3d(nn.Module):
                 width = multiple * filters
             self.encoder.append(nn.Sequential(*layers))
             skips.append(width)
-        # The bottom's decoder brings the last level back; the others climb to the end level.
+        # The first decoder leads from the bottom to the last level, the others to the end level.
         style = (activation, upsampling)
         self.decoders = nn.ModuleList([_decoder(width, 2 * filters, filters, *style)])
         for level in range(len(encoder) - 1, end_level, -1):
@@ -149,7 +150,7 @@ class UNet3d(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Factor, alignment and halo, by walking an interval of output voxels back to the input."""
+        """Factor, alignment and halo, from tracing an interval of output voxels to the input."""
         alignment = math.prod(self.pools)
         factor = (
             Fraction(2**-self.end_level)
@@ -167,15 +168,15 @@ class UNet3d(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Input voxels along an axis that one output voxel can depend on; the most over all."""
+        """Most input voxels along an axis on which one output voxel can depend."""
         period = math.ceil(math.prod(self.pools) * self.geometry.factor)
         spans = (self._needed(voxel, voxel) for voxel in range(period))
         return max(last - first + 1 for first, last in spans)
 
     def _needed(self, first: int, last: int) -> tuple[int, int]:
-        """The interval of input voxels that output voxels `first..last` depend on, one axis."""
+        """Return the interval of input voxels that output voxels `first..last` need, per axis."""
         first, last = first - 1, last + 1  # the head's 3x3x3 convolution
-        starts: dict[int, tuple[int, int]] = {}  # level -> interval wanted of that level's skip
+        starts: dict[int, tuple[int, int]] = {}  # level -> interval needed of that level's skip
         level = self.end_level
         while True:
             if level >= 0:
@@ -199,11 +200,11 @@ class UNet3d(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Family:
-    """How a named network differs from the one of the same depth that keeps the resolution."""
+    """Difference between a named network and the one that keeps the resolution at its depth."""
 
     depth: int = 2
     levels: int = 0
-    """Poolings more than `depth`."""
+    """Number of poolings beyond `depth`."""
     end_level: int = 0
     first_pool: int = 2
 
@@ -218,7 +219,7 @@ _FAMILY = {
     "UNet113d": _Family(depth=5),
 }
 GENERATORS = tuple(_FAMILY)
-"""Names that `net_A` and `net_B` can have."""
+"""Values of `net_A` and `net_B`."""
 _VGG11 = ((2,), (4,), (8, 8), (16, 16), (16, 16))
 
 
@@ -232,10 +233,10 @@ def build_generator(
     activation: str = "relu",
     upsampling: str = "transposed",
 ) -> UNet3d:
-    """The generator called `name`, uninitialised weights as PyTorch makes them.
+    """Return the generator called `name`, with weights as PyTorch initialises them.
 
-    `depth` is the number of poolings of the network of this family that keeps the resolution; by
-    default each has its own: 2, and 5 for UNet113d. Level by level the widths are those of VGG11.
+    `depth` is the number of poolings of the network of this family that keeps the resolution; the
+    default is 5 for UNet113d and 2 for all others. Level by level the widths are those of VGG11.
 
     Errors: `ConfigError` with the nearest known name, or for a depth that leaves no level.
     """
@@ -258,7 +259,7 @@ def build_generator(
 
 
 def smallest_judged_axis(layers: int) -> int:
-    """Voxels along its shortest axis that an image needs for a discriminator of so many layers.
+    """Return how many voxels a discriminator of so many layers needs along the shortest axis.
 
     After the halvings the two convolutions of stride 1 take one voxel each and must leave one.
     """
@@ -268,10 +269,10 @@ def smallest_judged_axis(layers: int) -> int:
 class PatchDiscriminator(nn.Module):
     """PatchGAN: judges overlapping patches of an image, (B, C, Z, Y, X) -> logits (B, 1, z, y, x).
 
-    `layers` convolutions 4x4x4 of stride 2, then two of stride 1; widths nf, 2nf, 4nf, ... up to
-    8nf. Source: Isola 2017 (pix2pix), in three dimensions. `norm` acts as in training all the time:
-    batch statistics are those of the batch that is judged. `spectral_norm` bounds every layer's
-    gain by its largest singular value (Miyato 2018).
+    It has `layers` convolutions 4x4x4 of stride 2, then two of stride 1; widths nf, 2nf, 4nf, ...
+    up to 8nf. `norm` always acts as in training: batch statistics come from the batch that is
+    judged. `spectral_norm` divides every layer's weights by their largest singular value (Miyato
+    2018). Source: Isola 2017 (pix2pix), in three dimensions.
     """
 
     def __init__(
@@ -329,14 +330,14 @@ def _normalisation(norm: str, width: int) -> list[nn.Module]:
 
 
 INITS = ("normal", "xavier", "kaiming", "orthogonal")
-"""Names that `init` can have."""
+"""Values of `init`."""
 
 
 def initialise(module: nn.Module, *, scheme: str = "normal", std: float = 0.02) -> None:
-    """Draw convolution weights as `scheme` says, biases 0.
+    """Draw convolution weights according to `scheme`, and set biases to 0.
 
     `normal`: N(0, std), as CycleGAN does (Zhu 2017). `xavier`: Glorot 2010. `kaiming`: He 2015, for
-    ReLUs. `orthogonal`: Saxe 2014. The last three follow the layers' widths and have no `std`.
+    ReLUs. `orthogonal`: Saxe 2014. The last three follow the layers' widths and ignore `std`.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
@@ -349,7 +350,7 @@ def initialise(module: nn.Module, *, scheme: str = "normal", std: float = 0.02) 
 
 
 def _own_weight(layer: nn.Module) -> Tensor:
-    """The parameter behind `layer.weight`, which spectral normalisation computes from another."""
+    """Return the parameter behind `layer.weight`, from which spectral normalisation computes it."""
     parametrisations = getattr(layer, "parametrizations", None)
     owner, name = (
         (layer, "weight") if parametrisations is None else (parametrisations.weight, "original")

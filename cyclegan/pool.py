@@ -1,6 +1,6 @@
-"""The image pool: discriminators see generated images of earlier steps again at times.
+"""The image pool: it sometimes shows discriminators generated images of earlier steps again.
 
-It keeps a discriminator from forgetting what the generator did before, and dampens oscillation.
+This keeps a discriminator from forgetting what the generator did before, and dampens oscillation.
 Source: Shrivastava 2017, as used in CycleGAN (Zhu 2017).
 """
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 class ImagePool:
-    """Keeps up to `size` images, each (C, Z, Y, X), on the device they come on.
+    """Hold up to `size` images, each (C, Z, Y, X), on the device on which they arrive.
 
-    Its memory is size x C x Z x Y x X x 4 bytes; it is part of every checkpoint and snapshot.
+    The pool takes size x C x Z x Y x X x 4 bytes; it is part of every checkpoint and snapshot.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,10 +24,10 @@ class ImagePool:
         self.images: list[Tensor] = []
 
     def exchange(self, generated: Tensor, random: torch.Generator) -> Tensor:
-        """A batch like `generated` (B, C, Z, Y, X) for the discriminator.
+        """Return a batch like `generated` (B, C, Z, Y, X) for the discriminator.
 
-        While the pool fills, the batch itself. Then each image is, with probability 1/2, put into
-        the pool for an older one that is returned in its place. `random` is on the CPU.
+        While the pool fills, this is the batch itself. Later each image is, with probability 1/2,
+        swapped for an older one from the pool. `random` is on the CPU.
         """
         if self.size == 0:
             return generated
@@ -45,7 +45,7 @@ class ImagePool:
         return torch.stack(result)
 
     def state_dict(self) -> dict[str, Any]:
-        """The images; references, not copies."""
+        """Return the images; references, not copies."""
         return {"images": list(self.images)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Where and in which precision to compute: the configuration's `auto` made concrete."""
+"""Choice of the device and of the precision, where the configuration says `auto`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first GPU, else the CPU.
+    """Return the device called `name`; `auto` is the first GPU, else the CPU.
 
     Errors: `ConfigError` if there is no such device.
     """
@@ -37,16 +37,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(config: Config, device: torch.device) -> Config:
-    """`config` with `precision: auto` replaced by what is faster here.
+    """Return `config` with `precision: auto` replaced by the faster precision on `device`.
 
-    A GPU that computes bf16 natively gets it. A CPU is timed: with bf16 units a step takes a third
-    of the time, without them it takes longer.
+    A GPU that computes bf16 natively gets bf16. On a CPU both are timed: with bf16 units a step
+    takes a third of the time, without them it takes longer.
 
     Errors: `ConfigError` for bf16 on a CPU with patches too small for it.
     """
     problem = _too_small_for_bf16(config) if device.type == "cpu" else None
     if config.precision == "bf16" and problem:
-        raise ConfigError(f"precision = bf16: {problem}; make imsize_A larger or take fp32")
+        raise ConfigError(f"precision = bf16: {problem}; make imsize_A larger or use fp32")
     if config.precision != "auto":
         return config
     if problem:
@@ -67,10 +67,10 @@ def choose_precision(config: Config, device: torch.device) -> Config:
 
 
 def _too_small_for_bf16(config: Config) -> str | None:
-    """Why bf16 would give wrong gradients on a CPU, or None.
+    """Return the reason why bf16 would give wrong gradients on a CPU, or None.
 
-    PyTorch 2.13's weight gradient of a bf16 `conv3d` on the CPU uses memory it never wrote when the
-    image is smaller than the kernel (found by comparing with fp32 over many shapes; results differ
+    PyTorch 2.13's weight gradient of a bf16 `conv3d` on the CPU reads uninitialised memory when the
+    image is smaller than the kernel (seen in comparisons with fp32 over many shapes; results differ
     from call to call and can be infinite).
     """
     for domain, size, geometry in (
@@ -78,7 +78,7 @@ def _too_small_for_bf16(config: Config) -> str | None:
         ("B", config.imsize_B, config.geometry("B")),
     ):
         bottom = min(size) // geometry.alignment
-        judged = min(size) // 2**config.layers_D - 1  # what the last 4x4x4 convolution sees
+        judged = min(size) // 2**config.layers_D - 1  # input of the last 4x4x4 convolution
         if bottom < 3 or judged < 4:
             return (
                 f"with patches of {list(size)} voxels in domain {domain} some layers see images "
@@ -105,7 +105,7 @@ def _seconds_per_step(config: Config, precision: str) -> float:
         real_A = torch.randn(1, small.channels_A, *small.imsize_A)
         real_B = torch.randn(1, small.channels_B, *small.imsize_B)
         times = []
-        for _ in range(3):  # the first one pays for the libraries' preparations
+        for _ in range(3):  # the first one includes the libraries' preparations
             start = time.perf_counter()
             model.training_step(real_A, real_B)
             times.append(time.perf_counter() - start)

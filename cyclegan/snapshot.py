@@ -1,12 +1,12 @@
 """Snapshots: the state of a training in host memory, to which a rollback returns.
 
-On a GPU a snapshot costs the training a copy within the device; the way to the host's pinned memory
-goes over a stream of its own while training goes on, and whoever needs the snapshot waits for it.
+On a GPU the training waits only for a copy within the device; the transfer to the host's pinned
+memory runs on a separate stream while training goes on. Reading the snapshot waits for its end.
 
 A compact snapshot has half the size. Weights are rounded to bf16 (8 bits of precision) or fp16 (11
-bits), Adam's moments to bf16 in both cases: squares of small gradients are below what fp16 can
-hold, and a second moment of 0 makes Adam's next step explode. Counters, statistics of
-normalisation layers and single values stay as they are. A rollback to it is not exact to the bit.
+bits), Adam's moments to bf16 in both cases: squares of small gradients are too small for fp16, and
+a second moment of 0 makes Adam's next step explode. Counters, statistics of normalisation layers
+and single values stay as they are. A rollback to a compact snapshot is not exact to the bit.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ class Snapshot:
 
     step: int
     iteration: int
-    """When it was taken."""
+    """Iteration at which the snapshot was taken."""
     hparams: HParams
     training: Mapping[str, Any]
-    """Of `CycleGAN.training_state`; read it by `state`, which waits until it has arrived."""
+    """Copy of `CycleGAN.training_state`; read it with `state`, which waits until it has arrived."""
     arrived: torch.cuda.Event | None = field(default=None, compare=False, repr=False)
 
     def state(self) -> Mapping[str, Any]:
-        """What `CycleGAN.load_training_state` takes."""
+        """Return the state for `CycleGAN.load_training_state`, once it has arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.training
 
     def nbytes(self) -> int:
-        """Bytes of host memory."""
+        """Return the size in host memory, in bytes."""
         return sum(tensor.nbytes for tensor in tensors_of(self.training))
 
     def is_finite(self) -> bool:
-        """Whether all of its values are."""
+        """Return True if all values are finite."""
         floats = (t for t in tensors_of(self.state()) if t.is_floating_point())
         return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
 
     def to_plain(self) -> dict[str, Any]:
-        """As checkpoints take it."""
+        """Return the snapshot as plain values and tensors for checkpoints."""
         return {
             "step": self.step,
             "iteration": self.iteration,
@@ -62,7 +62,7 @@ class Snapshot:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Snapshot:
-        """What `to_plain` gave."""
+        """Return the snapshot from the values that `to_plain` returned."""
         return cls(
             step=int(plain["step"]),
             iteration=int(plain["iteration"]),
@@ -79,7 +79,7 @@ def take_snapshot(
     hparams: HParams,
     precision: Precision = "full",
 ) -> Snapshot:
-    """A snapshot of `training` (`CycleGAN.training_state`), independent of what comes after."""
+    """Return a snapshot of `training` (`CycleGAN.training_state`), independent of later steps."""
     copies = _copied(training, precision)
     arrived = None
     if any(tensor.is_cuda for tensor in tensors_of(copies)):
@@ -90,7 +90,7 @@ def take_snapshot(
 
 
 def _copied(value: Any, precision: Precision, path: tuple[str, ...] = ()) -> Any:
-    """Nested state with every tensor cloned where it is, in the format it is kept in."""
+    """Return nested state with every tensor cloned on its device, in the snapshot's precision."""
     if isinstance(value, Tensor):
         return value.detach().to(_kept_as(value, precision, path), copy=True)
     if isinstance(value, Mapping):
@@ -110,7 +110,7 @@ def _kept_as(tensor: Tensor, precision: Precision, path: tuple[str, ...]) -> tor
 
 
 def _sent(copies: Any) -> tuple[Any, torch.cuda.Event]:
-    """`copies` in pinned memory, filled by a stream of their own; the event of their arrival."""
+    """Return `copies` in pinned memory, filled on a separate stream, and the event of arrival."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -124,7 +124,7 @@ def _pinned(value: Any, stream: torch.cuda.Stream) -> Any:
     if isinstance(value, Tensor):
         if not value.is_cuda:
             return value
-        value.record_stream(stream)  # else its memory is given away while it is being read
+        value.record_stream(stream)  # otherwise its memory is reused while it is being read
         host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
         return host.copy_(value, non_blocking=True)
     if isinstance(value, Mapping):
@@ -135,7 +135,7 @@ def _pinned(value: Any, stream: torch.cuda.Stream) -> Any:
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested state, in its order."""
+    """Yield all tensors in nested state, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 """The trainer: one loop, its events, and the complete state of a training.
 
-The loop with its events is drawn in `cyclegan/callbacks.py`.
+`cyclegan/callbacks.py` shows the loop with its events on one page.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from cyclegan.validation import ValidationReport, Validator
 logger = logging.getLogger(__name__)
 
 NOISE_CHOICES = 8
-"""How often in a training it is asked at most which noise the pseudo pairs should have."""
+"""Largest number of times in a training at which it chooses the noise of the pseudo pairs."""
 
-# A pruned training is over; an interrupted one goes on later. Asked for both, the first wins.
+# A pruned training is over; an interrupted one goes on later. If both are requested, pruned wins.
 _PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
 
 
@@ -51,14 +51,14 @@ class _RollbackRequest:
 
 
 class Trainer:
-    """Trains a `CycleGAN` as a `Config` says, with callbacks watching.
+    """Train a `CycleGAN` according to a `Config`, and call callbacks at its events.
 
     Args:
-        config: what to train. `precision: auto` is resolved here; `trainer.config` is the outcome.
+        config: what to train. `trainer.config` is the same with `precision: auto` resolved.
         callbacks: see `cyclegan.callbacks`; their order changes nothing.
-        folder: where checkpoints go (see `cyclegan.checkpoints`); without it none is written.
+        folder: where checkpoints go (see `cyclegan.checkpoints`); without it none are written.
 
-    Errors: `ConfigError` and `DataError` for what can't work, before anything is computed.
+    Errors: `ConfigError` and `DataError` for settings and data that can't work, before training.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class Trainer:
         self.history = MetricHistory()
         self.hparam_log: list[HParamChange] = []
         self.rollbacks: list[RollbackEvent] = []
-        """All so far, with what became of them."""
+        """All rollbacks so far, with their outcomes."""
         self.step = 0
-        """The training step, which a rollback rewinds."""
+        """The training step; a rollback rewinds it."""
         self.iteration = 0
-        """Optimisation steps executed, which nothing rewinds."""
+        """Number of optimisation steps executed; nothing rewinds it."""
         self.images: dict[str, Tensor] = {}
         """The six images of the last step's batch, on the device."""
         self.last_report: ValidationReport | None = None
@@ -89,9 +89,9 @@ class Trainer:
         self._best_is_new = False
         self._noise_chosen_at = 0
         self._found_finite_at = 0
-        """The last iteration whose losses and weights were looked at, and were finite."""
+        """The last iteration at which losses and weights were checked and found finite."""
         self._warned = False
-        """Whether it was said since then that no checkpoint is written."""
+        """True if the user was warned since then that no checkpoint is written."""
         self._kickstarts = [(0, config.kickstart_steps)] if config.kickstart else []
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
@@ -102,7 +102,7 @@ class Trainer:
         for callback in callbacks:
             self.add_callback(callback)
 
-    # -- what callbacks may use ---------------------------------------------------------------
+    # -- interface for callbacks --------------------------------------------------------------
 
     @property
     def hparams(self) -> HParams:
@@ -117,11 +117,11 @@ class Trainer:
 
     @property
     def best_score(self) -> float | None:
-        """The highest of all usable validations, also of those rolled back; None before one."""
+        """The highest score of all usable validations, also of those rolled back, or None."""
         return self._best_score
 
     def add_callback(self, callback: Callback) -> None:
-        """Let one more callback watch. Errors: `ConfigError` if its name is taken."""
+        """Add a callback. Errors: `ConfigError` if its name is taken."""
         if any(callback.name == other.name for other in self.callbacks):
             raise ConfigError(f"two callbacks are called '{callback.name}'; rename one of them")
         self.callbacks.append(callback)
@@ -129,12 +129,12 @@ class Trainer:
     def set_hparams(
         self, changes: Mapping[str, float], *, reason: str = "", kickstart: int = 0
     ) -> None:
-        """Change lambdas and learning rates, by dotted name; the only way to change them.
+        """Change lambdas and learning rates, by dotted name. This is the only way to change them.
 
-        With `kickstart` cycles are at times closed on the input itself (see `CycleGAN.cycle`) for
-        so many steps from here, as often as at the start of a training with `kickstart`.
+        For the next `kickstart` steps each cycle is closed on the input itself (see
+        `CycleGAN.cycle`) with probability `kickstart_probability`.
 
-        Errors: `ConfigError` for what this training can't have.
+        Errors: `ConfigError` for changes that this training does not support.
         """
         changed = self.hparams.changed(changes)
         for group, weights in changed.lambdas.items():
@@ -158,11 +158,11 @@ class Trainer:
         )
 
     def kickstarted(self, step: int) -> bool:
-        """Whether kickstart was, or will be, at work in the step that leads from `step` on."""
+        """Return True if kickstart was, or will be, active in the step that follows `step`."""
         return any(start <= step < stop for start, stop in self._kickstarts)
 
     def request_stop(self, reason: str, *, outcome: Outcome = "stopped") -> None:
-        """Ask to end the training at this step's boundary. Also safe from a signal handler."""
+        """Request the end of the training at this step's boundary; safe in a signal handler."""
         self._stop_requests.append((outcome, reason))
 
     def request_rollback(
@@ -174,9 +174,9 @@ class Trainer:
         kickstart: int = 0,
         cause: Cause | None = None,
     ) -> None:
-        """Ask to go back to `snapshot` at this step's boundary and change hyperparameters there.
+        """Request a rollback to `snapshot` at this step's boundary, with new hyperparameters.
 
-        `changes` and `kickstart` as in `set_hparams`; `cause` is what is recorded beside `reason`.
+        `changes` and `kickstart` are those of `set_hparams`; `cause` is recorded beside `reason`.
         """
         if kickstart:
             self._require_equal_channels()
@@ -191,13 +191,13 @@ class Trainer:
         )
 
     def conclude_rollback(self, outcome: str) -> None:
-        """Record what became of the last rollback, in words, where that was not known yet."""
+        """Record the outcome of the last rollback, unless it has one already."""
         if self.rollbacks and not self.rollbacks[-1].outcome:
             last = self.rollbacks[-1]
             self.rollbacks[-1] = replace(last, outcome=outcome, concluded=self.iteration)
 
     def snapshot(self, precision: Precision = "full") -> Snapshot:
-        """The training state now, on its way to host memory; see `cyclegan.snapshot`."""
+        """Return a snapshot of the current training state; see `cyclegan.snapshot`."""
         return take_snapshot(
             self.model.training_state(),
             step=self.step,
@@ -211,8 +211,8 @@ class Trainer:
     def fit(self, resume: Path | None = None) -> TrainResult:
         """Train to `config.steps`, from scratch or from the checkpoint `resume`.
 
-        PyTorch's global random numbers, which a user's own loss may draw, come from the seed or the
-        checkpoint meanwhile; afterwards the caller's go on where they were.
+        During the training PyTorch's global random numbers, which a user's own loss may draw, come
+        from the seed or the checkpoint; afterwards the caller's continue where they were.
         """
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             return self._fit(resume)
@@ -238,9 +238,9 @@ class Trainer:
         return result
 
     def load_pretrained(self) -> None:
-        """Take the networks of `config.pretrained`, if there is one; `fit` does so at step 0.
+        """Load the networks of `config.pretrained`, if it is set; `fit` does so at step 0.
 
-        A resumed training doesn't need that file any more. Errors: `CheckpointError`.
+        A resumed training does not need that file. Errors: `CheckpointError`.
         """
         if self.config.pretrained is not None:
             load_pretrained(self.model, Path(self.config.pretrained))
@@ -275,14 +275,15 @@ class Trainer:
 
     @property
     def _may_fall_back(self) -> bool:
-        """Whether an optimizer could still save what is not finite; a replay never falls back."""
+        """True if a rollback could still repair values that are not finite; a replay has none."""
         optimizer = self.config.hp_optimizer
         return optimizer.enabled and optimizer.policy != "replay"
 
     def divergence(self) -> str | None:
-        """Return what is not finite any more, in words, or None; waits for the device.
+        """Return a description of the values that are not finite, or None; waits for the device.
 
-        Weights and moments as they are; losses of the accepted steps since it was last asked.
+        It checks the current weights and moments, and the losses of the accepted steps since the
+        last check.
         """
         rows = [row for row in self.history.rows(after=self._found_finite_at) if row.accepted]
         for row in rows:
@@ -332,7 +333,7 @@ class Trainer:
         return first, second
 
     def _choose_noise(self) -> None:
-        """Let pseudo pairs have the noise that makes them look most like A, as known by now."""
+        """Choose the noise that now makes pseudo pairs look most like A."""
         degrader, config = self.degrader, self.config
         if degrader is None or config.degradation != "auto" or not any(config.lambdas.P_A):
             return
@@ -400,7 +401,7 @@ class Trainer:
         self._best_is_new = False  # the state it belonged to is gone
         own = (
             1 if self.config.kickstart else 0
-        )  # the training's own stays, wherever it falls back to
+        )  # the configured kickstart stays, however far the rollback goes
         later = [span for span in self._kickstarts[own:] if span[0] < self.step]
         self._kickstarts = self._kickstarts[:own] + later
         self.set_hparams(
@@ -450,7 +451,7 @@ class Trainer:
     # -- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The complete state: resumed from it, a training continues bit for bit."""
+        """Return the complete state, from which a training continues bit for bit."""
         return {
             "format": states.CHECKPOINT_FORMAT,
             "config": self.config.to_dict(),
@@ -478,7 +479,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a complete state.
+        """Restore a complete state.
 
         Errors: `CheckpointError` if it belongs to networks of another shape.
         """
@@ -492,8 +493,8 @@ class Trainer:
                 "was made with"
             ) from error
         self.step, self.iteration = int(state["step"]), int(state["iteration"])
-        # A checkpoint is written of finite values only. Rows of earlier versions have NaN in place
-        # of what their iterations did not compute.
+        # Checkpoints only hold finite values. Rows of earlier versions have NaN for metrics that
+        # their iterations did not compute.
         self._found_finite_at = self.iteration
         self._last_score, self._best_score = state["score"], state["best_score"]
         self.hparam_log = [HParamChange(**change) for change in state["hparam_log"]]
@@ -515,7 +516,10 @@ class Trainer:
                 callback.load_state_dict(state["callbacks"][callback.name])
 
     def save_checkpoint(self) -> Path | None:
-        """Write the complete state to `folder`; the path, or None without a folder."""
+        """Write a checkpoint to `folder` and return its path.
+
+        Returns None without a folder, or if values are not finite.
+        """
         if self._checkpoints is None:
             return None
         found = self.divergence()
@@ -528,7 +532,7 @@ class Trainer:
         return self._checkpoints.save(self.state_dict())
 
     def load_checkpoint(self, path: Path) -> Config:
-        """Read a checkpoint and take it over; the configuration it was made with."""
+        """Restore a checkpoint and return the configuration of its training."""
         state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
         self.load_state_dict(state)
         if self._checkpoints and path == self._checkpoints.newest:

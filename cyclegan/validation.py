@@ -18,29 +18,29 @@ from cyclegan.score import Generator, Score
 from cyclegan.score.degrade import fit_degradation
 from cyclegan.score.residual_noise import residual_noise
 
-# Not the training's seed: trials of a study differ in nothing but what is searched, and their
-# pictures show the same patches.
+# Independent of the training's seed: all trials of a study are judged on the same patches, and
+# their pictures show the same patches.
 _PATCH_SEED = 2_024
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationReport:
-    """What a validation found."""
+    """Result of a validation."""
 
     step: int
     iteration: int
     score: float
-    """Reference-free, higher is better; finite in every case."""
+    """Score without a reference; higher is better, always finite."""
     gate: str | None
-    """Why the result is unusable (not finite, collapsed, inverted), or None."""
+    """Reason why the result is unusable (not finite, collapsed, inverted), or None."""
     metrics: Mapping[str, float]
-    """The score and its parts by their names in charts, e.g. `score/spectrum_distance_db`."""
+    """The score and its parts, by their names in charts, e.g. `score/spectrum_distance_db`."""
     images: Mapping[str, Tensor]
-    """`real_A fake_B rec_A real_B fake_A rec_B` of two patches, (2, C, Z, Y, X), on the host."""
+    """Images `real_A fake_B rec_A real_B fake_A rec_B`, each (2, C, Z, Y, X), on the host."""
 
 
 class Validator:
-    """Draws the patches once, judges generators on them as often as asked."""
+    """Judge generators on held-out patches, which are drawn once."""
 
     def __init__(self, config: Config, data: TrainingData, device: torch.device) -> None:
         domains = (
@@ -48,14 +48,14 @@ class Validator:
             data.volumes(config, "B", data.spec_B.validate),
         )
         self.voxel_size_A = domains[0][0].voxel_size_um
-        """(z, y, x) in micrometres, of the first volume; None if it does not say."""
+        """Voxel size (z, y, x) of the first volume in micrometres; None if it is unknown."""
         patches: list[Tensor] = []
         fitted: list[Tensor] = []
         for number, size in enumerate((config.imsize_A, config.imsize_B)):
             seed = (_PATCH_SEED, number)
             sampler = PatchSampler(domains[number], size, seed=seed, flips=False)
             patches.append(sampler.draw(config.validation_patches).to(device))
-            # The few patches that are judged say too little about the blur between the domains.
+            # The few validation patches say too little about the blur between the domains.
             more = sampler.draw(max(fit_count(config.imsize_B) - config.validation_patches, 0))
             fitted.append(torch.cat([patches[number][:, :1], more[:, :1].to(device)]))
         self.patches_A, self.patches_B = patches
@@ -70,7 +70,7 @@ class Validator:
         )
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:
-        """Judge the model's mean generators; training state and random numbers stay untouched."""
+        """Judge the model's mean generators; training state and random numbers do not change."""
         G_A, G_B = _applied(model, model.mean_G_A), _applied(model, model.mean_G_B)
         scored = self.score(G_A, G_B)
         return ValidationReport(
@@ -83,7 +83,7 @@ class Validator:
         )
 
     def images(self, model: CycleGAN) -> dict[str, Tensor]:
-        """The six images as a report has them, without judging them."""
+        """Return the six images as in a report, without judging them."""
         return self._images(_applied(model, model.mean_G_A), _applied(model, model.mean_G_B))
 
     def _images(self, G_A: Generator, G_B: Generator) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ class Validator:
 def _halves(
     config: Config, data: TrainingData, device: torch.device
 ) -> tuple[Tensor, Tensor] | None:
-    """The same patches from both half scans of A, where every validation volume names halves."""
+    """Return the same patches from both half scans of A, or None unless all volumes have halves."""
     entries = data.spec_A.validate
     if not all(entry.halves for entry in entries):
         return None
@@ -117,7 +117,7 @@ def _halves(
 
 
 def _applied(model: CycleGAN, generator: nn.Module) -> Generator:
-    """The generator in the training's precision; what is measured on its output is not."""
+    """Return the generator in the training's precision, with outputs in fp32 for the metrics."""
 
     def apply(patches: Tensor) -> Tensor:
         with model.autocast():

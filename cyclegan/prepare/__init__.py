@@ -1,7 +1,7 @@
-"""From what a scanner's reconstruction leaves to what a training reads: HDF5 and a dataset JSON.
+"""Preparation of reconstructed volumes for a training: HDF5 files and a dataset JSON.
 
-HDF5, NeXus, TIFF, NPY and Zarr volumes are cropped, standardised and written as HDF5, block by
-block and resumably, with a picture to check each by.
+`cyclegan prepare` crops and standardises HDF5, NeXus, TIFF, NPY and Zarr volumes and writes them as
+HDF5, block by block and resumably, each with a picture to check it by.
 """
 
 from __future__ import annotations

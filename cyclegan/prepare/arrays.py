@@ -1,4 +1,4 @@
-"""NPY files, raw voxels within other files, and Zarr arrays."""
+"""Readers of NPY files, raw voxels within other files, Zarr arrays, and HDF5 and NeXus files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
 
 
 class RawSource(Source):
-    """Voxels that lie one after another in a file, Z slowest, from `offset` on."""
+    """Contiguous voxels in a file from `offset` on, with Z slowest."""
 
     def __init__(
         self, path: Path, *, shape: Size, dtype: np.dtype[Any], offset: int, name: str | None = None
@@ -53,7 +53,7 @@ class RawSource(Source):
             )
 
     def read(self, window: Window) -> NDArray[Any]:
-        """The voxels of `window`."""
+        """Return the voxels of `window`."""
         z, y, x = window
         _, height, width = self.shape
         rows = y.stop - y.start
@@ -71,7 +71,7 @@ class RawSource(Source):
 
 
 class _MappedSource(Source):
-    """An NPY file in Fortran order (X slowest), which no slab of is contiguous: memory-mapped."""
+    """An NPY file in Fortran order (X slowest), memory-mapped because no slab is contiguous."""
 
     def __init__(self, path: Path, index: tuple[int, ...], array: np.memmap[Any, Any]) -> None:
         self.name, self.files = str(path), (path,)
@@ -80,17 +80,20 @@ class _MappedSource(Source):
         self._path, self._index = path, index
 
     def read(self, window: Window) -> NDArray[Any]:
-        # Mapped anew for each block: pages of a map that stays open count as this process's memory.
+        # Mapped anew for each block: pages of an open map count as this process's memory.
         array = np.load(self._path, mmap_mode="r", allow_pickle=False)
         return np.array(array[self._index + window], order="C")
 
 
 def open_npy(path: Path, channel: int | None) -> Source:
-    """A volume in an NPY file. Errors: `DataError` if it is damaged or no volume of numbers."""
+    """Open the volume in an NPY file.
+
+    Errors: `DataError` if the file is damaged or does not hold a volume of numbers.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a whole NPY file of numbers: {error}") from error
+        raise DataError(f"{path}: not a complete NPY file of numbers: {error}") from error
     check_real(str(path), array.dtype)
     index, shape = three_axes(str(path), array.shape, channel)
     if not array.flags.c_contiguous:
@@ -101,7 +104,7 @@ def open_npy(path: Path, channel: int | None) -> Source:
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr array or group, v2 or v3."""
+    """Return True if a folder is a Zarr array or group, v2 or v3."""
     return path.is_dir() and any((path / name).is_file() for name in _ZARR_FILES)
 
 
@@ -112,7 +115,7 @@ class _ZarrSource(Source):
         self.dtype = np.dtype(array.dtype)
         check_real(self.name, self.dtype)
         self._index, self.shape = three_axes(self.name, array.shape, channel)
-        # A shard is one file of several chunks; chunks within it can be read by themselves.
+        # A shard is one file of several chunks, which can be read one by one.
         self.grain = (int(array.chunks[-3]), int(array.chunks[-2]))
         self._array = array
 
@@ -124,7 +127,7 @@ class _ZarrSource(Source):
 
 
 def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
-    """A Zarr array (v2 or v3), `dataset` of a group, or an OME-Zarr image at full resolution.
+    """Open a Zarr array (v2, v3), `dataset` of a group, or an OME-Zarr image at full resolution.
 
     Errors: `CycleGANError` if the package zarr is missing, `DataError` for everything else.
     """
@@ -163,7 +166,7 @@ def _member(path: Path, group: Any, name: str | None) -> Any:
 
 
 def _ome_image(attributes: dict[str, Any]) -> tuple[str | None, VoxelSize | None]:
-    """Path of the finest image of an OME-Zarr group (0.4 or 0.5), and its voxel size."""
+    """Return the path of the finest image of an OME-Zarr group (0.4 or 0.5), and its voxel size."""
     try:
         scales = attributes.get("ome", attributes)["multiscales"][0]
         image = scales["datasets"][0]
@@ -182,17 +185,17 @@ def _scale(transformations: Sequence[dict[str, Any]]) -> list[float]:
     return next((list(t["scale"]) for t in transformations if t.get("type") == "scale"), [])
 
 
-# -- HDF5 and NeXus files: which dataset is meant, and reading it by chunks --------------------
+# -- HDF5 and NeXus files: choice of the dataset, and reading by chunks ------------------------
 
 _LISTED = 12
 
 
 _MOST_AXES = 32
-"""Of any HDF5 dataset."""
+"""Most axes that an HDF5 dataset can have."""
 
 
 class Hdf5Source(Source):
-    """One dataset of an HDF5 file, 3D or with leading axes of which one part is taken."""
+    """One dataset of an HDF5 file: 3D, or with leading axes along which one index is chosen."""
 
     def __init__(
         self, path: Path, handle: h5py.File, dataset: h5py.Dataset, name: str, channel: int | None
@@ -200,28 +203,28 @@ class Hdf5Source(Source):
         self.name = f"{path}:{name}"
         self._index, self.shape = three_axes(self.name, dataset.shape, channel)
         self.dtype = dataset.dtype
-        own = Path(dataset.file.filename)  # another one behind an external link
+        own = Path(dataset.file.filename)  # differs from `path` behind an external link
         self.files = tuple(dict.fromkeys([path, own, *source_files(dataset)]))
         chunks = dataset.chunks or (1, 1, 1)
         self.grain = (chunks[-3], chunks[-2])
         self.voxel_size_um = voxel_size_um(dataset)
         if self.voxel_size_um is None and lacks_unit(dataset):
             self.notes = (
-                f"{self.name}: a voxel size without a unit of length is there and not used; "
-                "give it by --voxel-size",
+                f"{self.name}: its voxel size is not used because it has no unit of length; "
+                "give it with --voxel-size",
             )
         self.units = as_text(dataset.attrs.get("units"))
         self._path, self._handle, self._dataset = path, handle, dataset
 
     def region(self, roi: Roi) -> Region:
-        """The region in voxels, all of whose voxels are there."""
+        """Return the region in voxels; check that all files it needs exist."""
         region = super().region(roi)
         leading = [(i, i + 1) for i in self._index]
         check_sources(self._dataset, self._path, (*leading, *region))
         return region
 
     def read(self, window: Window) -> NDArray[Any]:
-        """The voxels of `window`."""
+        """Return the voxels of `window`."""
         return read_part(self._dataset, self._index + window, self.name)
 
     def close(self) -> None:
@@ -231,9 +234,9 @@ class Hdf5Source(Source):
 
 
 def open_hdf5(path: Path, name: str | None, channel: int | None) -> Source:
-    """The dataset `name`, else the file's NeXus default, else the only volume in it.
+    """Open the dataset `name`; by default the file's NeXus default, or its only volume.
 
-    Errors: `DataError` as of `cyclegan.data.open_dataset`, or for several candidates.
+    Errors: `DataError` as in `cyclegan.data.open_dataset`, or for several candidates.
     """
     handle = open_file(path)
     try:
@@ -251,6 +254,6 @@ def _unnamed(path: Path, handle: h5py.File) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise DataError(f"{path}: no dataset of three or more axes in it")
+        raise DataError(f"{path}: it has no dataset of three or more axes")
     listed = ", ".join(found[:_LISTED]) + (", ..." if len(found) > _LISTED else "")
     raise DataError(f"{path}: several volumes; name one with --dataset: {listed}")

@@ -1,4 +1,4 @@
-"""The dataset JSON beside prepared volumes: what is trained on and what is kept for validation."""
+"""The dataset JSON beside prepared volumes: their parts for training and for validation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from cyclegan.prepare.partial import DATASET, HDF5_SUFFIXES
 from cyclegan.prepare.region import Open, Range
 
 SHARE = 0.15
-"""Of the planes along Z, taken for validation where nothing else is said."""
+"""Share of the planes along Z that is held out for validation by default."""
 
 
 def output_paths(
     groups: Sequence[Sequence[Path]], output: Path, validate_file: Path | None
 ) -> tuple[list[Path], Path | None, Path]:
-    """Files to write: one per volume, that of `validate_file`, and the dataset JSON.
+    """Return the files to write: one per volume, that of `validate_file`, and the dataset JSON.
 
-    One volume is written to `output`, the validation file beside it as `..._validate.h5`, and the
-    JSON has `output`'s name. Of several, `output` is the folder: each file bears its input's name,
-    and the JSON is `dataset.json`. Errors: `UsageError` where that is ambiguous.
+    A single volume is written to `output`, the validation file beside it as `..._validate.h5`, and
+    the JSON has `output`'s name. For several volumes `output` is a folder: each file has its
+    input's name, and the JSON is `dataset.json`. Errors: `UsageError` if `output` is ambiguous.
     """
     several = len(groups) > 1
     is_file = output.suffix.lower() in HDF5_SUFFIXES
@@ -52,7 +52,7 @@ def output_paths(
 
 
 def validation_ranges(wanted: Sequence[Open], length: int, name: str) -> list[Range]:
-    """Ranges along Z kept for validation, sorted; by default the last `SHARE` of the planes.
+    """Return the ranges along Z for validation, sorted; by default the last `SHARE` of the planes.
 
     Errors: `UsageError` for ranges that overlap, end beyond the volume or leave nothing to train
     on, `DataError` for a volume of one plane.
@@ -80,14 +80,14 @@ def validation_ranges(wanted: Sequence[Open], length: int, name: str) -> list[Ra
 
 
 def complement(ranges: Sequence[Range], length: int) -> list[Range]:
-    """What of [0, length) lies in none of the sorted `ranges`."""
+    """Return the parts of [0, length) that lie in none of the sorted `ranges`."""
     cuts = [0, *(n for limits in ranges for n in limits), length]
     pairs = zip(cuts[::2], cuts[1::2], strict=True)
     return [(a, b) for a, b in pairs if a < b]
 
 
 def entries(volume: Path, json_file: Path, ranges: Sequence[Range | None]) -> list[dict[str, Any]]:
-    """Entries of a dataset JSON: parts of a volume along Z, None for all of it."""
+    """Return entries of a dataset JSON for ranges of a volume along Z; None is all of it."""
     path = Path(os.path.relpath(volume.resolve(), json_file.parent.resolve())).as_posix()
     return [
         {"path": path, "dset": DATASET} | ({} if limits is None else {"ROI0": list(limits)})
@@ -98,7 +98,7 @@ def entries(volume: Path, json_file: Path, ranges: Sequence[Range | None]) -> li
 def write_dataset(
     json_file: Path, train: Sequence[dict[str, Any]], validate: Sequence[dict[str, Any]]
 ) -> None:
-    """Write the dataset JSON, one volume a line."""
+    """Write the dataset JSON, one entry per line."""
     parts = [
         f' "{name}": [\n  ' + ",\n  ".join(json.dumps(entry) for entry in part) + "\n ]"
         for name, part in (("train", train), ("validate", validate))

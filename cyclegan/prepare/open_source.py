@@ -1,4 +1,4 @@
-"""Which inputs are one volume, and which reader a volume needs."""
+"""Grouping of inputs into volumes, and the choice of a volume's reader."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _NPY = b"\x93NUMPY"
 
 
 def group_inputs(inputs: Sequence[Path], *, each: bool = False) -> list[list[Path]]:
-    """The inputs that make one volume each: TIFF files of single pages are one stack together.
+    """Group the inputs by volume: several TIFF files of single pages are one stack.
 
-    Errors: `DataError` for one that is not there, `UsageError` for one that is named twice.
+    With `each` every input is a volume by itself. Errors: `DataError` for an input that does not
+    exist, `UsageError` for one that is named twice.
     """
     seen: set[Path] = set()
     for path in inputs:
@@ -35,12 +36,12 @@ def group_inputs(inputs: Sequence[Path], *, each: bool = False) -> list[list[Pat
 def open_source(
     paths: Sequence[Path], *, dataset: str | None = None, channel: int | None = None
 ) -> Source:
-    """The volume in one file or folder, or in several TIFF files of one page each.
+    """Open the volume in one file or folder, or in several TIFF files of one page each.
 
     Args:
         paths: HDF5, NeXus, TIFF or NPY file, Zarr folder, folder of TIFF files; or TIFF files.
-        dataset: of HDF5 and Zarr; by default what the file marks as its default, or the only one.
-        channel: which part of a leading channel axis (C, Z, Y, X), counted from 0.
+        dataset: name in HDF5 or Zarr; by default the file's own default, or the only dataset.
+        channel: index along a leading channel axis (C, Z, Y, X), counted from 0.
 
     Errors: `DataError` in one line that names the file.
     """

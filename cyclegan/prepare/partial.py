@@ -1,10 +1,10 @@
-"""A half-made HDF5 file that survives kill -9 at any moment.
+"""The prepared HDF5 file, and its unfinished part, which survives kill -9 at any moment.
 
 An HDF5 file that is being written is lost if its process dies: its index is in memory. Here HDF5
-makes the whole file at once, index, attributes and a place for every chunk (a sparse file), and
-closes it. Voxels are then written into their places with plain writes, which no later write
-depends on, and after each slab is on the disk, a record beside the file says so. When all slabs are
-there, the part is the finished file and only changes its name.
+creates the complete file at once, with index, attributes and a place for every chunk (a sparse
+file), and closes it. Plain writes, each independent of the others, then put voxels into their
+places. Once a slab is on the disk, a record beside the file says so. When all slabs are written,
+the part is the finished file and is only renamed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from cyclegan.files import write_text
 from cyclegan.hdf5 import writing_hdf5
 
 FINGERPRINT = "prepared_from"
-"""Attribute of the dataset: the fingerprint of the inputs and settings it was made from."""
+"""Attribute of the dataset that holds the fingerprint of its inputs and settings."""
 _RESERVE = 1 << 24
 
 
 def part_path(output: Path) -> Path:
-    """Where the file is made that will be `output`."""
+    """Return the path of the unfinished part of `output`."""
     return output.with_name(output.name + ".part")
 
 
 class Record:
-    """What is known and done of one output, in a JSON file beside it, replaced whole at each step.
+    """Progress of one output, in a JSON file beside it that every update replaces.
 
-    `content` is empty unless the record found was made for the same `fingerprint`.
+    `content` is empty unless the existing record has the same `fingerprint`.
     """
 
     def __init__(self, output: Path, fingerprint: str) -> None:
@@ -65,12 +65,12 @@ class Record:
         write_text(self.path, json.dumps(self.content))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete the record."""
         self.content = {}
         self.path.unlink(missing_ok=True)
 
     def made(self, output: Path) -> bool:
-        """Whether `output` was finished by an earlier call with this record's settings."""
+        """Return True if an earlier call with this record's settings finished `output`."""
         if not self.content or not output.exists():
             return False
         try:
@@ -82,11 +82,11 @@ class Record:
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Keep `output` and its part for this process; the lock ends with the process, however it ends.
+    """Lock `output` and its part for this process; the lock ends with the process at the latest.
 
-    Errors: `BusyError` if another process has it.
+    Errors: `BusyError` if another process holds the lock.
     """
-    # A file of its own: HDF5 locks the files it opens, and would be shut out.
+    # A separate file: HDF5 itself locks the files that it opens, and could not open a locked one.
     path = output.with_name(f".{output.name}.lock")
     with disk_errors(output):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _lock(descriptor: int, path: Path, output: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = os.fstat(descriptor).st_ino
-        free = path.exists() and path.stat().st_ino == held  # else it was removed a moment ago
+        free = path.exists() and path.stat().st_ino == held  # its last holder may have removed it
     except BlockingIOError:
         free = False
     if not free:
@@ -122,17 +122,14 @@ def _sweep(output: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(output: Path) -> Iterator[None]:
-    """Say in one line what the operating system had against writing.
-
-    Errors: `CycleGANError`.
-    """
+    """Turn errors of the operating system into a `CycleGANError` of one line."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CycleGANError(
-                f"{output}: the disk is full; free some space and run the same command again, it "
-                "goes on from there"
+                f"{output}: the disk is full; free some space and run the same command again to "
+                "resume"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CycleGANError(
@@ -142,7 +139,7 @@ def disk_errors(output: Path) -> Iterator[None]:
 
 
 def check_space(output: Path, nbytes: int) -> None:
-    """Raise `CycleGANError` if `nbytes` don't fit on the disk; a part there counts as free."""
+    """Raise `CycleGANError` if `nbytes` don't fit on the disk; an existing part counts as free."""
     part = part_path(output)
     with disk_errors(output):
         folder = os.statvfs(output.parent)
@@ -157,7 +154,7 @@ def check_space(output: Path, nbytes: int) -> None:
 
 
 class Part:
-    """A file with a place for every voxel, written in any order."""
+    """The unfinished file, with a place for every voxel; blocks can be written in any order."""
 
     def __init__(self, output: Path, layout: Layout) -> None:
         self.path = part_path(output)
@@ -172,7 +169,7 @@ class Part:
         return z, y, x
 
     def create(self) -> None:
-        """Make the file without its voxels. Errors: `CycleGANError` for a full disk."""
+        """Create the file without its voxels. Errors: `CycleGANError` for a full disk."""
         with disk_errors(self._output):
             with writing_hdf5(self.path) as (handle, check):
                 self._layout.declare(handle, "none")
@@ -181,7 +178,7 @@ class Part:
             os.fsync(self._descriptor)
 
     def reopen(self) -> bool:
-        """Go on with the file as it is; False if it is not the one to go on with."""
+        """Open the existing file to continue it; return False if it has another layout or input."""
         try:
             with h5py.File(self.path, "r") as handle:
                 dataset = handle[DATASET]
@@ -199,7 +196,7 @@ class Part:
         return True
 
     def write(self, origin: tuple[int, int], values: NDArray[Any]) -> None:
-        """Put `values` (z, y, all of X) at `origin` (Z, Y); on the disk when this returns.
+        """Write `values` (z, y, all of X) at `origin` (Z, Y); they are on the disk on return.
 
         Errors: `CycleGANError` for a full disk.
         """
@@ -241,7 +238,7 @@ class Part:
 
 
 def _by_chunk(start: int, length: int, chunk: int) -> Iterator[tuple[int, slice]]:
-    """Positions and slices (counted from `start`) of a range, cut where chunks end."""
+    """Yield positions and slices (counted from `start`) of a range, cut where chunks end."""
     position = start
     while position < start + length:
         end = min(position - position % chunk + chunk, start + length)
@@ -250,9 +247,9 @@ def _by_chunk(start: int, length: int, chunk: int) -> Iterator[tuple[int, slice]
 
 
 def _chunk_places(path: Path, grid: Size) -> NDArray[np.int64]:
-    """Offset in the file of every chunk, by its place in the grid of chunks.
+    """Return the offset of every chunk in the file, by its index in the grid of chunks.
 
-    Errors: `DataError` if one has no place.
+    Errors: `DataError` if a chunk has no place in the file.
     """
     places = np.zeros(grid, np.int64)
     with h5py.File(path, "r") as handle:
@@ -269,7 +266,7 @@ def _chunk_places(path: Path, grid: Size) -> NDArray[np.int64]:
     return places
 
 
-# -- The HDF5 file that `cyclegan prepare` writes: one dataset and what is said about it -------
+# -- The HDF5 file that `cyclegan prepare` writes: one dataset and its description -------------
 
 DATASET = "data"
 
@@ -281,7 +278,7 @@ COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """All of the file but its voxels."""
+    """Everything in the file except its voxels."""
 
     shape: Size
     chunks: Size
@@ -289,13 +286,13 @@ class Layout:
     voxel_size_um: VoxelSize | None
     title: str
     attributes: dict[str, Any] = field(default_factory=dict)
-    """Of the dataset."""
+    """Attributes of the dataset."""
 
     def declare(self, handle: h5py.File, compression: Compression) -> h5py.Dataset:
-        """Make the dataset and describe it; the file's root is a NeXus `NXdata` group for viewers.
+        """Create and describe the dataset, in a root that is a NeXus `NXdata` group for viewers.
 
         Without compression every chunk gets its place in the file at once, so that voxels can be
-        written there without HDF5. No time stamps: the same volume gives the same bytes.
+        written without HDF5. There are no time stamps: the same volume gives the same bytes.
         """
         if compression == "none":
             dataset = self._allocated(handle)

@@ -11,29 +11,29 @@ from cyclegan.errors import DataError, UsageError
 Range = tuple[int, int]
 Region = tuple[Range, Range, Range]
 Open = tuple[int | None, int | None]
-"""A range of which either end may be left out."""
+"""A range in which either end may be omitted."""
 Roi = tuple[Open, Open, Open]
 
 WHOLE: Roi = ((None, None), (None, None), (None, None))
 SLAB_VOXELS = 1 << 23
 """Voxels read at once: 32 MB of float32."""
 _MOST_SLABS = 8
-"""A block holds at most so many times `SLAB_VOXELS`, whatever the source's chunks are."""
+"""Limit on the size of a block as a multiple of `SLAB_VOXELS`, whatever the source's chunks are."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a region that is read at once, in voxels of the source; all of X."""
+    """A part of a region that is read at once, in voxels of the source; it spans all of X."""
 
     z: Range
     y: Range
 
 
 def parse_range(text: str, option: str) -> Open:
-    """`10:50`, `10:`, `:50` or `:`, [start, end). Errors: `UsageError`."""
+    """Parse `10:50`, `10:`, `:50` or `:` as [start, end). Errors: `UsageError`."""
     parts = text.split(":")
     if len(parts) != 2 or not all(p.strip() == "" or p.strip().isdecimal() for p in parts):
-        raise UsageError(f"{option}: '{text}' is no range; start:end is wanted, e.g. 10:50")
+        raise UsageError(f"{option}: '{text}' is not a range; give start:end, e.g. 10:50")
     start, end = (int(p) if p.strip() else None for p in parts)
     if end is not None and (start or 0) >= end:
         raise UsageError(f"{option}: '{text}' is empty; the end must be greater than the start")
@@ -41,18 +41,16 @@ def parse_range(text: str, option: str) -> Open:
 
 
 def parse_roi(text: str) -> Roi:
-    """`z0:z1,y0:y1,x0:x1`; an end left out is the volume's. Errors: `UsageError`."""
+    """Parse `z0:z1,y0:y1,x0:x1`; an omitted end is that of the volume. Errors: `UsageError`."""
     parts = text.split(",")
     if len(parts) != 3:
-        raise UsageError(
-            f"--roi {text}: three ranges are wanted, e.g. 0:100,50:250,50:250 or 10:,:,:"
-        )
+        raise UsageError(f"--roi {text}: give three ranges, e.g. 0:100,50:250,50:250 or 10:,:,:")
     z, y, x = (parse_range(part, f"--roi {text}") for part in parts)
     return z, y, x
 
 
 def resolve(roi: Roi, shape: Size, name: str) -> Region:
-    """The region in voxels. Errors: `DataError` if it ends beyond the volume `name`."""
+    """Return the region in voxels. Errors: `DataError` if it ends beyond the volume `name`."""
     z, y, x = (
         _resolve_axis(limits, length, axis, name)
         for limits, length, axis in zip(roi, shape, "ZYX", strict=True)
@@ -70,16 +68,16 @@ def _resolve_axis(limits: Open, length: int, axis: str, name: str) -> Range:
 
 
 def size_of(region: Region) -> Size:
-    """(Z, Y, X) voxels of a region."""
+    """Return the size (Z, Y, X) of a region in voxels."""
     z, y, x = (end - start for start, end in region)
     return z, y, x
 
 
 def blocks(region: Region, grain: Range, slab_voxels: int = SLAB_VOXELS) -> list[Block]:
-    """Blocks that cover `region`, Z first, of about `slab_voxels` voxels each.
+    """Return blocks that cover `region`, Z first, of about `slab_voxels` voxels each.
 
-    `grain`: what the source reads at once along Z and Y (pages, chunks). Blocks end where grains
-    end, so that none is unpacked twice, unless a grain alone is many times `slab_voxels`.
+    `grain` is the unit in which the source reads along Z and Y (pages, chunks). Blocks end where
+    grains end, so that no grain is unpacked twice, unless one alone is many times `slab_voxels`.
     """
     _, height, width = size_of(region)
     grain_z, grain_y = grain
@@ -102,6 +100,6 @@ def _cut(limits: Range, step: int, grain: int) -> list[Range]:
 
 
 def chunk_shape(shape: Size, side: int = 64) -> Size:
-    """Chunks of at most `side` voxels a side, of about equal size, so that little is padded."""
+    """Return a chunk shape of at most `side` voxels a side that divides `shape` nearly evenly."""
     z, y, x = (-(-n // -(-n // side)) for n in shape)
     return z, y, x

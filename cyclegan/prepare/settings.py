@@ -1,4 +1,4 @@
-"""How volumes are prepared, and what became of them."""
+"""Settings of a preparation, its result, and the fingerprint of its inputs and settings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cyclegan.prepare.source import Source
 
 Dtype = Literal["float16", "float32"]
 _VERSION = 2
-"""Changes when the same input and settings give another file."""
+"""Version of the output; increase it when the same input and settings give another file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How volumes are prepared."""
+    """Settings of a preparation."""
 
     roi: Roi = WHOLE
     dtype: Dtype = "float16"
     compression: Compression = "none"
     standardise: bool = True
     voxel_size_um: VoxelSize | None = None
-    """Overrides what the input says."""
+    """Voxel size (z, y, x) that overrides the input's."""
     slab_voxels: int = SLAB_VOXELS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What became of one volume."""
+    """Result for one volume."""
 
     source: str
     output: Path
@@ -51,17 +51,17 @@ class Prepared:
     """Percent -> intensity before standardisation."""
     non_finite: int
     clipped: int
-    """Voxels beyond the range of `dtype`, set to its end."""
+    """Voxels beyond the range of `dtype`, set to its limit."""
     slabs: int
     slabs_written: int
-    """Fewer than `slabs` if the rest was there from an earlier call."""
+    """Slabs that this call wrote; fewer than `slabs` if an earlier call wrote the others."""
     seconds: float
 
 
 def fingerprint(source: Source, settings: Settings) -> str:
-    """Changes with the settings and with the names, sizes and times of the source's files.
+    """Return a hash of the settings and of the names, sizes and times of the source's files.
 
-    Errors: `DataError` if one of them is gone.
+    Errors: `DataError` if one of the files is gone.
     """
     try:
         stats = [(path, path.stat()) for path in source.files]
@@ -73,19 +73,19 @@ def fingerprint(source: Source, settings: Settings) -> str:
 
 
 def parse_voxel_size(text: str) -> VoxelSize:
-    """`0.8` or `1.6,0.8,0.8` (z, y, x), in micrometres. Errors: `UsageError`."""
+    """Parse `0.8` or `1.6,0.8,0.8` (z, y, x), in micrometres. Errors: `UsageError`."""
     parts = text.split(",")
     size = as_voxel_size(parts) if len(parts) in (1, 3) else None
     if size is None:
         raise UsageError(
-            f"--voxel-size {text}: one positive length in micrometres is wanted, or three (z,y,x), "
+            f"--voxel-size {text}: give one positive length in micrometres, or three (z,y,x), "
             "e.g. 0.8 or 1.6,0.8,0.8"
         )
     return size
 
 
 def voxel_size_text(size: VoxelSize | None) -> str:
-    """`0.8 um`, `1.6 x 0.8 x 0.8 um (z, y, x)`, `unknown`."""
+    """Return `0.8 um`, `1.6 x 0.8 x 0.8 um (z, y, x)` or `unknown`."""
     if size is None:
         return "unknown"
     if len({f"{n:.4g}" for n in size}) == 1:

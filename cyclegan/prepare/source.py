@@ -1,4 +1,4 @@
-"""What all readers have in common."""
+"""The interface of all readers, and their common checks."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ class Source(ABC):
     """A volume (Z, Y, X) of real numbers in some file format, read window by window."""
 
     name: str
-    """For messages: file, and dataset if it has several."""
+    """Name for messages: the file, and the dataset if it has several."""
     files: tuple[Path, ...]
-    """Everything that the voxels come from."""
+    """All files that hold the voxels."""
     shape: Size
     dtype: np.dtype[Any]
     grain: tuple[int, int]
-    """What is read at once along Z and Y: reading less costs as much."""
+    """Unit of reading along Z and Y, in voxels: reading less costs as much."""
     voxel_size_um: VoxelSize | None = None
     units: str | None = None
-    """Of the intensities, if the file says."""
+    """Unit of the intensities, if the file names it."""
     notes: tuple[str, ...] = ()
-    """What the user should know about this input."""
+    """Notes about this input for the user."""
 
     def region(self, roi: Roi) -> Region:
-        """The region in voxels.
+        """Return the region in voxels.
 
-        Errors: `DataError` if it ends beyond the volume or needs a file that is not there.
+        Errors: `DataError` if it ends beyond the volume or needs a file that does not exist.
         """
         return resolve(roi, self.shape, self.name)
 
     @abstractmethod
     def read(self, window: Window) -> NDArray[Any]:
-        """The voxels of `window` (start and stop given along each axis) in the file's own dtype.
+        """Return the voxels of `window` (start and stop along each axis) in the file's own dtype.
 
-        Errors: `DataError` naming the file that can't be read.
+        Errors: `DataError` that names the file if it can't be read.
         """
 
     def close(self) -> None:  # noqa: B027  (most readers keep no file open)
@@ -54,10 +54,10 @@ class Source(ABC):
 def three_axes(
     name: str, shape: Sequence[int], channel: int | None
 ) -> tuple[tuple[int, ...], Size]:
-    """Indices of the leading axes, and the shape (Z, Y, X) of what remains.
+    """Return the indices along the leading axes, and the shape (Z, Y, X) of the rest.
 
-    Leading axes of length 1 are dropped; of a channel axis `channel` is chosen.
-    Errors: `DataError` if a channel must be named, or the array has no three axes.
+    The index is 0 along leading axes of length 1, and `channel` along a channel axis.
+    Errors: `DataError` if a channel must be named, or fewer or more than three axes remain.
     """
     lengths = [int(n) for n in shape]
     index: list[int] = []
@@ -65,7 +65,7 @@ def three_axes(
         first = lengths.pop(0)
         wanted = channel if channel is not None and len(lengths) == 3 else 0
         if not 0 <= wanted < first:
-            raise DataError(f"{name}: --channel {wanted}: it has {first}, counted from 0")
+            raise DataError(f"{name}: --channel {wanted}: it has {first} channels, counted from 0")
         index.append(wanted)
     if len(lengths) != 3 or min(lengths) < 1:
         if len(lengths) == 4:
@@ -73,11 +73,11 @@ def three_axes(
                 f"{name}: {list(shape)} has {lengths[0]} channels; choose one with --channel N "
                 "(0 is the first)"
             )
-        raise DataError(f"{name}: a volume of axes Z, Y, X is wanted, this has shape {list(shape)}")
+        raise DataError(f"{name}: its shape is {list(shape)}; a volume has axes Z, Y, X")
     return tuple(index), (lengths[0], lengths[1], lengths[2])
 
 
 def check_real(name: str, dtype: np.dtype[Any]) -> None:
-    """Raise `DataError` unless `dtype` is of integers or floats."""
+    """Raise `DataError` unless `dtype` holds integers or floats."""
     if dtype.kind not in "fiu":
-        raise DataError(f"{name}: real numbers are wanted, this holds {dtype}")
+        raise DataError(f"{name}: it holds {dtype}; a volume holds real numbers")

@@ -1,7 +1,7 @@
-"""One volume from its source into HDF5, in two passes: measure, then standardise and write.
+"""Preparation of one volume in two passes: measure its values, then standardise and write them.
 
-Both passes go block by block, so that memory follows the block and not the volume, and both go on
-where they were after a kill (see `part.py`).
+Both passes go block by block, so that memory depends on the block and not on the volume. After a
+kill the next call resumes both (see `cyclegan/prepare/partial.py`).
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ from cyclegan.prepare.transform import Histogram, Transform
 logger = logging.getLogger(__name__)
 
 Reporter = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-"""Label, number of slabs, and slabs done before -> what is told how many are done."""
+"""Function of label, number of slabs and slabs done before; its context yields a function that
+takes the number of slabs done."""
 Draw = Callable[[Path, str, Histogram, Histogram | None], None]
-"""Output, title, histograms before and after standardisation -> a picture to check the output by.
-It stands beside the output, under the same name with the ending `.png`."""
+"""Function of output, title, and histograms before and after standardisation that draws a picture
+to check the output by, beside the output with the ending `.png`."""
 PERCENTILES = (1, 50, 99)
 _RECORD_SECONDS = 2.0
-"""How often the first pass is recorded."""
+"""Seconds between two records of the first pass."""
 
 
 @contextmanager
@@ -58,10 +59,10 @@ def silent(label: str, total: int, start: int) -> Iterator[Callable[[int], None]
 
 
 def check_output(source: Source, output: Path, settings: Settings, *, overwrite: bool) -> bool:
-    """Whether an earlier call with this input and these settings finished `output`.
+    """Return True if an earlier call with this input and these settings finished `output`.
 
-    Errors: `DataError` if `output` or its picture exist otherwise and may not be replaced, or
-    `output` is one of the source's own files.
+    Errors: `DataError` if something else made `output` or its picture and they may not be
+    replaced, or if `output` is one of the source's own files.
     """
     if output.resolve() in {path.resolve() for path in source.files}:
         raise DataError(f"{output} is an input too; name another output")
@@ -81,10 +82,10 @@ def prepare_volume(
     report: Reporter = silent,
     draw: Draw | None = None,
 ) -> Prepared:
-    """Write the region of `source` as the HDF5 file `output`, and by `draw` a picture beside it.
+    """Write the region of `source` as the HDF5 file `output`, and call `draw` for its picture.
 
     The values are `(x - mean) / std` over the region's finite voxels; voxels that are not finite
-    become 0, the mean. The same call after a kill goes on after the last slab that was written.
+    become 0, the mean. After a kill the same call continues after the last slab that was written.
 
     Errors: `DataError` for a source that can't be read or standardised, `CycleGANError` for a full
     disk, `BusyError` if another process prepares the same output.
@@ -119,7 +120,7 @@ def prepare_volume(
 
 
 def forget(output: Path, source: Source, settings: Settings) -> None:
-    """Remove the record of a finished output, after which it is a file like any other."""
+    """Remove the record of a finished output; later calls treat it like any other file."""
     Record(output, fingerprint(source, settings)).clear()
 
 
@@ -145,15 +146,15 @@ class _Work:
         return self._transform.clipped
 
     def histograms(self) -> tuple[Histogram, Histogram]:
-        """Before and after."""
+        """Return the histograms before and after standardisation."""
         assert self._transform is not None
         return self._transform.before, self._transform.after
 
     def run(self) -> int:
-        """Measure and write what is not there yet; the number of slabs written."""
+        """Measure and write what is missing, and return the number of slabs written."""
         if self._record.found and not self._record.content:
             logger.info(
-                "%s: its part is of other inputs or settings; starting afresh", self._output
+                "%s: its part comes from other inputs or settings; starting afresh", self._output
             )
         size = size_of(self.region)
         if not self._record.made(self._output):
@@ -164,7 +165,7 @@ class _Work:
         if "written" in self._record.content:
             self._transform.load_state(self._record.content)
         if self._record.made(self._output):
-            # Left by a kill between the repacked file's rename and the part's removal.
+            # A kill after the rename of the repacked file may have left the part.
             part_path(self._output).unlink(missing_ok=True)
             return 0
         part = Part(self._output, self._layout())
@@ -196,7 +197,7 @@ class _Work:
         try:
             self._check_statistics()
         except DataError:
-            self._record.clear()  # the same input would fail again: there is nothing to go on with
+            self._record.clear()  # the same input would fail again: there is nothing to resume
             raise
 
     def _check_statistics(self) -> None:
@@ -244,7 +245,7 @@ class _Work:
             self._transform = self._fresh_transform()
             self._record.update(written=0, **self._transform.state())
         if done:
-            logger.info("%s: going on after slab %d of %d", self._output, done, len(self.blocks))
+            logger.info("%s: resuming after slab %d of %d", self._output, done, len(self.blocks))
         (z, _), (y, _), _ = self.region
         with self._report("write", len(self.blocks), done) as update:
             for i, block in enumerate(self.blocks[done:], start=done + 1):
@@ -262,14 +263,14 @@ class _Work:
             self._record.clear()
             part_path(self._output).unlink(missing_ok=True)
             raise DataError(
-                f"{self._source.name} was changed while it was read; run again when it is whole"
+                f"{self._source.name} was changed while it was read; run again when it is complete"
             )
 
     def _finish(self) -> None:
         """Give the part its final name, or repack it compressed under that name."""
         part = part_path(self._output)
         if self._settings.compression == "none":
-            # Not through `replacing`, which would remove the part where the rename fails.
+            # Not with `replacing`, which would remove the part if the rename fails.
             with disk_errors(self._output):
                 part.replace(self._output)
             return

@@ -1,4 +1,4 @@
-"""TIFF: multi-page files (BigTIFF, ImageJ and OME included) and stacks of single pages."""
+"""TIFF readers: multi-page files (BigTIFF, ImageJ, OME), stacks of single pages, metadata."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _BROKEN = (
     *(OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, EOFError),
     *(struct.error, zlib.error, lzma.LZMAError),
 )
-"""What tifffile and the decompressors raise for damaged files."""
+"""Errors that tifffile and the decompressors raise for damaged files."""
 _SHOWN = 4
 
 
 class _TiffPages(Source):
-    """A file of several pages, one a Z plane."""
+    """A file of several pages, one per Z plane."""
 
     def __init__(self, path: Path, opened: tifffile.TiffFile, pages: int) -> None:
         first = opened.pages.first
@@ -55,7 +55,7 @@ class _TiffPages(Source):
 
 
 class _TiffStack(Source):
-    """Files of one page each, one a Z plane."""
+    """Files of one page each, one per Z plane."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         first, last = files[0], files[-1]
@@ -71,7 +71,7 @@ class _TiffStack(Source):
                 if len(opened.pages) > 1:
                     raise DataError(
                         f"{path}: it has {len(opened.pages)} pages, {first.name} has one; a stack "
-                        "is of single pages"
+                        "consists of single pages"
                     )
                 _check_alike(path, opened.pages.first, (height, width), self.dtype, first.name)
         gaps = _gaps(files)
@@ -88,19 +88,19 @@ class _TiffStack(Source):
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether a file begins as TIFF files do."""
+    """Return True if a file begins as TIFF files do."""
     with path.open("rb") as handle:
         return handle.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def single_page(path: Path) -> bool:
-    """Whether a TIFF file is one image. Errors: `DataError` if it can't be read."""
+    """Return True if a TIFF file holds one image. Errors: `DataError` if it can't be read."""
     with _open(path) as opened:
         return planes_of(path, opened) == 1
 
 
 def open_tiff(files: Sequence[Path]) -> Source:
-    """One file of several pages, or a stack of files of one page each, in the order given.
+    """Open one file of several pages, or a stack of files of one page each, in the order given.
 
     Errors: `DataError` for colour images, pages of different shapes, a truncated file, and a
     compression that can't be read.
@@ -135,9 +135,9 @@ def _one_file(path: Path, opened: tifffile.TiffFile) -> Source:
 
 
 def tiffs_in(folder: Path) -> list[Path]:
-    """The TIFF files of a folder, naturally sorted (slice2 before slice10).
+    """Return the TIFF files of a folder in natural order (slice2 before slice10).
 
-    Errors: `DataError` if there are none, or of two kinds.
+    Errors: `DataError` if there are none, or if they belong to several volumes by their names.
     """
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     tiffs = sorted((p for p in files if p.suffix.lower() in (".tif", ".tiff")), key=natural)
@@ -154,14 +154,14 @@ def tiffs_in(folder: Path) -> list[Path]:
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key: numbers in names count as numbers."""
+    """Return a sort key in which numbers in names count as numbers."""
     parts = re.findall(r"\d+|\D+", str(path))
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
 # -- files and pages --------------------------------------------------------------------------
 def _open(path: Path) -> tifffile.TiffFile:
-    """A TIFF file whose chain of pages is whole, with a first page that can be a plane."""
+    """Open a TIFF file; check that its chain of pages is complete and page 1 can be a plane."""
     log = _Complaints()
     with _explained(path, "the file"), contextlib.ExitStack() as stack:
         with _listening(log):
@@ -176,7 +176,7 @@ def _open(path: Path) -> tifffile.TiffFile:
 
 
 class _Complaints(logging.Handler):
-    """What tifffile logs where it goes on with fewer pages."""
+    """Log handler for the warnings with which tifffile goes on with fewer pages."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -219,7 +219,7 @@ def _pixels(page: Any) -> NDArray[Any]:
 
 
 def _dtype(opened: tifffile.TiffFile) -> np.dtype[Any]:
-    # Of samples as stored: a page's own dtype leaves the byte order out.
+    # The dtype as stored: a page's own dtype lacks the byte order.
     return np.dtype(opened.pages.first.dtype).newbyteorder(opened.byteorder)
 
 
@@ -231,7 +231,7 @@ def _check_plane(path: Path, page: Any) -> None:
             "convert it to grey values first"
         )
     if len(page.shape) != 2 or page.dtype is None:
-        raise DataError(f"{path}: a plane of grey values is wanted, this has shape {page.shape}")
+        raise DataError(f"{path}: expected a plane of grey values, this has shape {page.shape}")
     check_real(str(path), np.dtype(page.dtype))
 
 
@@ -259,7 +259,7 @@ def _check_complete(where: str, page: Any, size: int) -> None:
 
 
 def _gaps(files: Sequence[Path]) -> str:
-    """What is odd about the last numbers in the files' names; empty if they run on evenly."""
+    """Describe jumps of the last numbers in the files' names; empty if they are evenly spaced."""
     found = [re.findall(r"\d+", path.stem) for path in files]
     numbers = [int(digits[-1]) for digits in found if digits]
     steps = [b - a for a, b in itertools.pairwise(numbers)]
@@ -271,20 +271,21 @@ def _gaps(files: Sequence[Path]) -> str:
     return f"the numbering jumps between {places}{', ...' if len(odd) > _SHOWN else ''}"
 
 
-# -- What TIFF files say about themselves, as ImageJ, OME, tifffile and plain tags say it ------
+# -- Metadata of TIFF files, as ImageJ, OME, tifffile and plain tags store it ------------------
 
 _DPI = {50, 72, 75, 90, 96, 100, 120, 150, 200, 300, 400, 600, 1200, 2400}
-"""Resolutions of screens and printers, which programs write when they know none."""
+"""Resolutions of screens and printers, which programs write when they don't know the real one."""
 
 
 _COARSEST_DPI = 25.4
-"""Voxels of over a millimetre are no microCT: the unit is missing."""
+"""Lowest credible resolution: voxels of over a millimetre are not microCT; the unit is missing."""
 
 
 def planes_of(path: Path, opened: tifffile.TiffFile) -> int:
-    """Z planes in the file; ImageJ writes one page and its planes behind it beyond 4 GB.
+    """Return the number of Z planes in the file.
 
-    Errors: `DataError` if it has several channels or frames of several planes.
+    Beyond 4 GB ImageJ writes one page, followed by the other planes without pages of their own.
+    Errors: `DataError` if the file has several channels or frames of several planes.
     """
     _check_axes(path, opened)
     pages = len(opened.pages)
@@ -297,7 +298,7 @@ def planes_of(path: Path, opened: tifffile.TiffFile) -> int:
 
 
 def axes_of(opened: tifffile.TiffFile) -> dict[str, int]:
-    """Lengths of the axes other than rows and columns, as ImageJ and OME state them."""
+    """Return the lengths of the axes other than rows and columns, as ImageJ and OME state them."""
     if opened.is_imagej:
         known = opened.imagej_metadata or {}
         return {key: int(known.get(key, 1)) for key in ("channels", "frames", "slices")}
@@ -312,13 +313,14 @@ def _check_axes(path: Path, opened: tifffile.TiffFile) -> None:
     sizes = axes_of(opened)
     if sum(n > 1 for n in sizes.values()) > 1:
         text = ", ".join(f"{n} {name}" for name, n in sizes.items())
-        raise DataError(f"{path}: one grey volume is wanted, this has {text}; save one by itself")
+        raise DataError(f"{path}: expected one grey volume, this has {text}; save one by itself")
 
 
 def voxel_size(opened: tifffile.TiffFile) -> VoxelSize | None:
-    """From OME-XML, ImageJ's description or the resolution tags; None if they say nothing credible.
+    """Return the voxel size from OME-XML, ImageJ's description or the resolution tags.
 
-    Plain TIFF knows no third axis: its planes are taken to be as far apart as its rows.
+    None if they say nothing credible. Plain TIFF has no third axis: its planes are assumed to be
+    as far apart as its rows.
     """
     if opened.is_ome:
         pixels = _ome_pixels(opened)
@@ -355,7 +357,7 @@ def _per_unit(opened: tifffile.TiffFile, name: str) -> float:
 
 
 def _ome_pixels(opened: tifffile.TiffFile) -> dict[str, Any]:
-    """Attributes of the first image's `Pixels` in the OME-XML."""
+    """Return the attributes of the first image's `Pixels` in the OME-XML."""
     try:
         image = tifffile.xml2dict(opened.ome_metadata or "")["OME"]["Image"]
         pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image)["Pixels"]

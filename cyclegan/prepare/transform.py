@@ -1,4 +1,4 @@
-"""From intensities as they were to the values that are stored, and histograms of both."""
+"""Transformation of a volume's intensities to the stored values, and histograms of both."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from cyclegan.data.statistics import Moments
 
 BINS = 2048
 _FAR = 10.0
-"""The histogram ends so many standard deviations from the mean; what is beyond is in its ends."""
+"""Distance of the histogram's ends from the mean, in standard deviations; the end bins also count
+the values beyond."""
 _PIECE = 1 << 20
 
 
 class Transform:
-    """`(x - mean) / std` in float64, rounded once, and histograms of what came and what went.
+    """`(x - mean) / std` in float64, rounded once, with histograms of the input and the output.
 
-    Voxels that are not finite become the mean; values beyond the dtype's range its largest.
+    Voxels that are not finite become the mean; values beyond the dtype's range become its limit.
     """
 
     def __init__(self, statistics: Moments, dtype: DTypeLike, *, standardise: bool) -> None:
@@ -32,7 +33,7 @@ class Transform:
         self.clipped = 0
 
     def apply(self, values: NDArray[Any]) -> NDArray[Any]:
-        """A block (Z, Y, X) as it is stored."""
+        """Return a block (Z, Y, X) as it is stored, and count it in the histograms."""
         result = np.empty(values.shape, self._dtype)
         for piece, out in zip(_pieces(values), _pieces(result), strict=True):
             numbers = piece.astype(np.float64)
@@ -50,7 +51,7 @@ class Transform:
         return result
 
     def state(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the counts as JSON values."""
         return {
             "before": self.before.counts.tolist(),
             "after": self.after.counts.tolist(),
@@ -58,7 +59,7 @@ class Transform:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.before.counts = np.asarray(state["before"], np.int64)
         if self._standardise:
             self.after.counts = np.asarray(state["after"], np.int64)
@@ -66,7 +67,7 @@ class Transform:
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Views (rows, X) of a block (Z, Y, X), of about a million voxels, so that copies are small."""
+    """Yield views (rows, X) of a block (Z, Y, X), of about a million voxels: copies stay small."""
     rows = max(1, _PIECE // max(values.shape[2], 1))
     for plane in values:
         for start in range(0, plane.shape[0], rows):
@@ -74,7 +75,7 @@ def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 class Histogram:
-    """Counts in `BINS` bins of equal width between `low` and `high`; the end bins take the rest."""
+    """Counts in `BINS` equal bins between `low` and `high`; the end bins count values beyond."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low = low
@@ -83,13 +84,13 @@ class Histogram:
 
     @classmethod
     def around(cls, statistics: Moments) -> Histogram:
-        """An empty histogram for values of which mean, spread and extrema are known."""
+        """Return an empty histogram for values with the mean, spread and extrema `statistics`."""
         mean, std = statistics.mean, statistics.std
         low = max(statistics.minimum, mean - _FAR * std)
         return cls(low, min(statistics.maximum, mean + _FAR * std))
 
     def scaled(self, mean: float, std: float) -> Histogram:
-        """An empty histogram for `(value - mean) / std`."""
+        """Return an empty histogram for `(value - mean) / std`."""
         return Histogram((self.low - mean) / std, (self.high - mean) / std)
 
     def add(self, values: NDArray[Any]) -> None:
@@ -104,6 +105,6 @@ class Histogram:
         return np.linspace(self.low, self.high, BINS + 1)
 
     def percentile(self, percent: float) -> float:
-        """A percentile, to the width of a bin (at most 1/100 of the standard deviation)."""
+        """Return a percentile, to the width of a bin (at most 1/100 of the standard deviation)."""
         cumulative = np.concatenate([[0], np.cumsum(self.counts)])
         return float(np.interp(percent / 100 * cumulative[-1], cumulative, self.edges))

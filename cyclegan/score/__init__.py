@@ -10,16 +10,16 @@ held-out patches of B --degrade--> pseudo_A --G_A--> restored
 value = gain - 0.25 spectrum distance - 5 sliced Wasserstein distance + 20 shell gain
         - 40 checkerboard
 logged beside it: shell gap (does real A behave like pseudo A?), the gain across half scans of A if
-there are any, and what the cycle through G_B gives away about hidden noise
+there are any, and the cycle through G_B, which reveals hidden noise
 ```
 
-No part would do alone. The gain rewards what is right voxel by voxel, and a blur that smears all
-that is uncertain is nearly right everywhere; texture that is invented looks as good as texture that
-is true; the shells don't mind noise that is passed on, because a filter doesn't change them; a
-faint checkerboard, which the eye finds at once, is too little energy for all of these.
+No part is enough alone. The gain rewards each correct voxel, and a blur that smears everything
+uncertain is nearly correct everywhere. Invented texture looks as good as true texture. The shells
+ignore noise that is passed on, because a filter does not change them. A faint checkerboard, which
+the eye finds at once, has too little energy for all of these.
 
-What it can't see: faults that neither `cyclegan.score.degrade` nor `residual_noise` describes,
-unless there are half scans, and noise in B itself, which limits the gain for everyone alike.
+The score can't see faults that neither `cyclegan.score.degrade` nor `residual_noise` describes,
+unless there are half scans, nor noise in B itself, which limits the gain of all generators alike.
 """
 
 from cyclegan.score.objective import (

@@ -1,23 +1,23 @@
-"""The checkerboard in fake B: what transposed convolutions leave with the period of their stride.
+"""The checkerboard in fake B, which transposed convolutions leave with the period of their stride.
 
-Such a pattern is locked to the network's grid: voxels at even and at odd places differ, along one
-axis, two or all three. A radial spectrum averages it away or ends before it, and its energy is too
-little for the sliced Wasserstein distance. Its amplitudes are those of the waves of its period (for
-period 2: 1 and -1 in turn) in each of the seven directions, seen through smooth windows that
-nothing else of the volume leaks into.
+Such a pattern is locked to the network's grid: voxels at even and odd positions differ along one,
+two or all three axes. A radial spectrum averages it away or ends before it, and its energy is too
+small for the sliced Wasserstein distance. Its amplitudes are those of the waves of its period (for
+period 2: 1 and -1 in turn) in each of the seven directions, measured in smooth windows into which
+nothing else of the volume leaks.
 
-Squared, an amplitude would be mostly noise. The *product* of the amplitudes in two windows that
-don't overlap is 0 on average for noise and for edges, whose places know nothing of the grid, and
-the pattern's energy where both show it. Three kinds of pattern are told in each direction:
+The square of an amplitude would be mostly noise. The *product* of the amplitudes in two windows
+that don't overlap is 0 on average for noise and for edges, whose positions are independent of the
+grid, and it is the pattern's energy if both windows show it. Each direction has three estimates:
 
-- the same everywhere, from all pairs of different patches;
-- proportional to the grey value, as where one material shows it and the other doesn't or inverted,
-  from the same pairs, each amplitude times the grey value of its window;
-- of any sign that lasts for some voxels, from windows that touch at a corner.
+- of a pattern that is the same everywhere, from all pairs of different patches;
+- of one proportional to the grey value, as when one material shows it and the other does not or
+  shows it inverted, from the same pairs, each amplitude times the grey value of its window;
+- of one with any sign that lasts for some voxels, from windows that touch at a corner.
 
-The first two add up and know the faintest patterns; the third counts where it shows more. All are
-in units of real B's standard deviation, and what the same estimate finds in real B, with what
-chance may add to both, is taken off: 0 for all that has no pattern.
+The first two are added and detect the faintest patterns; the third counts if it is larger. All are
+in units of real B's standard deviation. The same estimate for real B and the uncertainty of both
+are subtracted: the result is 0 without a pattern.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ import torch
 from torch import Tensor
 
 ORDER = 7
-"""Boxes of one period each that are convolved to a window: all other waves of the pattern's period,
-the mean grey value among them, and what varies slowly have no share in what it shows."""
+"""Number of boxes, each one period long, whose convolution is a window. It suppresses slow
+variation and all other waves of the pattern's period, the mean grey value among them."""
 SIGNIFICANCE = 4.0
-"""Standard errors that chance may add before a pattern counts: products of amplitudes have long
-tails, and every direction has a chance of its own."""
+"""Standard errors above which a pattern counts: products of amplitudes have long tails, and every
+direction is a test of its own."""
 
 
 class Checkerboard:
-    """Measures sets of volumes against `real` (M, 1, Z, Y, X), M >= 2, at least 8 voxels an axis.
+    """Measure sets of volumes against `real` (M, 1, Z, Y, X), M >= 2, at least 8 voxels per axis.
 
-    `factor`: the ratio of the resolutions; at 4x upsampling twice leaves period 4 as well as 2.
+    `factor` is the ratio of the resolutions; at 4x, upsampling twice leaves periods 2 and 4.
     """
 
     def __init__(self, real: Tensor, factor: int) -> None:
@@ -48,7 +48,7 @@ class Checkerboard:
         self.null = _Pattern.of(self._amplitudes(real))
 
     def parts(self, fake: Tensor) -> dict[str, float]:
-        """Return the amplitude in `fake` (N, 1, Z, Y, X), N >= 2, of all directions together."""
+        """Return the amplitude in `fake` (N, 1, Z, Y, X), N >= 2, over all directions together."""
         found = _Pattern.of(self._amplitudes(fake))
         chance = SIGNIFICANCE * torch.hypot(found.error, self.null.error)
         excess = found.energy - self.null.energy.clamp_min(0.0) - chance
@@ -62,9 +62,9 @@ class Checkerboard:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """Energy of a set's pattern, and the standard error of that if there is none.
+    """Energy of a set's pattern, and its standard error if there is no pattern.
 
-    Both (3, K): the three kinds of pattern, for each of the K waves.
+    Both are (3, K): the three kinds of pattern, for each of the K waves.
     """
 
     energy: Tensor
@@ -89,7 +89,7 @@ def amplitudes(volumes: Tensor, period: int) -> Tensor:
     z, y, x = volumes.shape[1:]
     window = _window(min(z, y, x), period)
     for_z, for_y, for_x = (_rows(n, window, period).to(volumes.device) for n in (z, y, x))
-    # One volume at a time: double precision for all would double the memory of a validation.
+    # One volume at a time: double precision for all volumes would double a validation's memory.
     grids = [
         torch.einsum("zyx,pcx,oby,naz->nopabc", volume.double(), for_x, for_y, for_z)
         for volume in volumes
@@ -132,7 +132,7 @@ def _between_patches(found: Tensor) -> tuple[Tensor, Tensor]:
 def _between_neighbours(found: Tensor) -> tuple[Tensor, Tensor]:
     """Return the same over all pairs of windows that touch at a corner; few edges run through both.
 
-    What differs between the two windows of a pair is noise; the pattern is not in there.
+    The error comes from the differences between the windows of a pair, which lack the pattern.
     """
     total = noise = torch.zeros_like(found[0, :, 0, 0, 0])
     pairs = 0

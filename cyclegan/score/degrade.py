@@ -1,21 +1,21 @@
-"""Making a slow scan look like a fast one: pseudo pairs with a known truth, from unpaired patches.
+"""A model that makes a slow scan look like a fast one: pseudo pairs with a known truth.
 
-The model of the fast domain A, given the slow domain B on A's grid (a mean over blocks of voxels
-at 2x and 4x), is, in Fourier space,
+It is fitted to unpaired patches. With the slow domain B on A's grid (a mean over blocks of voxels
+at 2x and 4x), the model of the fast domain A in Fourier space is
 
     A(k) = g H(k) B(k) + noise(k),    H(k) = exp(-2 pi^2 sigma^2 k^2),
 
-with a gain `g` (both domains are standardised with their noise, so the structures in the noisier
-one are fainter), a Gaussian blur and stationary Gaussian noise of any spectrum. Only mean power
-spectra are needed to fit it, hence no pairs:
+with a gain `g` (each domain is standardised together with its noise, so structures in the noisier
+one are fainter), a Gaussian blur and stationary Gaussian noise of any spectrum. The fit needs only
+mean power spectra, hence no pairs:
 
     P_A(k) = g^2 H(k)^2 P_B(k) + P_noise(k).
 
 The noise is binned over (k_z, k_r): Z is the rotation axis, and a tomogram's noise is coloured
 within a slice by the ramp filter and nearly white between slices.
 
-What the model does not have: streaks, rings, noise that depends on the signal. Trainings
-(`cyclegan.degrader`) and the score (`residual_noise`) take other noise where it matches A better.
+The model lacks streaks, rings and noise that depends on the signal. Trainings (`cyclegan.degrader`)
+and the score (`residual_noise`) use other noise if it matches A better.
 """
 
 from __future__ import annotations
@@ -43,24 +43,26 @@ from cyclegan.metrics.spectrum import (
 Array = NDArray[np.float64]
 
 GAUSSIANS = (0.0, *(0.4 * 1.2**i for i in range(12)))
-"""Baseline sigmas tried, in voxels of A."""
+"""Sigmas that the baseline tries, in voxels of A."""
 SIGMAS = tuple(0.05 * i for i in range(61))
-"""Blurs tried by the fit, in voxels of A."""
+"""Blurs that the fit tries, in voxels of A."""
 TYPICAL_SIGMA = 1.0
-"""Standard deviation of the Gaussian prior on the blur: few patches allow much, detectors don't."""
+"""Standard deviation of the Gaussian prior on the blur, in voxels of A: few patches leave the blur
+uncertain, but detectors limit it."""
 NOISE_BLURS = (0.0, 0.3, 0.6, 0.9)
-"""Blurs of the ramp-filtered part of the noise tried by the fit, in voxels of A."""
+"""Blurs of the ramp-filtered part of the noise that the fit tries, in voxels of A."""
 MODEL_ERROR = 0.05
 """Relative error of the model's power, which no number of patches reduces."""
 VARIANCE_ERROR = 0.05
-"""Uncertainty of a domain's variance being 1, for what is coarser or rarer than the patches."""
+"""Uncertainty of the statement that a domain has variance 1: patches miss coarser and rarer
+structure."""
 SEED_STREAM = 7_302_511_000
-"""Added to seeds: data drawn elsewhere from the same small seed must not correlate with the noise,
-which would make it look like structure and every filter look brilliant."""
+"""Offset of all seeds: data drawn elsewhere from the same small seed must not correlate with the
+noise, which would then look like structure and make every filter look brilliant."""
 TINY = 1e-12
-"""Power that counts as none."""
+"""Power that counts as zero."""
 SIGNIFICANCE = 3.0
-"""Standard errors by which P_A must exceed the signal's power to tell its noise."""
+"""Standard errors by which P_A must exceed the signal's power to give an estimate of the noise."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,17 @@ class Degradation:
         return math.sqrt(float((self.noise_power.numpy() * cylindrical_share(self.shape)).sum()))
 
     def signal(self, patches_B: Tensor) -> Tensor:
-        """B (N, 1, sZ, sY, sX) on A's grid with A's gain and blur but no noise: (N, 1, Z, Y, X)."""
+        """Return B (N, 1, sZ, sY, sX) with A's grid, gain and blur, but without noise.
+
+        The result is (N, 1, Z, Y, X).
+        """
         return self.gain * gaussian_low_pass(to_coarse(patches_B, self.factor), self.sigma)
 
     def noise(self, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
         """Draw `count` volumes (count, 1, Z, Y, X) of noise on `device` with its own generator.
 
-        Stationary and Gaussian: white noise filtered with the root of its power spectrum. The same
-        seed gives the same noise on the same kind of device.
+        The noise is stationary and Gaussian: white noise, filtered with the root of the power
+        spectrum. The same seed gives the same noise on the same kind of device.
         """
         device = torch.device(device)
         generator = torch.Generator(device).manual_seed(SEED_STREAM + seed)
@@ -102,11 +107,14 @@ class Degradation:
         return noise
 
     def apply(self, patches_B: Tensor, seed: int) -> Tensor:
-        """B (N, 1, sZ, sY, sX) as the fast scan would show it: (N, 1, Z, Y, X), B's device."""
+        """Return B (N, 1, sZ, sY, sX) as a fast scan would show it, (N, 1, Z, Y, X)."""
         return self.signal(patches_B) + self.noise(patches_B.shape[0], seed).to(patches_B)
 
     def _amplitude(self, device: torch.device) -> Tensor:
-        """(Z, Y, X // 2 + 1), float32: root of the noise's power at every frequency of `rfftn`."""
+        """Return the root of the noise's power at every frequency of `rfftn`.
+
+        The result is (Z, Y, X // 2 + 1), float32.
+        """
         if device not in self._amplitudes:
             index, _ = cylindrical_index(self.shape)
             power = self.noise_power.reshape(-1)[torch.from_numpy(index)]
@@ -115,16 +123,17 @@ class Degradation:
 
     @functools.cached_property
     def _amplitudes(self) -> dict[torch.device, Tensor]:
-        """Kept on each device that has drawn: a step would wait for the copy."""
+        """Cache by device, because a training step would wait for the copy."""
         return {}
 
 
 def fit_degradation(patches_A: Tensor, patches_B: Tensor, factor: int = 1) -> Degradation:
     """Fit the degradation B -> A from unpaired patches.
 
-    `patches_A` (N, 1, Z, Y, X) and `patches_B` (M, 1, sZ, sY, sX) with s = `factor`, standardised
-    by domain. At least two of each: how far the patches differ tells how sure a power is. Raises
-    `DataError` when the shapes don't fit or a domain has no structure.
+    `patches_A` (N, 1, Z, Y, X) and `patches_B` (M, 1, sZ, sY, sX) with s = `factor` are
+    standardised by domain. At least two of each are needed: the differences between patches give
+    the uncertainty of the power. Errors: `DataError` if the shapes don't match or a domain has no
+    structure.
     """
     on_grid = to_coarse(patches_B, factor)
     if on_grid.shape[1:] != patches_A.shape[1:]:
@@ -145,12 +154,12 @@ def fit_degradation(patches_A: Tensor, patches_B: Tensor, factor: int = 1) -> De
 
 
 def to_coarse(volumes: Tensor, factor: int) -> Tensor:
-    """`volumes` (N, 1, sZ, sY, sX) averaged over blocks of s^3 voxels: (N, 1, Z, Y, X)."""
+    """Return `volumes` (N, 1, sZ, sY, sX) averaged over blocks of s^3 voxels: (N, 1, Z, Y, X)."""
     return volumes if factor == 1 else functional.avg_pool3d(volumes, factor)
 
 
 def to_fine(volumes: Tensor, factor: int) -> Tensor:
-    """`volumes` (N, 1, Z, Y, X) interpolated linearly, aligned as in `to_coarse`."""
+    """Return `volumes` (N, 1, Z, Y, X) interpolated linearly, aligned as in `to_coarse`."""
     if factor == 1:
         return volumes
     return functional.interpolate(
@@ -161,18 +170,18 @@ def to_fine(volumes: Tensor, factor: int) -> Tensor:
 def best_gaussian_mse(
     images: Tensor, truth: Tensor, rim: int, voxel: float = 1.0
 ) -> tuple[float, float]:
-    """The plain baseline: least mean squared error of a Gaussian filter after an affine fit.
+    """Return the least mean squared error of a Gaussian filter after an affine fit, and its sigma.
 
-    `images` and `truth` are (N, 1, Z, Y, X); one sigma, slope and offset for all of them; `rim`
-    voxels at every face don't count. The sigmas tried are `GAUSSIANS` times `voxel`. Returns the
-    error and the sigma in voxels.
+    This is the baseline of the gain. `images` and `truth` are (N, 1, Z, Y, X), with one sigma,
+    slope and offset for all; `rim` voxels at every face don't count. The sigmas tried are
+    `GAUSSIANS` times `voxel`; the one returned is in voxels.
     """
     cropped = crop(truth, rim)
     tried: list[tuple[float, float]] = []
     for sigma in GAUSSIANS:
         filtered = crop(gaussian_low_pass(images, sigma * voxel), rim)
         tried.append((fitted_mse(filtered, cropped), sigma * voxel))
-        # Wider and wider, the error falls and then rises: past its minimum nothing is to be found.
+        # With wider filters the error falls, then rises: the search ends after the minimum.
         errors = [error for error, _ in tried[-3:]]
         if len(errors) == 3 and errors[0] < errors[1] < errors[2]:
             break
@@ -180,25 +189,25 @@ def best_gaussian_mse(
 
 
 def fitted_mse(images: Tensor, truth: Tensor) -> float:
-    """Mean squared error of slope * `images` + offset with the best slope and offset for all."""
+    """Return the mean squared error of slope * `images` + offset, both chosen best for all."""
     x, y = images - images.mean(), truth - truth.mean()
     slope = (x * y).mean() / x.square().mean().clamp_min(1e-30)
     return float((slope * x - y).square().mean())
 
 
 def crop(volumes: Tensor, rim: int) -> Tensor:
-    """`volumes` (N, 1, Z, Y, X) without `rim` voxels at each face."""
+    """Return `volumes` (N, 1, Z, Y, X) without `rim` voxels at each face."""
     return volumes[..., rim:-rim, rim:-rim, rim:-rim] if rim else volumes
 
 
 def _fit_signal(patches_A: Tensor, patches_B: Tensor, lost: float) -> tuple[float, float]:
-    """Gain and sigma: for each blur, P_A as a non-negative sum of the signal and smooth noise.
+    """Return gain and sigma from fits of P_A as a non-negative sum of signal and smooth noise.
 
-    The noise gets two shapes, flat and blurred ramp, which between them cover what reconstruction
-    makes of white projections; they only keep the noise from passing as signal, and the noise
+    For each blur, the noise has two shapes, flat and blurred ramp, which together cover the result
+    of reconstructing white projections. They only keep the noise from passing as signal; the noise
     itself is estimated without them afterwards. `lost` is the variance of B that is finer than A's
-    grid. How much structure a few patches show is a matter of luck; that the whole domains have
-    variance 1 is not, and makes one more equation: gain^2 * (1 - lost to the blur) + noise = 1.
+    grid. The amount of structure in a few patches is a matter of luck, but the whole domains have
+    variance 1, which gives one more equation: gain^2 * (1 - lost to the blur) + noise = 1.
     """
     from scipy.optimize import nnls
 
@@ -220,10 +229,10 @@ def _fit_signal(patches_A: Tensor, patches_B: Tensor, lost: float) -> tuple[floa
 
 
 class _Total:
-    """The equation that domain A's variance is 1, over `VARIANCE_ERROR`.
+    """The equation that domain A's variance is 1, divided by `VARIANCE_ERROR`.
 
     Its unknowns are those of `_fit_signal`: gain^2, flat and ramp noise. Beyond the sphere that
-    the radial bins cover there is no signal worth mentioning: all of P_A there is noise.
+    the radial bins cover the signal is negligible: all of P_A there is noise.
     """
 
     def __init__(self, patches_A: Tensor, patches_B: Tensor, lost: float) -> None:
@@ -237,7 +246,7 @@ class _Total:
         self.target = max(1.0 - outside, 0.0) / VARIANCE_ERROR
 
     def row(self, sigma: float, blur: float) -> Array:
-        """(3,): what one unit of gain^2, of flat and of ramp noise adds to A's variance."""
+        """Return what one unit of gain^2, of flat and of ramp noise adds to A's variance: (3,)."""
         blurred = (self.share * (1 - _gaussian_power(self.k, sigma)) * self.power_B).sum()
         ramp = (self.inside * self.k * _gaussian_power(self.k, blur)).sum()
         parts = [self.kept - blurred, self.inside.sum(), ramp]
@@ -245,9 +254,9 @@ class _Total:
 
 
 def _fit_noise(patches_A: Tensor, patches_B: Tensor, gain: float, sigma: float) -> Array:
-    """The noise's power (Kz, Kr): what P_A has beyond the signal's.
+    """Return the noise's power (Kz, Kr): the excess of P_A over the signal's power.
 
-    Where the signal dominates, the difference says nothing about the noise: those bins take the
+    In bins where the signal dominates, the difference says nothing about the noise: they get the
     mean over the other k_z at the same k_r, since the noise is nearly white between slices.
     """
     k_z, k_r, rows_A = (tensor.numpy() for tensor in cylindrical_power(patches_A))
@@ -257,16 +266,16 @@ def _fit_noise(patches_A: Tensor, patches_B: Tensor, gain: float, sigma: float) 
     unsure = np.hypot(_error(rows_A), transfer * _error(rows_B))
     told = excess > SIGNIFICANCE * unsure
     mean = np.where(told, excess, 0.0).sum(axis=0) / np.maximum(told.sum(axis=0), 1)
-    # Never more than all of A's power: in a bin of few modes the mean of the others may exceed it.
+    # At most all of A's power: in a bin of few modes the mean of the others may exceed it.
     filled = np.minimum(np.broadcast_to(mean, excess.shape), rows_A.mean(axis=0))
     return np.asarray(np.maximum(np.where(told, excess, filled), 0.0), dtype=np.float64)
 
 
 def _error(rows: Array) -> Array:
-    """Standard error of the mean over rows (N, ...)."""
+    """Return the standard error of the mean over rows (N, ...)."""
     return np.asarray(rows.std(axis=0, ddof=1) / math.sqrt(len(rows)))
 
 
 def _gaussian_power(k: Array, sigma: float) -> Array:
-    """What a Gaussian filter of `sigma` voxels does to the power at frequencies `k`."""
+    """Return the factor of a Gaussian filter of `sigma` voxels on the power at frequencies `k`."""
     return np.asarray(np.exp(-4 * np.pi**2 * sigma**2 * k**2))

@@ -1,4 +1,4 @@
-"""The score: gates, parts, and the one number made of them."""
+"""The score of a generator: hard gates, parts, and the one number computed from them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from cyclegan.score.parts import CrossHalves, Generator, PseudoPairs, Reverse, S
 GATED = -100.0
 """Value of a generator that failed a gate; every other value lies above it."""
 SPECTRUM_WEIGHT = 0.25
-"""dB of gain that one dB of spectrum distance costs. The best possible estimate of what is there
-lacks texture, and a sample of what could be there has twice its error, hence 3 dB less gain, but
-all the texture. At 0.25 they are worth the same when the first is 12 dB short of texture."""
+"""Cost of one dB of spectrum distance, in dB of gain. The best possible estimate of the truth lacks
+texture; a random sample of what the truth might be has all the texture but twice the squared error,
+hence 3 dB less gain. At 0.25 both score the same if the first is 12 dB short of texture."""
 WASSERSTEIN_WEIGHT = 5.0
-"""dB of gain that a sliced Wasserstein distance of 1, B's whole spread in every octave, costs. It
-sees what a radial spectrum can't: frequencies beyond its sphere, and how grey values are spread."""
+"""Cost of a sliced Wasserstein distance of 1, B's whole spread in every octave, in dB of gain. The
+distance sees what a radial spectrum can't: frequencies beyond its sphere, and the distribution of
+grey values."""
 SHELL_WEIGHT = 20.0
-"""dB of gain that a shell gain of 1 is worth. The mean squared error asks most about the strong low
-frequencies; this asks as much about the faint fine ones, where structure is lost first. This weight
-and the one above were chosen by twelve trainings whose truth is known: see docs/score.md."""
+"""Value of a shell gain of 1, in dB of gain. The mean squared error mostly depends on the strong
+low frequencies; the shell gain depends as much on the faint high ones, in which structure is lost
+first. Twelve trainings with known truth determined this weight and the one above: docs/score.md."""
 CHECKERBOARD_WEIGHT = 40.0
-"""dB of gain that a checkerboard would cost whose amplitude is B's standard deviation. An amplitude
-of 0.01 is just visible where grey values are smooth and costs 0.4 dB, less than what tells a good
-training from the next; 0.09, seen after 3,000 steps, shows everywhere and costs 3.6 dB, as much as
-failing to denoise. Its own squared error would be 0.0001 of B's variance, which no gain shows."""
+"""Cost of a checkerboard whose amplitude is B's standard deviation, in dB of gain. An amplitude of
+0.01 is just visible where grey values are smooth and costs 0.4 dB, less than the difference between
+one good training and the next; 0.09, seen after 3,000 steps, is visible everywhere and costs
+3.6 dB, as much as failing to denoise. The squared error of the former is 0.0001 of B's variance,
+too little to change the gain."""
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What a generator got.
+    """Score of a generator.
 
-    `value`: the score, always finite. `parts`: its components, all finite; a gate leaves out those
-    that were not reached. `gate`: why a hard gate failed, in words; then the value is `GATED`.
+    `value` is the score, always finite. `parts` are its components, all finite; after a failed gate
+    those not yet computed are missing. `gate` is the reason why a hard gate failed, or None; if one
+    failed, the value is `GATED`.
     """
 
     value: float
@@ -48,29 +51,29 @@ class ScoreReport:
     gate: str | None = None
 
     def metrics(self) -> dict[str, float]:
-        """All numbers under the names they are logged by: `score`, `score/<part>`."""
+        """Return all numbers under their names in logs: `score`, `score/<part>`."""
         parts = {"gated": float(self.gate is not None), **self.parts}
         return {"score": self.value} | {f"score/{name}": part for name, part in parts.items()}
 
 
 class Score:
-    """Judges generators on fixed held-out patches of both domains.
+    """Judge generators on fixed held-out patches of both domains.
 
     Args:
         patches_A: (N, C, Z, Y, X), N >= 2, standardised by domain A's mean and standard deviation.
         patches_B: (M, C', sZ, sY, sX), M >= 2, standardised by domain B's; unpaired with A's.
         super_resolution: s, the ratio of B's resolution to A's.
-        seed: of the noise in the pseudo pairs and of what is drawn for nulls and distances. The
-            global random state is never touched.
+        seed: seed of the noise in the pseudo pairs and of the draws for nulls and distances. The
+            global random state does not change.
         halves: patches of two half scans of A, aligned with each other, (K, C, Z, Y, X) each.
-        degradation: of the pseudo pairs; fitted to the patches if not given. A validation fits it
-            to more patches than it judges.
-        noise: (K, 1, Z, Y, X), of the pseudo pairs' first channel in place of the degradation's.
+        degradation: model of the pseudo pairs; by default it is fitted to the patches. A
+            validation fits it to more patches than it judges.
+        noise: (K, 1, Z, Y, X), noise for the pseudo pairs' first channel instead of the model's.
 
-    The degradation model and the Gaussian baseline are made here, once. A call then costs N + M
-    generator forwards (M + 2N more with G_B, 2K with halves), a few Fourier transforms, and gives
-    the same numbers every time. Works on the device of the patches. Raises `DataError` when the
-    patches don't fit.
+    The degradation model and the Gaussian baseline are computed once, here. A call then costs
+    N + M generator forwards (M + 2N more with G_B, 2K with halves) and a few Fourier transforms,
+    and gives the same numbers every time. It runs on the device of the patches. Errors: `DataError`
+    if the patches' shapes don't match.
     """
 
     def __init__(
@@ -103,11 +106,11 @@ class Score:
         )
 
     def __call__(self, G_A: Generator, G_B: Generator | None = None) -> ScoreReport:
-        """Score generator A -> B; with `G_B` its parts are reported as well and
-        don't change the value.
+        """Score the generator A -> B; with `G_B` also report G_B's parts, which don't change the
+        value.
 
         A generator maps (n, C, Z, Y, X) to (n, C', sZ, sY, sX) (G_B the reverse) on the patches'
-        device. A module is set to eval mode for the call and then back, layer by layer.
+        device. A module is in eval mode during the call; then each layer gets its mode back.
         """
         outputs = self._enhanced(G_A, self._inputs_A)
         fake_B = outputs[:, :1]
@@ -144,7 +147,7 @@ class Score:
         return {} if non_finite(fake_A) else self.reverse.parts(fake_A[:, :1], outputs, G_B)
 
     def _enhanced(self, G_A: Generator, inputs: Tensor) -> Tensor:
-        """The outputs with all their channels."""
+        """Return the outputs with all their channels."""
         return self._fitting(run(G_A, inputs), self.real_B.shape[2:], "G_A")
 
     def _fitting(self, result: Tensor, shape: torch.Size, name: str) -> Tensor:
@@ -159,7 +162,7 @@ class Score:
 
 
 def value_of(parts: Mapping[str, float]) -> float:
-    """The one number of a generator that passed all gates."""
+    """Return the score of a generator that passed all gates, from its parts."""
     return (
         parts["pseudo_pair_gain_db"]
         - SPECTRUM_WEIGHT * parts["spectrum_distance_db"]
@@ -190,24 +193,24 @@ def _check_patches(patches_A: Tensor, patches_B: Tensor, super_resolution: int) 
         raise DataError(f"patches_A has volumes of {tuple(patches_A.shape[2:])}; 8 voxels or more")
 
 
-# -- The hard gates: what makes a generator unusable, whatever its numbers say -----------------
+# -- The hard gates: faults that make a generator unusable, whatever its numbers say -----------
 #
-# Each returns why, in words, or None.
+# Each gate returns the reason as text, or None.
 
 MAX_VOXEL = 1e4
-"""Standardised intensity beyond which an output has diverged; keeps all sums finite."""
+"""Standardised intensity beyond which an output has diverged; this limit keeps all sums finite."""
 
 
 MIN_CONTRAST = 0.05
 """Standard deviation of fake B, relative to real B's, below which it is flat."""
 MIN_VARIETY = 0.05
-"""How much of the variety between its inputs a generator's outputs must keep."""
+"""Smallest allowed ratio of the variety of a generator's outputs to that of its inputs."""
 MIN_CORRELATION = 0.1
 """Low-pass correlation of real A and fake B below which the contrast is inverted or lost."""
 
 
 def non_finite(fake: Tensor) -> str | None:
-    """Why `fake` (N, 1, Z, Y, X) is not usable as numbers, or None."""
+    """Return the reason why the numbers in `fake` (N, 1, Z, Y, X) are unusable, or None."""
     bad = int((~fake.isfinite()).sum())
     if bad:
         return f"{bad} of {fake.numel()} voxels of the output are not finite"
@@ -218,10 +221,10 @@ def non_finite(fake: Tensor) -> str | None:
 
 
 def collapsed(fake_B: Tensor, real_A: Tensor, real_B: Tensor) -> str | None:
-    """Why `fake_B` = G_A(`real_A`) does not show its input, or None.
+    """Return the reason why `fake_B` = G_A(`real_A`) does not show its input, or None.
 
-    Flat: hardly any contrast, measured against `real_B`. The same for all: the outputs of the N
-    different patches vary far less from patch to patch than the inputs do.
+    It is flat if it has hardly any contrast in comparison with `real_B`. It is the same for all
+    inputs if the outputs vary far less from patch to patch than the N different inputs do.
     """
     contrast = math.sqrt(float(fake_B.var()) / max(float(real_B.var()), 1e-30))
     if contrast < MIN_CONTRAST:
@@ -233,7 +236,7 @@ def collapsed(fake_B: Tensor, real_A: Tensor, real_B: Tensor) -> str | None:
 
 
 def inverted(correlation: float) -> str | None:
-    """Why a `low_pass_correlation` of input and output is no good, or None."""
+    """Return the reason why a `low_pass_correlation` of input and output is too low, or None."""
     if correlation >= MIN_CORRELATION:
         return None
     what = "inverted" if correlation < -MIN_CORRELATION else "lost"
@@ -241,5 +244,5 @@ def inverted(correlation: float) -> str | None:
 
 
 def _variety(volumes: Tensor) -> float:
-    """Share of the variance that lies between volumes, voxel by voxel."""
+    """Return the share of the variance that lies between volumes, voxel by voxel."""
     return float(volumes.var(dim=0).mean()) / max(float(volumes.var()), 1e-30)

@@ -1,7 +1,8 @@
-"""Pseudo pairs: real B made to look like A, where what the generator should give back is known.
+"""The parts of the score: pseudo pairs, half scans, the reverse generator, shells and texture.
 
-The gain in decibels is over the best Gaussian filter, so that 0 means: no better than what needs no
-training at all. Voxels near the faces don't count: filters and networks see the padding there.
+Pseudo pairs come first: real B made to look like A, so that the correct output is known. The gain
+in decibels is relative to the best Gaussian filter: 0 is no better than a method that needs no
+training. Voxels near the faces don't count: filters and networks see the padding there.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ from cyclegan.score.degrade import (
 )
 
 MSE_FLOOR = 1e-4
-"""Mean squared error, relative to the truth's variance, taken as no error at all."""
+"""Mean squared error, relative to the truth's variance, that counts as no error."""
 GAIN_TOLERANCE = 1.25
-"""Factor by which a network's contrast on pseudo pairs may be off before it costs gain."""
+"""Factor by which a network's contrast on pseudo pairs may be wrong without a loss of gain."""
 RIM = 2
 """Voxels of A left out at every face of a patch."""
 
 
 class PseudoPairs:
-    """Degraded patches of B and what restoring them is worth.
+    """Degraded patches of B, and the gain from restoring them.
 
     Args:
-        inputs_A, inputs_B: (N, C, Z, Y, X) and (M, C', sZ, sY, sX), standardised by domain. Of
-            several channels the first of each domain is judged; the others are made one by one.
+        inputs_A, inputs_B: (N, C, Z, Y, X) and (M, C', sZ, sY, sX), standardised by domain. Only
+            the first channel of each domain is judged; the others are degraded one by one.
         factor: s, the ratio of the resolutions.
-        seed: of the noise.
-        degradation: of the first channel; fitted to the patches if not given.
-        noise: (K, 1, Z, Y, X), what the first channel gets in place of the degradation's noise.
+        seed: seed of the noise.
+        degradation: model of the first channel; by default it is fitted to the patches.
+        noise: (K, 1, Z, Y, X), noise for the first channel instead of the model's.
 
-    `inputs` (M, C, Z, Y, X) is what G_A gets, `truth` (M, 1, sZ, sY, sX) what it should give.
+    `inputs` (M, C, Z, Y, X) go into G_A, `truth` (M, 1, sZ, sY, sX) is the correct output.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class PseudoPairs:
         )
 
     def _all_channels(self, inputs_A: Tensor, inputs_B: Tensor, seed: int) -> Tensor:
-        """Pseudo A with all channels of A, each from B's channel of the same number or its last."""
+        """Return pseudo A with all of A's channels, each from B's same channel or B's last."""
         channels = [self.pseudo_A]
         for a in range(1, inputs_A.shape[1]):
             b = min(a, inputs_B.shape[1] - 1)
@@ -91,11 +92,11 @@ class PseudoPairs:
         return torch.cat(channels, dim=1)
 
     def parts(self, restored: Tensor) -> dict[str, float]:
-        """The gain over the Gaussian, and what tells its faults apart: slope, and gain when fitted.
+        """Return the gain over the Gaussian, and the slope and fitted gain that explain it.
 
         The Gaussian knows nothing of B's units, so it gets its best sigma and a free affine fit to
-        the truth. The network was trained to speak B's units and gets no offset and a slope only
-        within `GAIN_TOLERANCE`, because the degradation's own gain is not known better than that.
+        the truth. The network was trained to give B's units, so it gets no offset and a slope only
+        within `GAIN_TOLERANCE`, because the degradation's own gain is not known more precisely.
         """
         truth, image = crop(self.truth, self.rim), crop(restored, self.rim)
         slope, mse = tolerant_mse(image, truth)
@@ -110,33 +111,33 @@ class PseudoPairs:
 
 
 def tolerant_mse(image: Tensor, truth: Tensor) -> tuple[float, float]:
-    """The best slope of `image` to `truth`, and the error with as much of it as is allowed."""
+    """Return the best slope of `image` to `truth`, and the error with the nearest allowed slope."""
     slope = float((image * truth).mean() / image.square().mean().clamp_min(1e-30))
     allowed = min(max(slope, 1 / GAIN_TOLERANCE), GAIN_TOLERANCE)
     return slope, float((allowed * image - truth).square().mean())
 
 
 def ratio_db(baseline_mse: float, mse: float, floor: float) -> float:
-    """How much smaller `mse` is than that of the baseline, in dB; errors below `floor` are one."""
+    """Return how much smaller `mse` is than the baseline's, in dB; `floor` is added to both."""
     return 10 * math.log10((baseline_mse + floor) / (mse + floor))
 
 
-# -- Cross-half gain: the one part of the score that knows real A's own truth, where halves exist
+# -- Cross-half gain: the only part that measures errors on real A; it needs half scans --------
 #
 # Two half scans (every other projection) show the same structure under independent noise. The
-# generator enhances one; made as blurred as A again it is compared with the *other*, whose noise it
-# can't know. What the noise adds to that error is the same for every image and known from the
-# difference of the halves, so it is taken off: what remains estimates the error against the
+# generator enhances one; the result, blurred like A again, is compared with the *other*, whose
+# noise it can't know. The noise's share of that error is the same for every image and known from
+# the difference of the halves, so it is subtracted: the rest estimates the error against the
 # noise-free A. Noise and rings that the fitted degradation lacks count here.
 #
 # Source: Marcos-Morales 2023 (unsupervised mean squared error, uMSE and uPSNR, from noisy copies).
 
 
 class CrossHalves:
-    """Judges generators on two halves (N, C, Z, Y, X) of the same patches of A.
+    """Judge generators on two halves (N, C, Z, Y, X) of the same patches of A.
 
-    `patches_B` (M, C', sZ, sY, sX) tells how B is blurred into a half. The halves are noisier than
-    the scan that a network was trained on. Errors: `DataError` for halves that differ in shape.
+    `patches_B` (M, C', sZ, sY, sX) serve to fit the blur from B to a half. The halves are noisier
+    than the scans of the training. Errors: `DataError` for halves that differ in shape.
     """
 
     def __init__(self, first: Tensor, second: Tensor, patches_B: Tensor, factor: int) -> None:
@@ -157,30 +158,29 @@ class CrossHalves:
         self.baseline_mse = max(baseline - self.noise, 0.0)
 
     def parts(self, enhance: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The gain over the best Gaussian; `enhance` maps `inputs` to (2N, 1, sZ, sY, sX)."""
+        """Return the gain over the best Gaussian; `enhance` maps to (2N, 1, sZ, sY, sX)."""
         image = crop(self._degradation.signal(enhance(self.inputs)), RIM)
         _, mse = tolerant_mse(image, self._targets)
         error = max(mse - self.noise, 0.0)
         return {"cross_half_gain_db": ratio_db(self.baseline_mse, error, self._floor)}
 
 
-# -- What the other generator, B -> A, tells: its own quality, and whether fake B hides
-# information
+# -- The reverse generator, B -> A: its own quality, and information hidden in fake B ----------
 #
-# An honest fake B no longer has A's noise, so no G_B can give it back, and the cycle's mean squared
-# error is at least the noise's variance. A cycle that does better reads the noise off fake B, where
-# it stands openly (it was passed on) or hidden at low amplitude: Chu 2017 showed that a low cycle
-# loss rewards this. What is hidden breaks under a little noise, which honest structure survives.
+# An honest fake B no longer has A's noise, so no G_B can restore it, and the cycle's mean squared
+# error is at least the noise's variance. A cycle that does better reads the noise from fake B,
+# which shows it openly (G_A passed it on) or hides it at low amplitude: Chu 2017 showed that a low
+# cycle loss rewards this. A little noise destroys hidden information; honest structure survives it.
 
 PERTURBATION = 0.1
-"""Standard deviation, relative to fake B's, of the white noise that breaks what is hidden."""
+"""Standard deviation, relative to fake B's, of the noise that destroys hidden information."""
 
 
 class Reverse:
-    """Judges G_B on the same patches as G_A.
+    """Judge G_B on the same patches as G_A.
 
-    `inputs_A` (N, C, Z, Y, X), `inputs_B` (M, C', sZ, sY, sX); `noise_std` of A's noise in A's
-    units, from the degradation model.
+    `inputs_A` are (N, C, Z, Y, X), `inputs_B` (M, C', sZ, sY, sX); `noise_std` is the standard
+    deviation of A's noise in A's units, from the degradation model.
     """
 
     def __init__(self, inputs_A: Tensor, inputs_B: Tensor, noise_std: float, seed: int) -> None:
@@ -193,7 +193,7 @@ class Reverse:
         self._noise = noise.to(inputs_B)
 
     def parts(self, fake_A: Tensor, outputs: Tensor, G_B: Generator) -> dict[str, float]:
-        """Of `fake_A` = G_B(inputs_B) and of the cycle over `outputs` = G_A(inputs_A)."""
+        """Return the parts; `fake_A` is G_B(inputs_B), `outputs` are G_A(inputs_A)."""
         power = radial_power(fake_A)[1].mean(dim=0)
         floor = SPECTRUM_FLOOR * float(self._real_A.var())
         closed = self._cycle_mse(outputs, G_B)
@@ -214,18 +214,18 @@ class Reverse:
         return float((closed - self._real_A).square().mean())
 
 
-# -- Running a generator for judgement: in evaluation mode, in small batches, leaving no trace
+# -- Running a generator: in evaluation mode, in small batches, without side effects -----------
 
 Generator = Callable[[Tensor], Tensor]
-"""Maps (n, C, Z, Y, X) to (n, C', sZ, sY, sX)."""
+"""Function that maps (n, C, Z, Y, X) to (n, C', sZ, sY, sX)."""
 
 
 BATCH = 4
-"""Patches a generator gets at once."""
+"""Patches that a generator gets at once."""
 
 
 def run(generator: Generator, inputs: Tensor) -> Tensor:
-    """`generator`'s outputs for all `inputs`, (N, C', sZ, sY, sX), as float32."""
+    """Return the outputs of `generator` for all `inputs`, (N, C', sZ, sY, sX), as float32."""
     with _evaluating(generator), _own_random_state(inputs.device), torch.no_grad():
         outputs = [generator(batch).detach().float() for batch in torch.split(inputs, BATCH)]
     return torch.cat(outputs)
@@ -233,7 +233,7 @@ def run(generator: Generator, inputs: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _evaluating(generator: Generator) -> Iterator[None]:
-    """Every layer in eval mode, and afterwards in the mode it was in, which may be mixed."""
+    """Set every layer to eval mode, and afterwards back to its own mode; modes may be mixed."""
     layers = list(generator.modules()) if isinstance(generator, nn.Module) else []
     modes = [layer.training for layer in layers]
     for layer in layers:
@@ -247,28 +247,28 @@ def _evaluating(generator: Generator) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_random_state(device: torch.device) -> Iterator[None]:
-    """A generator that draws random numbers leaves the global state as it was."""
+    """Protect the global random state from a generator that draws random numbers."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
-# -- Fourier shell correlations (FSC) of patches: is the structure there, and is it the input's?
+# -- Fourier shell correlations (FSC) of patches: correct structure, and real A against pseudo A
 #
-# On the pseudo pairs the truth is known. No filter, however good, changes how well a shell of
-# spatial frequency correlates with the truth, because it multiplies signal and noise there alike:
-# the *shell gain* of every filter is 0. Above 0 a network knows more than a filter can; below it
+# On the pseudo pairs the truth is known. No filter, however good, changes the correlation of a
+# shell of spatial frequency with the truth, because it multiplies signal and noise there alike: the
+# *shell gain* of every filter is 0. Above 0 a network knows more than a filter can; below 0 it
 # invents or loses structure.
 #
-# On real A no truth is known, but the FSC of input and output is, and for pseudo A as well. If
-# pseudo A looks to the network like real A the two curves are one, up to chance. The *shell gap* is
-# how far they lie apart, beyond its null (disjoint halves of the same patches): where it is large,
-# what was seen on the pseudo pairs does not hold for real A.
+# On real A the truth is unknown, but the FSC of input and output is known, as for pseudo A. If
+# pseudo A looks like real A to the network, both curves are the same, up to chance. The *shell gap*
+# is the distance between them in excess of its null (disjoint halves of the same patches): if it is
+# large, results on the pseudo pairs do not hold for real A.
 #
 # Source: Koho 2019 judges restoration by FSC; the gap between two domains is this project's.
 
 
 class Shells:
-    """Keeps what doesn't change: inputs on B's grid and how pseudo A correlates with the truth."""
+    """Shell gain and shell gap of generators; what all have in common is computed once."""
 
     def __init__(
         self, real_A: Tensor, pseudo_A: Tensor, truth: Tensor, factor: int, seed: int
@@ -278,7 +278,7 @@ class Shells:
         self.input_correlation = shell_sums(self.pseudo_A, truth).correlation()
 
     def parts(self, fake_B: Tensor, restored: Tensor) -> dict[str, float]:
-        """Gain and gap, both means over the shells up to Nyquist, without unit."""
+        """Return gain and gap, both means over the shells up to Nyquist, without unit."""
         restored_correlation = shell_sums(restored, self.truth).correlation()
         real, pseudo = shell_sums(self.real_A, fake_B), shell_sums(self.pseudo_A, restored)
         gap = _distance(real.correlation(), pseudo.correlation())
@@ -294,7 +294,7 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _null(sums: ShellSums, seed: int) -> float:
-    """Distance of the curves of two sets as large as this one, of the same kind."""
+    """Return the expected distance between the curves of two sets of this size and kind."""
     generator = torch.Generator().manual_seed(seed)
     half = len(sums.cross) // 2
     distances = []
@@ -306,11 +306,10 @@ def _null(sums: ShellSums, seed: int) -> float:
     return sum(distances) / len(distances) / math.sqrt(2)
 
 
-# -- How far fake B's texture lies from real B's: power spectrum, and the distribution of its
-# cubes
+# -- Distance between the textures of fake B and real B: power spectrum, distribution of cubes -
 #
-# Both distances are what exceeds their null, the distance of two sets of real B, which is measured
-# between disjoint halves. Neither needs pairs, and neither says whether the texture is *true*.
+# Both distances are in excess of their null, the distance between two sets of real B, which is
+# measured between disjoint halves. Neither needs pairs, and neither can tell if texture is *true*.
 
 SPECTRUM_FLOOR = 1e-2
 """Power, relative to white noise of real B's variance, added to both spectra: noise of a tenth of
@@ -318,13 +317,14 @@ B's standard deviation hardly shows, while its ratio to almost nothing would be 
 
 
 CUBES_DB = 10.0
-"""dB of spectrum distance that a distance of 1 in the cubes counts for in `Texture.distance`."""
+"""Weight of a distance of 1 in the cubes in `Texture.distance`, in dB of spectrum distance."""
 MIN_ADVANTAGE_DB = 0.1
-"""By how much noise that was found must be closer to real A than the fitted noise to be taken."""
+"""Advantage in dB with which residual noise replaces fitted noise: its distance from real A must be
+smaller by this much."""
 
 
 class Texture:
-    """Measures sets of volumes against `real` (M, 1, Z, Y, X), M >= 2."""
+    """Measure sets of volumes against `real` (M, 1, Z, Y, X), M >= 2."""
 
     def __init__(self, real: Tensor, seed: int) -> None:
         self.floor = SPECTRUM_FLOOR * float(real.var())
@@ -334,7 +334,7 @@ class Texture:
         self.patches = PatchDistance(real, seed)
 
     def parts(self, fake: Tensor) -> dict[str, float]:
-        """Both distances of `fake` (N, 1, Z, Y, X) beyond their nulls."""
+        """Return both distances of `fake` (N, 1, Z, Y, X) in excess of their nulls."""
         power = radial_power(fake)[1].mean(dim=0)
         spectrum = spectrum_distance_db(power, self.power, self.floor) - self.spectrum_null
         return {
@@ -343,6 +343,6 @@ class Texture:
         }
 
     def distance(self, fake: Tensor) -> float:
-        """Return one number for both, in dB: how far degraded B is from real A."""
+        """Return one distance of `fake` from both parts, in dB."""
         parts = self.parts(fake)
         return parts["spectrum_distance_db"] + CUBES_DB * parts["sliced_wasserstein"]

@@ -1,13 +1,13 @@
-"""The noise that networks are judged on, where no spectrum describes it.
+"""Noise of the score's pseudo pairs that no spectrum describes: the residual of a filter on real A.
 
-A fitted degradation draws stationary noise. A scan with few angles has streaks as well, and a
-network that has learned the fitted noise looks better on pseudo pairs than it is on real A. What
-total variation takes from real A has these streaks. It also has some of A's structure, which
-matters little where the two are laid over each other at different places. So it is taken in place
-of the fitted noise only where it makes degraded B look clearly more like A, whatever the networks:
-all trials of a study are judged on the same pairs.
+A fitted degradation draws stationary noise. A scan with few angles also has streaks, and a network
+that has learned the fitted noise looks better on pseudo pairs than it is on real A. The residual of
+total-variation denoising on real A has these streaks. It also has some of A's structure, which
+matters little because it lies over other structures in B. The residual replaces the fitted noise
+only if it makes degraded B look clearly more like A. This does not depend on the networks, so all
+trials of a study are judged on the same pairs.
 
-Source of the filter: Rudin 1992, as `skimage.restoration.denoise_tv_chambolle` has it.
+Source of the filter: Rudin 1992, as implemented in `skimage.restoration.denoise_tv_chambolle`.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from cyclegan.score.parts import MIN_ADVANTAGE_DB, Texture
 logger = logging.getLogger(__name__)
 
 WEIGHTS = (0.1, 10.0)
-"""Weights of the filter that are tried, in standard deviations of the noise."""
+"""Smallest and largest weight of the filter, in standard deviations of the noise."""
 HALVINGS = 8
-"""Of that range, on a logarithmic scale: the last weight is 3 % off at most."""
+"""Number of halvings of that range on a logarithmic scale: the weight is wrong by 3 % at most."""
 FEW = 8
-"""Patches that the weight is chosen on."""
+"""Number of patches on which the weight is chosen."""
 
 
 def residual_noise(
     patches_A: Tensor, patches_B: Tensor, model: Degradation, seed: int
 ) -> Tensor | None:
-    """Return what total variation removes from A, or None where the noise of `model` is as good.
+    """Return what total variation removes from A, or None if the noise of `model` is as good.
 
     `patches_A` (N, 1, Z, Y, X) and `patches_B` (M, 1, sZ, sY, sX) are held out, `model` is fitted
-    to them. The filter is as strong as removes noise of the fitted standard deviation. The result
-    is (N, 1, Z, Y, X), each patch with mean 0 and mirrored along X.
+    to them. The filter's weight is the one that removes noise of the fitted standard deviation. The
+    result is (N, 1, Z, Y, X), each patch with mean 0 and mirrored along X.
     """
     texture = Texture(patches_A, seed)
     signal = model.signal(patches_B)
@@ -60,7 +60,7 @@ def residual_noise(
 
 
 def _weight(patches: Tensor, noise_std: float) -> float:
-    """The weight at which as much is removed as the fit calls noise."""
+    """Return the weight at which the filter removes as much as the fitted noise."""
     low, high = (np.log(weight * noise_std + 1e-6) for weight in WEIGHTS)
     for _ in range(HALVINGS):
         middle = (low + high) / 2

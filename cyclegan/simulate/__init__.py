@@ -1,7 +1,7 @@
 """The simulator: a numerical microCT scanner, a phantom, and both domains of a training from them.
 
-`simulate` writes a ready pair of domains; `scan` takes any attenuation map, `fibre_composite` and
-`real_attenuation` make one.
+`simulate` writes a complete pair of domains; `scan` scans any attenuation map, which
+`fibre_composite` and `real_attenuation` provide.
 """
 
 from cyclegan.simulate.domains import SimulatedDomains, simulate

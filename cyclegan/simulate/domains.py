@@ -2,8 +2,8 @@
 
 The real volume is cut along Z into three parts without a common slice: the first is scanned fast
 for A, the second slowly for B, the third both ways for validation (fibres along Z do run through
-all three). Of phantoms, three different ones are made, and the validation's noise-free truth is
-written too.
+all three). Otherwise three different phantoms are made, and the validation's noise-free truth is
+written, too.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from cyclegan.simulate.scanner import FAST, SLOW, ScanSettings, scan
 
 Progress = Callable[[str, int, int], None]
 RECIPE = 1
-"""Raise it when the same arguments give other volumes than before."""
+"""Version of the simulation; increase it when the same arguments give other volumes than before."""
 REAL_PARTS = {"fast_train": (0, 56), "slow_train": (59, 115), "validate": (118, 150)}
-"""[start, end) along Z of the real volume; the gaps of 3 slices keep noise that neighbouring
-slices have in common from being in two parts."""
+"""[start, end) along Z of the real volume; because of the gaps of 3 slices no two parts share the
+noise that neighbouring slices have in common."""
 _PHANTOM_DEPTH = {"fast_train": 160, "slow_train": 160, "validate": 64}
 _PHANTOM_SIZE = {1: 176, 2: 176, 4: 272}
 _PHANTOM_FINER = {1: 1, 2: 1, 4: 2}
-"""At 4x the phantom's voxels are half as long, so that binned ones still resolve a fibre."""
+"""Phantom voxels per standard voxel along each axis; at 4x they are half as long, so that binned
+ones still resolve a fibre."""
 RECORD = "simulation.json"
 _VOLUMES = ("fast_train.h5", "slow_train.h5", "fast_validate.h5", "slow_validate.h5")
 _TRUTH = "validate_truth.h5"
@@ -43,33 +44,33 @@ _DOMAINS = ("fast", "slow")
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedDomains:
-    """Where the simulated files are."""
+    """Paths and arguments of a simulated set."""
 
     folder: Path
     phantom: bool
     scale: int
     seed: int
     reused: bool
-    """True if the same simulation was there already and nothing was done."""
+    """True if the same simulation existed already and nothing was done."""
 
     @property
     def fast(self) -> Path:
-        """Dataset JSON of domain A."""
+        """Path of the dataset JSON of domain A."""
         return self.folder / "fast.json"
 
     @property
     def slow(self) -> Path:
-        """Dataset JSON of domain B."""
+        """Path of the dataset JSON of domain B."""
         return self.folder / "slow.json"
 
     @property
     def truth(self) -> Path | None:
-        """The validation volume before any scan; None for the real volume."""
+        """Path of the validation volume before any scan; None for the real volume."""
         return self.folder / _TRUTH if self.phantom else None
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files, the dataset JSONs first, the record of the simulation last."""
+        """Paths of all files: the dataset JSONs first, the record of the simulation last."""
         names = ("fast.json", "slow.json", *_volume_names(self.phantom), RECORD)
         return tuple(self.folder / name for name in names)
 
@@ -85,15 +86,15 @@ def simulate(
 ) -> SimulatedDomains:
     """Simulate both domains into `out_dir`: volumes in HDF5 and the dataset JSONs.
 
-    `fast.json` (A) and `slow.json` (B) are what `data_A` and `data_B` of a training want. `scale`
-    (1, 2 or 4) is how many times coarser A is than B, along Z, Y and X; 4 needs the phantom. In
-    the real volume fibres are 5 voxels wide, so 2x leaves single ones hardly visible in A.
+    `fast.json` (A) and `slow.json` (B) are for `data_A` and `data_B` of a training. `scale` (1, 2
+    or 4) is how many times coarser A is than B, along Z, Y and X; 4 needs the phantom. In the real
+    volume fibres are 5 voxels wide, so single ones are hardly visible in A at 2x.
     `on_progress(label, done, total)` is called before every stage and at the end.
-    The same arguments give the same bytes. If they are there already, nothing is done; a set that
-    isn't whole is made anew; `overwrite` makes it anew in any case. Files appear under their names
-    when all are written, `simulation.json` last.
-    Errors: `UsageError` for a scale or seed that can't be, `DataError` if other files are in the
-    way or the real volume is missing, `CycleGANError` for a disk that is full or not writable.
+    The same arguments give the same bytes. If the set exists already, nothing is done; if it is
+    incomplete or with `overwrite`, it is made anew. Files get their names when all are written,
+    `simulation.json` last.
+    Errors: `UsageError` for an impossible scale or seed, `DataError` if other files are in the way
+    or the real volume is missing, `CycleGANError` for a disk that is full or not writable.
     """
     if scale not in FAST:
         raise UsageError(f"scale = {scale} can't be simulated; use 1, 2 or 4")
@@ -105,7 +106,7 @@ def simulate(
     if seed < 0:
         raise UsageError(f"seed = {seed} can't be used; it must be 0 or more")
     if out_dir.exists() and not out_dir.is_dir():
-        raise DataError(f"{out_dir} is no folder; name another one")
+        raise DataError(f"{out_dir} is not a folder; name another one")
     arguments = {"recipe": RECIPE, "phantom": phantom, "scale": scale, "seed": seed}
     made = SimulatedDomains(folder=out_dir, phantom=phantom, scale=scale, seed=seed, reused=False)
     if not overwrite:
@@ -119,7 +120,7 @@ def simulate(
 def _write_set(made: SimulatedDomains, arguments: dict[str, Any], report: Progress) -> None:
     record = made.folder / RECORD
     sizes: dict[str, int] = {}
-    # The stack renames all files when all are written, the one it took first, the record, last.
+    # The stack renames the files when all are written, in reverse order: the record comes last.
     with contextlib.ExitStack() as stack:
         temporary_record = stack.enter_context(replacing(record))
         for name, volume, about in _acquire(made, arguments, report):
@@ -131,7 +132,7 @@ def _write_set(made: SimulatedDomains, arguments: dict[str, Any], report: Progre
             temporary.write_text(_dataset_json(domain), encoding="utf-8")
         content = {"arguments": arguments, "sizes_bytes": sizes}
         temporary_record.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        # From here to the end of the renames, the old record would speak of a mixed set.
+        # Until all files are renamed, the old record would describe a mixed set.
         record.unlink(missing_ok=True)
         truth = made.folder / _TRUTH
         if not made.phantom and arguments_of(truth) is not None:
@@ -141,7 +142,7 @@ def _write_set(made: SimulatedDomains, arguments: dict[str, Any], report: Progre
 def _acquire(
     made: SimulatedDomains, arguments: dict[str, Any], report: Progress
 ) -> Iterator[tuple[str, Float32, Description]]:
-    """File name, volume and description of every file, one after the other."""
+    """Yield file name, volume and description of every file, one after the other."""
     seeds = iter(np.random.SeedSequence(made.seed).spawn(7))
     voxel_size = VOXEL_SIZE_UM / _PHANTOM_FINER[made.scale] if made.phantom else None
     jobs = {"fast_train": ["fast"], "slow_train": ["slow"], "validate": ["fast", "slow"]}
@@ -169,7 +170,7 @@ def _acquire(
 
 
 def _sample(made: SimulatedDomains, part: str, seed: np.random.SeedSequence) -> tuple[Float32, str]:
-    """Attenuation map of a part, and what to say about where it comes from."""
+    """Return the attenuation map of a part, and a description of its source."""
     if not made.phantom:
         start, end = REAL_PARTS[part]
         text = f"{SOURCE}; slices {start} to {end - 1}, scanned again numerically"
@@ -210,7 +211,7 @@ def _volume_names(phantom: bool) -> tuple[str, ...]:
 
 
 def _is_complete(made: SimulatedDomains, arguments: dict[str, Any]) -> bool:
-    """Whether `simulation.json` speaks of these arguments and all its files are there, whole."""
+    """Return True if `simulation.json` has these arguments and all its files are complete."""
     try:
         record = json.loads((made.folder / RECORD).read_text(encoding="utf-8"))
         sizes: dict[str, int] = record["sizes_bytes"]
@@ -241,12 +242,12 @@ def _refuse_foreign(made: SimulatedDomains, arguments: dict[str, Any]) -> None:
         path = made.folder / f"{domain}.json"
         if path.exists() and not _is_ours(path, domain):
             raise DataError(
-                f"{path} is in the way and says something else; "
+                f"{path} is in the way and has other contents; "
                 "name another folder or add --overwrite"
             )
 
 
-# -- A simulated volume as an HDF5 file: standardised, described, and the same bytes every time
+# -- A simulated volume as an HDF5 file: standardised, described, reproducible to the byte -----
 
 DATASET = "data"
 
@@ -256,38 +257,38 @@ ARGUMENTS = "simulation"
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a file says about its volume."""
+    """Description of a volume in its file."""
 
     title: str
     source: str
-    """What was scanned, and which part of it."""
+    """The scanned sample, and the part of it."""
     settings: ScanSettings | None
-    """How it was scanned; None for a truth that no scanner has seen."""
+    """Settings of the scan; None for the truth, which was not scanned."""
     voxel_size_um: float | None
-    """None if nobody knows."""
+    """Voxel size in micrometres; None if it is unknown."""
     binning: int
     """Voxels of the scanned sample along each side of a voxel of this volume."""
     arguments: dict[str, Any]
-    """Arguments of the simulation, from which the file can be made again."""
+    """Arguments of the simulation, which make the same file again."""
 
 
 def write_volume(path: Path, volume: Float32, about: Description) -> None:
     """Write (Z, Y, X) as the dataset `data`, float32, mean 0 and standard deviation 1.
 
     The file's root is a NeXus `NXdata` group, so that silx view shows the volume at once. The
-    attributes of `data` give what undoes the standardisation: `volume * std + mean` is the
-    attenuation per voxel of the sample. No time stamps: the same volume gives the same bytes.
+    attributes of `data` undo the standardisation: `volume * std + mean` is the attenuation per
+    voxel of the sample. There are no time stamps: the same volume gives the same bytes.
     """
     import h5py
 
     mean, std = float(volume.mean(dtype=np.float64)), float(volume.std(dtype=np.float64))
     standardised = ((volume - mean) / std).astype(np.float32)
-    # Made in memory: HDF5 that finds the disk full while it closes a file can crash the process.
+    # Made in memory: if HDF5 finds the disk full while it closes a file, it can crash the process.
     with h5py.File(path.name, "w", driver="core", backing_store=False) as handle:
         data = handle.create_dataset(
             DATASET,
             data=standardised,
-            # About the size of a training patch: reading one must not unpack the whole volume.
+            # About the size of a training patch: reading a patch must not unpack the whole volume.
             chunks=tuple(min(n, side) for n, side in zip(volume.shape, (16, 64, 64), strict=True)),
             compression="gzip",
             compression_opts=4,
@@ -311,7 +312,10 @@ def write_volume(path: Path, volume: Float32, about: Description) -> None:
 
 
 def arguments_of(path: Path) -> Any:
-    """Arguments of the simulation that made this file; None if none did, or it can't be read."""
+    """Return the arguments of the simulation that made a file.
+
+    None if no simulation made it, or if it can't be read.
+    """
     import h5py
 
     try:

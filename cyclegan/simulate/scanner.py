@@ -1,8 +1,8 @@
 """A numerical parallel-beam scanner: from an attenuation map to a noisy reconstruction.
 
-The physics in its order: photons through the sample, detector pixels binned, counting noise
-(Poisson), the scintillator's blur (point spread function), read noise, division by a noisy flat
-field (the same for all angles, hence rings), minus logarithm, filtered back-projection.
+Its steps, in the order of the physics: photons through the sample, binning of detector pixels,
+counting noise (Poisson), the scintillator's blur (point spread function), read noise, division by a
+noisy flat field (the same for all angles, hence rings), minus logarithm, filtered back-projection.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Half = Literal["all", "even", "odd"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScanSettings:
-    """How a sample is scanned. Errors: `ConfigError` names the field that makes no sense."""
+    """Settings of a scan. Errors: `ConfigError` that names the impossible field."""
 
     angles: int
-    """Projections, evenly over 180 degrees."""
+    """Number of projections, evenly spaced over 180 degrees."""
     photons: float
     """Photons per unbinned detector pixel and projection, without a sample."""
     binning: int = 1
-    """Pixels summed along each axis; shrinks the reconstruction in Z, Y and X."""
+    """Pixels summed along each axis; this shrinks the reconstruction in Z, Y and X."""
     flats: int = 20
-    """Flat-field exposures averaged; the fewer, the stronger the rings."""
+    """Number of averaged flat-field exposures; the fewer, the stronger the rings."""
     psf_pixels: float = 0.6
     """Standard deviation of the Gaussian point spread function, in binned pixels."""
     read_noise: float = 5.0
@@ -54,12 +54,12 @@ class ScanSettings:
         for name, least in {**lowest, "crop": 0}.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):
-                raise ConfigError(f"{name} = {value} makes no scan; it must be at least {least}")
+                raise ConfigError(f"{name} = {value} is impossible; it must be at least {least}")
         if not (math.isfinite(self.photons) and self.photons > 0):
-            raise ConfigError(f"photons = {self.photons} makes no scan; it must be more than 0")
+            raise ConfigError(f"photons = {self.photons} is impossible; it must be more than 0")
         if self.crop % self.binning:
             raise ConfigError(
-                f"crop = {self.crop} is no multiple of binning = {self.binning}; "
+                f"crop = {self.crop} is not a multiple of binning = {self.binning}; "
                 "fast and slow scans would not be aligned"
             )
 
@@ -86,10 +86,10 @@ def scan(
 ) -> Float32:
     """Scan a sample numerically and reconstruct it.
 
-    `attenuation`: (Z, Y, X), per voxel, Y = X, Z the rotation axis; outside of it there is air.
+    `attenuation` is (Z, Y, X), per voxel, with Y = X and Z the rotation axis; outside there is air.
     Returns (Z / b, (Y - 2 crop) / b, (X - 2 crop) / b), attenuation per unbinned voxel, with b
-    the binning. `half` reconstructs from every other angle and its own half of the flats: two
-    independent halves of the same scan, for Fourier shell correlation.
+    the binning. An even or odd `half` uses every other angle and its own half of the flats: both
+    are independent halves of the same scan, for Fourier shell correlation.
     Errors: `DataError` for a map that can't be scanned, `UsageError` for an unknown half.
     """
     volume = np.asarray(attenuation, dtype=np.float32)
@@ -109,7 +109,7 @@ def scan(
         block = angles[start : start + BLOCK]
         counts = _expose(project(columns, block, pixels), settings, rng)[chosen]
         if len(counts):
-            # A pixel that counted nothing has no logarithm: one photon is the darkest there is.
+            # A count of 0 has no logarithm: the smallest count is one photon.
             sinogram: Float32 = -np.log(np.maximum(counts, 1) / flat)
             filtered = ramp_filter(sinogram, settings.binning)
             image += back_project(filtered, block[chosen], size)
@@ -136,7 +136,7 @@ def _check(volume: Float32, settings: ScanSettings) -> None:
 
 
 def _expose(lines: Float32, settings: ScanSettings, rng: np.random.Generator) -> Float32:
-    """Detector counts (angles, pixels / b, Z / b) of line integrals (angles, pixels, Z)."""
+    """Return detector counts (angles, pixels / b, Z / b) for line integrals (angles, pixels, Z)."""
     angles, pixels, depth = lines.shape
     b = settings.binning
     expected = settings.photons * np.exp(-lines.astype(np.float64))
@@ -147,11 +147,11 @@ def _expose(lines: Float32, settings: ScanSettings, rng: np.random.Generator) ->
 def _flat_field(
     depth: int, pixels: int, settings: ScanSettings, rng: np.random.Generator, half: Half
 ) -> Float32:
-    """Mean counts (pixels, Z) without a sample, from all flats or from one half of them."""
+    """Return the mean counts (pixels, Z) without a sample, from all flats or one half of them."""
     exposures = settings.flats / 2
     expected = np.full((2, pixels, depth), settings.photons * settings.binning**2)
     halves = _detect(expected, exposures, settings, rng)
-    # Both halves are always drawn, so that the noise that follows is that of the same scan.
+    # Both halves are always drawn, so that the noise that follows does not depend on `half`.
     chosen: Float32 = {"all": halves.mean(axis=0), "even": halves[0], "odd": halves[1]}[half]
     return np.maximum(chosen, 1)
 
@@ -162,7 +162,7 @@ def _detect(
     settings: ScanSettings,
     rng: np.random.Generator,
 ) -> Float32:
-    """Mean of `exposures` noisy exposures of `expected` counts (frames, pixels, Z)."""
+    """Return the mean of `exposures` noisy exposures of `expected` counts (frames, pixels, Z)."""
     from scipy.ndimage import gaussian_filter
 
     photons = rng.poisson(expected * exposures) / exposures

@@ -1,4 +1,4 @@
-"""Trust maps: where an enhanced volume should not be believed. What they mean: docs/trust.md."""
+"""Trust maps: they show where not to trust an enhanced volume. docs/trust.md explains them."""
 
 from cyclegan.trust.operator import FLIPS, SIGMA, Flip, TrustOperator, trust_geometry
 

@@ -1,8 +1,8 @@
-"""What the trust maps must know of a volume before the first tile: grey match, typical values.
+"""Calibration of the trust maps for one volume: match of grey values, and typical values.
 
-Input and output are standardised each by its own domain and differ in sharpness, and every volume
-and generator has its own noise. Both are measured on a few blocks spread over the volume; the
-constants are the same for all tiles, so that the maps don't depend on the tiles.
+Input and output are each standardised by their own domain and differ in sharpness, and every volume
+and generator has its own noise. All of this is measured on a few blocks spread over the volume
+before the first tile; the constants are the same for all tiles, so the maps don't depend on them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from cyclegan.metrics.quality import AffineFit, affine_fit
 logger = logging.getLogger(__name__)
 
 BLURS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3)
-"""Blurs of the input against the output, in voxels of the input, that are tried."""
+"""Blurs of the input relative to the output that the calibration tries, in voxels of the input."""
 BLOCKS = 8
-"""Blocks that are looked at."""
+"""Number of blocks that the calibration measures."""
 SIDE = 64
-"""Side of a block in voxels of the output, about; the inner half of it counts."""
+"""Approximate side of a block in voxels of the output; its inner half counts."""
 TRUNCATE = 3.0
-"""The low-pass ends after so many standard deviations."""
+"""Radius of the low-pass, in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Constants of one volume that the maps rest on; the same for all of its tiles.
+    """Constants of the maps of one volume; the same for all of its tiles.
 
-    The low-passed output, blurred by `blur` input voxels more, has the input's grey values after
-    `slope * y + offset`; the cycled image after `cycle_slope * y + cycle_offset`. The last three
-    are the root mean squares of the maps over sampled blocks: what is typical of this volume.
+    `slope * y + offset` gives the low-passed output y, blurred by `blur` more input voxels, the
+    input's grey values; `cycle_slope * y + cycle_offset` does so for the cycled image. The last
+    three are the root mean squares of the maps over sampled blocks, which are typical of this
+    volume.
     """
 
     slope: float = 1.0
@@ -56,7 +57,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What the maps of one window are made of, all on the input's grid."""
+    """The images from which the maps of one window are computed, all on the input's grid."""
 
     coarse: Tensor
     """(1, C, z, y, x): the output averaged over blocks of voxels, not yet low-passed."""
@@ -65,19 +66,19 @@ class Images:
     cycled: Tensor
     """(1, C, z, y, x): G_B(G_A(input)), low-passed."""
     disagreement: Tensor
-    """(1, 1, z, y, x)."""
+    """(1, 1, z, y, x): the map of the same name."""
     core: Window
-    """Where a window's core lies, the part that its halo makes right."""
+    """Position of the window's core, the part that is exact thanks to the halo around it."""
 
     def inner(self, image: Tensor) -> Tensor:
-        """The core of one of the images."""
+        """Return the core of one of the images."""
         return image[(..., *self.core)]
 
 
 def smooth(image: Tensor, sigma: float) -> Tensor:
-    """(1, C, z, y, x) filtered with a Gaussian of `sigma` voxels, cut off at 3 sigma.
+    """Return (1, C, z, y, x) filtered with a Gaussian of `sigma` voxels, cut off at 3 sigma.
 
-    At its faces the image is continued by its last voxel.
+    Beyond its faces the image is continued with its outermost voxels.
     """
     radius = radius_of(sigma)
     if not radius:
@@ -95,18 +96,18 @@ def smooth(image: Tensor, sigma: float) -> Tensor:
 
 
 def radius_of(sigma: float) -> int:
-    """Voxels on either side that `smooth` reads."""
+    """Return the number of voxels on either side that `smooth` reads."""
     return math.ceil(TRUNCATE * sigma)
 
 
 def sample_windows(
     operator: TileOperator, read: Read, shape: Size, count: int
 ) -> list[tuple[Tensor, Window]]:
-    """Up to `count` windows (1, C, z, y, x) of a volume, and the inner part of each that counts.
+    """Return up to `count` windows (1, C, z, y, x) of a volume, each with its inner part.
 
-    Their size is fixed, so that constants don't depend on the tile and cost little memory. A rim of
-    a quarter of a side is left out: less than the networks' halo, but what lies farther away hardly
-    matters to a mean.
+    Only the inner part counts. The size is fixed, so that the constants don't depend on the tiles
+    and cost little memory. The rim left out is a quarter of a side: less than the networks' halo,
+    but voxels farther away hardly matter to a mean.
     """
     factor = max(int(f) for f in operator.outputs.values())
     core = max(SIDE // (2 * factor) // operator.alignment, 1) * operator.alignment
@@ -119,7 +120,7 @@ def sample_windows(
         halo_left=rim,
         halo_right=rim,
     )
-    # In the middle of equal shares of the tiles, so that corners are not preferred.
+    # The middle tiles of equal shares of all tiles, so that corners are not preferred.
     chosen = {(2 * i + 1) * len(grid) // (2 * count) for i in range(count)}
     return [
         (torch.from_numpy(read_padded(read, tile, shape))[None], grid.inner(tile, Fraction(1)))
@@ -129,7 +130,7 @@ def sample_windows(
 
 
 def match_grey(samples: Sequence[Images], sigma: float) -> Calibration:
-    """Slopes, offsets and the blur with which outputs and cycled images come closest to inputs."""
+    """Return the slopes, offsets and blur that best match outputs and cycled images to inputs."""
     low = _joined([sample.inner(sample.low) for sample in samples])
     best: tuple[float, float, AffineFit] | None = None
     for blur in BLURS:
@@ -143,7 +144,7 @@ def match_grey(samples: Sequence[Images], sigma: float) -> Calibration:
     _, blur, fit = best
     if fit.slope <= 0:
         logger.warning(
-            "the enhanced volume is no brighter where the input is: contrast inverted or lost "
+            "the enhanced volume is not brighter where the input is: contrast inverted or lost "
             "(slope %.3g); don't use this model",
             fit.slope,
         )

@@ -1,4 +1,4 @@
-"""Trust maps: where an enhanced volume should not be believed, computed tile by tile.
+"""Trust maps, which show where not to trust an enhanced volume, computed tile by tile.
 
 ```
 x ── G_A ── y ── mean over f^3 blocks, low-pass, grey match ──┬── | difference | = consistency
@@ -10,8 +10,8 @@ x ── G_A ── y ── mean over f^3 blocks, low-pass, grey match ──�
 ```
 
 None of them needs a truth; docs/trust.md says what each can and can't see. All are local: a voxel
-of a map depends on the input within a halo that follows from both networks' geometry and the
-filters' widths, so that tiles give what one pass over the whole volume gives.
+of a map depends on the input within a halo, which follows from both networks' geometry and the
+filters' widths, so that tiles give the same result as one pass over the whole volume.
 """
 
 from __future__ import annotations
@@ -50,30 +50,30 @@ FLIPS: tuple[Flip, ...] = ((), (0,), (1,), (2,))
 SIGMA = 1.5
 """Default low-pass of the maps: a Gaussian's standard deviation in voxels of the input."""
 WEIGHTS: Mapping[str, float] = {"consistency": 1.0, "cycle": 0.5, "disagreement": 2.0}
-"""Of the parts in the root mean square `doubt`, chosen on the simulator: docs/trust.md."""
+"""Weights of the parts in the root mean square `doubt`, chosen on the simulator: docs/trust.md."""
 EVERYTHING: Window = (slice(None), slice(None), slice(None))
 TINY = 1e-6
-"""Grey values that count as no deviation at all."""
+"""Difference of grey values that counts as no deviation."""
 
 
 class TrustOperator:
     """The enhanced image and its trust maps, as a `TileOperator`.
 
-    Outputs: `data` (1, C', fz, fy, fx), what G_A alone gives; `trust/consistency` and `trust/cycle`
-    (1, 1, z, y, x) on the input's grid; `trust/disagreement` and `trust/doubt` (1, 1, fz, fy, fx).
-    The first three are in grey values (of the input, the input, the output); doubt has no unit and
-    is about 1 where all parts are as large as they typically are in this volume. Of images with
-    several channels the maps are root mean squares over the channels.
+    Outputs: `data` (1, C', fz, fy, fx), the output of G_A alone; `trust/consistency` and
+    `trust/cycle` (1, 1, z, y, x) on the input's grid; `trust/disagreement` and `trust/doubt`
+    (1, 1, fz, fy, fx). The first three maps are in grey values (of the input, the input, the
+    output); doubt has no unit and is about 1 where all parts are as large as they typically are in
+    this volume. For images with several channels the maps are root mean squares over the channels.
 
     Args:
-        G_A: generator A -> B, a network or one made ready (device, precision).
+        G_A: generator A -> B, as a network or as a `Generator` (with device and precision).
         G_B: generator B -> A of the same training.
         others: generators A -> B of other checkpoints or trainings, which join the disagreement.
-        flips: axes (0 Z, 1 Y, 2 X) to flip together, one tuple an image; `()` is no flip.
+        flips: axes (0 Z, 1 Y, 2 X) to flip together, one tuple per image; `()` is no flip.
         sigma: width of the low-pass in voxels of the input.
         calibration: see `calibrated`; without it grey values are compared as they are.
 
-    Errors: `UsageError` for networks that don't fit together or flips that make no sense.
+    Errors: `UsageError` for networks that don't match or impossible flips.
     """
 
     def __init__(
@@ -117,14 +117,14 @@ class TrustOperator:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the generators and of all settings: the same identity, the same maps."""
+        """SHA-256 of the generators and all settings; equal identities mean equal maps."""
         parts = [g.identity for g in (self.G_A, self.G_B, *self.others)]
         settings = (self.flips, self.sigma, dataclasses.astuple(self.calibration), dict(WEIGHTS))
         return hashlib.sha256(repr((parts, settings)).encode()).hexdigest()
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Settings and calibration, to be stored with the maps."""
+        """Settings and calibration, for storage with the maps."""
         calibration = {f"trust_{k}": v for k, v in dataclasses.asdict(self.calibration).items()}
         return {
             "trust_sigma_voxels": self.sigma,
@@ -140,10 +140,10 @@ class TrustOperator:
             return {"data": enhanced, **self._maps(self._images(patch, enhanced))}
 
     def calibrated(self, read: Read, shape: Size, *, blocks: int = BLOCKS) -> TrustOperator:
-        """This operator with the calibration of a volume, from `blocks` blocks spread over it.
+        """Return this operator, calibrated for a volume on `blocks` blocks spread over it.
 
         `read(origin, size)` gives (C, z, y, x) of the volume of `shape` (Z, Y, X), as for tiling.
-        The shape fixes where the blocks are: the same volume gives the same constants.
+        The shape determines the positions of the blocks: a volume always gives the same constants.
         """
         windows = sample_windows(self, read, shape, blocks)
         with torch.inference_mode():
@@ -188,7 +188,7 @@ class TrustOperator:
         return {f"trust/{name}": _fine(part, int(grids[name])) for name, part in parts.items()}
 
     def _disagreement(self, patch: Tensor, enhanced: Tensor) -> Tensor:
-        """Standard deviation over flips and generators, its square smoothed over `sigma` voxels."""
+        """Return the standard deviation over flips and generators, its square smoothed."""
         total, squares, count = torch.zeros_like(enhanced), torch.zeros_like(enhanced), 0
         for generator in (self.G_A, *self.others):
             for flip in self.flips:
@@ -198,7 +198,7 @@ class TrustOperator:
                     if generator is self.G_A and not flip
                     else generator.translate(patch.flip(axes)).flip(axes).to(enhanced)
                 )
-                # Around the first image, so that squares of large grey values don't cancel.
+                # Relative to the first image, so that squares of large grey values don't cancel.
                 total += image - enhanced
                 squares += (image - enhanced).square()
                 count += 1
@@ -208,7 +208,7 @@ class TrustOperator:
 
 
 def _parts(images: Images, calibration: Calibration, sigma: float) -> dict[str, Tensor]:
-    """The three maps (1, 1, z, y, x) on the input's grid."""
+    """Return the three maps (1, 1, z, y, x) on the input's grid."""
     matched = smooth(images.coarse, math.hypot(sigma, calibration.blur))
     consistency = calibration.slope * matched + calibration.offset - images.low
     cycle = calibration.cycle_slope * images.cycled + calibration.cycle_offset - images.low
@@ -222,12 +222,12 @@ def _parts(images: Images, calibration: Calibration, sigma: float) -> dict[str, 
 def trust_geometry(
     first: Geometry, back: Geometry, others: Sequence[Geometry] = (), reach: int = 0
 ) -> Geometry:
-    """Alignment and halo of the trust maps on the input's grid.
+    """Return alignment and halo of the trust maps on the input's grid.
 
-    `first` is G_A's geometry; `back` G_B's, whose lengths are in output voxels of G_A; `reach` is
-    what the filters add, in input voxels. The cycle needs G_B's halo around a voxel and G_A's
-    around each of those. A flipped window is read from its other end: there both halos of G_A are
-    the larger one.
+    `first` is G_A's geometry; `back` is G_B's, with lengths in output voxels of G_A; `reach` is the
+    filters' share, in input voxels. The cycle needs G_B's halo around a voxel and G_A's around each
+    voxel of that halo. A flipped window is read from its other end: both of its halos are the
+    larger one of G_A.
     """
     factor = int(first.factor)
     # G_B's windows start at multiples of its alignment if A's start at multiples of `needed`.
@@ -259,7 +259,7 @@ def _coarse(image: Tensor, factor: int) -> Tensor:
 
 
 def _fine(image: Tensor, factor: int) -> Tensor:
-    """Interpolated linearly onto a grid `factor` times finer; voxels are boxes."""
+    """Return `image`, linearly interpolated onto a grid `factor` times finer; voxels are boxes."""
     if factor == 1:
         return image
     return functional.interpolate(image, scale_factor=factor, mode="trilinear", align_corners=False)

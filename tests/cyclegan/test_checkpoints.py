@@ -81,7 +81,7 @@ def test_a_damaged_newest_one_gives_way_to_the_one_before(
     found = newest_checkpoint(tmp_path)
     assert found is not None
     assert iteration_of(found) == 10
-    assert "trying the one before" in caplog.text
+    assert "trying the previous one" in caplog.text
 
 
 def test_none_there_is_none_and_all_damaged_is_an_error(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_saved_state_comes_back_and_other_formats_are_refused(tmp_path: Path) ->
     back = checkpoints.load(path, formats=("x", "y"))
     assert back["nested"] == content["nested"]
     assert torch.equal(back["tensor"], content["tensor"])
-    with pytest.raises(CheckpointError, match="wanted z"):
+    with pytest.raises(CheckpointError, match="expected z"):
         checkpoints.load(path, formats=("z",))
 
 

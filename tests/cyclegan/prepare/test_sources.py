@@ -87,7 +87,7 @@ def test_leading_axes_of_length_one_are_dropped(tmp_path: Path) -> None:
         (np.zeros((0, 4, 4)), "axes Z, Y, X"),
         (np.zeros((4, 4, 4), complex), "complex128"),
         (np.zeros((4, 4, 4), bool), "bool"),
-        (np.array([{}]), "not a whole NPY file"),
+        (np.array([{}]), "not a complete NPY file"),
     ],
 )
 def test_arrays_that_are_no_volume_are_refused(
@@ -303,7 +303,7 @@ def test_a_voxel_size_without_unit_is_not_believed_and_said(tmp_path: Path) -> N
     path = hdf5(tmp_path / "a.h5", {"v": volume()}, pixel_size=0.5)
     source = open_source([path])
     assert source.voxel_size_um is None
-    assert "without a unit" in source.notes[0]
+    assert "no unit of length" in source.notes[0]
     source.close()
 
 

@@ -115,7 +115,7 @@ def test_channels_and_frames_of_planes_are_refused(tmp_path: Path) -> None:
         metadata = {"axes": axes if axes[0] == "T" else "ZCYX"}
         path = tmp_path / f"{axes}.tif"
         tifffile.imwrite(path, array, imagej=True, metadata=metadata)
-        with pytest.raises(DataError, match="one grey volume is wanted"):
+        with pytest.raises(DataError, match="expected one grey volume"):
             open_source([path])
     tifffile.imwrite(tmp_path / "a.ome.tif", both, ome=True, metadata={"axes": "CZYX"})
     with pytest.raises(DataError, match="2 channels, 1 frames, 12 slices"):

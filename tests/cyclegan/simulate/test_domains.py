@@ -239,6 +239,6 @@ def test_a_missing_or_wrong_wheel_names_the_way_out(
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="not a folder"):
         simulate(tmp_path / "notes")
     assert contents(tmp_path) == {"notes": b"mine"}
