@@ -202,7 +202,7 @@ class LocalBoard(Board):
             self.console.say(text)
 
     def table(self, rich: RichConsole) -> Table:
-        """Return the current table: running trials, then as many of the others as fit the screen."""
+        """Return the current table: running trials, then others, as many as fit the screen."""
         from rich.table import Table
 
         now = self._clock()

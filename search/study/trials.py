@@ -55,7 +55,7 @@ class Trial:
     seeds: Sequence[Mapping[str, Any]] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     deaths: int = 0
-    """How often the process that trained it has died since its last progress."""
+    """Number of times the process that trained it has died since its last progress."""
     revives: int | None = None
     """Number of the pruned trial that it continues."""
     started: datetime | None = None
