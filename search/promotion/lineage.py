@@ -42,7 +42,7 @@ class Registered:
         if holder is not None and holder.version == self.version.version:
             return f"{self.version.label}, {score}, is champion already"
         if self.challenge.won:
-            beaten = "" if holder is None else f", before {_scored(holder)}"
+            beaten = "" if holder is None else f", replacing {_scored(holder)}"
             return f"{self.version.label}, {score}, is champion now{beaten}"
         assert holder is not None
         return f"{self.version.label}, {score}; champion stays {_scored(holder)}"

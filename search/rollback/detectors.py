@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 WINDOW = 100
 """Number of steps that count as recent; the limits below were measured with it."""
 EXPLOSION = 8.0
-"""A loss has exploded when it is this many times its earlier level (healthy: 5), and ..."""
+"""A loss explodes if a median reaches this many times its earlier level (healthy: 5) and also
+exceeds the limit of `NOISE`."""
 BURST = 20
-"""Number of steps whose median must be that high."""
+"""Number of steps of that median."""
 NOISE = 6.0
-"""... this many robust standard deviations above it."""
+"""Number of robust standard deviations by which an exploding loss exceeds its earlier level."""
 CHANCE = 2.0
 """Adversarial losses below this value are ordinary: it is the largest loss of a discriminator at
 chance (hinge 2, bce 1.39, least squares 0.5). A discriminator that was winning may return to

@@ -68,7 +68,7 @@ def importance(opened: OpenStudy) -> Importance:
     if min(scores) == max(scores):
         raise DataError(
             f"study {name}: all {len(scores)} complete trials have the score {scores[0]:.2f}; "
-            "no key can be told to matter"
+            "they do not show which keys matter"
         )
     quantile = max(_QUANTILE, min(_WIDEST_QUANTILE, _ENOUGH_AT_TOP / len(scores)))
     with warnings.catch_warnings():  # `caution` warns of too few trials

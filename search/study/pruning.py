@@ -44,7 +44,7 @@ class PruningCallback(Callback):
         self.gates = gates
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """Report the score, then ask the pruner; not at the last step, when pruning saves nothing."""
+        """Report the score and ask the pruner; not at the last step, when pruning saves nothing."""
         before = self._frozen()
         if report.iteration not in before.intermediate_values:  # a resumed trial repeats some
             self.trial.report(objective_of(report, self.objective), report.iteration)

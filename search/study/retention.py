@@ -158,7 +158,7 @@ def check_disk(
     *,
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> None:
-    """Stop in time, before `expected_bytes` more are written below the study's folder `results`.
+    """Refuse to write `expected_bytes` more below the study's folder `results` if there is no room.
 
     Errors: `CycleGANError` if they would exceed the budget `checkpoints.disk_gb`, or fill the disk.
     """

@@ -145,8 +145,8 @@ class StudyStorage:
             error = error.__cause__
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return CycleGANError(
-            f"study storage {self.shown} can't be used: {cause}; once it can, run the study again "
-            "and it goes on"
+            f"study storage {self.shown} can't be used: {cause}; when it works again, run the "
+            "study again to continue"
         )
 
     def remember(self) -> None:
@@ -172,7 +172,7 @@ class StudyStorage:
             return JournalStorage(backend)
         except (ValueError, KeyError, OSError) as error:
             raise DataError(
-                f"{path}: the study's journal can't be read ({error}); bring it back from a copy"
+                f"{path}: the study's journal can't be read ({error}); restore it from a copy"
             ) from error
 
     def _database(self) -> BaseStorage:
@@ -223,7 +223,7 @@ def _parsed(text: str) -> URL:
             "sqlite:///studies/local/study.db"
         ) from None
     if url.get_backend_name() not in _KINDS:
-        raise UsageError(f"--storage {text}: Optuna stores in {', '.join(_KINDS)}")
+        raise UsageError(f"--storage {text}: Optuna supports {', '.join(_KINDS)}")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise UsageError(f"--storage {text}: a database in memory can't be shared or continued")
     return url

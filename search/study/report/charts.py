@@ -87,7 +87,7 @@ def _curve(record: Trial, x: Span, y: Span, scale: ScoreAxis, *, best: bool) -> 
     end, score = record.curve[-1]
     told = f"trial {record.number}, {record.state}, {score:.2f} at iteration {end:,}"
     if record.score is not None:
-        told += f", counts {record.score:.2f}"
+        told += f"; its score is {record.score:.2f}"
     if record.state in ("pruned", "failed") and record.reason:
         told += f"; {' '.join(record.reason.split())[:200]}"
     d = path(points)

@@ -118,7 +118,7 @@ def _value(value: object) -> _Cell:
 def _reason(record: Trial) -> str:
     text = " ".join(record.reason.split())
     if record.revives is not None:
-        text = f"goes on with trial {record.revives}; {text}".removesuffix("; ")
+        text = f"continues trial {record.revives}; {text}".removesuffix("; ")
     return escape(text[:_REASON]) or ("all steps" if record.state == "complete" else "")
 
 

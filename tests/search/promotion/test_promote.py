@@ -388,7 +388,8 @@ def test_what_is_told_of_a_registration() -> None:
 
     assert text(True, None) == "m@2, score 1.50, is champion now"
     assert (
-        text(True, version(1, 1.25)) == "m@2, score 1.50, is champion now, before m@1, score 1.25"
+        text(True, version(1, 1.25))
+        == "m@2, score 1.50, is champion now, replacing m@1, score 1.25"
     )
     assert text(False, version(1, 2.0)) == "m@2, score 1.50; champion stays m@1, score 2.00"
     assert text(False, version(1, None)) == "m@2, score 1.50; champion stays m@1, chosen by hand"
