@@ -1,5 +1,5 @@
-"""What chooses hyperparameters: studies, the rollback optimizer, promotion; and `launch`.
+"""Studies, the rollback optimizer and promotion: everything that chooses hyperparameters.
 
-`launch` is the one place that puts a trainer and its callbacks together. This is the only room
-that imports Optuna.
+`launch` is the one place that puts a trainer and its callbacks together. This is the only room that
+imports Optuna.
 """

@@ -1,16 +1,17 @@
-"""The one place that puts trainer and callbacks together, and keeps a training's folder.
+"""Run one tracked training: put the trainer and its callbacks together, and manage its folder.
 
 A training lives in a folder:
 
 ```
-config.yaml   resolved
-run.json      its MLflow run, and how it ended
-save/         checkpoints (see `cyclegan.checkpoints`) and generator.pt, the best generators so far
-schedule.yaml of a training with the rollback optimizer: the values that it ended with, by step
-train/        the six images of every validation
+config.yaml    the resolved configuration
+run.json       its MLflow run, and how it ended
+save/          checkpoints (see `cyclegan.checkpoints`) and generator.pt, the best generators so far
+schedule.yaml  the values it ended with, by step; only with the rollback optimizer
+train/         the six images of every validation
 ```
-Started again with the same folder it continues from its checkpoint in the same MLflow run; if it
-is complete already, nothing happens.
+
+A training that is started again in the same folder continues from its checkpoint in the same MLflow
+run. If it is complete already, nothing happens.
 """
 
 from __future__ import annotations
@@ -63,44 +64,44 @@ _PICTURE_FOLDER = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One tracked training: what to train, where it lives, and how it appears in MLflow."""
+    """One tracked training: its configuration, its folder, and how it appears in MLflow."""
 
     config: Config
     folder: Path
     experiment: str
     kind: str
-    """`train`, `trial`, `confirm` or `promoted`: the run's tag `kind`."""
+    """The run's tag `kind`: `train`, `trial`, `seed`, `confirm` or `promoted`."""
     tags: Mapping[str, str]
     parent: str | None = None
     """MLflow id of the parent run."""
     start: Path | None = None
-    """Checkpoint of another training to continue from, where this one has none of its own."""
+    """Checkpoint of another training to continue from while this training has none of its own."""
     params: Mapping[str, object] = field(default_factory=dict)
     """Parameters that head the run's list; the rest of the configuration follows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A training that has ended, for now or for good."""
+    """The result of a training that has ended, either for good or until it is continued."""
 
     result: TrainResult
     run_id: str
     folder: Path
     reused: bool = False
-    """It was complete before; nothing was computed."""
+    """True if the training was complete before and nothing was computed."""
     rollbacks: int = 0
     best_step: int = 0
-    """The step of the generators that were kept, in `generator.pt`."""
+    """Step of the best generators, the ones in `generator.pt`."""
     best_score: float | None = None
-    """Their score; None if no validation was usable."""
+    """Score of the best generators; None if no validation was usable."""
     best_gain_db: float | None = None
-    """Their gain over the best Gaussian filter on pseudo pairs; None if it is not known."""
+    """Their gain over the best Gaussian filter on pseudo pairs, in dB; None if unknown."""
     stop_asked: bool = False
-    """Ctrl-C or SIGTERM came, even if the training was complete just then."""
+    """True if Ctrl-C or SIGTERM came, even if the training was complete just then."""
 
 
 class _Progress(Callback):
-    """Shows steps, rate, time left and the last score."""
+    """Shows the number of steps, the rate, the time left and the last score."""
 
     def __init__(self, update: Update) -> None:
         self.update = update
@@ -112,7 +113,7 @@ class _Progress(Callback):
 
 
 class _Pictures(Callback):
-    """Writes the six images of every validation as PNG, by iteration."""
+    """Writes the six images of every validation as a PNG file named by iteration."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,7 +129,7 @@ def run_training(
     """Run or continue `job`. Ctrl-C and SIGTERM end it with a checkpoint, outcome `interrupted`.
 
     Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
-    training of another configuration.
+    training with another configuration.
     """
     with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
         for litter in job.folder.rglob(".*.part"):  # half-written files of a killed process
@@ -147,8 +148,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     )  # refuses bad input before a run exists
     trainer.data.hash_cache = hash_cache()
     if not checkpoint:
-        trainer.load_pretrained()  # a wrong file, too
-    optimizer = _optimizer(trainer, job, callbacks)  # and a wrong schedule
+        trainer.load_pretrained()  # refuses a wrong file
+    optimizer = _optimizer(trainer, job, callbacks)  # refuses a wrong schedule
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = patiently(lambda: _run_of(job, plan, store, console), console.say)
@@ -208,7 +209,7 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
 
 
 def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator[Record]:
-    """What the run gets at the end: the generators that were kept, and the schedule."""
+    """Yield the run's last records: the best generators, and the schedule."""
     if result.outcome != "interrupted" and keeper.path.is_file():
         yield Attachment(keeper.path, "checkpoints")
     if trainer.config.hp_optimizer.enabled:
@@ -216,10 +217,11 @@ def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator
 
 
 def _optimizer(trainer: Trainer, job: Job, callbacks: Sequence[Callback]) -> list[Callback]:
-    """What changes hyperparameters on the way, as the configuration has it.
+    """Return the callback that changes hyperparameters during the training, if there is one.
 
-    A promotion follows its trial's schedule; then the one that the configuration names does not
-    count. Errors: `ConfigError` and `DataError` for what can't work.
+    A promotion follows its trial's schedule and ignores the one that the configuration names.
+
+    Errors: `ConfigError` and `DataError` for settings that can't work.
     """
     settings = trainer.config.hp_optimizer
     if not settings.enabled:
@@ -233,16 +235,16 @@ def _optimizer(trainer: Trainer, job: Job, callbacks: Sequence[Callback]) -> lis
 
 
 def _take_over_generators(theirs: Path, ours: Path) -> None:
-    """What the training continued from has kept is to be beaten, or kept on."""
+    """Copy the best generators of the training continued from, unless this one has its own."""
     if theirs.is_file() and not ours.is_file():
         with replacing(ours) as temporary:
             shutil.copyfile(theirs, temporary)
 
 
 def _apply_asked_changes(trainer: Trainer, before: Config) -> None:
-    """Put hyperparameters in force that differ from those of the training continued from.
+    """Apply the hyperparameters that differ from those of the training continued from.
 
-    Its checkpoint brings the values it ended with; only what was asked to be different is changed.
+    Its checkpoint restores the values it ended with; only the values asked to be different change.
     """
     old, new = HParams.from_config(before).flat(), HParams.from_config(trainer.config).flat()
     changes = {name: value for name, value in new.items() if old.get(name) != value}
@@ -252,22 +254,22 @@ def _apply_asked_changes(trainer: Trainer, before: Config) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """How a job goes on from what its folder holds."""
+    """The way a job starts, given the contents of its folder."""
 
     config: Config
     checkpoint: Path | None
-    """Where to continue: its own checkpoint, or that of another training, or nowhere."""
+    """The checkpoint to continue from: the job's own, another training's, or None."""
     run_id: str | None = None
-    """The MLflow run it had."""
+    """The MLflow run that the training already has."""
     abandoned: str | None = None
-    """A run of another training that died here before its first checkpoint."""
+    """The run of another training that died in this folder before its first checkpoint."""
 
 
 _FREE = {
     *("steps", "log_every", "volumes_mb", "run_name", "threads", "device", "memory_budget_gb"),
     *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_best_checkpoint"),
 }
-"""Keys that may differ when a training is continued."""
+"""Keys that may change when a training is continued."""
 
 
 def _plan(job: Job) -> _Plan:
@@ -276,7 +278,7 @@ def _plan(job: Job) -> _Plan:
     if not stored.is_file():
         return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
     before = load_config(stored)
-    # The precision a training began with is its own: `auto` could choose differently today.
+    # A training keeps the precision it began with: `auto` could choose differently today.
     wanted = job.config.to_dict() | {"precision": before.precision}
     different = {k: v for k, v in before.to_dict().items() if k not in _FREE and wanted[k] != v}
     if not different:
@@ -285,8 +287,8 @@ def _plan(job: Job) -> _Plan:
     if own:
         key, value = next(iter(different.items()))
         raise ConfigError(
-            f"{job.folder}: the training there has {key} = {value}, asked for is {wanted[key]}; "
-            "choose another run_name, or remove that folder"
+            f"{job.folder}: the training there has {key} = {value}, but you asked for "
+            f"{wanted[key]}; choose another run_name, or remove that folder"
         )
     return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
 
@@ -294,22 +296,22 @@ def _plan(job: Job) -> _Plan:
 def reopened(
     store: Store, run_id: str | None, console: Console, *, shared: bool = False
 ) -> Run | None:
-    """The run to go on with, or None if there was none or this store does not have it.
+    """Return the run to continue, or None if there was none or this store does not have it.
 
-    `shared`: other processes may write to it, too.
+    `shared`: other processes may write to the run as well.
     """
     if run_id is None:
         return None
     try:
         return store.open_run(run_id, shared=shared)
     except DataError as error:
-        console.say(f"{error}; going on in a new run")
+        console.say(f"{error}; continuing in a new run")
         return None
 
 
 def _close_abandoned(store: Store, run_id: str) -> None:
-    """End a run that nobody will continue."""
-    with contextlib.suppress(DataError):  # of another store: not ours to close
+    """End a run that no one will continue."""
+    with contextlib.suppress(DataError):  # a run of another store is not ours to close
         store.run(run_id).finish("KILLED", "died before its first checkpoint")
 
 
@@ -320,7 +322,7 @@ def _already_complete(job: Job) -> Finished | None:
         return None
     if result["outcome"] == "completed" and result["step"] < job.config.steps:
         return None  # more steps are asked for now
-    _plan(job)  # complete, but only if it is the same training
+    _plan(job)  # raises if the complete training is another one
     return Finished(
         result=TrainResult(**result),
         run_id=record["run_id"],
@@ -332,12 +334,12 @@ def _already_complete(job: Job) -> Finished | None:
 
 
 def recorded_run(folder: Path) -> str:
-    """The MLflow run of the training in `folder`, as its record has it; empty if it has none."""
+    """Return the MLflow run id recorded for the training in `folder`; empty if there is none."""
     return str(_record(folder).get("run_id", ""))
 
 
 def recorded_score(folder: Path) -> float | None:
-    """The score of the generators that the training in `folder` kept; None if it kept none."""
+    """Return the score of the best generators of the training in `folder`; None without any."""
     return _record(folder).get("best_score")
 
 
@@ -352,9 +354,9 @@ def _remember(folder: Path, **record: Any) -> None:
 
 @contextlib.contextmanager
 def stop_on_signal(trainer: Trainer) -> Iterator[list[int]]:
-    """While inside, Ctrl-C and SIGTERM stop the training after its step; Ctrl-C twice, at once.
+    """Stop the training after its current step on Ctrl-C or SIGTERM; at once on a second Ctrl-C.
 
-    Gives the list of the signals that came.
+    Yields the list of the signals received.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""What `--model` names: a generator or checkpoint file, a registered version, or an MLflow run."""
+"""Find the model that `--model` names: a file, a registered version, or an MLflow run."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A generator that was found, and where it comes from."""
+    """A generator that was found, and its origin."""
 
     generator: TrainedGenerator
-    """From domain A to B."""
+    """Translates from domain A to B."""
     file: Path
     run: Run | None = None
-    """Kept: a file fetched from a server lives as long as this."""
+    """Held by the model: a file fetched from a server exists only as long as this object."""
     experiment: str | None = None
     version: ModelVersion | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Of the MLflow run."""
+    """Tags of the MLflow run."""
     artifact: str = ""
-    """Where in the run's artifacts it lies."""
+    """Path of the file among the run's artifacts."""
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run that trained it."""
+        """MLflow id of the run that trained the generator."""
         return self.run.id if self.run else None
 
     @property
     def name(self) -> str:
-        """As it is recorded."""
+        """Name under which the model is recorded: the run id, else the path of the file."""
         return self.run_id or str(self.file)
 
     @property
     def address(self) -> str:
-        """Where it lies, for good: `file` may be a copy for the moment."""
+        """Permanent address of the generator; `file` may be a temporary copy."""
         return f"runs:/{self.run_id}/{self.artifact}" if self.run else str(self.file.resolve())
 
     @property
     def label(self) -> str:
-        """The registered version, such as `demo@3`; empty if it is none."""
+        """The registered version, such as `demo@3`; empty for a model that is not registered."""
         return self.version.label if self.version else ""
 
 
 def find_model(name: str, open_store: Callable[[], Store]) -> Model:
-    """Return the model that `name` means. A file needs no store, so that none is opened for it.
+    """Return the model that `name` stands for. The store is opened only if `name` is not a file.
 
-    Errors: `DataError`, `UsageError` and `CheckpointError` for what is not there, could mean
-    several, or is no generator.
+    Errors: `DataError`, `UsageError` and `CheckpointError` if nothing is found, if the name is
+    ambiguous, or if the file holds no generator.
     """
     if Path(name).is_file():
         return Model(generator=load_generator(Path(name)), file=Path(name))
@@ -79,7 +79,7 @@ def find_model(name: str, open_store: Callable[[], Store]) -> Model:
 
 
 def origin_of(run_id: str | None, version: ModelVersion | None) -> dict[str, str]:
-    """What an exported generator says of where it comes from; nothing of a file."""
+    """Return the origin that an exported generator records; empty for a mere file."""
     tags = version.tags if version else {}
     known = {name: tags[name] for name in ("study", "trial", "steps", "best_step") if name in tags}
     named = {"run": run_id, "version": version.label if version else None}

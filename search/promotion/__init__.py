@@ -1,14 +1,15 @@
-"""From a study's best trial to the real training, its registered generator, and what that teaches.
+"""Promotion: from a study's best trial to the real training and its registered generator.
 
 ```
-confirm     the top trials again with other seeds: which is best on average?      confirm.py
-promote     the chosen trial's configuration, data and schedule, for many steps   promote.py
-              what the trial's own optimizer changed is set again                 schedule.py
-register    the kept generator in MLflow's registry; champion if it is the best   registering.py
-screening   do the trials' scores rank what the full trainings reached?           screening.py
-links       tags and descriptions in MLflow, both ways                            links.py
+confirm     train the top trials again with other seeds: which is best on average?
+promote     train the chosen trial's configuration for many steps, on the same data
+              and with the schedule that the trial's own optimizer found
+lineage     register the best generator in MLflow, make it champion if it is the best;
+              tags and links between study, trial and promoted training
+screening   do the trials' scores rank the results of the full trainings?
 ```
-`command.py` is the command `cyclegan promote`.
+
+The command `cyclegan promote` uses this package.
 """
 
 from search.promotion.confirm import Confirmation, confirm

@@ -1,4 +1,4 @@
-"""Is the best trial the best, or was it lucky? The top trials trained again with other seeds."""
+"""Confirm the best trials: train them again with other seeds, to see which is best on average."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedScore:
-    """One training of a trial's configuration."""
+    """The score of one training of a trial's configuration."""
 
     seed: int
     score: float
@@ -38,39 +38,39 @@ class SeedScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
-    """One trial with its trainings."""
+    """One trial with the scores of its trainings."""
 
     trial: int
     scores: tuple[SeedScore, ...]
 
     @property
     def mean(self) -> float:
-        """Of the scores."""
+        """Mean of the scores."""
         return float(np.mean([s.score for s in self.scores]))
 
     @property
     def spread(self) -> float:
-        """Standard deviation between seeds; NaN of a single one."""
+        """Standard deviation between seeds; NaN for a single one."""
         values = [s.score for s in self.scores]
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What came of it, the highest mean first."""
+    """The result of a confirmation, with the highest mean first."""
 
     trials: tuple[Confirmed, ...]
     wanted: int
-    """Trainings asked for, over all trials."""
+    """Number of trainings asked for, over all trials."""
 
     @property
     def complete(self) -> bool:
-        """Whether every training has ended; else the same command goes on."""
+        """True if every training has ended; otherwise the same command continues."""
         return sum(len(t.scores) for t in self.trials) == self.wanted
 
     @property
     def lead(self) -> float:
-        """Of the winner's mean over the second's; NaN without a second."""
+        """Lead of the winner's mean over the second's; NaN without a second."""
         return self.trials[0].mean - self.trials[1].mean if len(self.trials) > 1 else math.nan
 
     @property
@@ -82,7 +82,7 @@ class Confirmation:
         return math.sqrt(sum(parts))
 
     def data(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the result as plain values."""
         return {
             "complete": self.complete,
             "trials": [
@@ -99,7 +99,7 @@ class Confirmation:
         }
 
     def text(self) -> str:
-        """As a table, and what it means."""
+        """Return the result as a table with the verdict."""
         seeds = sorted({s.seed for t in self.trials for s in t.scores})
         rows = []
         for t in self.trials:
@@ -111,23 +111,23 @@ class Confirmation:
         return "\n".join([table(header, rows), *([self.verdict()] if self.complete else [])])
 
     def verdict(self) -> str:
-        """The winner, and whether its lead is more than noise."""
+        """Return the winner, and whether its lead is larger than the noise."""
         first = self.trials[0]
         if math.isnan(self.lead):
             return f"trial {first.trial}: mean {first.mean:.2f}"
         begin = f"trial {first.trial} leads trial {self.trials[1].trial} by {self.lead:.2f}"
         if math.isnan(self.lead_error):
-            return f"{begin}; one training each says nothing of the noise between seeds"
+            return f"{begin}; one training each says nothing about the noise between seeds"
         if self.lead > self.lead_error:
             return f"{begin}, more than the difference's standard error of {self.lead_error:.2f}"
         return (
-            f"{begin}, less than the difference's standard error of {self.lead_error:.2f}: as far "
-            "as this tells they are equal; more seeds would tell more"
+            f"{begin}, less than the difference's standard error of {self.lead_error:.2f}: they "
+            "may well be equal; more seeds would tell more"
         )
 
 
 def parse_confirm(text: str) -> tuple[int, int]:
-    """`3x2`: the best 3 trials with 2 seeds each. Errors: `UsageError`."""
+    """Parse `3x2`: the best 3 trials with 2 seeds each. Errors: `UsageError`."""
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip())
     if not found:
         raise UsageError(f"--confirm {text}: TRIALSxSEEDS is wanted, e.g. --confirm 3x2")
@@ -139,9 +139,9 @@ def confirm(
 ) -> Confirmation:
     """Train the best `top` trials until each has been trained with `seeds` seeds.
 
-    A trial's own training is its first; the others take the following seeds, start afresh and have
-    the study's steps. What is complete is not trained again, so after an interruption (the result
-    is not complete then) the same call goes on.
+    A trial's own training is its first. The others take the following seeds, start afresh and have
+    the study's steps. Complete trainings are not repeated, so after an interruption (the result is
+    then not complete) the same call continues.
 
     Errors: `DataError` if fewer trials are complete.
     """
@@ -161,21 +161,21 @@ def confirm(
 
 
 def best_trials(opened: OpenStudy, count: int) -> Sequence[Trial]:
-    """The `count` complete trials with the highest scores.
+    """Return the `count` complete trials with the highest scores.
 
     Errors: `DataError` if there are fewer.
     """
     done = complete(opened.trials())
     if len(done) < count:
         raise DataError(
-            f"study {opened.definition.name} has {len(done)} complete trials, {count} are asked "
-            "for; ask for fewer, or run more with cyclegan study run --trials"
+            f"study {opened.definition.name} has {len(done)} complete trials, but you asked for "
+            f"{count}; ask for fewer, or run more with cyclegan study run --trials"
         )
     return done[:count]
 
 
 def _own_scores(opened: OpenStudy, trial: Trial, seeds: int) -> list[SeedScore]:
-    """Trainings the study itself made of this trial, with the seeds that count."""
+    """Return the study's own trainings of this trial, as far as their seeds count."""
     first = opened.config_of(trial.number).seed
     attributes = opened.study.get_trials(deepcopy=False)[trial.number].user_attrs
     own = [
@@ -191,7 +191,7 @@ def _own_scores(opened: OpenStudy, trial: Trial, seeds: int) -> list[SeedScore]:
 def _train(
     opened: OpenStudy, trial: Trial, seed: int, store: Store, console: Console
 ) -> SeedScore | None:
-    """The training with that seed, gated if it diverges; None if it is interrupted."""
+    """Train the trial with that seed; None if it is interrupted, score `GATED` if it diverges."""
     name = f"confirm-{trial.number:03d}-seed-{seed}"
     config = _with_seed(opened, trial.number, seed, f"{opened.definition.name}-{name}")
     check_same_data(opened, config)
@@ -209,7 +209,7 @@ def _train(
     try:
         finished = run_training(job, store=store, console=console, callbacks=[record])
     except DivergedError as error:
-        # That the values break with another seed is what a confirmation is there to find.
+        # A confirmation is there to find values that break with another seed.
         console.say(f"confirm: {error}")
         return SeedScore(seed=seed, score=GATED, run_id=recorded_run(job.folder))
     if finished.result.outcome == "interrupted":
@@ -234,7 +234,7 @@ def _result(results: dict[int, list[SeedScore]], wanted: int) -> Confirmation:
 
 
 def _annotate(opened: OpenStudy, confirmation: Confirmation, store: Store) -> None:
-    """The table's content as a paragraph of the study's description, with links."""
+    """Write the table's content, with links, to the description of the study's run."""
     study = lineage.study_run(opened, store)
     if study is None:
         return

@@ -1,4 +1,4 @@
-"""A promoted training's generator in the model registry, and whether it is the champion."""
+"""Lineage of a promotion: the registered generator, the champion, and links between the runs."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ class Registered:
 
     version: ModelVersion
     new: bool
-    """Registered now rather than before."""
+    """True if it was registered now, False if it was registered before."""
     challenge: Challenge
 
     @property
     def text(self) -> str:
-        """What came of it, in a line."""
+        """The outcome in one line."""
         score = f"score {self.version.score:.2f}"
         holder = self.challenge.before
         if holder is not None and holder.version == self.version.version:
             return f"{self.version.label}, {score}, is champion already"
         if self.challenge.won:
-            beaten = "" if holder is None else f", before {_scored(holder)}"
+            beaten = "" if holder is None else f", replacing {_scored(holder)}"
             return f"{self.version.label}, {score}, is champion now{beaten}"
         assert holder is not None
         return f"{self.version.label}, {score}; champion stays {_scored(holder)}"
 
 
 def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) -> Registered | None:
-    """Register the kept generator once, and make it champion if its score is the best.
+    """Register the best generator once, and make it champion if its score is the best.
 
-    A copy for use without this project is put beside it; where that fails, a warning says so.
-    None if no validation was usable: such a generator is nobody's champion.
+    An exported copy for use without this project is attached; if the export fails, a warning says
+    so. Return None if no validation was usable: such a generator is not registered.
     """
     if finished.best_score is None:
         return None
@@ -65,7 +65,7 @@ def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) ->
         "best_step": finished.best_step,
     }
     generator = finished.folder / SAVE_FOLDER / GENERATOR_NAME
-    # Processes that promote at the same time compare with each other's outcome.
+    # One after another, so that simultaneous promotions compare with each other's outcome.
     with _one_after_another(opened.folder / ".registering"):
         version, new = store.registry.register(
             name, run, generator, score=finished.best_score, tags=tags
@@ -91,7 +91,7 @@ def _attach_portable(store: Store, run: Run, version: ModelVersion, generator: P
 
 @contextlib.contextmanager
 def _one_after_another(path: Path) -> Iterator[None]:
-    """Wait for other processes; a killed one leaves nothing behind."""
+    """Wait for other processes; a killed process leaves no lock behind."""
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -103,23 +103,26 @@ def _scored(version: ModelVersion) -> str:
     )
 
 
-# -- What leads in MLflow from a study to its trials, from a trial to what it became, and back
+# -- Links in MLflow between a study, its trials and their promoted trainings ------------------
 
 
 def run_of(store: Store, run_id: str | None) -> Run | None:
-    """The run; None if it lies in another store, or nowhere."""
+    """Return the run; None if it is in another store, or does not exist."""
     with contextlib.suppress(DataError):
         return store.run(run_id) if run_id else None
     return None
 
 
 def study_run(opened: OpenStudy, store: Store) -> Run | None:
-    """The study's own run."""
+    """Return the study's own run."""
     return run_of(store, opened.study.user_attrs.get("mlflow_run_id"))
 
 
 def link_promoted(opened: OpenStudy, source: Trial, finished: Finished, store: Store) -> None:
-    """Tags `promoted_to`, `best_score`, `best_step`, and links in the three runs' descriptions."""
+    """Set the tags `promoted_to`, `best_score` and `best_step`, and link the three runs.
+
+    The links are in the descriptions of the study, the trial and the promoted training.
+    """
     run = store.run(finished.run_id)
     store.ship_view(run.experiment_id, promoted_view(step=finished.result.iteration))
     if finished.best_score is not None:

@@ -1,4 +1,4 @@
-"""Turning one trial of a study into the real training."""
+"""Promote one trial of a study: train its configuration in earnest, along its schedule."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ if TYPE_CHECKING:
 
 Start = Literal["continue", "scratch"]
 _PLAN_NAME = "promotion.json"
-"""How a promotion began, in its folder: it goes on in the same way."""
+"""File in a promotion's folder that records how it began, so that it continues in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promoted:
-    """A promoted training and where it came from."""
+    """A promoted training and its origin."""
 
     trial: int
     run_name: str
     start: Start
     replayed: int
-    """Changes of hyperparameters in the trial's schedule that it follows."""
+    """Number of changes in the trial's schedule that the training follows."""
     finished: Finished
     registered: Registered | None
-    """None while it is interrupted, or if no validation was usable."""
+    """None while the training is interrupted, or if no validation was usable."""
     trial_score: float | None = None
-    """Of the generator that the trial itself kept; None if that is not known."""
+    """Score of the trial's own best generator; None if unknown."""
 
     @property
     def interrupted(self) -> bool:
-        """Whether the same command has to be given again."""
+        """True if the same command must be given again."""
         return self.finished.result.outcome == "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A promotion that can begin, or go on."""
+    """A promotion that can begin, or continue."""
 
     source: Trial
     config: Config
@@ -73,7 +73,7 @@ class Plan:
     start: Start
     schedule: Schedule
     first: Path | None
-    """The trial's checkpoint, if it continues from there."""
+    """The trial's checkpoint, if the promotion continues from there."""
 
 
 def promote(
@@ -86,9 +86,9 @@ def promote(
     start: Start | None = None,
     hp_optimizer: bool | None = None,
 ) -> Promoted:
-    """Train the best trial (or number `trial`) in earnest; what is not given the study's file says.
+    """Train the best trial (or number `trial`) in earnest; the study's file gives the defaults.
 
-    Called again it continues an interrupted promotion, or does nothing if it is complete.
+    A second call continues an interrupted promotion, or does nothing if it is complete.
 
     Errors: those of `plan_promotion`.
     """
@@ -126,9 +126,9 @@ def plan_promotion(
     start: Start | None = None,
     hp_optimizer: bool | None = None,
 ) -> Plan:
-    """What `promote` would do; all that it refuses is refused here, and nothing is written.
+    """Plan what `promote` will do, and refuse all that can't work; nothing is written.
 
-    Errors: `DataError` if no trial is complete or the data changed since; `UsageError` for a trial
+    Errors: `DataError` if no trial is complete or the data have changed; `UsageError` for a trial
     that does not exist; `ConfigError` for other data, or a promotion that began another way.
     """
     source = opened.best() if trial is None else finished_trial(opened, trial)
@@ -155,7 +155,10 @@ def plan_promotion(
 
 
 def finished_trial(opened: OpenStudy, number: int) -> Trial:
-    """Trial `number`. Errors: `UsageError` if there is none, `DataError` if it is not over."""
+    """Return trial `number`.
+
+    Errors: `UsageError` if it does not exist, `DataError` if it has not ended.
+    """
     opened.config_of(number)
     trial = next(t for t in opened.trials() if t.number == number)
     if trial.state not in ("complete", "pruned", "failed"):
@@ -170,9 +173,9 @@ def finished_trial(opened: OpenStudy, number: int) -> Trial:
 def promoted_config(
     opened: OpenStudy, trial: int, *, steps: int | None, hp_optimizer: bool | None
 ) -> Config:
-    """The trial's configuration with what the study's file and the call change.
+    """Return the trial's configuration with the changes of the study's file and of the call.
 
-    Errors: `ConfigError` if that changes the data, by which the trial was chosen.
+    Errors: `ConfigError` if they change the data on which the trial was chosen.
     """
     settings, source = opened.definition.promote, opened.config_of(trial)
     changes: dict[str, Any] = dict(settings.set)
@@ -191,7 +194,7 @@ def promoted_config(
 
 
 def check_same_data(opened: OpenStudy, config: Config) -> None:
-    """Errors: `DataError` if the data are not what they were when the study was run."""
+    """Check that the data are the same as when the study was run. Errors: `DataError`."""
     known = opened.study.user_attrs.get("data")
     if known:
         check_data(known, config)
@@ -217,7 +220,7 @@ def _job(opened: OpenStudy, plan: Plan) -> Job:
 
 
 def _begun(folder: Path, asked: Start | None, default: Start) -> tuple[Start, Schedule] | None:
-    """How the promotion in `folder` began; None if it has nothing yet to go on from.
+    """Return how the promotion in `folder` began; None if it has nothing to continue from.
 
     Errors: `ConfigError` if it is asked to begin another way.
     """
@@ -225,13 +228,13 @@ def _begun(folder: Path, asked: Start | None, default: Start) -> tuple[Start, Sc
     ended = record.is_file() and "result" in read_json(record)
     if not ended and newest_checkpoint(folder / SAVE_FOLDER) is None:
         return None
-    if not path.is_file():  # promoted before there were such files
+    if not path.is_file():  # promoted by an earlier version, which wrote no such file
         return asked or default, ()
     stored: Mapping[str, Any] = read_json(path)
     if asked not in (None, stored["start"]):
         raise ConfigError(
-            f"{folder}: the promotion there began with {_option(stored['start'])}, asked for is "
-            f"{_option(asked)}; leave the option out, or remove that folder"
+            f"{folder}: the promotion there began with {_option(stored['start'])}, but you asked "
+            f"for {_option(asked)}; leave the option out, or remove that folder"
         )
     return stored["start"], from_plain(stored["schedule"])
 
@@ -261,7 +264,7 @@ def _check_continuation(
 
 
 def _schedule(opened: OpenStudy, source: Trial, config: Config, store: Store) -> Schedule:
-    """What the trial's optimizer changed, but for what this promotion is asked to change."""
+    """Return the changes of the trial's optimizer, without the keys that this promotion changes."""
     its = opened.config_of(source.number)
     if not its.hp_optimizer.enabled:  # nothing changed them
         return ()
@@ -275,18 +278,18 @@ def _option(start: str | None) -> str:
     return "--continue" if start == "continue" else "--from-scratch"
 
 
-# -- The schedule of lambdas and learning rates that a trial found, for its promotion ----------
+# -- The schedule of lambdas and learning rates that a trial found -----------------------------
 #
-# See `search.rollback.schedule` for what a schedule is.
+# `search.rollback.schedule` explains schedules.
 
 
 def schedule_of(folder: Path, run: Run | None) -> Schedule:
-    """The schedule of the training in `folder`, from its checkpoint.
+    """Return the schedule of the training in `folder`, from its checkpoint.
 
-    Checkpoints may have been removed since; then the file that a training leaves when it ends says
-    the same, and so do, for trials of earlier versions, the rollbacks recorded in MLflow.
+    If the checkpoints have been removed, it comes from the file that a training leaves when it
+    ends, or, for trials of earlier versions, from the rollbacks recorded in MLflow.
 
-    Errors: `DataError` if it changed its values and nothing says how.
+    Errors: `DataError` if the training changed its values and no record of that is left.
     """
     checkpoint = newest_checkpoint(folder / SAVE_FOLDER)
     if checkpoint is not None:

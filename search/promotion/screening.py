@@ -1,7 +1,7 @@
-"""Were the trials long enough? How screening scores rank what full trainings reached.
+"""Check whether trials were long enough: do their scores rank the results of full trainings?
 
-The rank correlation of Spearman, with the chance that unrelated rankings correlate as much: exact
-over all permutations for few trials, over 9,999 drawn ones for many.
+The measure is Spearman's rank correlation, with the chance that unrelated rankings correlate as
+much: exact over all permutations for few trials, over 9,999 random ones for many.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from tracking import RunInfo, Store
 
 AT_LEAST = 3
-"""Promoted trials below which no correlation is computed."""
+"""Smallest number of promoted trials for which a correlation is computed."""
 FEW = 6
-"""Below so many even a perfect agreement is weak evidence."""
+"""Number of trials below which even a perfect agreement is weak evidence."""
 _PERMUTATIONS = 9_999
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A promoted trial: how it was judged, and what it became."""
+    """A promoted trial: its own scores, and the score of its full training."""
 
     trial: int
     judged: float | None
-    """What its reports were worth at the first one from `prune_after` on; None without one."""
+    """The trial's score at its first report from `prune_after` on; None without such a report."""
     last: float
-    """What the trial was worth at its end."""
+    """The trial's score at its end."""
     full: float
-    """Best score of the promoted training's own steps, those of the trial not included."""
+    """Best score of the promoted training's own steps, without those of the trial."""
     steps: int
-    """Of the promoted training."""
+    """Optimisation steps of the promoted training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Spearman's rank correlation, and the one-sided chance of one so high."""
+    """Spearman's rank correlation, and the one-sided chance of a value this high."""
 
     rho: float
     p: float
@@ -51,26 +51,26 @@ class Correlation:
 
     @property
     def text(self) -> str:
-        """`rho = 0.80 (n = 4, p = 0.17)`."""
+        """The correlation as text, such as `rho = 0.80 (n = 4, p = 0.17)`."""
         return f"rho = {self.rho:.2f} (n = {self.n}, p = {self.p:.2g})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screening:
-    """What the promoted trials tell of a study's number of steps."""
+    """The evidence of the promoted trials on a study's number of steps."""
 
     study: str
     pairs: tuple[Pair, ...]
     judged_at: int
-    """Steps after which the study judges first."""
+    """Number of steps after which the study first judges."""
     last_at: int
-    """Steps of a trial."""
+    """Number of steps of a trial."""
     judged: Correlation | None
     last: Correlation | None
     """None with fewer than three trials, or equal scores."""
 
     def data(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the result as plain values."""
         return {
             "n": len(self.pairs),
             "pairs": [vars(pair) for pair in self.pairs],
@@ -81,7 +81,7 @@ class Screening:
         }
 
     def text(self) -> str:
-        """In two or three lines."""
+        """Return the result as a few lines of text."""
         n = len(self.pairs)
         if n < AT_LEAST:
             return (
@@ -92,7 +92,9 @@ class Screening:
         for where, found in ((self.judged_at, self.judged), (self.last_at, self.last)):
             shown = found.text if found else "not defined"
             lines.append(f"  at step {where}: {shown}")
-        notes = ["only promoted trials count, and these were good: among all it is easier to rank"]
+        notes = [
+            "only promoted trials count, and these were all good; ranking all trials is easier"
+        ]
         if n < FEW:
             notes.insert(0, f"{n} trials are few: even a perfect ranking is weak evidence")
         if len({pair.steps for pair in self.pairs}) > 1:
@@ -101,7 +103,7 @@ class Screening:
 
 
 def summary(opened: OpenStudy, store: Store) -> Screening:
-    """The promoted trainings of a study against its trials."""
+    """Compare the promoted trainings of a study with its trials."""
     definition = opened.definition
     pairs = tuple(_pairs(opened, _promoted(opened, store), store))
     judged = [(pair.judged, pair.full) for pair in pairs if pair.judged is not None]
@@ -116,7 +118,7 @@ def summary(opened: OpenStudy, store: Store) -> Screening:
 
 
 def correlate(screening: Sequence[float], full: Sequence[float]) -> Correlation | None:
-    """Spearman's rho and its one-sided p; None for fewer than three pairs or constant scores."""
+    """Return Spearman's rho and its one-sided p; None for under three pairs or equal scores."""
     if len(screening) < AT_LEAST or len(set(screening)) < 2 or len(set(full)) < 2:
         return None
     from scipy.stats import permutation_test, rankdata
@@ -141,7 +143,7 @@ def correlate(screening: Sequence[float], full: Sequence[float]) -> Correlation 
 
 
 def _promoted(opened: OpenStudy, store: Store) -> dict[int, RunInfo]:
-    """The newest complete promoted run of every trial."""
+    """Return the newest complete promoted run of every trial."""
     name = opened.definition.name
     try:
         found = store.search(name, f"tags.kind = 'promoted' and tags.study = '{name}'")
@@ -161,7 +163,7 @@ def _pairs(opened: OpenStudy, runs: dict[int, RunInfo], store: Store) -> list[Pa
         reports = trials[summary_.number].intermediate_values
         first = min((s for s in reports if s >= opened.definition.pruner.prune_after), default=None)
         until = {s: v for s, v in reports.items() if first is not None and s <= first}
-        # Not what was kept in the end: that may be the trial's own, and would agree with itself.
+        # Not the score of the best generator: that may be the trial's own, and agree with itself.
         reached = store.run(run.id).history("score")
         if not reached:
             continue

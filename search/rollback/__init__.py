@@ -1,4 +1,4 @@
-"""The dynamic rollback optimizer: a callback, its policies, and the schedules that it leaves."""
+"""The dynamic rollback optimizer: a callback, its policies, and the schedules that it writes."""
 
 from search.rollback.optimizer import RollbackOptimizer
 from search.rollback.policy import Fault, Move, Policy, Retry

@@ -1,8 +1,8 @@
-"""Faults in a running training, found in its metric history and its current images.
+"""Detect faults in a running training from its metric history and its current images.
 
-Detectors are pure functions of `Evidence` that return a `Fault` or None; `judge` asks all of them.
+Detectors are pure functions of `Evidence` that return a `Fault` or None; `judge` runs them all.
 Their limits come from the recorded histories of 28 trainings at 1x, 2x and 4x (docs/rollback.md):
-what healthy ones do must not be called a fault.
+nothing that a healthy training does may count as a fault.
 """
 
 from __future__ import annotations
@@ -25,64 +25,68 @@ if TYPE_CHECKING:
     from cyclegan.trainer import Trainer
 
 WINDOW = 100
-"""Steps that are called recent; the limits below were measured with it."""
+"""Number of steps that count as recent; the limits below were measured with it."""
 EXPLOSION = 8.0
-"""A loss has exploded when it was this many times what it was before (healthy: 5), and ..."""
+"""A loss explodes if a median reaches this many times its earlier level (healthy: 5) and also
+exceeds the limit of `NOISE`."""
 BURST = 20
-"""Steps over which a median has to be that high."""
+"""Number of steps of that median."""
 NOISE = 6.0
-"""... this many robust standard deviations above it."""
+"""Number of robust standard deviations by which an exploding loss exceeds its earlier level."""
 CHANCE = 2.0
-"""Adversarial losses below this are ordinary: the largest that a discriminator at chance has
-(hinge 2, bce 1.39, least squares 0.5). One that was winning may come back to it at any time."""
+"""Adversarial losses below this value are ordinary: it is the largest loss of a discriminator at
+chance (hinge 2, bce 1.39, least squares 0.5). A discriminator that was winning may return to
+that level at any time."""
 RISE = 1.25
-"""Factor by which cycle and identity losses rise over four half windows, each above the one before,
-while the score gets worse. They rise in healthy trainings, too, where the score gets better."""
+"""Factor by which cycle and identity losses rise over four half windows, each above the one
+before, while the score gets worse. They also rise in healthy trainings, but there the score
+improves."""
 DRIFT = 1.3
-"""Factor by which cycle and identity losses are above their best, while the score gets worse."""
+"""Factor of cycle and identity losses over their best level, while the score gets worse."""
 FAR = 1.8
-"""Either factor that is a fault whatever the score says. Healthy trainings: at most 1.41; the cycle
-of the noisy domain alone may double, as nobody can restore noise."""
+"""Value of either factor that is a fault regardless of the score. Healthy trainings reach at
+most 1.41; only the cycle loss of the noisy domain may double, because noise can't be restored."""
 WORSE = 0.5
-"""Fall of the score within two windows that is more than its noise."""
+"""Fall of the score within two windows that exceeds its noise."""
 FOOLED = 0.6
-"""Share of generated patches that a discriminator takes for real, for long. Healthy: at most 0.45.
-Its accuracy says less: 0.5 for thousands of steps is healthy at 4x."""
+"""Share of generated patches that a discriminator takes for real over a long time. Healthy: at
+most 0.45. The accuracy is less telling: 0.5 for thousands of steps is healthy at 4x."""
 WON = 0.999
-"""Accuracy of a discriminator, for very long, from which it teaches nothing. Small networks stay
-at 0.995 for 400 steps and end well."""
+"""Accuracy of a discriminator, over a very long time, above which it teaches nothing. Small
+networks stay at 0.995 for 400 steps and end well."""
 INVERTED = -0.1
-"""Low-pass correlation of input and output below which the contrast is inverted."""
+"""Low-pass correlation of input and output below which the contrast counts as inverted."""
 FALL = 8.0
-"""How far the score may fall below its best; roughly decibels. Healthy trainings: at most 4.9, and
-they take hundreds of steps to come back."""
+"""Largest allowed fall of the score below its best, roughly in dB. Healthy trainings fall by at
+most 4.9 and take hundreds of steps to recover."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a training is judged by: the accepted path of its metrics, and the last batch."""
+    """The data by which a training is judged: its accepted metric path and its last batch."""
 
     losses: Mapping[str, Array] = field(default_factory=dict)
-    """Terms without weight (`C_A_l1`), and the generators' weighted sum `G_total`; (steps,)."""
+    """Terms without weight (`C_A_l1`), and the generators' weighted sum `G_total`; (steps,)
+    each."""
     gradient: Array = field(default_factory=lambda: np.zeros(0))
     """Norm of the generators' gradient, (steps,)."""
     truth: Mapping[str, Array] = field(default_factory=dict)
-    """Patches by discriminator and cell of the truth table (`D_A_FP`), (steps,)."""
+    """Number of patches by discriminator and cell of the truth table (`D_A_FP`), (steps,)."""
     images: Mapping[str, Tensor] = field(default_factory=dict)
-    """real_A fake_B real_B fake_A of the last batch, (B, C, Z, Y, X)."""
+    """real_A, fake_B, real_B and fake_A of the last batch, (B, C, Z, Y, X)."""
     scores: Sequence[tuple[int, float]] = ()
-    """(how many steps ago, score) of the validations along the accepted path; -100 where a gate
+    """(age in steps, score) of the validations along the accepted path; -100 where a gate
     failed."""
     kickstarted: NDArray[np.bool_] | None = None
-    """Steps in which kickstart was at work, (steps,), or None for none: the cycle losses of these
-    say something else, and levels are not compared across them."""
+    """Steps with active kickstart, (steps,), or None for none. Cycle losses have another meaning
+    in these steps, so levels are not compared across them."""
 
     @classmethod
     def of(cls, trainer: Trainer, scores: Sequence[tuple[int, float]] = ()) -> Evidence:
-        """A training's evidence now; transfers what waits on the device."""
-        # Steps that restore alone have neither cycles nor discriminators to judge.
+        """Return the current evidence of a training. Pending metrics are copied from the device."""
+        # Pretraining steps only restore: they have no cycles or discriminators to judge.
         first = trainer.config.pretrain_steps
         columns, steps = trainer.history.columns(first), trainer.history.steps(first)
         kickstarted = np.array([trainer.kickstarted(step - 1) for step in steps.tolist()])
@@ -96,7 +100,7 @@ class Evidence:
         )
 
     def worsens(self, window: int) -> bool:
-        """Whether the score fell in the last two windows; False if nobody knows."""
+        """Return True if the score fell in the last two windows; False if that is unknown."""
         known = [(age, score) for age, score in self.scores if age <= 4 * window]
         if not known:
             return False
@@ -105,14 +109,14 @@ class Evidence:
         return bool(before) and now < before[-1] - WORSE
 
     def ordinary(self, values: Array) -> Array:
-        """The values, (steps,), of the steps without kickstart."""
+        """Return those of the values, (steps,), that belong to steps without kickstart."""
         if self.kickstarted is None or not values.size:
             return values
         return values[~self.kickstarted]
 
 
 def non_finite(evidence: Evidence) -> Fault | None:
-    """A loss or gradient norm that is NaN or infinite anywhere on the path."""
+    """Detect a loss or gradient norm that is NaN or infinite anywhere on the path."""
     first: tuple[int, str, int] | None = None
     for name, values in {**evidence.losses, "gradient": evidence.gradient}.items():
         bad = np.flatnonzero(~np.isfinite(values))
@@ -131,11 +135,11 @@ def non_finite(evidence: Evidence) -> Fault | None:
 
 
 def exploding(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A loss that was far above what it was in the window before, for `BURST` steps or more.
+    """Detect a loss far above its level in the window before, for `BURST` steps or more.
 
-    Medians and the median absolute deviation (MAD), so that single spikes, which a GAN has often,
-    are no fault. Looked for in the whole last window: a burst may be over when it is judged, and
-    what it did to the networks is not.
+    Medians and the median absolute deviation (MAD) keep single spikes, which are common in a GAN,
+    from counting as a fault. The whole last window is searched: a burst may be over when it is
+    judged, but its effect on the networks is not.
     """
     worst: Fault | None = None
     for name, values in {**evidence.losses, "gradient": evidence.gradient}.items():
@@ -162,7 +166,7 @@ def exploding(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def rising(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """Cycle and identity losses that rise over four half windows, each above the one before."""
+    """Detect cycle and identity losses that rise over four half windows, each above the last."""
     level, half = _restoring(evidence), max(window // 2, 1)
     if level.size < 6 * half:  # the first steps of a training may go anywhere
         return None
@@ -181,7 +185,7 @@ def rising(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def drifting(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """Cycle and identity losses, their geometric mean, far above the best they had."""
+    """Detect cycle and identity losses, as a geometric mean, far above their best level."""
     level = _restoring(evidence)
     if level.size < 2 * window:
         return None
@@ -193,7 +197,7 @@ def drifting(evidence: Evidence, window: int = WINDOW) -> Fault | None:
     limit = DRIFT if evidence.worsens(window) else FAR
     if factor <= limit:
         return None
-    # Not since the best, which may be long ago: since the limit was passed.
+    # The age counts from when the limit was passed: the best level may be much older.
     began = int(np.argmax(medians <= best + math.log(limit)))
     return Fault(
         kind="drifting",
@@ -205,10 +209,10 @@ def drifting(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def fooled(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A discriminator that takes most of what is generated for real, over two windows.
+    """Detect a discriminator that takes most generated patches for real, over two windows.
 
-    A generator that learned from pseudo pairs fools a young discriminator because it is good: then
-    it is a fault only while the score gets worse.
+    A generator that learned from pseudo pairs fools a young discriminator because it is good. In
+    that case this is a fault only while the score gets worse.
     """
     if _restored(evidence) and not evidence.worsens(window):
         return None
@@ -216,12 +220,12 @@ def fooled(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def won(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A discriminator that is practically never wrong, over ten windows: it teaches nothing."""
+    """Detect a discriminator that is almost never wrong over ten windows: it teaches nothing."""
     return _discriminating(evidence, 10 * window, _won)
 
 
 def inverted(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A generator whose output's coarse structure is the input's with the sign changed."""
+    """Detect a generator whose output has the input's coarse structure with the sign changed."""
     for source, output, group in _translations(evidence):
         correlation = float(low_pass_correlation(evidence.images[source], evidence.images[output]))
         if correlation < INVERTED:
@@ -236,7 +240,7 @@ def inverted(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def flat(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """A generator whose output has lost all contrast."""
+    """Detect a generator whose output has lost all contrast."""
     for source, output, group in _translations(evidence):
         target = "real_B" if output == "fake_B" else "real_A"
         spread = evidence.images[target].std().clamp_min(1e-12)
@@ -253,7 +257,10 @@ def flat(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 def score_fell(evidence: Evidence, window: int = WINDOW) -> Fault | None:
-    """Two validations in a row far below the best: what no loss shows, held-out patches do."""
+    """Detect two validations in a row far below the best.
+
+    Held-out patches reveal this; no loss does.
+    """
     if len(evidence.scores) < 3:
         return None
     best = max(score for _, score in evidence.scores[:-2])
@@ -271,11 +278,11 @@ def score_fell(evidence: Evidence, window: int = WINDOW) -> Fault | None:
 
 
 DETECTORS = (exploding, rising, drifting, fooled, won, inverted, flat, score_fell)
-"""Asked at every judgement, beside `non_finite`."""
+"""All detectors that run at every judgement, in addition to `non_finite`."""
 
 
 def judge(evidence: Evidence) -> Fault | None:
-    """The worst fault of a training, or None."""
+    """Return the worst fault of a training, or None."""
     found = non_finite(evidence)
     if found:
         return found
@@ -284,7 +291,7 @@ def judge(evidence: Evidence) -> Fault | None:
 
 
 def _restoring(evidence: Evidence) -> Array:
-    """Mean logarithm of the cycle and identity losses, (steps,); empty if there are none."""
+    """Return the mean logarithm of the cycle and identity losses, (steps,); empty without any."""
     found = [v for name, v in evidence.losses.items() if name.startswith(("C_", "I_"))]
     if not found:
         return np.zeros(0)
@@ -293,7 +300,7 @@ def _restoring(evidence: Evidence) -> Array:
 
 
 def _restored(evidence: Evidence) -> bool:
-    """Whether pseudo pairs or half scans hold G_A."""
+    """Return True if G_A learns from pseudo pairs or half scans."""
     return any(name.startswith(("P_A", "H_A")) for name in evidence.losses)
 
 
@@ -329,7 +336,7 @@ def _won(table: Mapping[str, float], name: str, steps: int) -> Fault | None:
 def _discriminating(
     evidence: Evidence, steps: int, ask: Callable[[Mapping[str, float], str, int], Fault | None]
 ) -> Fault | None:
-    """The worst of both discriminators, by their truth tables over the last `steps`."""
+    """Return the worse fault of both discriminators in their truth tables of the last `steps`."""
     faults = []
     for name in sorted({key[:3] for key in evidence.truth}):
         cells = {cell: evidence.truth[f"{name}_{cell}"] for cell in ("TP", "FN", "FP", "TN")}

@@ -1,4 +1,4 @@
-"""The guard: the policy that falls back from faults and leaves healthy trainings alone."""
+"""The policy `guard`: fall back from faults and leave healthy trainings alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Guard:
-    """Judges by `detectors`, moves by `moves`."""
+    """Judges by `search.rollback.detectors`, and answers a fault with `move`."""
 
     def __init__(self, settings: HPOptimizer) -> None:
         self.settings = settings
@@ -28,12 +28,12 @@ class Guard:
         self._kickstart_steps = 0
 
     def signs(self, trainer: Trainer) -> frozenset[str]:
-        """Whether the images are flat or inverted now."""
+        """Return the kinds of faults, flat or inverted, that the current images show."""
         evidence = Evidence(images=trainer.images)
         return frozenset(fault.kind for fault in (flat(evidence), inverted(evidence)) if fault)
 
     def judge(self, trainer: Trainer, *, young: bool) -> Fault | None:
-        """The worst fault; of a young training, values that are not finite."""
+        """Return the worst fault; in a young training only values that are not finite count."""
         known = self._scores if self.settings.score else []
         scores = [(trainer.step - step, score) for step, score in known]
         evidence = Evidence.of(trainer, scores)
@@ -42,30 +42,30 @@ class Guard:
         return judge(evidence)
 
     def further_back(self, attempt: int) -> int:
-        """The seed of a fault may lie before it shows: a snapshot more at each attempt."""
+        """Return one more snapshot distance per attempt: a fault may begin before it shows."""
         return (attempt - 1) * self.settings.snapshot_every
 
     def move(self, retry: Retry, random: torch.Generator) -> Move:
-        """See `moves.move`."""
+        """Return the new values for a retry; see the function `move`."""
         return move(retry, random, kickstart_steps=self._kickstart_steps)
 
     def healthy(self, trainer: Trainer, random: torch.Generator) -> Mapping[str, float]:
-        """Nothing, unless corrections are wanted."""
+        """Return a small correction if `corrections` is on, otherwise nothing."""
         if not self.settings.corrections:
             return {}
         initial = HParams.from_config(trainer.config)
         return correction(_accuracy(trainer), trainer.hparams, initial)
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """What this training can have."""
+        """Find out whether this training can use kickstart."""
         config = trainer.config
-        # Kickstart closes a cycle on the input itself, which must have as many channels.
+        # Kickstart closes a cycle on the input itself, so both domains need as many channels.
         self._kickstart_steps = (
             config.kickstart_steps if config.channels_A == config.channels_B else 0
         )
 
     def on_validation(self, score: float, step: int) -> None:
-        """Remember it."""
+        """Remember the score."""
         self._scores.append((step, score))
 
     def on_rollback(self, step: int) -> None:
@@ -73,16 +73,16 @@ class Guard:
         self._scores = [(at, score) for at, score in self._scores if at <= step]
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores along the accepted path."""
+        """Return the scores along the accepted path."""
         return {"scores": [list(pair) for pair in self._scores]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the scores."""
+        """Restore the scores."""
         self._scores = [(int(step), float(score)) for step, score in state["scores"]]
 
 
 def _accuracy(trainer: Trainer) -> float:
-    """Of both discriminators together, over the last steps."""
+    """Return the accuracy of both discriminators together over the last `WINDOW` steps."""
     right = total = 0.0
     for name in trainer.history.names:
         if name.startswith("truth/"):
@@ -92,38 +92,40 @@ def _accuracy(trainer: Trainer) -> float:
     return right / max(total, 1e-9)
 
 
-# -- What the guard changes for a retry: directed by the fault, shaken a little, bounded -------
+# -- New values for a retry: directed by the fault, slightly random, bounded -------------------
 #
-# The first attempt moves from the values that were in force at its snapshot, every further one from
-# those that have just failed, and by more: what was tried against one fault is not forgotten when
-# another shows up instead. The remedy of the first is mild, as most faults are accidents (a bad
-# batch, one step too large) that other data do not repeat; unless the training is so young that it
-# never went well, which is no accident. The fourth is drastic. The sum of the lambdas stays what it
-# was at the start, since only their ratios matter to an optimizer that scales its steps.
+# The first attempt starts from the values in force at its snapshot. Every further attempt starts
+# from the values that have just failed and moves further, so that a remedy for one fault is not
+# lost when another fault shows up instead. The first remedy is mild, because most faults are
+# accidents (a bad batch, one step too large) that do not recur with other data. A fault in a
+# training too young to have ever gone well is no accident and gets a full dose. The fourth remedy
+# is drastic. The sum of the lambdas stays at its initial value, because only their ratios matter to
+# an optimizer that scales its steps.
 
 LAMBDA_RANGE = 10.0
-"""A lambda stays within this factor of its first value, either way."""
+"""A lambda stays within this factor of its first value, in either direction."""
 
 
 RATE_RANGE = 20.0
-"""A learning rate stays within this factor of its first value, either way."""
+"""A learning rate stays within this factor of its first value, in either direction."""
 SHAKE = 0.05
-"""Random part of the first attempt: every value times exp(U(-SHAKE, SHAKE)); it grows with each."""
+"""Random part of the first attempt: each value is multiplied by exp(U(-SHAKE, SHAKE)). Later
+attempts use multiples of it."""
 MOST_SHAKE = 0.5
 MILD = 0.3
-"""Dose (exponent of a remedy's factors) of the first attempt; that of attempt n is n - 1."""
+"""Dose (exponent of a remedy's factors) of the first attempt; attempt n has the dose n - 1."""
 YOUNG = 500
-"""Steps: a fault found until then is answered with a dose of n from the first attempt on."""
+"""If a fault is found up to this step, attempt n takes dose n, beginning with the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """Factors of one whole dose."""
+    """The factors of one full dose."""
 
     lr_g: float = 1.0
     lr_d: float = 1.0
     lambdas: float = 1.0
-    """Of the terms of the networks that the fault names."""
+    """Factor for the terms of the networks that the fault names."""
     kickstart: bool = False
 
 
@@ -132,23 +134,23 @@ REMEDIES: Mapping[str, Remedy] = {
     "exploding": Remedy(lr_g=0.6, lr_d=0.6),
     "rising": Remedy(lr_g=0.7, lr_d=0.7, lambdas=1.4),
     "drifting": Remedy(lr_g=0.7, lr_d=0.7, lambdas=1.4),
-    # Who is fooled all the time follows too slowly, or swings: the generators wait for it.
+    # A discriminator that is always fooled learns too slowly, or swings: the generators wait.
     "fooled": Remedy(lr_g=0.6, lr_d=0.8),
     "won": Remedy(lr_d=0.5, lambdas=1.4),
-    # No loss of a cycle minds an inverted contrast, so lambdas alone do not turn it; with large
-    # steps it comes back after the kickstart.
+    # No cycle loss penalises an inverted contrast, so lambdas alone do not turn it back. With large
+    # steps it returns after the kickstart.
     "inverted": Remedy(lr_g=0.6, lambdas=1.4, kickstart=True),
     "flat": Remedy(lr_g=0.7, lambdas=1.4, kickstart=True),
     "score_fell": Remedy(lr_g=0.7, lr_d=0.7),
 }
-"""By kind of fault; see `search.rollback.detectors`."""
+"""The remedy for each kind of fault; see `search.rollback.detectors`."""
 
 
 def move(retry: Retry, random: torch.Generator, *, kickstart_steps: int) -> Move:
-    """New values for `retry`, all of them, by dotted name. The last attempt: the initial values.
+    """Return all new values for `retry`, by dotted name. The last attempt gets the initial values.
 
-    `kickstart_steps` of kickstart follow where the remedy has it. Terms that are switched off (0)
-    stay off.
+    If the remedy includes kickstart, it lasts for `kickstart_steps` steps. Terms that are switched
+    off (0) stay off.
     """
     remedy = REMEDIES[retry.fault.kind]
     kickstart = kickstart_steps if remedy.kickstart else 0
@@ -170,7 +172,7 @@ def move(retry: Retry, random: torch.Generator, *, kickstart_steps: int) -> Move
 
 
 def with_sum_of(first: Mapping[str, float], changes: Mapping[str, float]) -> dict[str, float]:
-    """`changes` with their lambdas scaled to the sum that these have in `first`."""
+    """Return `changes` with their lambdas scaled to the sum that these lambdas have in `first`."""
     lambdas = [name for name in changes if name.startswith("lambdas.")]
     budget = sum(first[name] for name in lambdas) / sum(changes[name] for name in lambdas)
     return {**changes, **{name: changes[name] * budget for name in lambdas}}
@@ -189,7 +191,10 @@ STEP = 1.03
 
 
 def correction(accuracy: float, current: HParams, initial: HParams) -> dict[str, float]:
-    """A small change at a healthy judgement, by the discriminators' mean accuracy; often none."""
+    """Return a small change after a healthy judgement, by the discriminators' mean accuracy.
+
+    The result is often empty.
+    """
     if accuracy > CROWDED:
         return {"lr_d": _bounded(current.lr_d / STEP, initial.lr_d, RATE_RANGE)}
     if accuracy < 0.5:

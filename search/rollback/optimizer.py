@@ -1,14 +1,14 @@
 """The dynamic rollback optimizer (`HPoptimizer`): fall back and try again with other values.
 
-Snapshots of the training wait in a ring (`ring`). A policy judges the training before a snapshot is
-taken (`guard`, `original`). A fault sends it back to the newest healthy snapshot at least
-`fall_back` steps older, with other lambdas and learning rates; patches drawn since are not drawn
-again, so the retry sees other data. Every further failure in a row falls back further and moves
-more; the last try has the values of the start; after that the training stops at its best-known
-snapshot.
+A ring (`ring`) holds snapshots of the training. A policy (`guard` or `original`) judges the
+training before each snapshot is taken. After a fault the training returns to the newest healthy
+snapshot that is at least `fall_back` steps older, with other lambdas and learning rates. Patches
+drawn since then are not drawn again, so the retry sees other data. Every further failure in a row
+falls back further and changes more. The last attempt uses the initial values; if it fails too, the
+training stops at its best-known snapshot.
 
-It never loops: between `max_rollbacks` rollbacks the training must have gained `window` steps of
-new ground, steps that were judged healthy and that no try before had reached. So there are at most
+The optimizer never loops: between `max_rollbacks` rollbacks the training must gain `window` steps
+of new ground, which means healthy steps that no earlier attempt had reached. So there are at most
 `max_rollbacks` * (1 + `steps` / `window`) rollbacks.
 """
 
@@ -44,13 +44,13 @@ _STATE_VERSION = 2
 
 
 class RollbackOptimizer(Callback):
-    """The callback that does it; see the module.
+    """The callback that judges, takes snapshots and falls back; see the module.
 
     Args:
         settings: its section of the configuration; `policy` is `guard` or `original`.
-        folder: where `settings.spill` writes snapshots; by default below the trainer's folder,
-            which is known too late for a training that continues.
-        policy: another policy, instead.
+        folder: where `settings.spill` writes snapshots. By default it lies below the trainer's
+            folder, which is known too late for a training that continues.
+        policy: another policy to use instead.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class RollbackOptimizer(Callback):
         folder = folder if settings.spill else None
         self.ring = Ring(keep=settings.keep, memory=memory, folder=folder)
         self.rollbacks = 0
-        """Tries so far."""
+        """Number of rollbacks so far."""
         self.attempt = 0
-        """Failures in a row; 0 when the training is past the step where it failed."""
+        """Number of failures in a row; 0 once the training is past the step where it failed."""
         self._failed_at = 0
         self._furthest = 0
-        """The largest step that was found healthy."""
+        """The largest step found healthy."""
         self._counted: list[int] = []
         """`_furthest` at each rollback that still counts."""
         self._initial: HParams | None = None
         self._best_score = -math.inf
         self._giving_up = ""
         self._faulty_at = -1
-        """The last iteration that was found faulty."""
+        """The last iteration found faulty."""
         self._random = torch.Generator().manual_seed(settings.seed)
 
     # -- events -------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Keep the start: there is always something to go back to."""
+        """Take a snapshot of the start, so that there is always something to fall back to."""
         if self.settings.spill and self.ring.folder is None and trainer.folder is not None:
             self.ring.folder = trainer.folder / RING_FOLDER
         self.policy.on_train_start(trainer)
@@ -89,7 +89,7 @@ class RollbackOptimizer(Callback):
         self._initial = self._initial or trainer.hparams
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-        """Judge when it is time, and take a snapshot only of what was not found faulty."""
+        """Judge the training when it is due, and take a snapshot unless a fault was found."""
         step = trainer.step
         if step % self.settings.check_every == 0 or step == trainer.config.steps:
             young = step < self.settings.warmup + trainer.config.pretrain_steps
@@ -117,22 +117,22 @@ class RollbackOptimizer(Callback):
             self._best_score = report.score
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
-        """Forget the abandoned path; stop if this was the last resort."""
+        """Forget the abandoned path, and stop the training if this was the last resort."""
         self.ring.discard_after(trainer.step)
         self.policy.on_rollback(trainer.step)
         logger.warning("rollback %d: %s", len(trainer.rollbacks), told(event))
         if self._giving_up:
             trainer.conclude_rollback("gave up")
             trainer.request_stop(self._giving_up)
-            # Whoever continues from here, with more steps or other values, begins to count anew.
+            # A training continued from here, with more steps or other values, counts afresh.
             self.attempt, self._counted, self._giving_up = 0, [], ""
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
-        """Leave no retry without a word; one that is interrupted goes on later."""
+        """Conclude the last retry, unless the training was interrupted and will continue."""
         if result.outcome != "interrupted":
             trainer.conclude_rollback(f"{result.outcome} before it was known")
 
-    # -- what they are made of ----------------------------------------------------------------
+    # -- judging and falling back -------------------------------------------------------------
 
     def _was_healthy(self, trainer: Trainer) -> None:
         step = trainer.step
@@ -188,7 +188,7 @@ class RollbackOptimizer(Callback):
         return Cause(kind=fault.kind, severity=fault.severity, attempt=self.attempt)
 
     def _target(self, trainer: Trainer, fault: Fault) -> Snapshot:
-        # From the furthest failure in a row: one on the way there, sooner, must not shorten it.
+        # Count from the furthest failure in a row: an earlier one must not shorten the distance.
         further = self._failed_at - self.policy.further_back(self.attempt)
         upto = min(trainer.step, further) - self.settings.fall_back
         return self.ring.find(upto=upto, fault=fault.kind, age=fault.age, now=trainer.step)
@@ -199,7 +199,7 @@ class RollbackOptimizer(Callback):
     # -- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The ring too: a killed training can still fall back after its resume."""
+        """Return the state and the ring: a killed training can still fall back after its resume."""
         return {
             "version": _STATE_VERSION,
             "counters": [self.rollbacks, self.attempt, self._failed_at, self._furthest],
@@ -212,9 +212,9 @@ class RollbackOptimizer(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         if state.get("version") != _STATE_VERSION:
-            logger.warning("rollback: the snapshots of an earlier version are left behind")
+            logger.warning("rollback: ignoring the snapshots of an earlier version")
             return
         self.rollbacks, self.attempt, self._failed_at, self._furthest = state["counters"]
         self._counted = list(state["counted"])
@@ -226,9 +226,9 @@ class RollbackOptimizer(Callback):
 
 
 def check_memory(config: Config) -> None:
-    """Refuse a budget in which nothing is left that is old enough to fall back to.
+    """Refuse a memory budget that leaves no snapshot old enough to fall back to.
 
-    Errors: `ConfigError`, with the ways out.
+    Errors: `ConfigError`, which names the remedies.
     """
     settings = config.hp_optimizer
     compact = settings.precision != "full"
@@ -248,7 +248,7 @@ def check_memory(config: Config) -> None:
 _POLICIES: Mapping[str, type[Guard] | type[Original]] = {"guard": Guard, "original": Original}
 
 
-# -- Rollbacks in words, one line each, for a terminal or a log --------------------------------
+# -- One-line descriptions of rollbacks, for a terminal or a log -------------------------------
 
 _SHOWN = 2
 
@@ -257,7 +257,7 @@ _SMALLEST = 0.02
 
 
 def told(event: RollbackEvent) -> str:
-    """Where from, where to, why, and what was changed."""
+    """Return one line: the step before, the step after, the reason, and the changes."""
     line = f"step {event.from_step} -> {event.to_step}, {event.reason}"
     if event.cause.attempt > 1:
         line += f" (attempt {event.cause.attempt})"
@@ -268,7 +268,7 @@ def told(event: RollbackEvent) -> str:
 
 
 def changed(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Both learning rates and the lambdas that changed most, where it is worth a word."""
+    """Return the changed learning rates and the lambdas that changed most; skip tiny changes."""
     ratios = {n: after[n] / before[n] for n in before if before[n] > 0 and after[n] > 0}
     factors = {n: max(r, 1 / r) for n, r in ratios.items() if max(r, 1 / r) > 1 + _SMALLEST}
     rates = [name for name in factors if name.startswith("lr_")]

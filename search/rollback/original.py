@@ -1,30 +1,31 @@
-"""The policy `original`: the dynamic optimizer of the software this one follows, for comparison.
+"""The policy `original`: the dynamic optimizer of the predecessor software, for comparison.
 
-A judgement gives points for flipped contrast, for losses that rise and for cycles that drift; more
-than 1 in total is a fault. The first retry moves all lambdas at random, then each towards what its
-network seems to lack, and both learning rates; later retries use the initial values again. A
-healthy training is moved as well, only less. Constants are the original's.
+A judgement gives penalty points for flipped contrast, for rising losses and for drifting cycles; a
+total of more than 1 is a fault. The first retry moves all lambdas at random, then moves each
+towards what its network seems to lack, and changes both learning rates. Later retries use the
+initial values again. A healthy training is moved as well, but less. The constants are the
+original's.
 
-Mended, because they were bugs:
-- a changed learning rate reaches the optimizers: the trainer sets it;
-- the training falls back to before the fault, not to before the largest step it ever had;
+Corrected, because these were bugs:
+- a changed learning rate reaches the optimizers, because the trainer sets it;
+- the training falls back to before the fault, not to before the largest step it ever reached;
 - a state is judged before it is saved;
 - lambdas, rates and history fall back with the networks, and checkpoints hold the random state;
-- rollbacks are bounded, also if a training passes shortly before it fails again;
-- histories lose no entry at a fall-back;
+- the number of rollbacks is bounded, even if a training passes briefly before it fails again;
+- histories lose no entry when the training falls back;
 - losses that are not positive (hinge, Wasserstein) have no ratio: only their level is judged;
-- lambdas are moved in the original's unit, in which they sum to 200, and get their own sum back.
+- lambdas are moved in the original's unit, in which they sum to 200, and then scaled back.
 
-Kept, although they are defects:
-- healthy trainings are perturbed: cycle lambdas fall against the generators' as long as it runs;
+Retained, although these are defects:
+- healthy trainings are perturbed: cycle lambdas fall relative to the generators' all along;
 - flat output gives no points, and one flipped direction alone is no fault;
 - the lambdas of the discriminators, nearly inert under Adam, share the budget;
 - values that are not a number are never noticed;
 - learning rates are pulled down, at an accuracy of 0.7 to 49 % (G) and 9 % (D) of what they were,
-  and decay with the step, beside what `lr_schedule` does.
+  and decay with the step, in addition to `lr_schedule`.
 
-Identity losses, which the original does not have, give no points; their lambdas move at random
-and take part in scaling. Terms that are 0 at the start stay 0 and are not looked at.
+Identity losses, which the original does not have, give no points; their lambdas move at random and
+take part in scaling. Terms that are 0 at the start stay 0 and are ignored.
 """
 
 from __future__ import annotations
@@ -47,29 +48,30 @@ if TYPE_CHECKING:
     from cyclegan.trainer import Trainer
 
 SIX = ("G_A", "G_B", "D_A", "D_B", "C_A", "C_B")
-"""The groups of losses that the original has."""
+"""The loss groups that the original has."""
 RECENT = 100
-"""Steps whose mean is compared with that of as many before."""
+"""Number of steps whose mean is compared with the mean of as many steps before."""
 SMOOTH = 20
-"""Steps of a running mean."""
+"""Number of steps of a running mean."""
 BUDGET = 200.0
-"""What the original's lambdas sum to: the unit in which they are adjusted."""
+"""Sum of the original's lambdas: the unit in which they are adjusted."""
 DECAY = 0.99998
-"""Of the learning rates a step."""
+"""Decay of the learning rates per step."""
 GRAVE = 20.0
-"""Points for what is a fault whatever else is said."""
+"""Points for a fault that stands regardless of all others."""
 
 Array = NDArray[np.float64]
 
-# The original does not test whether values are finite. A mean with NaN in it is NaN, comparisons
-# with NaN are false, hence no rule below fires. All of them are written so that this stays so.
+# The original does not test whether values are finite. A mean over NaN is NaN and comparisons with
+# NaN are false, so no rule fires. All rules below are written to preserve this behaviour.
 
 
 def flip_points(images: Mapping[str, Tensor]) -> float:
-    """Points for directions whose output resembles its negative input more than its input.
+    """Return points for directions whose output resembles its negative input more than its input.
 
-    `images`: real_A fake_B real_B fake_A, (B, C, Z, Y, X) each; their first channels, as many as
-    both have. MSE(x, y) > MSE(-x, y) is the same as sum(x y) < 0. 20 for both, 0.5 for one.
+    `images`: real_A, fake_B, real_B and fake_A, (B, C, Z, Y, X) each. Input and output are compared
+    in their first channels, as many as both have. MSE(x, y) > MSE(-x, y) is the same as sum(x y) <
+    0. 20 points for both directions, 0.5 for one.
     """
     flipped = 0
     for source, output in (("real_A", "fake_B"), ("real_B", "fake_A")):
@@ -81,7 +83,7 @@ def flip_points(images: Mapping[str, Tensor]) -> float:
 
 
 def loss_points(losses: Mapping[str, Array]) -> dict[str, float]:
-    """Points of each loss that jumped, rose, or is above 20; `losses`: name -> (steps,)."""
+    """Return points for each loss that jumped, rose, or is above 20; `losses`: name -> (steps,)."""
     points = {}
     for name, values in losses.items():
         before, now = _mean(values[-2 * RECENT : -RECENT]), _mean(values[-RECENT:])
@@ -98,18 +100,21 @@ def loss_points(losses: Mapping[str, Array]) -> dict[str, float]:
 
 
 def drift_points(losses: Mapping[str, Array]) -> float:
-    """20 if a cycle loss is far above its smallest running mean ever; `losses` as they all are."""
+    """Return 20 if a cycle loss is far above its smallest running mean so far, else 0.
+
+    `losses` is the complete history.
+    """
     cycles = (values for name, values in losses.items() if name.startswith("C_"))
     drifts = (_mean(v[-RECENT:]) > 1.4 * (float(np.min(_running(v))) + 0.1) for v in cycles)
     return GRAVE if any(drifts) else 0.0
 
 
 def directed(losses: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, bool]:
-    """Whether the lambdas of a group go up (True) or down; only groups that there is news of.
+    """Return by group whether its lambdas should go up (True) or down; unknown groups are left out.
 
-    A cycle's, if its loss falls more slowly than the cycles do on average; a generator's, if its
-    discriminator is rarely fooled; a discriminator's, if it is often wrong. `truth`: patches by
-    discriminator and cell (`D_A_FP`), (steps,).
+    The lambdas of a cycle go up if its loss falls more slowly than the cycles do on average; those
+    of a generator, if its discriminator is rarely fooled; those of a discriminator, if it is often
+    wrong. `truth`: number of patches by discriminator and cell (`D_A_FP`), (steps,).
     """
     slopes = {name: _slope(v[-2 * RECENT :]) for name, v in losses.items() if name[0] == "C"}
     usual = sum(abs(slope) for slope in slopes.values()) / max(len(slopes), 1)
@@ -122,13 +127,19 @@ def directed(losses: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[st
 
 
 def mean_accuracy(truth: Mapping[str, Array]) -> float:
-    """Share of patches judged rightly in the last 100 steps, mean over discriminators, in 0..1."""
+    """Return the share of patches judged correctly in the last 100 steps, mean over discriminators.
+
+    The share lies within [0, 1].
+    """
     names = sorted({key[:3] for key in truth})
     return float(np.mean([_accuracy(_cells(truth, name)) for name in names]))
 
 
 def adjust(value: float, factor: float) -> float:
-    """A lambda, in the original's unit, moved by `factor` (0.3: up by 30 %), within 0.1 and 100."""
+    """Return a lambda, in the original's unit, moved by `factor` and clipped to [0.1, 100].
+
+    A factor of 0.3 means up by 30 %.
+    """
     return min(max((value + 0.1) * (1 + factor), 0.1), 100.0)
 
 
@@ -141,10 +152,10 @@ def move_lambdas(
     reach: float,
     direct: float,
 ) -> dict[str, float]:
-    """All lambdas by dotted name: each at random, `reach` x (U(0, 1) - 0.5), then as `up` says.
+    """Return all lambdas by dotted name: each moved at random, then in the direction of `up`.
 
-    All terms of a group go the same way by `direct`. After either move they are scaled to the sum
-    that they had initially.
+    The random move is `reach` x (U(0, 1) - 0.5). Then all terms of a group move the same way, by
+    `direct`. After either move the lambdas are scaled to their initial sum.
     """
     first = {n: v for n, v in initial.flat().items() if n.startswith("lambdas.") and v > 0}
     unit = sum(first.values()) / BUDGET
@@ -160,7 +171,7 @@ def move_lambdas(
 
 
 def move_rates(current: HParams, initial: HParams, skew: float, step: int) -> dict[str, float]:
-    """Both learning rates, halfway to what `skew` says: towards 1 G learns, towards 0 D does."""
+    """Return both learning rates, moved halfway towards `skew`: at 1 only G learns, at 0 only D."""
     decay = DECAY**step
     return {
         "lr_g": (current.lr_g + initial.lr_g * skew**2 * decay) / 2,
@@ -169,19 +180,19 @@ def move_rates(current: HParams, initial: HParams, skew: float, step: int) -> di
 
 
 class Original:
-    """The policy; see the module."""
+    """The policy `original`; see the module."""
 
     def __init__(self, settings: HPOptimizer) -> None:
         self.settings = settings
         self._up: dict[str, bool] = {}
-        """Where the lambdas should go, as of the last fault."""
+        """The directions in which the lambdas should go, as of the last fault."""
 
     def signs(self, trainer: Trainer) -> frozenset[str]:
-        """None: every snapshot that was not found faulty will do."""
+        """Return nothing: every snapshot that was not found faulty can be used."""
         return frozenset()
 
     def judge(self, trainer: Trainer, *, young: bool) -> Fault | None:
-        """A fault from more than 1 point on; nothing is one while the training is young."""
+        """Return a fault if the points exceed 1; None while the training is young."""
         if young:
             return None
         losses, truth = _evidence(trainer)
@@ -206,11 +217,14 @@ class Original:
         )
 
     def further_back(self, attempt: int) -> int:
-        """100 steps more with every attempt after the tenth."""
+        """Return 100 more steps for every attempt after the tenth."""
         return 100 * max(attempt - 10, 0)
 
     def move(self, retry: Retry, random: torch.Generator) -> Move:
-        """All lambdas and rates from those of the snapshot; the initial ones after one retry."""
+        """Return lambdas and rates moved from the snapshot's values, or the initial ones.
+
+        Only the first attempt moves; every later attempt uses the initial values.
+        """
         if retry.attempt > 1:
             return Move(changes=retry.initial.flat())
         base, initial = retry.base, retry.initial
@@ -218,7 +232,7 @@ class Original:
         return Move(changes=lambdas | move_rates(base, initial, _uniform(random), retry.step))
 
     def healthy(self, trainer: Trainer, random: torch.Generator) -> Mapping[str, float]:
-        """Smaller moves of all lambdas, and rates that follow the discriminators' accuracy."""
+        """Return smaller moves of all lambdas, and rates set by the discriminators' accuracy."""
         if trainer.step < self.settings.warmup + trainer.config.pretrain_steps:
             return {}
         current, initial = trainer.hparams, HParams.from_config(trainer.config)
@@ -228,25 +242,25 @@ class Original:
         return lambdas | move_rates(current, initial, accuracy, trainer.step)
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     def on_validation(self, score: float, step: int) -> None:
-        """Scores are not looked at."""
+        """Ignore the score."""
 
     def on_rollback(self, step: int) -> None:
-        """All evidence is in the training's history, which has gone back by itself."""
+        """Do nothing: all evidence is in the training's history, which the trainer has rewound."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the lambdas should go."""
+        """Return the directions in which the lambdas should go."""
         return {"up": dict(self._up)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         self._up = dict(state["up"])
 
 
 def _evidence(trainer: Trainer) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The six losses, their terms summed without weights, and the truth tables, (steps,) each."""
+    """Return the six losses (unweighted sums of terms) and the truth tables, (steps,) each."""
     config = trainer.config
     columns = trainer.history.columns(config.pretrain_steps)
     losses = {}
@@ -268,7 +282,7 @@ def _mean(values: Array) -> float:
 
 
 def _running(values: Array) -> Array:
-    """Means of 20 neighbouring steps; one NaN if there are fewer."""
+    """Return means of 20 neighbouring steps, or a single NaN if there are fewer."""
     if values.size < SMOOTH:
         return np.full(1, math.nan)
     means: Array = np.lib.stride_tricks.sliding_window_view(values, SMOOTH).mean(axis=1)
@@ -276,7 +290,7 @@ def _running(values: Array) -> Array:
 
 
 def _slope(values: Array) -> float:
-    """Of the straight line of least squares, a step; 0 for fewer than two steps."""
+    """Return the slope per step of the least-squares line; 0 for fewer than two steps."""
     if values.size < 2:
         return 0.0
     time = np.arange(values.size) - (values.size - 1) / 2

@@ -1,7 +1,7 @@
-"""What a rollback optimizer asks of its policy: whether something is wrong, and what to try.
+"""The policy of a rollback optimizer: it judges a training and chooses new hyperparameters.
 
-The optimizer (`search.rollback.optimizer`) keeps the snapshots, chooses the one to fall back to,
-counts, and gives up; a policy judges and moves.
+The optimizer (`search.rollback.optimizer`) holds the snapshots, chooses the one to fall back to,
+counts the attempts, and gives up.
 """
 
 from __future__ import annotations
@@ -20,82 +20,82 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong, in words, and how badly."""
+    """A fault: its kind, a description, and its severity."""
 
     kind: str
-    """Name of its detector."""
+    """Name of the detector that found it."""
     reason: str
     severity: float
     """1 is the threshold; infinite for values that are not finite."""
     networks: tuple[str, ...] = ()
-    """Loss groups or discriminators concerned."""
+    """The loss groups or discriminators concerned."""
     age: int = 0
-    """Steps for which it has been visible: no snapshot as young as that is healthy."""
+    """Number of steps for which it has been visible: no younger snapshot is healthy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """What is changed for a retry."""
+    """The changes for a retry."""
 
     changes: Mapping[str, float] = field(default_factory=dict)
     """New hyperparameters by dotted name."""
     kickstart: int = 0
-    """Steps for which cycles are at times closed on the input itself."""
+    """Number of steps in which some cycles are closed on the input itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """One more try: what a policy decides by."""
+    """The situation in which a policy chooses the changes for a retry."""
 
     fault: Fault
     attempt: int
-    """Failures in a row, this one included: from 1."""
+    """Number of failures in a row including this one, from 1."""
     last: bool
-    """Whether this is the last try."""
+    """True for the last attempt."""
     found: int
     """The furthest step where a fault of this row was found."""
     step: int
-    """Where the retry begins."""
+    """The step where the retry begins."""
     base: HParams
-    """In force when the snapshot was taken from which the retry begins."""
+    """Values in force when the snapshot of the retry was taken."""
     current: HParams
-    """In force when the fault was found."""
+    """Values in force when the fault was found."""
     initial: HParams
-    """Of the start of the training."""
+    """Values at the start of the training."""
 
 
 class Policy(Protocol):
-    """Judges a training and moves its hyperparameters."""
+    """Judges a training and changes its hyperparameters."""
 
     def signs(self, trainer: Trainer) -> frozenset[str]:
-        """Kinds of faults that the current images show, asked when a snapshot is taken.
+        """Return the kinds of faults that the current images show; called for every snapshot.
 
-        A snapshot is not used after a fault of a kind of which it bears the sign.
+        After a fault, snapshots with a sign of the same kind are not used.
         """
 
     def judge(self, trainer: Trainer, *, young: bool) -> Fault | None:
-        """What is wrong, or None; `young` before the warm-up is over."""
+        """Return the fault of the training, or None; `young` is True until the warm-up is over."""
 
     def further_back(self, attempt: int) -> int:
-        """Steps to fall back beyond the usual distance at this attempt."""
+        """Return the number of steps to fall back beyond the usual distance at this attempt."""
 
     def move(self, retry: Retry, random: torch.Generator) -> Move:
-        """What to try."""
+        """Return the changes for a retry."""
 
     def healthy(self, trainer: Trainer, random: torch.Generator) -> Mapping[str, float]:
-        """Changes at a judgement that found nothing; normally none."""
+        """Return changes to make after a healthy judgement; normally none."""
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Before the first step of this process."""
+        """Prepare; called before the first step of this process."""
 
     def on_validation(self, score: float, step: int) -> None:
-        """A validation's score; -100 where a gate failed."""
+        """Take note of a validation's score, which is -100 if a gate failed."""
 
     def on_rollback(self, step: int) -> None:
-        """The training is at `step` again."""
+        """Take note that the training is back at `step`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs."""
+        """Return the state that a resumed training needs."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""

@@ -1,10 +1,10 @@
-"""The ring of snapshots: the last few, the start and the best-known one, within a memory budget.
+"""The ring of snapshots: the newest few, the start and the best-known one, within a memory budget.
 
-What exceeds the budget is dropped, the oldest first, or written to the training's folder where that
-is wanted:
+Snapshots that exceed the budget are dropped, the oldest first, or written to the training's folder
+if that is wanted:
 
 ```
-save/ring/snapshot-00000800.pt     by iteration; a checkpoint names the files that it needs
+save/ring/snapshot-00000800.pt     named by iteration; a checkpoint names the files that it needs
 ```
 """
 
@@ -29,19 +29,19 @@ SNAPSHOT_FORMAT = "cyclegan-snapshot-1"
 
 @dataclass(eq=False, kw_only=True)
 class Kept:
-    """A snapshot in memory or, once it was spilled, in a file."""
+    """A snapshot in memory or, once spilled, in a file."""
 
     step: int
     iteration: int
     nbytes: int
     signs: frozenset[str] = field(default_factory=frozenset)
-    """Kinds of faults that were visible when it was taken."""
+    """Kinds of faults that were visible when the snapshot was taken."""
     snapshot: Snapshot | None
     path: Path | None = None
 
     @classmethod
     def of(cls, snapshot: Snapshot, signs: Iterable[str] = ()) -> Kept:
-        """One that was just taken."""
+        """Wrap a snapshot that was just taken."""
         return cls(
             step=snapshot.step,
             iteration=snapshot.iteration,
@@ -51,7 +51,7 @@ class Kept:
         )
 
     def read(self) -> Snapshot | None:
-        """The snapshot, or None (and a warning) if its file can't be read."""
+        """Return the snapshot; or None, with a warning, if its file can't be read."""
         if self.snapshot is not None:
             return self.snapshot
         assert self.path is not None
@@ -62,7 +62,7 @@ class Kept:
             return None
 
     def to_plain(self) -> dict[str, Any]:
-        """As checkpoints take it: the snapshot itself, or the name of its file."""
+        """Return plain values for a checkpoint: the snapshot itself, or the name of its file."""
         plain: dict[str, Any] = {
             "step": self.step,
             "iteration": self.iteration,
@@ -76,31 +76,31 @@ class Kept:
 
 
 class Ring:
-    """Keeps the newest `keep` snapshots, the start, and the best-known one.
+    """Holds the newest `keep` snapshots, the start, and the best-known one.
 
     Args:
         keep: number of recent snapshots.
-        memory: bytes of host memory for all of them; one of the recent is held whatever it takes.
-        folder: where to write those that exceed it; without it they are dropped.
+        memory: host memory for all of them, in bytes; at least one recent snapshot always stays.
+        folder: where to write snapshots that exceed the memory; without it they are dropped.
     """
 
     def __init__(self, *, keep: int, memory: float = math.inf, folder: Path | None = None) -> None:
         self.keep, self.memory, self.folder = keep, memory, folder
         self.recent: list[Kept] = []
-        """By rising step."""
+        """Recent snapshots by rising step."""
         self.start: Kept | None = None
         self.best: Kept | None = None
         self.complete = True
-        """Whether all snapshots since the start are still there."""
+        """True while all snapshots since the start are still there."""
         self._warned = False
         self._unused: list[list[Path]] = [[], []]
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Keep the start."""
+        """Add the start."""
         self.start = Kept.of(snapshot)
 
     def add(self, kept: Kept) -> None:
-        """Keep a new one, and let go what is too much."""
+        """Add a new snapshot, and drop or spill older ones that are too many."""
         self.recent.append(kept)
         while len(self.recent) > self.keep:
             self.complete = False
@@ -108,18 +108,19 @@ class Ring:
         self._fit()
 
     def keep_best(self, kept: Kept) -> None:
-        """Keep it until there is a better one; it may be one of the recent."""
+        """Hold this snapshot until there is a better one; it may be one of the recent ones."""
         before, self.best = self.best, kept
         if before is not None:
             self._forget(before)
         self._fit()
 
     def find(self, *, upto: int, fault: str, age: int, now: int) -> Snapshot:
-        """The snapshot to fall back to after a fault of kind `fault`, visible for `age` steps.
+        """Return the snapshot to fall back to after a fault of this kind, visible for `age` steps.
 
-        The newest of step `upto` or before; if there is none, the oldest of the recent. Never one
-        that was taken since the fault became visible, that bears its sign, or that has values that
-        are not finite: rather the best-known one, or the start.
+        This is the newest snapshot of step `upto` or before; if there is none, the oldest recent
+        one. It is never a snapshot taken after the fault became visible, one that bears its sign,
+        or one with values that are not finite. If no recent snapshot is left, it is the best-known
+        one, or the start.
 
         Errors: `CheckpointError` if none of them can be read any more.
         """
@@ -128,7 +129,7 @@ class Ring:
         healthy = [k for k in recent if k.step < now - age and fault not in k.signs]
         far = [k for k in healthy if k.step <= upto]
         order = [*reversed(far), *(k for k in healthy if k not in far)]
-        # The best-known may be thousands of steps back, the start even more: only if they must.
+        # The best-known one may be thousands of steps back, the start even more: a last resort.
         if self.best and self.best.step < now - age and fault not in self.best.signs:
             order.append(self.best)
         for kept in order:
@@ -141,20 +142,20 @@ class Ring:
         return start
 
     def discard_after(self, step: int) -> None:
-        """Forget those of an abandoned path; the best-known one stays."""
+        """Forget the snapshots of an abandoned path; the best-known one stays."""
         for kept in [k for k in self.recent if k.step > step]:
             self.recent.remove(kept)
             self._forget(kept)
 
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Return the size of the snapshots in memory, in bytes."""
         return sum(kept.nbytes for kept in self._all() if kept.snapshot is not None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, but for what is in files; called when a checkpoint is written.
+        """Return the state for a checkpoint; snapshots in files are named only.
 
-        A file that is not needed any more stays until the second checkpoint that does without it:
-        the one before the newest may still be wanted.
+        A file that is no longer needed stays until the second checkpoint without it is written: the
+        checkpoint before the newest may still need it.
         """
         for path in self._unused.pop(0):
             path.unlink(missing_ok=True)
@@ -170,7 +171,7 @@ class Ring:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave; a file that is gone costs its snapshot."""
+        """Restore the state that `state_dict` returned; snapshots whose file is gone are lost."""
         kept = [self._from_plain(plain) for plain in state["snapshots"]]
         self.recent = [found for i in state["recent"] if (found := kept[i])]
         self.start = kept[state["start"]] if state["start"] is not None else None
@@ -190,12 +191,12 @@ class Ring:
         return Kept(**values, snapshot=None, path=path)
 
     def _all(self) -> list[Kept]:
-        """Each once: the likelier one is needed, the later it stands."""
+        """Return each snapshot once; the later in the list, the likelier it is needed."""
         named = [kept for kept in (self.start, self.best) if kept is not None]
         return list({id(kept): kept for kept in (*named, *self.recent)}.values())
 
     def _fit(self) -> None:
-        """Spill or drop what exceeds the memory."""
+        """Spill or drop the snapshots that exceed the memory."""
         while self.nbytes() > self.memory:
             in_memory = [kept for kept in self._all() if kept.snapshot is not None]
             if self.folder is not None and len(in_memory) > 1:
@@ -214,7 +215,7 @@ class Ring:
         path = self.folder / f"snapshot-{kept.iteration:08d}.pt"
         try:
             states.save({"format": SNAPSHOT_FORMAT, **kept.snapshot.to_plain()}, path)
-        except (CycleGANError, OSError) as error:  # a training is worth more than its memory budget
+        except (CycleGANError, OSError) as error:  # better to exceed the budget than to fail
             self._warn(f"a snapshot stays in memory: {error}")
             return False
         kept.path, kept.snapshot = path, None
@@ -225,7 +226,7 @@ class Ring:
             self._unused[-1].append(kept.path)
 
     def _remove_strangers(self) -> None:
-        """Files of a process that was killed after this checkpoint."""
+        """Remove files of a process that was killed after this checkpoint."""
         if self.folder is None:
             return
         known = {kept.path for kept in self._all()}

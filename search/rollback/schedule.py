@@ -1,10 +1,11 @@
-"""The path of lambdas and learning rates that a training ended with, and following it again.
+"""Schedules of lambdas and learning rates: extract one from a training, and replay it.
 
-A training with the rollback optimizer changes them on its way: what it ended well with is a
-schedule, not a set of values. Its log (`Trainer.hparam_log`) also tells of ways that were given up;
-what counts is the path that survived, on the axis of the training step, which a rollback rewinds.
+A training with the rollback optimizer changes these values as it goes, so what it ends with is a
+schedule rather than one set of values. Its log (`Trainer.hparam_log`) also holds the attempts that
+were given up. Only the surviving path counts, on the axis of the training step, which a rollback
+rewinds.
 
-As a file, `schedule.yaml` in a training's folder:
+The file is `schedule.yaml` in the training's folder:
 
 ```
 format: cyclegan-schedule-1
@@ -42,23 +43,23 @@ SCHEDULE_FORMAT = "cyclegan-schedule-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is set at the end of training step `step`."""
+    """Values to set at the end of training step `step`."""
 
     step: int
     reason: str
     values: Mapping[str, float]
     kickstart: int = 0
-    """Steps of kickstart that begin there."""
+    """Steps of kickstart that begin at this step."""
 
 
 Schedule = tuple[Change, ...]
 
 
 def surviving_path(log: Iterable[HParamChange]) -> Schedule:
-    """The changes that led to where a training ended, at most one a step, by rising step.
+    """Return the changes that led to the end of a training, at most one per step, by rising step.
 
-    A change logged at step t after others at later steps stands for a rollback to t: these were
-    discarded. At the same step the later change is added to the earlier one.
+    A change logged at step t after others at later steps stands for a rollback to t, which discards
+    those others. A later change at the same step is merged into the earlier one.
     """
     path: list[Change] = []
     for entry in log:
@@ -73,7 +74,7 @@ def surviving_path(log: Iterable[HParamChange]) -> Schedule:
 
 
 def without(schedule: Schedule, names: Collection[str]) -> Schedule:
-    """The schedule for a training that was asked to have other values of `names`."""
+    """Return the schedule for a training that was asked to have other values of `names`."""
     left = [
         Change(
             step=change.step,
@@ -87,17 +88,17 @@ def without(schedule: Schedule, names: Collection[str]) -> Schedule:
 
 
 def to_plain(schedule: Schedule) -> list[dict[str, Any]]:
-    """As JSON and YAML take it."""
+    """Return the schedule as plain values for JSON and YAML."""
     return [{**vars(change), "values": dict(change.values)} for change in schedule]
 
 
 def from_plain(items: Sequence[Mapping[str, Any]]) -> Schedule:
-    """What `to_plain` gave."""
+    """Return the schedule from the plain values of `to_plain`."""
     return tuple(Change(**item) for item in items)
 
 
 def to_yaml(trainer: Trainer) -> str:
-    """The path that a training has taken so far, from its first values on, as a file's text."""
+    """Return the text of a schedule file: the path of a training so far, with its first values."""
     start = Change(step=0, reason="start", values=HParams.from_config(trainer.config).flat())
     path = surviving_path(trainer.hparam_log)
     if path and path[0].step == 0:
@@ -118,10 +119,10 @@ def to_yaml(trainer: Trainer) -> str:
 
 
 def read_schedule(path: Path, config: Config | None = None) -> Schedule:
-    """The schedule in a file, for a training of `config` if there is one.
+    """Read the schedule in a file and, if `config` is given, check it for that training.
 
-    Errors: `DataError` if it can't be read or is not a schedule; `ConfigError` for hyperparameters
-    that this training does not have.
+    Errors: `DataError` if the file can't be read or holds no schedule; `ConfigError` for
+    hyperparameters that this training does not have.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -159,7 +160,7 @@ def _change(item: Mapping[str, Any]) -> Change:
 
 
 def _check(schedule: Schedule, config: Config, path: Path) -> None:
-    """Refuse before the training what `Trainer.set_hparams` would refuse in the middle of it."""
+    """Refuse now what `Trainer.set_hparams` would refuse in the middle of the training."""
     first = HParams.from_config(config)
     off = {group for group, weights in first.lambdas.items() if not any(weights)}
     for change in schedule:
@@ -179,10 +180,10 @@ def _check(schedule: Schedule, config: Config, path: Path) -> None:
 
 
 class Replay(Callback):
-    """Sets the values of a schedule at the steps it set them.
+    """Sets the values of a schedule at the steps at which they were set before.
 
-    It ends with the schedule, or with the first rollback of this training: from then on its path
-    is another one than the schedule's, and its own optimizer goes on from the values in force.
+    The replay ends with the schedule, or with the first rollback of this training: from then on its
+    path differs from the schedule's, and its own optimizer continues from the current values.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -190,18 +191,18 @@ class Replay(Callback):
         self._next = 0
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Set what is set before the first step."""
+        """Apply the changes that come before the first step."""
         self._apply(trainer)
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-        """Set what is set at this step."""
+        """Apply the changes of this step."""
         self._apply(trainer)
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
-        """Leave the rest to the optimizer that asked for it."""
+        """Skip the rest of the schedule: the optimizer that asked for the rollback takes over."""
         left = len(self.schedule) - self._next
         if left:
-            logger.info("replay: %d changes of the schedule are left out", left)
+            logger.info("replay: skipping the remaining %d changes of the schedule", left)
         self._next = len(self.schedule)
 
     def _apply(self, trainer: Trainer) -> None:
@@ -212,9 +213,9 @@ class Replay(Callback):
             trainer.set_hparams(change.values, reason=reason, kickstart=change.kickstart)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far it is."""
+        """Return the position in the schedule."""
         return {"next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from that position."""
         self._next = int(state["next"])

@@ -1,4 +1,4 @@
-"""Studies: what one searches (`definition`), what is known of it (`opened`), and running it."""
+"""Studies: their definition (`definition`), their state on disk (`study`), and running them."""
 
 from search.study.runner import run_study
 from search.study.study import OpenStudy, definition_of, known_studies, open_study

@@ -1,4 +1,4 @@
-"""A study's definition: one YAML file."""
+"""The definition of a study: one YAML file, its keys, and their checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from search.study.space import (
 
 
 def _function_or_ranges(value: Any, ranges: Any) -> Any:
-    """A function's space as it is stored, else what a mapping of ranges is validated to."""
+    """Return a stored function space, or else the mapping of ranges as validated by `ranges`."""
     if isinstance(value, FunctionSpace):
         return value
     if isinstance(value, Mapping) and isinstance(value.get("function"), str):
@@ -43,7 +43,7 @@ def _function_or_ranges(value: Any, ranges: Any) -> Any:
 if TYPE_CHECKING:
     AnySpace = Space | FunctionSpace
 else:
-    # Not a union for pydantic: it would report what is wrong with a range twice.
+    # Not a union for pydantic, which would report each error in a range twice.
     AnySpace = Annotated[
         dict[str, Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]],
         Field(min_length=1),
@@ -62,7 +62,7 @@ class Promotion(Section):
     """The training that the best trial becomes."""
 
     steps: Count = 10_000
-    """Of the training, those of the trial included if it is continued."""
+    """Optimisation steps of the training, including those of the trial if it is continued."""
     start: Literal["continue", "scratch"] = "scratch"
     """`continue` from the trial's checkpoint, or start afresh with its hyperparameters."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -70,90 +70,92 @@ class Promotion(Section):
 
 
 class StudyDefinition(Section):
-    """What a study searches, how, and for how long."""
+    """The definition of a study: its search space, its sampler and pruner, and its budgets."""
 
     name: RunName
-    """Of the study, its MLflow experiment and its folder in `results/`."""
+    """Name of the study, its MLflow experiment and its folder in `results/`."""
     config: dict[str, Any] | str
-    """The base configuration, inline or the path of a YAML file (relative to this one)."""
+    """The base configuration, inline or as the path of a YAML file (relative to this file)."""
     space: AnySpace
-    """What each searched key may be, or `file.py:function` (see `search.study.space`)."""
+    """The values that each searched key may take, or `file.py:function` (see
+    `search.study.space`)."""
     ties: dict[str, str] = Field(default_factory=dict)
-    """Keys that always have the value of a searched one, e.g. `lambdas.C_B: lambdas.C_A`."""
+    """Keys that always take the value of a searched key, e.g. `lambdas.C_B: lambdas.C_A`."""
     enqueue: tuple[dict[str, Any], ...] = ()
-    """Values to try first, by searched key."""
+    """Sets of values to try first, by searched key."""
     enqueue_defaults: bool = True
-    """Try the base configuration's own values first, where they lie in the space."""
+    """Try the base configuration's own values first if they lie in the space."""
     warm_start: tuple[RunName, ...] = ()
     """Earlier studies whose best values are tried first."""
     objective: Objective = "score"
-    """What is maximised: the score, or one of its parts alone."""
+    """The metric to maximise: the score, or one of its parts alone."""
     judge_by: JudgedBy = "best"
-    """Which of a trial's validations counts: the best from `pruner.prune_after` on, or the last.
-    Successive halving and Hyperband compare trials by it too."""
+    """The validation that counts for a trial: the best from `pruner.prune_after` on, or the
+    last. Successive halving and Hyperband compare trials by it, too."""
     sampler: Sampler = Sampler()
-    """How values are chosen."""
+    """The sampler that chooses the values."""
     pruner: Pruner = Pruner()
-    """How hopeless trials are ended early."""
+    """The pruner that ends hopeless trials early."""
     trials: Count = 20
-    """Trials that are begun; a grid's default is one for every combination."""
+    """Number of trials to begin; the default of a grid is one for every combination."""
     steps: Count = 4_000
-    """Steps of a trial that is not pruned."""
+    """Optimisation steps of a trial that is not pruned."""
     report_every: Count = 100
-    """Steps between reports of the score."""
+    """Optimisation steps between reports of the score."""
     seeds: Count = 1
-    """Trainings of a trial that is not pruned, each with another seed; its score is their mean."""
+    """Number of trainings, each with another seed, of a trial that is not pruned; its score is
+    their mean."""
     stop: StopRules = StopRules()
-    """What ends the study earlier."""
+    """Conditions that end the study earlier."""
     checkpoints: Checkpoints = Checkpoints()
-    """Which trials keep theirs."""
+    """The number of trials that keep their checkpoints, and the disk space of the study."""
     promote: Promotion = Promotion()
     """The training that the best trial becomes."""
 
     @property
     def base(self) -> dict[str, Any]:
-        """The base configuration with what the study decides: steps and report cadence."""
+        """The base configuration with the study's own values for steps and `validate_every`."""
         assert isinstance(self.config, dict)
         return dict(self.config) | {"steps": self.steps, "validate_every": self.report_every}
 
     def config_of(self, number: int, values: Mapping[str, Any]) -> Config:
-        """The configuration of trial `number` with the searched `values`."""
+        """Return the configuration of trial `number` with the searched `values`."""
         changes = {**values, "run_name": f"{self.name}-{number:03d}"}
         return parse_config(override(self.base, changes), source=f"study {self.name}")
 
     def worth(self, reports: Mapping[int, float]) -> float | None:
-        """What a trial is worth by its reports (objective by iteration); None if it has none."""
+        """Return a trial's score from its reports (objective by iteration); None without any."""
         return worth(reports, self.judge_by, self.pruner.prune_after)
 
     def first_values(self) -> dict[str, Any]:
-        """Values that some trial could have: of each range its low end, of a function a draw."""
+        """Return possible values of a trial: the low end of each range, or a draw of a function."""
         if isinstance(self.space, FunctionSpace):
             return suggest(random_trials(1)[0], self.space, self.ties)
         first: dict[str, Any] = {key: dim.examples()[0] for key, dim in self.space.items()}
         return first | {key: first[source] for key, source in self.ties.items() if source in first}
 
     def with_trials(self, trials: int) -> StudyDefinition:
-        """The same study with another number of trials. Errors: `ConfigError` beyond a grid."""
+        """Return the study with another number of trials. Errors: `ConfigError` beyond a grid."""
         changed = self.model_copy(update={"trials": trials})
         _check_budget(changed)
         return changed
 
 
 def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition:
-    """A definition from plain values, checked as far as it can be without data.
+    """Parse a definition from plain values, and check all that can be checked without data.
 
-    A space that is named `file.py:function` is read, and the function is tried. One that is stored
-    with its text, as `model_dump` gives it, is not run. The key `set` of a file changes dotted keys
-    of its base configuration and is not stored by itself.
+    If the space is named as `file.py:function`, the file is read and the function is tried. A space
+    that is stored with its text, as in the result of `model_dump`, is not run. The key `set` of a
+    file changes dotted keys of its base configuration and is not stored itself.
 
-    Errors: `ConfigError` naming the file, the key, the value and the cure.
+    Errors: `ConfigError` naming the file, the key, the value and the remedy.
     """
     content = dict(values)
     if isinstance(content.get("config"), str):
         content["config"] = load_yaml(source.parent / content["config"])
     changes = content.pop("set", {})
     if not isinstance(changes, dict):
-        raise ConfigError(f"{source}: set = {changes!r}: dotted configuration keys are wanted")
+        raise ConfigError(f"{source}: set = {changes!r}: must map dotted configuration keys")
     if changes and isinstance(content.get("config"), dict):
         content["config"] = override(content["config"], changes)
     new_function = isinstance(content.get("space"), str)
@@ -191,7 +193,9 @@ def load_definition(path: Path) -> StudyDefinition:
 
 
 def _with_tried_function(definition: StudyDefinition) -> StudyDefinition:
-    """The definition with the names its function asks for, after every draw made a configuration.
+    """Try the function of a space, and return the definition with the names that it asks for.
+
+    Every draw must make a valid configuration.
 
     Errors: `ConfigError` with the values of the draw that failed.
     """
@@ -210,7 +214,7 @@ def _with_tried_function(definition: StudyDefinition) -> StudyDefinition:
 
 
 def _check_enqueued(definition: StudyDefinition) -> None:
-    """Refuse values to try first that the space does not have: Optuna would take them all the same.
+    """Refuse values to try first that lie outside of the space: Optuna would accept them.
 
     Errors: `ConfigError`.
     """

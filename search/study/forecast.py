@@ -1,4 +1,4 @@
-"""What a study will cost: optimisation steps, hours, disk."""
+"""Forecast of a study's cost: optimisation steps, hours, disk space; with a probe of real steps."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Rung:
     bracket: int
     rung: int
     iteration: int
-    """Of the report it is judged at."""
+    """Iteration of the report at which the rung is judged."""
     arrive: float
-    """Trials expected to get so far."""
+    """Expected number of trials that get this far."""
     go_on: float
-    """Trials expected to go on."""
+    """Expected number of trials that pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,31 +47,32 @@ class Effort:
     """Optimisation steps of a whole study."""
 
     at_most: int
-    """If no trial is pruned."""
+    """Steps if no trial is pruned."""
     expected: int | None
-    """With pruning; None for pruners that look at each curve by itself."""
+    """Steps with pruning; None for pruners that judge each curve by itself."""
     trainings: float
-    """Trainings begun, further seeds included."""
+    """Expected number of trainings, including further seeds."""
     complete: float
-    """Trials expected to get all their steps."""
+    """Expected number of trials that are not pruned."""
     rungs: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a few real steps showed; times in seconds, sizes in bytes."""
+    """Measurements of a few real steps; times in seconds, sizes in bytes."""
 
     device: str
     precision: str
     steps: int
-    """Steps that were timed."""
+    """Number of timed steps."""
     start: float
-    """Until the first step: reading data, making networks, choosing the precision."""
+    """Time until the first step: reading data, building networks, choosing the precision."""
     step: float
     validation: float
     checkpoint: float
     core_share: float
-    """Of its cores what the training got, on a CPU; well below 1 others were using them too."""
+    """On a CPU, the share of its cores that the training got; well below 1 if others used them,
+    too."""
     checkpoint_bytes: int
     generator_bytes: int
     picture_bytes: int
@@ -79,26 +80,26 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an effort costs on the machine that was probed, one trial at a time."""
+    """Cost of an effort on the probed machine, one trial at a time."""
 
     hours: float
-    """Of the expected steps; of the most there can be where nothing is expected."""
+    """Hours of the expected steps; without an expectation, hours of the most steps possible."""
     hours_at_most: float
     disk_bytes: int
 
 
 class _Curve(Protocol):
-    """How far a trial gets: the judgements it comes to, and whether it passes."""
+    """Plays one trial: yields its judgements and whether it passes them."""
 
     def __call__(self, number: int, quality: float) -> Iterator[tuple[int, int, int, bool]]:
-        """Bracket, rung, iteration and outcome of each."""
+        """Yield bracket, rung, iteration and outcome of each judgement."""
 
 
 def effort(definition: StudyDefinition) -> Effort:
-    """Steps of a study, by playing it many times with trials in random order.
+    """Return the steps of a study, from many simulations with trials in random order.
 
-    A trial's rank is taken to be the same at every report. Gates and failures are left out; they
-    make a study cheaper.
+    The simulation assumes that a trial has the same rank at every report. It ignores gates and
+    failures, which make a study cheaper.
     """
     trials, steps = definition.trials, definition.steps
     extra = definition.seeds - 1
@@ -136,7 +137,7 @@ def effort(definition: StudyDefinition) -> Effort:
 
 
 def _player(definition: StudyDefinition) -> _Curve:
-    """A study from its beginning; call it for one trial after the other."""
+    """Return a new simulated study; call it for one trial after the other."""
     pruner, every, steps = definition.pruner, definition.report_every, definition.steps
     at_rung: dict[tuple[int, int], list[float]] = {}
     complete: list[float] = []
@@ -171,7 +172,7 @@ def _player(definition: StudyDefinition) -> _Curve:
 
 
 def cost(definition: StudyDefinition, config: Config, effort: Effort, probe: Probe) -> Cost:
-    """Hours and bytes of `effort`, with the probe's times; `config` is that of a trial."""
+    """Return hours and bytes of `effort`, from the probe's times; `config` is that of a trial."""
     expected = effort.at_most if effort.expected is None else effort.expected
     cap = definition.stop.iterations
     if cap is not None:
@@ -204,10 +205,11 @@ def _hours(
 def disk_bytes(
     definition: StudyDefinition, config: Config, iterations: int, effort: Effort, probe: Probe
 ) -> int:
-    """What a study leaves in `results/` and in the store.
+    """Return the bytes that a study leaves in `results/` and in the store.
 
-    Checkpoints of the trials that keep theirs, and of the one that is running; of every training
-    the generators and the picture of each validation, both twice: in its folder and in the store.
+    They are the checkpoints of the trials that keep theirs and of the one that is running, and for
+    every training its generators and the picture of each validation. Generators and pictures count
+    twice: in the training's folder and in the store.
     """
     keep = definition.checkpoints.keep_trials
     pruned = definition.trials - effort.complete
@@ -220,7 +222,7 @@ def disk_bytes(
 
 
 def checkpoint_bytes(config: Config, probe: Probe) -> int:
-    """Of a checkpoint once the image pools and the rollback optimizer's ring are full."""
+    """Return the bytes of a checkpoint with full image pools and a full ring of snapshots."""
     voxels = np.prod(config.imsize_A) * config.channels_A
     voxels += np.prod(config.imsize_B) * config.channels_B
     state = probe.checkpoint_bytes + config.pool_size * int(voxels) * 4
@@ -228,18 +230,21 @@ def checkpoint_bytes(config: Config, probe: Probe) -> int:
 
 
 def seconds_of(times: Sequence[float]) -> float:
-    """A typical one of some times."""
+    """Return the median of some times; 0 without any."""
     return float(np.median(times)) if times else 0.0
 
 
-# -- Timing a few real steps of a study's first trial; nothing is left behind ------------------
+# -- Probe: timing a few real steps of a study's first trial -----------------------------------
 
 _EVERY = 5
-"""Steps between validations of the probe; it ends after one, but not the first."""
+"""Number of steps between validations of the probe. It ends after a validation, but not the
+first."""
 
 
 def probe(config: Config, *, seconds: float = 10.0) -> Probe:
-    """Train `config` for about so many seconds, longer if ten steps and two validations take it.
+    """Train `config` for about `seconds`, or longer if ten steps and two validations need it.
+
+    Nothing is left on disk.
 
     Errors: those of a training that can't begin.
     """
@@ -303,7 +308,7 @@ class _Clock(Callback):
         self._last, self._cpu = time.perf_counter(), time.process_time()
 
     def _write(self, trainer: Trainer, report: ValidationReport) -> None:
-        """What a training leaves on disk, into a folder that is removed."""
+        """Write the files that a training leaves on disk into a folder that is removed later."""
         start = time.perf_counter()
         checkpoint = trainer.save_checkpoint()
         self.checkpoint = time.perf_counter() - start

@@ -1,7 +1,7 @@
-"""How much each searched key mattered, by PED-ANOVA.
+"""The importance of each searched key, by PED-ANOVA.
 
-Watanabe, Bansal, Hutter: PED-ANOVA (IJCAI 2023), as Optuna has it: where the best complete trials
-lie along one key, compared with where all of them lie.
+Watanabe, Bansal, Hutter: PED-ANOVA (IJCAI 2023), as implemented in Optuna: it compares where the
+best complete trials lie along one key with where all complete trials lie.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from search.study.trials import FINISHED, Trial
 from viz.text import can_draw_blocks, short_names, table
 
 FEWEST = 4
-"""Complete trials below which nothing can be said."""
+"""Smallest number of complete trials for which importance is computed."""
 _ENOUGH_AT_TOP = 5
-"""Trials that should be among the best ones, by Optuna's advice."""
+"""Number of trials that should be among the best ones, according to Optuna."""
 _QUANTILE, _WIDEST_QUANTILE = 0.1, 0.5
 _BAR = 30
 
@@ -32,28 +32,28 @@ class Importance:
 
     shares: dict[str, float]
     trials: int
-    """Complete trials that they were computed from."""
+    """Number of complete trials from which the shares were computed."""
     top: int
-    """How many of them were taken for the best."""
+    """Number of those that count as the best."""
 
     @property
     def caution(self) -> str:
-        """Why the shares mean little, or nothing if there are trials enough."""
+        """A warning if there are too few trials for reliable shares, otherwise empty."""
         wanted = max(10 * len(self.shares), 2 * _ENOUGH_AT_TOP)
         if self.trials >= wanted:
             return ""
         keys = "1 key" if len(self.shares) == 1 else f"{len(self.shares)} keys"
         return (
             f"{self.trials} complete trials say little about {keys}: take it as a hint "
-            f"(from some {wanted} on it means more)"
+            f"(about {wanted} or more would tell more)"
         )
 
 
 def importance(opened: OpenStudy) -> Importance:
-    """The importance of every key that was searched, over the complete trials.
+    """Return the importance of every searched key over the complete trials.
 
-    The best trials are the top tenth, but at least five of them and at most half: of the top tenth
-    of a dozen trials, which is Optuna's default, one stray trial would decide.
+    The best trials are the top tenth, but at least five and at most half of them. With Optuna's
+    default, the top tenth, a single stray trial would decide among a dozen.
 
     Errors: `DataError` if there are too few complete trials or their scores are all the same.
     """
@@ -68,10 +68,10 @@ def importance(opened: OpenStudy) -> Importance:
     if min(scores) == max(scores):
         raise DataError(
             f"study {name}: all {len(scores)} complete trials have the score {scores[0]:.2f}; "
-            "no key can be told to matter"
+            "they do not show which keys matter"
         )
     quantile = max(_QUANTILE, min(_WIDEST_QUANTILE, _ENOUGH_AT_TOP / len(scores)))
-    with warnings.catch_warnings():  # of few trials we warn in our own words
+    with warnings.catch_warnings():  # `caution` warns of too few trials
         warnings.simplefilter("ignore")
         shares = get_param_importances(
             opened.study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile)
@@ -84,7 +84,7 @@ def importance(opened: OpenStudy) -> Importance:
 
 
 def importance_data(opened: OpenStudy, found: Importance) -> dict[str, object]:
-    """As plain values."""
+    """Return the importance as plain values."""
     return {
         "study": opened.definition.name,
         "evaluator": "ped_anova",
@@ -96,7 +96,7 @@ def importance_data(opened: OpenStudy, found: Importance) -> dict[str, object]:
 
 
 def importance_text(found: Importance) -> str:
-    """A bar for each key."""
+    """Return the importance as text with a bar for each key."""
     block = "█" if can_draw_blocks(sys.stdout) else "#"
     names = short_names(list(found.shares))
     largest = max(found.shares.values())

@@ -1,4 +1,4 @@
-"""What a study tries first: values it is given, the defaults, the best of earlier studies."""
+"""The initial trials of a study: given values, the defaults, and the best of earlier studies."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from search.study.study import OpenStudy, open_study
 logger = logging.getLogger(__name__)
 
 _SAME = 1e-6
-"""Relative difference up to which two values are not worth two trials."""
+"""Relative difference up to which two values count as the same."""
 _WHOLE = 1e-8
-"""How far from a whole number of steps counts as whole; Optuna's own tolerance."""
+"""Largest distance from a whole number of steps that counts as whole; Optuna's own tolerance."""
 
 
 def first_values(definition: StudyDefinition) -> list[dict[str, Any]]:
-    """The sets of values to try before the sampler chooses, by searched key, each set once.
+    """Return the sets of values to try before the sampler chooses, by searched key, no set twice.
 
-    In this order: those of `enqueue`; the base configuration's own (`enqueue_defaults`), if all
-    lie in the space; the best trial of every study in `warm_start`, unless a value it was searched
-    for lies outside. A key that is missing in a set is left to the sampler. A grid tries every
-    combination anyway: for that sampler there are none.
+    They come in this order: those of `enqueue`; the base configuration's own (`enqueue_defaults`),
+    if all of them lie in the space; the best trial of every study in `warm_start`, unless one of
+    the values searched there lies outside. The sampler chooses values for keys that a set lacks. A
+    grid tries every combination anyway, so it has no initial trials.
 
     Errors: `ConfigError` if a study in `warm_start` was not started here.
     """
     if str(definition.sampler.name) == "grid":
         if definition.enqueue or definition.warm_start:
             logger.warning(
-                "study %s: the grid has every combination; enqueue and warm_start are left out",
+                "study %s: the grid has every combination; ignoring enqueue and warm_start",
                 definition.name,
             )
         return []
@@ -47,9 +47,9 @@ def first_values(definition: StudyDefinition) -> list[dict[str, Any]]:
 
 
 def fitted(dimension: Dimension, value: Any) -> Scalar | None:
-    """`value` as the dimension has it; None if it lies outside.
+    """Return `value` as a value of the dimension; None if it lies outside.
 
-    A list of one item stands for the item, as lambdas do.
+    A list with one item stands for that item, as for lambdas.
     """
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
@@ -62,7 +62,7 @@ def fitted(dimension: Dimension, value: Any) -> Scalar | None:
 
 
 def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)  # for Python True is 1
+    return isinstance(value, bool)  # in Python, True is also an int
 
 
 def _in_range(dimension: Any, value: float) -> Scalar | None:
@@ -77,7 +77,7 @@ def _in_range(dimension: Any, value: float) -> Scalar | None:
 
 
 def _dimensions(definition: StudyDefinition) -> Mapping[str, Dimension] | None:
-    """By searched key; None if a function makes the space, which only it knows."""
+    """Return the dimensions by searched key; None if the space is a function."""
     space: Any = definition.space
     return space if isinstance(space, Mapping) else None
 
@@ -88,13 +88,13 @@ def _defaults(definition: StudyDefinition) -> list[dict[str, Any]]:
         return []
     try:
         config = parse_config(definition.base, source=f"study {definition.name}").to_dict()
-    except ConfigError:  # it works with searched values only, so it has no values of its own
+    except ConfigError:  # the base is valid only with searched values, so it has no defaults
         return []
     values = {key: fitted(dim, _at(config, key)) for key, dim in dimensions.items()}
     outside = [key for key, value in values.items() if value is None]
     if outside:
         logger.info(
-            "study %s: the defaults are not tried first, their %s = %s lies outside of the space",
+            "study %s: the defaults are not tried first: their %s = %s lies outside of the space",
             definition.name,
             outside[0],
             _at(config, outside[0]),
@@ -127,23 +127,23 @@ def _best_of(name: str, definition: StudyDefinition) -> list[dict[str, Any]]:
         if inside is not None:
             values[key] = inside
         elif searched:
-            logger.warning("%s, its %s = %s lies outside of the space", where, key, value)
+            logger.warning("%s: its %s = %s lies outside of the space", where, key, value)
             return []
     if not values:
-        logger.warning("%s, none of its values is of a key that is searched", where)
+        logger.warning("%s: this study searches none of its keys", where)
     return [values] if values else []
 
 
 def _resolved(earlier: OpenStudy, number: int) -> dict[str, Any]:
-    """The whole configuration of a trial, which has values that were not searched then."""
+    """Return the whole configuration of a trial, which includes values that were not searched."""
     try:
         return earlier.config_of(number).to_dict()
-    except (DataError, ConfigError):  # stored by another version: what was searched has to do
+    except (DataError, ConfigError):  # stored by another version: only the searched values count
         return {}
 
 
 def _at(values: Any, key: str) -> Any:
-    """What nested `values` have at a dotted key; None if nothing."""
+    """Return the value at a dotted key of nested `values`; None if there is none."""
     for part in key.split("."):
         if isinstance(values, Mapping):
             values = values.get(part)

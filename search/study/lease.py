@@ -1,9 +1,10 @@
-"""Who trains a trial now: leases, kept in the study's storage and renewed as long as the work goes.
+"""Leases: which worker trains a trial now; and the time for which a study has been run.
 
-A trial that Optuna calls RUNNING may be trained at this moment, or be left over from a process that
-died. Its lease tells: on this host by a lock file that the operating system drops with the process,
-on others by the time of the last renewal. A worker that finds a lease in another's hands (it slept
-longer than a lease lasts) stops its training there.
+A trial that Optuna calls RUNNING may be training right now, or may be left over from a process that
+died. Its lease, which is stored with the study and renewed during the work, tells which. On this
+host a lock file decides, which the operating system releases with the process. For other hosts it
+is the time of the last renewal. A worker that finds its lease in other hands (because it slept
+longer than a lease lasts) stops its training.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from cyclegan.locks import exclusive, is_free
 LEASE = "lease"
 RENEW_SECONDS = 20.0
 LEASE_SECONDS = 120.0
-"""After so long without a renewal a lease on another host is over."""
+"""Seconds without a renewal after which a lease on another host ends."""
 
 
 def host() -> str:
-    """This machine, until it is started again."""
+    """Return a name of this machine that changes when it is rebooted."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:  # not Linux
@@ -40,7 +41,7 @@ def host() -> str:
 
 
 class Owner:
-    """One worker process, as leases name it. Enter it to hold its lock file for its life."""
+    """One worker process, as leases name it. Its context holds the worker's lock file."""
 
     def __init__(self, folder: Path) -> None:
         self.id = uuid.uuid4().hex
@@ -64,22 +65,25 @@ class Owner:
         )
 
     def release(self, storage: BaseStorage, trial_id: int) -> None:
-        """Give it back: the trial can be continued by anybody at once."""
+        """Give the lease back, so that any worker can continue the trial at once."""
         storage.set_trial_user_attr(trial_id, LEASE, {})
 
     def holds(self, storage: BaseStorage, trial_id: int) -> bool:
-        """Whether the lease is still this worker's."""
+        """Return True if the lease is still this worker's."""
         lease = storage.get_trial(trial_id).user_attrs.get(LEASE, {})
         return bool(lease.get("owner") == self.id)
 
 
 def is_held(trial: FrozenTrial, folder: Path) -> bool:
-    """Whether some worker trains the RUNNING `trial` of the study in `folder` now."""
+    """Return True if a worker trains the RUNNING `trial` of the study in `folder` now."""
     return lease_holds(trial.user_attrs.get(LEASE, {}), folder / "workers", time.time(), host())
 
 
 def lease_holds(lease: Mapping[str, Any], workers: Path, now: float, here: str) -> bool:
-    """The same from plain values: a lease, the folder of lock files, seconds since 1970, a host."""
+    """Return True if a lease holds, given the folder of lock files, the time and this host.
+
+    `now` is in seconds since 1970.
+    """
     if not lease:
         return False
     if lease["host"] == here:
@@ -91,7 +95,7 @@ def lease_holds(lease: Mapping[str, Any], workers: Path, now: float, here: str) 
 def renewing(
     owner: Owner, study: optuna.Study, trial_id: int, lost: Callable[[], None]
 ) -> Iterator[None]:
-    """While inside, the lease is renewed; `lost` is called once if somebody else has it."""
+    """Renew the lease until the context ends; call `lost` once if another worker has taken it."""
     ended = threading.Event()
 
     def renew() -> None:
@@ -115,25 +119,25 @@ def _lock_file(folder: Path, owner: str) -> Path:
     return folder / f"{owner}.lock"
 
 
-# -- How long a study has been run: the time covered by all its calls together -----------------
+# -- Running time of a study: the time covered by all its calls together -----------------------
 #
-# Every worker notes when it began and when it was last seen, under a key of its own in the study's
-# attributes; time in which several worked counts once.
+# Every worker records when it began and when it was last seen, under its own key in the study's
+# attributes. Time in which several workers ran counts once.
 
 _PREFIX = "session:"
 
 
 def touch(study: optuna.Study, owner: str, now: float | None = None) -> None:
-    """Note that the worker `owner` is at work now (seconds since 1970)."""
+    """Record that the worker `owner` is running now (seconds since 1970)."""
     now = round(time.time() if now is None else now, 3)
     begun, _ = study.user_attrs.get(_PREFIX + owner, (now, now))
     study.set_user_attr(_PREFIX + owner, [begun, now])
 
 
 def hours(attributes: Mapping[str, Any], now: float | None = None) -> float:
-    """Wall-clock hours of running, from a study's user attributes.
+    """Return the wall-clock hours of running, from a study's user attributes.
 
-    With `now` (seconds since 1970) the time since a worker was last seen counts, too.
+    With `now` (seconds since 1970), the time since a worker was last seen counts, too.
     """
     noted = [value for key, value in attributes.items() if key.startswith(_PREFIX)]
     spans = [(float(begun), float(last)) for begun, last in noted]
@@ -143,7 +147,7 @@ def hours(attributes: Mapping[str, Any], now: float | None = None) -> float:
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals."""
     total, reached = 0.0, float("-inf")
     for begun, last in sorted(intervals):
         total += max(0.0, last - max(begun, reached))

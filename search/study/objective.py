@@ -1,4 +1,4 @@
-"""What a study maximises, and what a training is worth by it."""
+"""The objective that a study maximises, and the score of a trial by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 
 OBJECTIVE_NAME = "objective.json"
-"""File of `ObjectiveRecord` in a training's folder."""
+"""File that `ObjectiveRecord` writes in a training's folder."""
 
 Objective = Literal[
     "score",
@@ -22,25 +22,26 @@ Objective = Literal[
     "score/pseudo_pair_fitted_gain_db",
     "score/lowpass_correlation",
 ]
-"""Metrics of a validation of which more is better: the score, or one of its parts alone."""
+"""Metrics of a validation for which higher is better: the score, or one of its parts alone."""
 
 
 def objective_of(report: ValidationReport, name: Objective) -> float:
-    """The value of a validation; an unusable generator gets the score's value for those."""
+    """Return the objective of a validation; `GATED` if the generator is unusable."""
     if report.gate is not None:
         return GATED
     return float(report.metrics[name])
 
 
 JudgedBy = Literal["best", "last"]
-"""Which of a trial's validations counts: the best since it is judged at all, or the last."""
+"""The validation that counts for a trial: the best since judging began, or the last."""
 
 
 def worth(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> float | None:
-    """What a trial is worth by its reports (objective by iteration); None if it has none.
+    """Return a trial's score from its reports (objective by iteration); None without any.
 
-    With `best` the reports before iteration `since` don't count, but for the last one: young
-    generators smooth, which scores well for a while and says nothing of what becomes of them.
+    With `best`, reports before iteration `since` don't count; if there are no others, the last one
+    does. Young generators smooth, which scores well for a while and says nothing about their later
+    quality.
     """
     if not reports:
         return None
@@ -51,25 +52,25 @@ def worth(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> float
 
 
 class ObjectiveRecord(Callback):
-    """Keeps the objective of every validation in a file: a complete training is not run again."""
+    """Writes the objective of every validation to a file: a complete training need not rerun."""
 
     def __init__(self, path: Path, objective: Objective) -> None:
         self.path, self.objective = path, objective
         self._reports: dict[int, float] = {}
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Go on from what is known up to here."""
+        """Continue from the values recorded up to this iteration."""
         known = recorded_reports(self.path)
         self._reports = {at: value for at, value in known.items() if at <= trainer.iteration}
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """Add one."""
+        """Record the value of this validation."""
         self._reports[report.iteration] = objective_of(report, self.objective)
         write_text(self.path, json.dumps(self._reports))
 
 
 def recorded_reports(path: Path) -> dict[int, float]:
-    """The record of a training: objective by iteration; empty without one."""
+    """Return the recorded values of a training, objective by iteration; empty without a record."""
     if not path.is_file():
         return {}
     return {int(at): value for at, value in json.loads(path.read_text(encoding="utf-8")).items()}

@@ -1,8 +1,8 @@
 """Several workers of one study on this host, each a process with its own GPU or CPU threads.
 
-A worker that is killed is replaced, and its trial goes on in the new one. Workers end with the
-process that started them, even if that one is killed: they notice the closed pipe, write a
-checkpoint and leave.
+A worker that is killed is replaced, and the new worker continues its trial. Workers end with the
+process that started them, even if that process is killed: they notice the closed pipe, write a
+checkpoint and exit.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _OVER = "over"
 _SECONDS = 0.5
 _INTERRUPTED = 130
 _DEATHS = 12
-"""Of workers in a row, after which something is wrong with more than a trial."""
+"""Number of deaths in a row after which the run stops: more than one trial must be at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Order:
-    """What a worker process needs to know."""
+    """The settings that a worker process receives."""
 
     study: str
     storage: str | None
-    """With its password, if it has one."""
+    """Address of the database with its password, if it has one; None for the journal."""
     trials: int
     tracking_uri: str
     parent: str
@@ -48,7 +48,7 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     over: tuple[int, str] | None = None
-    """Exit code and message, once it said so."""
+    """Exit code and message, once the worker has sent them."""
 
 
 def run_workers(
@@ -60,9 +60,9 @@ def run_workers(
     parent: str,
     precision: str,
 ) -> bool:
-    """Let `count` processes work on the study; whether they were interrupted.
+    """Let `count` processes work on the study. Return True if they were interrupted.
 
-    Errors: `CycleGANError` of the first worker that stopped for one; the others end in order.
+    Errors: `CycleGANError` of the first worker that stopped with an error; the others end in order.
     """
     definition = opened.definition
     order = _Order(
@@ -85,7 +85,7 @@ def run_workers(
 
 
 class _Crew:
-    """The workers that live."""
+    """The workers that are alive."""
 
     def __init__(self, order: _Order, board: LocalBoard, places: Sequence[Mapping[str, str]]):
         self.order, self.board, self.places = order, board, places
@@ -93,7 +93,7 @@ class _Crew:
         self.stopping = False
         self.problem: tuple[int, str] | None = None
         self.deaths = 0
-        """Since a trial ended."""
+        """Number of deaths since a trial last ended."""
 
     def start(self) -> None:
         for number in range(len(self.places)):
@@ -109,7 +109,7 @@ class _Crew:
         self.workers[number] = _Worker(process, ours)
 
     def listen(self) -> None:
-        """Show what workers tell, for half a second at most; replace those that were killed."""
+        """Show the workers' progress for up to half a second, and replace killed workers."""
         ready = wait([worker.pipe for worker in self.workers.values()], timeout=_SECONDS)
         for number, worker in list(self.workers.items()):
             if worker.pipe not in ready:
@@ -148,7 +148,7 @@ class _Crew:
             self._start(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ask all to write a checkpoint and leave."""
+        """Ask all workers to write a checkpoint and exit."""
         self.stopping = True
         for worker in self.workers.values():
             with contextlib.suppress(ProcessLookupError):
@@ -158,7 +158,7 @@ class _Crew:
 
 @contextlib.contextmanager
 def _forwarding(crew: _Crew) -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach the workers as SIGTERM, the second time as SIGKILL."""
+    """Pass Ctrl-C and SIGTERM on to the workers as SIGTERM, the second time as SIGKILL."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -172,12 +172,12 @@ def _forwarding(crew: _Crew) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        for worker in crew.workers.values():  # an error on our side: leave nobody behind
+        for worker in crew.workers.values():  # after an error in this process
             worker.process.terminate()
 
 
 def _places(count: int, device: str) -> list[dict[str, str]]:
-    """The environment of each worker: its GPU, or its share of the CPU's threads."""
+    """Return the environment of each worker: its GPU, or its share of the CPU's threads."""
     gpus: list[str] = []
     if device in ("auto", "cuda"):
         import torch
@@ -209,9 +209,9 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _child(order: _Order, pipe: Connection) -> None:
-    """A worker process: from the order to its last word."""
+    """Run a worker process, from its settings to its last message."""
     if hasattr(os, "setpgrp"):
-        os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on once
+        os.setpgrp()  # only the parent gets the terminal's Ctrl-C, and passes it on once
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     lock = threading.Lock()
@@ -225,7 +225,7 @@ def _child(order: _Order, pipe: Connection) -> None:
 
 
 def _work(order: _Order, board: Board) -> tuple[int, str]:
-    """Exit code and message."""
+    """Work on the study, and return the exit code and message."""
     from search.study.lease import Owner
     from search.study.progress import BoardConsole
     from search.study.study import open_study
@@ -252,13 +252,13 @@ def _work(order: _Order, board: Board) -> tuple[int, str]:
         return _INTERRUPTED, "interrupted"
     except CycleGANError as error:
         return error.exit_code, str(error)
-    except Exception as error:  # noqa: BLE001  (the parent tells it, in one line)
+    except Exception as error:  # noqa: BLE001  (the parent reports it in one line)
         return CycleGANError.exit_code, f"a worker failed: {type(error).__name__}: {error}"
 
 
 def _end_with_parent(pipe: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
-        pipe.recv()  # nothing is ever sent this way: it returns when the parent is gone
+        pipe.recv()  # the parent never sends anything, so this returns when the parent is gone
     os.kill(os.getpid(), signal.SIGTERM)
 
 

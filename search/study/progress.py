@@ -1,7 +1,7 @@
-"""What a person sees of a running study: a live table on a terminal, plain lines in a log.
+"""The progress of a running study: a live table on a terminal, plain lines in a log.
 
-Trials tell the board what they do. A worker process has a `RemoteBoard`, whose messages travel to
-the process the user started; that one shows them.
+Trials report their progress to a `Board`. A worker process has a `RemoteBoard`, whose messages
+travel to the process that the user started; that process shows them.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _ORDER = {"running": 0, "complete": 1, "pruned": 2, "interrupted": 3, "failed": 
 
 
 class Board:
-    """What trials tell; subclasses show it or send it on."""
+    """Takes the progress of trials; subclasses show it or send it on."""
 
     def began(self, number: int, steps: int, values: Mapping[str, Any]) -> None:
-        """A trial is begun or continued; `steps` of one training of it."""
+        """Report that a trial begins or continues; `steps` are those of one of its trainings."""
         self._tell("began", number, steps, dict(values))
 
     def step(self, number: int, step: int, steps: int, *, seed: int = 0) -> None:
-        """Where its training is; `seed` counts its repetitions."""
+        """Report the current step of a training; `seed` is the number of its repetition."""
         self._tell("step", number, step, steps, seed)
 
     def score(self, number: int, iteration: int, score: float) -> None:
-        """A validation."""
+        """Report the score of a validation."""
         self._tell("score", number, iteration, score)
 
     def ended(self, number: int, state: str, text: str, score: float | None = None) -> None:
-        """It is complete, pruned, failed or interrupted; `text` says more."""
+        """Report that a trial is complete, pruned, failed or interrupted; `text` gives details."""
         self._tell("ended", number, state, text, score)
 
     def say(self, text: str) -> None:
-        """A message of the study itself."""
+        """Report a message of the study itself."""
         self._tell("say", text)
 
     def _tell(self, kind: str, *content: Any) -> None:
@@ -54,7 +54,7 @@ class Board:
 
 
 class RemoteBoard(Board):
-    """Sends what it is told through `send`; of steps at most two a second, and always the last."""
+    """Passes every report to `send`, but at most two steps a second, and always the last step."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
@@ -75,20 +75,20 @@ class RemoteBoard(Board):
 
 
 class BoardConsole(Console):
-    """A console whose lines, warnings of the log for instance, appear above a board's table."""
+    """A console whose lines, such as log warnings, appear above the table of progress."""
 
     def __init__(self, board: Board) -> None:
         super().__init__(quiet=True)
         self._board = board
 
     def write(self, text: str) -> None:
-        """One line, always."""
+        """Write one line in any case."""
         self._board.say(text)
 
 
 @dataclass
 class _Row:
-    """What is shown of one trial."""
+    """The progress of one trial."""
 
     steps: int
     began: float
@@ -97,13 +97,13 @@ class _Row:
     first_step: int = -1
     seed: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
-    """(iteration, score) of its first training."""
+    """(iteration, score) of the trial's first training."""
     score: float | None = None
     text: str = ""
     shown: float = -_LINE_SECONDS
 
     def seconds_left(self, now: float) -> float | None:
-        """Of the training that runs."""
+        """Return the seconds left of the current training; None while that is unknown."""
         done = self.step - self.first_step
         if done <= 0 or now - self.began < 1.0:
             return None
@@ -111,12 +111,12 @@ class _Row:
 
 
 class LocalBoard(Board):
-    """Shows what it is told. Enter it for the time of the study.
+    """Shows the reports. Use it as a context manager around the study.
 
     Args:
-        console: where to.
+        console: where to show them.
         title: the study's name.
-        trials: how many there are to be.
+        trials: the number of trials that the study is to have.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class LocalBoard(Board):
     def remember(
         self, number: int, state: str, score: float | None, curve: Sequence[tuple[int, float]]
     ) -> None:
-        """A trial that ended before."""
+        """Add a trial that ended before."""
         step = max((iteration for iteration, _ in curve), default=0)
         self.rows[number] = _Row(
             steps=step, began=0.0, state=state, step=step, curve=list(curve), score=score
@@ -155,7 +155,7 @@ class LocalBoard(Board):
             self.console.rich_is_over()
 
     def receive(self, message: Message) -> None:
-        """What a `RemoteBoard` sent."""
+        """Take a message of a `RemoteBoard`."""
         kind, content = message
         self._tell(kind, *content)
 
@@ -197,12 +197,12 @@ class LocalBoard(Board):
         self._line(f"trial {number}: {text if state == 'complete' else f'{state}: {text}'}")
 
     def _line(self, text: str) -> None:
-        """A line in a log; on a terminal the table shows the same."""
+        """Write a line to a log; on a terminal the table shows the same."""
         if self._live is None:
             self.console.say(text)
 
     def table(self, rich: RichConsole) -> Table:
-        """The table now: what runs, then the best of what ended, as many as the screen takes."""
+        """Return the current table: running trials, then others, as many as fit the screen."""
         from rich.table import Table
 
         now = self._clock()

@@ -1,6 +1,7 @@
-"""What a trial was made from, so that it can be made again: code, packages, data, seed.
+"""The provenance of a trial: code, packages, data and seed, so that it can be reproduced.
 
-With the resolved configuration, which a trial has too, this is all that its result depends on.
+Together with the resolved configuration, which a trial also stores, its result depends on nothing
+else.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ _DIGITS = 12
 
 
 def origin(config: Config) -> dict[str, Any]:
-    """Plain values: `git_commit`, `git_modified` (both None outside of a git checkout),
-    `lock_sha256` (None where there is no lock), `data` (the hash of every file by path), `seed` and
-    `versions` of Python and packages.
+    """Return the provenance of a training as plain values.
 
-    Errors: `DataError` for data that are missing or damaged.
+    They are `git_commit`, `git_modified` (both None outside of a git checkout), `lock_sha256` (None
+    without a lock file), `data` (hash of every file, by path), `seed` and `versions` of Python and
+    packages.
+
+    Errors: `DataError` for missing or damaged data.
     """
     commit, modified = git_state() or (None, None)
     return {
@@ -34,13 +37,13 @@ def origin(config: Config) -> dict[str, Any]:
 
 
 def check_data(known: Mapping[str, str], config: Config) -> dict[str, str]:
-    """The hash of every file of the configuration's data, which must be `known` ones.
+    """Return the hash of every data file of the configuration, and check them against `known`.
 
     Args:
-        known: what this gave when the study began; empty then.
+        known: the result of this function when the study began; empty at that time.
         config: any configuration of the study.
 
-    Errors: `DataError` with both hashes for the first file that is not as it was.
+    Errors: `DataError` with both hashes for the first file that changed.
     """
     found = _files(config)
     if not known:
@@ -72,6 +75,6 @@ def _change(path: str, before: str | None, now: str | None) -> str:
 
 
 def _short(value: str | None) -> str:
-    """`sha256:` and the first digits; `missing` as it is."""
+    """Return `sha256:` and the first digits; `missing` as it is."""
     kind, colon, digits = str(value).partition(":")
     return f"{kind}:{digits[:_DIGITS]}…" if colon else kind

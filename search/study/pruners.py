@@ -1,4 +1,4 @@
-"""How hopeless trials are ended early: Optuna's pruners, and when each of them judges."""
+"""Pruners: when hopeless trials are ended early, and the verdict on each of them in numbers."""
 
 from __future__ import annotations
 
@@ -24,43 +24,41 @@ _OWN = {
     "min_delta": ("patience",),
     "lower": ("threshold",),
 }
-"""Fields that only some pruners look at."""
+"""Fields that only some pruners use."""
 
 
 class Pruner(Section):
-    """How hopeless trials are ended early."""
+    """The pruner of a study: the way in which hopeless trials are ended early."""
 
     name: Literal["successive_halving", "hyperband", "median", "patience", "threshold", "none"] = (
         "successive_halving"
     )
     prune_after: Count = 1_000
-    """Iterations before a trial is judged first, by the pruner and by the gates."""
+    """Number of iterations before a trial is first judged, by the pruner and by the gates."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
-    """One in so many survives a rung; the next rung is so many times later (successive_halving,
-    hyperband)."""
+    """One in this many trials passes a rung, and the next rung is this many times later
+    (successive_halving, hyperband)."""
     startup_trials: int = Field(default=3, ge=0)
-    """Trials that must be complete before their median is a yardstick (median)."""
+    """Number of complete trials needed before their median counts (median)."""
     patience: Count = 5
-    """Reports in a row below the trial's own best that end it (patience)."""
+    """Number of reports in a row below the trial's own best that end it (patience)."""
     min_delta: float = Field(default=0.0, ge=0.0)
-    """How far below its best a report must stay to count (patience)."""
+    """Smallest distance below its best for a report to count (patience)."""
     lower: float | None = Field(default=None, allow_inf_nan=False)
-    """Reports below it end a trial (threshold)."""
+    """Score below which a report ends a trial (threshold)."""
 
     @model_validator(mode="after")
     def _only_what_it_looks_at(self) -> Self:
         for field, names in _OWN.items():
             default = type(self).model_fields[field].default
             if self.name not in names and getattr(self, field) != default:
-                raise ValueError(
-                    f"{field} is for {' and '.join(names)}; {self.name} does not look at it"
-                )
+                raise ValueError(f"{field} is for {' and '.join(names)}; {self.name} ignores it")
         if self.name == "threshold" and self.lower is None:
             raise ValueError("threshold needs lower: the score below which a trial is ended")
         return self
 
     def build(self, definition_steps: int, judge_by: JudgedBy = "best") -> BasePruner:
-        """Optuna's pruner of that name, for trials of `definition_steps` steps."""
+        """Return Optuna's pruner of that name, for trials of `definition_steps` steps."""
         first, factor = self.prune_after, self.reduction_factor
         if self.name == "none":
             return optuna.pruners.NopPruner()
@@ -71,9 +69,9 @@ class Pruner(Section):
         if self.name == "threshold":
             return optuna.pruners.ThresholdPruner(lower=self.lower, n_warmup_steps=first)
         if self.name == "patience":
-            with warnings.catch_warnings():  # that its interface may still change
+            with warnings.catch_warnings():  # its interface is experimental
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                # Optuna's 0 lets one report be below the best; here 1 does.
+                # Optuna's 0 allows one report below the best; here 1 does.
                 return optuna.pruners.PatientPruner(
                     _From(first), self.patience - 1, min_delta=self.min_delta
                 )
@@ -82,7 +80,7 @@ class Pruner(Section):
         return _Halving(judge_by, first, factor)
 
     def rungs(self, steps: int, bracket: int = 0) -> list[int]:
-        """Iterations at which a trial of `steps` is compared at a rung, if it gets so far.
+        """Return the iterations at which a trial of `steps` is compared if it gets that far.
 
         Rung k lies at `prune_after` times `reduction_factor` to the power `bracket` + k. The other
         pruners have no rungs: they judge every report from `prune_after` on.
@@ -97,14 +95,14 @@ class Pruner(Section):
 
 
 def judged_at(rung: int, report_every: int) -> int:
-    """The report at which a rung is judged: the first at it or later."""
+    """Return the iteration of the report that judges a rung: the first at the rung or later."""
     return -(-rung // report_every) * report_every
 
 
 def bracket_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> int:
-    """Hyperband's bracket of a trial, which follows from the study's name and its number; else 0.
+    """Return Hyperband's bracket of a trial, by the study's name and the trial's number; else 0.
 
-    Trials are compared within their bracket only.
+    Trials are compared only within their bracket.
     """
     if isinstance(pruner, optuna.pruners.HyperbandPruner):
         return pruner._get_bracket_id(study, trial)
@@ -113,15 +111,15 @@ def bracket_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> i
 
 def _hyperband(first: int, last: int, factor: int, judge_by: JudgedBy) -> BasePruner:
     pruner = _Hyperband(judge_by, first, last, factor)
-    # It makes its brackets when it judges first, and before that says that all trials are in the
-    # first one: a process just started would choose other values than one that has been running.
+    # Optuna makes the brackets at the first judgement; until then all trials are in the first one.
+    # A process that just started would choose other values than one that has been running.
     unused: Any = None
     pruner._try_initialization(unused)
     return pruner
 
 
 class _From(BasePruner):
-    """Agrees from an iteration on."""
+    """Prunes at any report from a given iteration on."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -132,7 +130,7 @@ class _From(BasePruner):
 
 
 class _Halving(optuna.pruners.SuccessiveHalvingPruner):
-    """Successive halving that compares what reports are worth."""
+    """Successive halving that compares the scores of trials as `worth` gives them."""
 
     def __init__(self, judge_by: JudgedBy, first: int, factor: int) -> None:
         super().__init__(min_resource=first, reduction_factor=factor)
@@ -143,7 +141,7 @@ class _Halving(optuna.pruners.SuccessiveHalvingPruner):
 
 
 class _Hyperband(optuna.pruners.HyperbandPruner):
-    """Hyperband that compares what reports are worth."""
+    """Hyperband that compares the scores of trials as `worth` gives them."""
 
     def __init__(self, judge_by: JudgedBy, first: int, last: int, factor: int) -> None:
         super().__init__(min_resource=first, max_resource=last, reduction_factor=factor)
@@ -154,7 +152,7 @@ class _Hyperband(optuna.pruners.HyperbandPruner):
 
 
 def _as_worth(trial: FrozenTrial, judge_by: JudgedBy, first: int) -> FrozenTrial:
-    """The trial with what its reports are worth in the place of the last one."""
+    """Return the trial with its score, as `worth` gives it, in place of its last report."""
     found, reports = copy.copy(trial), trial.intermediate_values
     value = worth(reports, judge_by, first)
     if value is not None:
@@ -162,45 +160,45 @@ def _as_worth(trial: FrozenTrial, judge_by: JudgedBy, first: int) -> FrozenTrial
     return found
 
 
-# -- Why a trial was pruned, in numbers: computed from the same values that Optuna's pruner saw
+# -- Verdicts: the reason for pruning a trial, from the same values that Optuna's pruner saw ---
 #
-# All scores are to be high. Functions here are pure; `search.study.pruning` feeds them.
+# Higher scores are better. The functions are pure; `search.study.pruning` calls them.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a trial was judged by."""
+    """The reason for a judgement, in numbers."""
 
     pruner: str
-    """Its name, or `gate`."""
+    """Name of the pruner, or `gate`."""
     step: int
-    """Of the training, when it was judged."""
+    """Training step at which the trial was judged."""
     value: float
-    """The trial's, as it was compared."""
+    """The trial's value in the comparison."""
     so_far: bool = False
-    """Whether that is the best of its reports until `step`, rather than the last."""
+    """True if the value is the best of the reports until `step`, False if it is the last."""
     rung: int | None = None
-    """Counted from 0, for the pruners that have rungs."""
+    """Number of the rung, from 0, for pruners that have rungs."""
     bracket: int | None = None
-    """Hyperband's, counted from 0."""
+    """Number of Hyperband's bracket, from 0."""
     rivals: tuple[float, ...] = ()
-    """Other trials' values there, best first."""
+    """Values of other trials at the same place, best first."""
     cutoff: float | None = None
-    """What it would have had to reach; None where there was nothing to reach (a gate)."""
+    """The value needed to pass; None if there was none (a gate)."""
     gate: str = ""
-    """Why a gate ended it, in words."""
+    """Reason why a gate ended the trial."""
 
     @property
     def margin(self) -> float | None:
-        """Value above the cutoff; negative for what was pruned."""
+        """Distance of the value above the cutoff; negative for a pruned trial."""
         return None if self.cutoff is None else self.value - self.cutoff
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, to be stored."""
+        """Return plain values for the storage."""
         return asdict(self) | {"rivals": list(self.rivals), "margin": self.margin}
 
     def in_words(self) -> str:
-        """One line."""
+        """Return the verdict as one line."""
         if self.pruner == "gate":
             return f"gate at step {self.step}: {self.gate}"
         rung = "" if self.rung is None else f", rung {self.rung}"
@@ -217,10 +215,10 @@ class Verdict:
 
 
 def halving_cutoff(value: float, rivals: Sequence[float], reduction_factor: int) -> float:
-    """The value that a trial with `value` needs to pass a rung where `rivals` were before.
+    """Return the value needed to pass a rung for a trial with `value` after `rivals`.
 
-    One in `reduction_factor` passes, rounded down, but the best always does: Optuna's asynchronous
-    successive halving (Li 2018), which never waits for trials to come.
+    One in `reduction_factor` passes, rounded down, but the best always does. This is Optuna's
+    asynchronous successive halving (Li 2018), which never waits for other trials.
     """
     ranked = sorted([*rivals, value], reverse=True)
     return ranked[max(len(ranked) // reduction_factor, 1) - 1]
@@ -236,7 +234,7 @@ def halving(
     bracket: int | None = None,
     so_far: bool = False,
 ) -> Verdict:
-    """Judgement at a rung of successive halving, or of Hyperband in its bracket."""
+    """Judge a trial at a rung of successive halving, or of Hyperband in its bracket."""
     return Verdict(
         pruner="successive_halving" if bracket is None else "hyperband",
         step=step,
@@ -250,7 +248,7 @@ def halving(
 
 
 def median(values: Sequence[float], rivals: Sequence[float], *, step: int) -> Verdict:
-    """Judgement of the best of all `values` so far against the median of complete trials here."""
+    """Judge the best of all `values` so far against the median of complete trials at this step."""
     return Verdict(
         pruner="median",
         step=step,
@@ -262,7 +260,7 @@ def median(values: Sequence[float], rivals: Sequence[float], *, step: int) -> Ve
 
 
 def patience(values: Sequence[float], *, patience: int, min_delta: float, step: int) -> Verdict:
-    """Judgement of the last `patience` of `values` against the best before them."""
+    """Judge the last `patience` of `values` against the best before them."""
     before, late = values[:-patience], values[-patience:]
     return Verdict(
         pruner="patience",
@@ -273,17 +271,17 @@ def patience(values: Sequence[float], *, patience: int, min_delta: float, step: 
 
 
 def threshold(value: float, *, lower: float, step: int) -> Verdict:
-    """Judgement of the last value against a fixed one."""
+    """Judge the last value against a fixed limit."""
     return Verdict(pruner="threshold", step=step, value=value, cutoff=lower)
 
 
 def gated(value: float, gate: str, *, step: int) -> Verdict:
-    """An unusable result, whatever the rivals have."""
+    """Return the verdict on an unusable result, whatever the rivals reached."""
     return Verdict(pruner="gate", step=step, value=value, gate=gate)
 
 
 def rungs_done(attributes: Mapping[str, Any]) -> list[float]:
-    """A trial's values at the rungs it was judged at, from Optuna's system attributes."""
+    """Return a trial's values at the rungs where it was judged, from Optuna's system attributes."""
     found: list[float] = []
     while (key := rung_key(len(found))) in attributes:
         found.append(float(attributes[key]))
@@ -291,7 +289,7 @@ def rungs_done(attributes: Mapping[str, Any]) -> list[float]:
 
 
 def rung_key(rung: int) -> str:
-    """Under which Optuna stores that a rung was judged, and with which value."""
+    """Return the key under which Optuna stores a trial's value at a judged rung."""
     return f"completed_rung_{rung}"
 
 

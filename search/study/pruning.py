@@ -1,4 +1,4 @@
-"""Reporting a trial's score to Optuna, and ending it when it is hopeless."""
+"""Report a trial's scores to Optuna, and end the trial if it is hopeless."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from search.study.objective import JudgedBy, Objective, objective_of
 from search.study.pruners import Pruner, Verdict, bracket_of
 
 _JUDGED = "verdicts"
-"""User attribute: why the trial was pruned, by iteration; empty where it passed."""
+"""User attribute: the reason for pruning, by iteration; empty where the trial passed."""
 VERDICT = "verdict"
-"""User attribute: the judgement that ended the trial, as `Verdict.as_dict` gives it."""
+"""User attribute: the judgement that ended the trial, as returned by `Verdict.as_dict`."""
 
 
 class PruningCallback(Callback):
-    """Reports every validation on the iteration axis; asks the trainer to stop a hopeless trial.
+    """Reports every validation by iteration, and asks the trainer to stop a hopeless trial.
 
-    From `prune_after` on a gate (not finite, collapsed, inverted) ends a trial by itself: no rival
-    is needed to see that it is unusable. Before, a young generator may look like that and recover.
+    From `prune_after` on a gate (not finite, collapsed, inverted) ends a trial by itself, because
+    such a trial is unusable whatever its rivals reach. Before that, a young generator may fail a
+    gate and recover.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class PruningCallback(Callback):
         self.gates = gates
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """Report, then ask the pruner, but at the last step: then nothing is saved by pruning."""
+        """Report the score and ask the pruner; not at the last step, when pruning saves nothing."""
         before = self._frozen()
         if report.iteration not in before.intermediate_values:  # a resumed trial repeats some
             self.trial.report(objective_of(report, self.objective), report.iteration)
@@ -59,10 +60,10 @@ class PruningCallback(Callback):
                 trainer.request_stop(reason, outcome="pruned")
 
     def _judged(self, report: ValidationReport) -> str:
-        """Why the trial is hopeless, or nothing.
+        """Return the reason why the trial is hopeless, or an empty string.
 
-        What was judged once stays: Optuna's pruners remember that they judged a rung, so a trial
-        that is killed right after it would not be judged there again and would go on.
+        A judgement is stored. Optuna's pruners remember which rungs they have judged, so otherwise
+        a trial killed right after a judgement would not be judged there again, and would continue.
         """
         frozen = self._frozen()
         known: dict[str, str] = frozen.user_attrs.get(_JUDGED, {})
@@ -76,7 +77,7 @@ class PruningCallback(Callback):
         return known[key]
 
     def _judge(self, frozen: FrozenTrial, step: int) -> Verdict | None:
-        """The verdict if the trial is to be pruned at its last report, else None."""
+        """Return the verdict if the trial is to be pruned at its last report, else None."""
         if self.pruner.name in ("successive_halving", "hyperband"):
             return self._judge_at_rungs(frozen, step)
         if not self._should_prune():
@@ -97,28 +98,28 @@ class PruningCallback(Callback):
         due = self._rungs_due(frozen)
         before = self._trials() if due else []
         done = len(verdicts.rungs_done(frozen.system_attrs))
-        if done - 1 in due:  # by a process that was killed before it said so
+        if done - 1 in due:  # judged by a process that was killed before it stored the verdict
             found = self._at_rung(frozen, step, before)
             if _fails(found):
                 return found
         if not self._should_prune():
             return None
         found = self._at_rung(self._frozen(), step, self._trials())
-        # A rival that came while the pruner decided would not be among those it saw.
+        # The pruner did not see a rival that came while it decided.
         return found if _fails(found) else self._at_rung(self._frozen(), step, before)
 
     def _should_prune(self) -> bool:
-        return bool(self.trial.should_prune())  # may be NumPy's
+        return bool(self.trial.should_prune())  # may be a NumPy bool
 
     def _rungs_due(self, frozen: FrozenTrial) -> list[int]:
-        """Rungs, by number, that the last report is the first to reach."""
+        """Return the numbers of the rungs that the last report is the first to reach."""
         *earlier, last = sorted(frozen.intermediate_values)
         start = earlier[-1] if earlier else 0
         rungs = self.pruner.rungs(last + 1, self._bracket(frozen))
         return [number for number, at in enumerate(rungs) if start < at <= last]
 
     def _at_rung(self, frozen: FrozenTrial, step: int, trials: Sequence[FrozenTrial]) -> Verdict:
-        """Judgement at the last rung that Optuna noted for the trial."""
+        """Judge the trial at the last rung that Optuna recorded for it."""
         mine, bracket = verdicts.rungs_done(frozen.system_attrs), self._bracket(frozen)
         rung = len(mine) - 1
         key = verdicts.rung_key(rung)
@@ -143,7 +144,7 @@ class PruningCallback(Callback):
         return self.trial.study.get_trials(deepcopy=False)
 
     def _complete_at(self, iteration: int) -> list[float]:
-        """Complete trials' values there."""
+        """Return the values of complete trials at this iteration."""
         trials = self.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         curves = (trial.intermediate_values for trial in trials)
         return [float(curve[iteration]) for curve in curves if iteration in curve]
@@ -156,7 +157,7 @@ class PruningCallback(Callback):
 
 
 def reports_of(trial: optuna.trial.Trial) -> dict[int, float]:
-    """What a trial has reported, by iteration; fresh from the storage."""
+    """Return a trial's reports by iteration, fresh from the storage."""
     return trial.study._storage.get_trial(trial._trial_id).intermediate_values
 
 

@@ -1,13 +1,13 @@
-"""What a study's trials keep on disk, and when it would be too much.
+"""Retention of checkpoints: which ones a study's trials keep, and the disk space a study takes.
 
-A trial's generators (`generator.pt`) and pictures are small and stay. Its checkpoints are what it
-is continued from: promoted, or revived after it was pruned. They stay
+A trial's generators (`generator.pt`) and pictures are small and stay. Its checkpoints are needed to
+continue it: to promote it, or to revive it after it was pruned. These checkpoints stay:
 
-- whole, while the trial runs, waits or was interrupted;
-- the newest and `best.pt`, of the `checkpoints.keep_trials` best complete trials, of as many best
+- all of a trial that runs, waits or was interrupted;
+- the newest and `best.pt` of the `checkpoints.keep_trials` best complete trials, of as many best
   pruned ones, and of a pruned trial that is to be revived;
-- not at all, of the others. A trial that a gate ended (not finite, collapsed, inverted) is no
-  candidate however few there are: going on with it leads nowhere.
+- none of any other trial. A trial that a gate ended (not finite, collapsed, inverted) never counts
+  among the best, however few there are: continuing it leads nowhere.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 Kept = Literal["all", "newest", "none"]
-"""Which checkpoints of a trial stay; `newest`: with the best, if there is one."""
+"""The checkpoints of a trial that stay; `newest` includes the best one, if there is one."""
 _FINISHED = ("complete", "pruned", "failed")
 
 
 def kept_checkpoints(
     trials: Sequence[Trial], keep_trials: int, revived: Collection[int] = ()
 ) -> dict[int, Kept]:
-    """Which checkpoints every trial keeps, by its number.
+    """Return by number which checkpoints every trial keeps.
 
-    `revived` are the numbers of trials that others, not finished yet, continue.
+    `revived`: numbers of trials that unfinished trials continue.
     """
     best = {
         trial.number
@@ -78,9 +78,10 @@ def _rank(trial: Trial) -> tuple[float, int]:
 
 
 def release_checkpoints(opened: OpenStudy) -> list[Path]:
-    """Remove the checkpoints that no trial needs any more; the files that were removed.
+    """Remove the checkpoints that no trial needs any more, and return the removed files.
 
-    Only below `results/<study>/trial-NNN`, of trainings the study knows and nobody trains in.
+    Only files below `results/<study>/trial-NNN` are removed, of trainings that the study knows and
+    no process trains in.
     """
     removed: list[Path] = []
     kept = _kept(opened)
@@ -91,7 +92,7 @@ def release_checkpoints(opened: OpenStudy) -> list[Path]:
 
 
 def can_continue(folder: Path) -> bool:
-    """Whether the training in `folder` has a checkpoint to be promoted or revived from."""
+    """Return True if the training in `folder` has a checkpoint to be promoted or revived from."""
     save = folder / SAVE_FOLDER
     return any(path.is_file() for path in (save / CHECKPOINT_NAME, *older_checkpoints(save)))
 
@@ -105,12 +106,12 @@ def _kept(opened: OpenStudy) -> dict[int, Kept]:
 
 
 def _trainings(results: Path) -> Iterator[tuple[int, Path]]:
-    """The folder of every trial and of its further seeds, with the trial's number."""
+    """Yield the trial's number and the folder of every training, further seeds included."""
     for folder in sorted(results.glob("trial-*")):
         match = re.fullmatch(r"trial-(\d{3,})", folder.name)
         for training in (folder, *sorted(folder.glob("seed-*"))) if match else ():
             save = training / SAVE_FOLDER
-            # A link that leads elsewhere is the user's own: what lies there is not the study's.
+            # A link that leads elsewhere is the user's own; its files don't belong to the study.
             inside = save.resolve() == results.resolve() / save.relative_to(results)
             if match and inside and (training / "run.json").is_file():
                 yield int(match[1]), training
@@ -120,19 +121,19 @@ def _release(opened: OpenStudy, number: int, folder: Path) -> list[Path]:
     removed: list[Path] = []
     try:
         with exclusive(folder / ".lock", f"training folder {folder}"):
-            # Asked again under the lock: somebody may have revived the trial meanwhile.
+            # Check again under the lock: someone may have revived the trial meanwhile.
             for path in _spare(folder, _kept(opened).get(number, "all")):
                 path.unlink()
                 removed.append(path)
     except BusyError:
         pass
     except OSError as error:
-        logger.warning("%s: a checkpoint is not needed and can't be removed: %s", folder, error)
+        logger.warning("%s: an unneeded checkpoint can't be removed: %s", folder, error)
     return removed
 
 
 def _spare(folder: Path, kept: Kept) -> list[Path]:
-    """The checkpoints of a training that may go."""
+    """Return the checkpoints of a training that may be removed."""
     if kept == "all":
         return []
     save = folder / SAVE_FOLDER
@@ -141,13 +142,13 @@ def _spare(folder: Path, kept: Kept) -> list[Path]:
     return [path for path in spare if path.is_file() and not path.is_symlink()]
 
 
-# -- The disk a study takes: what one more trial needs, and whether there is room for it -------
+# -- Disk space: the need of one more trial, and whether there is room for it ------------------
 
 _GB = 1e9
 
 
 _MARGIN = 1.05
-"""Of free space over what is expected: others write to the disk, too."""
+"""Free space required, as a multiple of the expected bytes: others write to the disk, too."""
 
 
 def check_disk(
@@ -157,9 +158,9 @@ def check_disk(
     *,
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> None:
-    """Stop in time: before `expected_bytes` more are written below `results`, the study's folder.
+    """Refuse to write `expected_bytes` more below the study's folder `results` if there is no room.
 
-    Errors: `CycleGANError` if that would break the budget `checkpoints.disk_gb`, or fill the disk.
+    Errors: `CycleGANError` if they would exceed the budget `checkpoints.disk_gb`, or fill the disk.
     """
     wanted = f"one more trial takes about {_shown(expected_bytes)} at its peak"
     fewer = f"checkpoints.keep_trials = {definition.checkpoints.keep_trials}"
@@ -181,10 +182,10 @@ def check_disk(
 
 
 def expected_bytes(opened: OpenStudy) -> int:
-    """What one more trial takes at its peak: checkpoints, generators, pictures.
+    """Return the bytes that one more trial takes at its peak: checkpoints, generators, pictures.
 
-    By the largest trial so far, and by the networks where none was trained yet or a searched key
-    can make them larger.
+    The estimate is that of the largest trial so far, or that of the networks' sizes if it is
+    larger: no trial may have been trained yet, or a searched key may make the networks larger.
     """
     configs = list(_extremes(opened.definition))
     seeds = opened.definition.seeds
@@ -203,9 +204,9 @@ def expected_bytes(opened: OpenStudy) -> int:
 
 
 def _extremes(definition: StudyDefinition) -> Iterator[Config]:
-    """Configurations at both ends of the space, as far as they are possible."""
+    """Yield the configurations at both ends of the space, if they are valid."""
     space: Any = definition.space
-    dimensions = space if isinstance(space, dict) else {}  # a function keeps its space to itself
+    dimensions = space if isinstance(space, dict) else {}  # a function's ends are unknown
     for end in (0, -1):
         values = {key: dimension.examples()[end] for key, dimension in dimensions.items()}
         tied = {key: values[source] for key, source in definition.ties.items() if source in values}
@@ -216,13 +217,13 @@ def _extremes(definition: StudyDefinition) -> Iterator[Config]:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    """Bytes of all files below a folder, each file once; links that lead elsewhere left out."""
+    """Yield the bytes of all files below a folder, each file once; links elsewhere are left out."""
     seen: set[tuple[int, int]] = set()
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
                 stat = Path(parent, name).lstat()
-            except OSError:  # a temporary file that has gone
+            except OSError:  # a temporary file that is gone
                 continue
             if (stat.st_dev, stat.st_ino) not in seen:
                 seen.add((stat.st_dev, stat.st_ino))

@@ -1,7 +1,7 @@
-"""Reviving a pruned trial: it goes on from its checkpoint, and nothing prunes it again.
+"""Revive a pruned trial: it continues from its checkpoint, and nothing prunes it again.
 
-What Optuna has finished stays finished, so the revived training is a new trial with the same
-values; it says which one it revives, and brings that one's reports along.
+Trials that Optuna has finished stay finished, so the revived training is a new trial with the same
+values. It names the trial that it revives, and takes over its reports.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from search.study.study import OpenStudy
 from search.study.trials import STATES
 
 REVIVES = "revives"
-"""User attribute of a trial: the number of the one it goes on with."""
+"""User attribute of a trial: the number of the trial that it continues."""
 
 
 def revive(opened: OpenStudy, number: int) -> int:
-    """Let `study run` go on with the pruned trial `number`; the number of the new trial.
+    """Let `study run` continue the pruned trial `number`; return the number of the new trial.
 
     Errors: `UsageError` for a trial that was not pruned or is revived already, `DataError` if its
     checkpoint is gone.
@@ -47,16 +47,16 @@ def revive(opened: OpenStudy, number: int) -> int:
         if not can_continue(opened.trial_folder(number)):
             kept = opened.definition.checkpoints.keep_trials
             raise DataError(
-                f"trial {number} of study {name} has no checkpoint any more (checkpoints of the "
-                f"{kept} best pruned trials are kept: checkpoints.keep_trials); its values can be "
-                "tried anew with enqueue"
+                f"trial {number} of study {name} has no checkpoint any more (the study keeps those "
+                f"of its {kept} best pruned trials: checkpoints.keep_trials); use enqueue to try "
+                "its values anew"
             )
         study.enqueue_trial(frozen.params, user_attrs={REVIVES: number})
         return len(study.get_trials(deepcopy=False)) - 1
 
 
 def revived(trial: optuna.trial.Trial, opened: OpenStudy) -> FrozenTrial | None:
-    """The pruned trial that `trial` goes on with, or None; its reports become this one's."""
+    """Return the pruned trial that `trial` continues, and copy its reports; or return None."""
     number = trial.user_attrs.get(REVIVES)
     if number is None:
         return None
@@ -69,5 +69,5 @@ def revived(trial: optuna.trial.Trial, opened: OpenStudy) -> FrozenTrial | None:
 
 
 def checkpoint_of(frozen: FrozenTrial, opened: OpenStudy) -> Path | None:
-    """Where a revived trial begins."""
+    """Return the checkpoint from which a revived trial starts."""
     return newest_checkpoint(opened.trial_folder(frozen.number) / SAVE_FOLDER)

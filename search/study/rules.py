@@ -1,4 +1,4 @@
-"""When a study ends, and what it leaves on disk."""
+"""Rules of a study: when it ends, and which checkpoints its trials keep."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ if TYPE_CHECKING:
 
 
 class StopRules(Section):
-    """What ends a study before it has all its trials; running trials are finished."""
+    """Conditions that end a study before it has all its trials; running trials are finished."""
 
     hours: float | None = Field(default=None, gt=0.0)
-    """Wall-clock hours of running, over all its calls together."""
+    """Wall-clock hours of running, summed over all calls."""
     iterations: int | None = Field(default=None, ge=1)
     """Optimisation steps of all trials together."""
     no_improvement: int | None = Field(default=None, ge=1)
-    """Finished trials in a row without a new best."""
+    """Number of finished trials in a row without a new best."""
 
 
 class Checkpoints(Section):
-    """Which trials keep the checkpoints they can be promoted or revived from."""
+    """The trials whose checkpoints stay, so that they can be promoted or revived."""
 
     keep_trials: Count = 5
-    """Of the complete ones so many best, and of the pruned ones so many best."""
+    """Number of best complete trials, and also of best pruned trials, that keep their
+    checkpoints."""
     disk_gb: float | None = Field(default=None, gt=0.0)
-    """The study stops before its results take more than this many GB."""
+    """Disk space in GB that the study's results may take; the study stops before it exceeds it."""
 
 
 def why_stop(rules: StopRules, trials: Sequence[Trial], hours: float) -> str | None:
-    """Why no further trial may begin, in words, or None.
+    """Return the reason why no further trial may begin, or None.
 
-    `trials`: all of the study, in any order; `hours`: wall-clock hours of running so far.
+    `trials`: all trials of the study, in any order; `hours`: wall-clock hours of running so far.
     """
     if rules.hours is not None and hours >= rules.hours:
         return f"stop.hours: {hours:.2f} of {rules.hours:g} hours are used"
@@ -53,9 +54,9 @@ def why_stop(rules: StopRules, trials: Sequence[Trial], hours: float) -> str | N
 
 
 def _since_the_best(trials: Sequence[Trial]) -> tuple[int, float | None]:
-    """Finished trials after the best complete one, by number, and its score.
+    """Return the number of finished trials since the best complete one, and its score.
 
-    Pruned ones count, failed ones don't: they say nothing about the values they had.
+    Pruned trials count. Failed ones don't: they say nothing about their values.
     """
     since, best = 0, None
     for trial in sorted(trials, key=lambda t: t.number):

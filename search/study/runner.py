@@ -1,8 +1,8 @@
-"""Running a study: begin it or join it, let workers train its trials, and close it.
+"""Run a study: begin it or join it, let workers train its trials, and close it.
 
 A study's local state lives in `studies/local/<name>/`: Optuna's journal, a copy of the definition,
-locks. Its trials train in `results/<name>/trial-<number>/`. Whoever runs a study that is run
-already, on this host or on another with the same storage, joins it: trials are claimed one by one.
+locks. Its trials train in `results/<name>/trial-<number>/`. A second run of a running study, on
+this host or on another with the same storage, joins it: trials are claimed one by one.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
     from tracking.run import Status
 
 _FREE = ("trials", "promote", "stop", "checkpoints")
-"""What may differ when a study is continued: budgets, and what comes after it."""
+"""Keys that may differ when a study is continued: budgets, and what follows the study."""
 
 
 class RanStudy(NamedTuple):
-    """A study that was run."""
+    """A study after its run."""
 
     opened: OpenStudy
     interrupted: bool
-    """By Ctrl-C or a signal; otherwise there was nothing left to do here."""
+    """True after Ctrl-C or a signal; otherwise there was nothing left to do here."""
 
 
 def run_study(
@@ -68,11 +68,11 @@ def run_study(
     """Run or continue a study until it has all its trials, or is interrupted.
 
     Args:
-        workers: processes on this host; one works in this process itself.
+        workers: number of processes on this host; a single worker runs in this process.
         storage: address of a database instead of the journal (see `search.study.storage`).
 
-    Errors: `ConfigError` if the study was started with another definition; what a trial refuses
-    (missing data, a full disk) stops the study where it is.
+    Errors: `ConfigError` if the study was started with another definition. Errors that a trial
+    raises for its surroundings (missing data, a full disk) stop the study.
     """
     place = storage_for(studies_folder() / definition.name, storage)
     begun = _begin(definition, place, store, console)
@@ -121,7 +121,7 @@ class _Begun:
 def _begin(
     definition: StudyDefinition, place: StudyStorage, store: Store, console: Console
 ) -> _Begun:
-    with place.claiming():  # of several that begin it at once one makes it, the others find it
+    with place.claiming():  # if several processes begin it at once, only one creates it
         study = optuna_study(definition, place)
         _check_against_stored(definition, study, place)
         place.remember()
@@ -132,14 +132,14 @@ def _begin(
         data = check_data(study.user_attrs.get("data", {}), first)
         parent = _parent_run(opened, store, console)
         study.set_user_attr("data", data)
-        if not study.get_trials(deepcopy=False):  # later an earlier study may have another best
+        if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
             for values in first_values(definition):
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(opened, parent.id, precision)
 
 
 def _precision(study: optuna.Study, first: Config) -> str:
-    # Decided once: trials of one study must not differ in it.
+    # Chosen once, because all trials of a study must have the same precision.
     stored = study.user_attrs.get("precision")
     if stored is None:
         stored = choose_precision(first, choose_device(first.device)).precision
@@ -177,14 +177,17 @@ def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
 
 @dataclass
 class _End:
-    """How the work ended."""
+    """The way the work ended."""
 
     interrupted: bool = False
 
 
 @contextlib.contextmanager
 def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
-    """Closes the study's MLflow run as the work inside ended, unless others still work."""
+    """Close the study's MLflow run in the state in which the work ended.
+
+    The run stays open while other workers still work.
+    """
     end, before = _End(), _finished(begun.opened)
     run = store.run(begun.parent)
     writer = RunWriter(store, run.id)
@@ -205,8 +208,8 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         log_figures(begun.opened, run)
     if elsewhere:  # the last one to leave closes it
         console.say(
-            f"trial {', '.join(elsewhere)}: in the hands of a worker elsewhere; should that one "
-            f"have died, cyclegan study run {begun.opened.definition.name} goes on with it after "
+            f"trial {', '.join(elsewhere)}: another worker has claimed it; if that worker has "
+            f"died, cyclegan study run {begun.opened.definition.name} continues the trial after "
             f"{LEASE_SECONDS / 60:.0f} minutes"
         )
         return
@@ -218,7 +221,7 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
 
 
 def _elsewhere(opened: OpenStudy) -> list[str]:
-    """Trials that other processes train now."""
+    """Return the trials that other processes train now."""
     return [str(trial.number) for trial in opened.trials() if trial.state == "running"]
 
 
@@ -229,7 +232,7 @@ def _finished(opened: OpenStudy) -> int:
 def _check_against_stored(
     definition: StudyDefinition, study: optuna.Study, place: StudyStorage
 ) -> None:
-    """Refuse to mix two definitions in one study; only budgets may change between runs."""
+    """Refuse to mix two definitions in one study; only the keys `_FREE` may change between runs."""
     new = definition.model_dump(mode="json")
     stored = study.user_attrs.get("definition")
     if stored is not None:

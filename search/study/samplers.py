@@ -1,8 +1,8 @@
-"""How a study chooses values.
+"""Samplers: the ways in which a study chooses values.
 
-Made afresh for every trial: Optuna stores no sampler's random state, so a sampler that lived as
-long as a process would make an interrupted study go another way than an uninterrupted one. What a
-sampler has to know of the past it takes from the study's storage.
+Every trial gets a new sampler. Optuna does not store the random state of samplers, so with a
+sampler that lived as long as its process, an interrupted study would take another course than an
+uninterrupted one. A sampler reads all it needs to know of the past from the study's storage.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from search.study.space import Choices, FunctionSpace, Scalar, Space, cells
 
 
 class Sampler(Section):
-    """How values are chosen."""
+    """The way in which a study chooses values."""
 
     name: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
     seed: int = Field(default=0, ge=0)
-    """The same seed, the same values, given the same scores."""
+    """With the same seed and the same scores, the sampler chooses the same values."""
     startup_trials: Count = 10
-    """Random trials before TPE and GP use what they have seen."""
+    """Number of random trials before TPE and GP use earlier results."""
 
     def for_study(self, space: Space | FunctionSpace) -> BaseSampler:
-        """A sampler for all trials of a study, in however many processes.
+        """Return a sampler for all trials of a study, in any number of processes.
 
-        Every trial gets the sampler of its own number when it begins, or is taken up again. Which
-        number that is nobody knows before: of two workers that ask at once each gets another.
+        Every trial gets the sampler of its own number when it begins or continues. The number is
+        not known before: two workers that ask at the same time get different numbers.
         """
         return _PerTrial(self, space)
 
     def build(self, number: int, space: Space | FunctionSpace) -> BaseSampler:
-        """The sampler of trial `number`.
+        """Return the sampler of trial `number`.
 
-        TPE, GP and random draw from the study's seed and the number. A grid, QMC and CMA-ES have
-        one seed for all trials: it names the order of the cells, the sequence, the evolution.
+        TPE, GP and random use a seed derived from the study's seed and the number. A grid, QMC and
+        CMA-ES have one seed for all trials: it selects the order of the cells, the sequence, the
+        evolution.
         """
         seed = (self.seed * 100_003 + number) % 2**32
-        with warnings.catch_warnings():  # that QMC and group may still change their interface
+        with warnings.catch_warnings():  # the interface of QMC and group is experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if self.name == "random":
                 return optuna.samplers.RandomSampler(seed=seed)
@@ -65,14 +66,14 @@ class Sampler(Section):
                 return _Sequence(number, space, self.seed, seed)
             if self.name == "grid":
                 return _Grid(_grid_of(space), seed=self.seed)
-            # With conditional keys, those that occur together are modelled together.
+            # Conditional keys that occur together are modelled together.
             group = isinstance(space, FunctionSpace)
             return optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=self.startup_trials, group=group
             )
 
     def cells(self, space: Space | FunctionSpace) -> int | None:
-        """How many different trials a grid has; None for the other samplers."""
+        """Return the number of different trials of a grid; None for the other samplers."""
         if self.name != "grid":
             return None
         return math.prod(len(values) for values in _grid_of(space).values())
@@ -95,22 +96,22 @@ class Sampler(Section):
 
 
 class _PerTrial(BaseSampler):
-    """Hands every trial to the sampler of its number."""
+    """Passes every trial to the sampler of its number."""
 
     def __init__(self, settings: Sampler, space: Space | FunctionSpace) -> None:
         self.settings, self.space = settings, space
         self._own: dict[int, BaseSampler] = {}
-        """Of the trials in hand, by number."""
+        """Samplers of the current trials, by number."""
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """A trial begins, or is taken up again."""
+        """Build the sampler of a trial that begins or continues."""
         self._own[trial.number] = self.settings.build(trial.number, self.space)
         self._own[trial.number].before_trial(study, trial)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What is chosen together."""
+        """Return the part of the space whose values are chosen together."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -119,7 +120,7 @@ class _PerTrial(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """The values of those."""
+        """Return the values that are chosen together."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -129,7 +130,7 @@ class _PerTrial(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The value of another."""
+        """Return the value of any other key."""
         return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -139,18 +140,18 @@ class _PerTrial(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """A trial has ended."""
+        """Drop the sampler of a trial that has ended."""
         self._of(trial).after_trial(study, trial, state, values)
         self._own.pop(trial.number, None)
 
     def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if trial.number not in self._own:  # told by a process that did not ask
+        if trial.number not in self._own:  # another process asked for this trial
             self._own[trial.number] = self.settings.build(trial.number, self.space)
         return self._own[trial.number]
 
 
 class _Grid(optuna.samplers.GridSampler):
-    """A grid for studies that are asked and told: they count their trials themselves."""
+    """A grid for studies that ask and tell: they count their trials themselves."""
 
     def after_trial(
         self,
@@ -159,14 +160,14 @@ class _Grid(optuna.samplers.GridSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Nothing. The original stops `optimize` after the last cell, which raises without it."""
+        """Do nothing. The original stops `optimize` after the last cell, which fails without it."""
 
 
 class _Sequence(optuna.samplers.QMCSampler):
-    """Trial n gets point n of a scrambled Sobol sequence.
+    """Gives trial n the point n of a scrambled Sobol sequence.
 
-    The original counts its points in the storage, at every attempt to start a trial: a trial that
-    was killed and taken up again would skip one.
+    The original counts its points in the storage at every attempt to start a trial, so a trial that
+    was killed and continued would skip a point.
     """
 
     def __init__(self, number: int, space: Space | FunctionSpace, seed: int, own_seed: int) -> None:
@@ -181,7 +182,7 @@ class _Sequence(optuna.samplers.QMCSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The whole space from the first trial on; of a function what its first trial had."""
+        """Return the whole space from the first trial on; of a function, its first trial's keys."""
         if isinstance(self.space, FunctionSpace):
             return super().infer_relative_search_space(study, trial)
         return {key: dimension.distribution() for key, dimension in self.space.items()}

@@ -1,4 +1,7 @@
-"""The space a study searches: dotted configuration keys and what they may be, in Optuna's terms."""
+"""The search space of a study: dotted configuration keys and their possible values.
+
+A space is a mapping of ranges and choices in Optuna's terms, or a Python function.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +28,25 @@ from cyclegan.errors import ConfigError
 
 Scalar = bool | int | float | str
 _WHOLE = 1e-8
-"""How far from a whole number of steps counts as whole; Optuna's own tolerance."""
+"""Largest distance from a whole number of steps that counts as whole; Optuna's own tolerance."""
 
 
 class _Range(Section):
-    """What both kinds of range have in common."""
+    """Common base of both kinds of range."""
 
     low: float
     high: float
     log: bool = False
     points: int | None = Field(default=None, ge=2)
-    """For the sampler `grid`: so many values from low to high, evenly spaced on their scale."""
+    """Number of values from low to high for the sampler `grid`, evenly spaced on the range's
+    scale."""
 
     def examples(self) -> tuple[Scalar, ...]:
-        """Its two ends."""
+        """Return both ends."""
         return self.low, self.high
 
     def _spaced(self, points: int) -> list[float]:
-        """`points` numbers from low to high; six digits are enough for a hyperparameter."""
+        """Return `points` numbers from low to high, rounded to six digits."""
         low, high, last = float(self.low), float(self.high), points - 1
         if self.log:
             inner = [low * (high / low) ** (i / last) for i in range(1, last)]
@@ -77,15 +81,15 @@ class FloatRange(_Range):
     step: float | None = Field(default=None, gt=0)
 
     def distribution(self) -> BaseDistribution:
-        """In Optuna's terms."""
+        """Return the range in Optuna's terms."""
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
-        """A value from the trial's sampler."""
+        """Return a value from the trial's sampler."""
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
     def grid(self) -> Sequence[Scalar] | None:
-        """Its values for a grid; None if it doesn't say which."""
+        """Return the values for a grid; None if the range does not define them."""
         if self.points:
             return self._spaced(self.points)
         if self.step is None:
@@ -95,7 +99,7 @@ class FloatRange(_Range):
 
 
 class IntRange(_Range):
-    """A whole number in [low, high]."""
+    """An integer in [low, high]."""
 
     type: Literal["int"]
     low: int
@@ -103,15 +107,15 @@ class IntRange(_Range):
     step: int = Field(default=1, ge=1)
 
     def distribution(self) -> BaseDistribution:
-        """In Optuna's terms."""
+        """Return the range in Optuna's terms."""
         return IntDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
-        """A value from the trial's sampler."""
+        """Return a value from the trial's sampler."""
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
 
     def grid(self) -> Sequence[Scalar] | None:
-        """Its values for a grid: all, or `points` of them."""
+        """Return the values for a grid: all of them, or `points` of them."""
         if self.points:
             low, step = self.low, self.step
             near = (low + step * round((value - low) / step) for value in self._spaced(self.points))
@@ -126,20 +130,20 @@ class Choices(Section):
     choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
 
     def distribution(self) -> BaseDistribution:
-        """In Optuna's terms."""
+        """Return the choices in Optuna's terms."""
         return CategoricalDistribution(self.choices)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
-        """A value from the trial's sampler."""
+        """Return a value from the trial's sampler."""
         value: Scalar = trial.suggest_categorical(name, self.choices)  # type: ignore[assignment]
         return value
 
     def examples(self) -> tuple[Scalar, ...]:
-        """All of them."""
+        """Return all choices."""
         return self.choices
 
     def grid(self) -> Sequence[Scalar] | None:
-        """All of them."""
+        """Return all choices."""
         return self.choices
 
 
@@ -150,9 +154,9 @@ Space = Mapping[str, Dimension]
 def suggest(
     trial: optuna.trial.BaseTrial, space: Space | FunctionSpace, ties: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The values of one trial for every searched key and every key tied to one.
+    """Return the values of one trial for every searched key and every key tied to one.
 
-    Errors: `ConfigError` if a function fails, or leaves out a key that others are tied to.
+    Errors: `ConfigError` if a function fails, or gives no value for a key to which others are tied.
     """
     if isinstance(space, FunctionSpace):
         values = space(trial)
@@ -165,7 +169,7 @@ def suggest(
 
 
 def contains(dimension: Dimension, value: Any) -> bool:
-    """Whether `value` is one that the dimension can have."""
+    """Return True if the dimension can take `value`."""
     try:
         distribution = dimension.distribution()
         return distribution._contains(distribution.to_internal_repr(value))
@@ -174,9 +178,9 @@ def contains(dimension: Dimension, value: Any) -> bool:
 
 
 def cells(space: Space) -> dict[str, list[Scalar]]:
-    """The values of every key on the grid.
+    """Return the values of every key on the grid.
 
-    Errors: `ConfigError` naming a key that doesn't say which values it has there.
+    Errors: `ConfigError` naming a key that does not define its values there.
     """
     values = {key: dimension.grid() for key, dimension in space.items()}
     for key, found in values.items():
@@ -200,7 +204,7 @@ def check_ties(space: Space, ties: Mapping[str, str]) -> None:
 def check_space(base: Mapping[str, Any], space: Space, ties: Mapping[str, str], where: str) -> None:
     """Refuse a space with keys or values that no configuration could have.
 
-    Errors: `ConfigError` before any trial is started.
+    Errors: `ConfigError`, before any trial starts.
     """
     for key, dimension in space.items():
         tied = [other for other, source in ties.items() if source == key]
@@ -209,7 +213,7 @@ def check_space(base: Mapping[str, Any], space: Space, ties: Mapping[str, str], 
             parse_config(override(base, changes), source=f"{where}: space.{key} = {value}")
 
 
-# -- A space that is a Python function: for keys that exist only where another has some value --
+# -- Function spaces: for keys that exist only if another key has a certain value --------------
 #
 # ```
 # def lambdas(trial):                      # trial: optuna.trial.Trial
@@ -218,33 +222,33 @@ def check_space(base: Mapping[str, Any], space: Space, ties: Mapping[str, str], 
 #         values["lambdas.I_A"] = trial.suggest_float("lambdas.I_A", 0.3, 10.0, log=True)
 #     return values                        # dotted configuration keys
 # ```
-# It is the one place where a study runs code of the user's own. What runs is the text that was read
-# with the definition and is stored with it, so a study never goes on with another function than it
-# began with, and showing one runs nothing.
+# This is the only place where a study runs the user's code. It runs the text that was read with the
+# definition and is stored with it, so a study always continues with the function it began with, and
+# showing a study runs nothing.
 
 DRAWS = 20
-"""Trials a new function is tried with before a study may begin."""
+"""Number of trials with which a new function is tried before a study may begin."""
 
 
 class FunctionSpace(Section):
     """A function `trial -> {dotted key: value}`, with the text of its file."""
 
     file: str
-    """Relative to the study's file, in its folder or below."""
+    """Path relative to the study's file, in its folder or below."""
     function: str
     sha256: str
-    """Of `text`."""
+    """Hash of `text`."""
     text: str
     parameters: tuple[str, ...] = ()
-    """Names it asked the trial for, in the draws it was checked with."""
+    """Names for which it asked the trial when it was tried."""
 
     @property
     def name(self) -> str:
-        """Of the function."""
+        """Name of the function."""
         return self.function
 
     def __iter__(self) -> Iterator[str]:  # type: ignore[override]
-        """The names it asks for, as a mapping of ranges gives its keys."""
+        """Iterate over the names it asks for, as a mapping of ranges iterates over its keys."""
         return iter(self.parameters)
 
     @model_validator(mode="after")
@@ -254,7 +258,7 @@ class FunctionSpace(Section):
         return self
 
     def __call__(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """The values of one trial by dotted configuration key. Errors: `ConfigError`."""
+        """Return the values of one trial by dotted configuration key. Errors: `ConfigError`."""
         try:
             values = self._loaded()(trial)
         except optuna.TrialPruned:
@@ -265,8 +269,8 @@ class FunctionSpace(Section):
             ) from error
         if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
             raise ConfigError(
-                f"{self.file}:{self.function} gave {values!r}; a dictionary of dotted "
-                "configuration keys to values is wanted"
+                f"{self.file}:{self.function} gave {values!r}; it must return a dictionary of "
+                "dotted configuration keys to values"
             )
         return {key: _plain(value) for key, value in values.items()}
 
@@ -278,13 +282,13 @@ class FunctionSpace(Section):
 
 
 def read_function_space(reference: str, folder: Path) -> FunctionSpace:
-    """The space `file.py:function`, its file relative to `folder`; nothing of it is run.
+    """Read the space `file.py:function`, its file relative to `folder`, without running it.
 
-    Errors: `ConfigError` for a wrong form, a file that is not there or lies outside of `folder`.
+    Errors: `ConfigError` for a wrong form, or a file that is missing or lies outside of `folder`.
     """
     file, colon, function = reference.rpartition(":")
     if not colon or not file.endswith(".py") or not function.isidentifier():
-        raise ConfigError(f"space = {reference!r}: a mapping, or file.py:function, is wanted")
+        raise ConfigError(f"space = {reference!r}: must be a mapping or file.py:function")
     path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ConfigError(f"space = {reference}: the file must lie beside the study's, or below it")
@@ -296,7 +300,7 @@ def read_function_space(reference: str, folder: Path) -> FunctionSpace:
 
 
 def draws(space: FunctionSpace) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """What the function gives for `DRAWS` random trials, and the names it asked them for."""
+    """Return the function's values for `DRAWS` random trials, and the names it asked for."""
     given, names = [], dict[str, None]()
     for trial in random_trials(DRAWS):
         given.append(space(trial))
@@ -305,7 +309,7 @@ def draws(space: FunctionSpace) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
 
 
 def random_trials(count: int) -> list[optuna.trial.Trial]:
-    """Trials of no study, the same ones every time, that draw their values at random."""
+    """Return trials of no study that draw their values at random, the same ones every time."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [study.ask() for _ in range(count)]
@@ -335,7 +339,7 @@ def _module(file: str, text: str) -> types.ModuleType:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's own: only those can be stored."""
+    """Return NumPy's numbers as Python's own, because only those can be stored."""
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
 

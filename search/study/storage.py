@@ -1,9 +1,9 @@
-"""Where a study's trials are stored: a journal file by default, or any database Optuna takes.
+"""Storages of a study's trials: a journal file by default, or any database that Optuna supports.
 
 The journal lies in `studies/local/<name>/journal.log` and serves the workers of one host (or of
-several that share that folder). A database (`postgresql://host/name`, `sqlite:///file.db`) serves
-all who reach it; which one a study uses is remembered in `studies/local/<name>/storage.json`,
-without its password.
+several hosts that share that folder). A database (`postgresql://host/name`, `sqlite:///file.db`)
+serves all who can reach it. The file `studies/local/<name>/storage.json` records which database a
+study uses, without its password.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
 _SQLITE_SECONDS = 60
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
-"""What Optuna raises when a database is away."""
+"""Errors that Optuna raises when a database can't be reached."""
 _KINDS = ("postgresql", "mysql", "sqlite")
 
 
 class _JournalLock(JournalFileOpenLock):
-    """Guards appending to a journal; the operating system drops it with a killed process.
+    """Guards appending to a journal; the operating system releases it when a process is killed.
 
-    Optuna's own lock is a symbolic link, which a killed process leaves behind for 30 seconds. On
-    taking it, a line that a killed process or a full disk left half-written is cut off: whatever is
-    appended to it would make the whole journal unreadable.
+    Optuna's own lock is a symbolic link, which a killed process leaves behind for 30 seconds.
+    Taking this lock also cuts off a last line that a killed process or a full disk left
+    half-written: anything appended to it would make the whole journal unreadable.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -63,7 +63,7 @@ class _JournalLock(JournalFileOpenLock):
 
 
 def mend_journal(path: Path) -> int:
-    """Cut a half-written last line off; the bytes removed. Only while its lock is held."""
+    """Cut off a half-written last line and return the number of bytes removed; needs the lock."""
     with path.open("r+b") as handle:
         end = handle.seek(0, os.SEEK_END)
         if end == 0:
@@ -81,7 +81,7 @@ def mend_journal(path: Path) -> int:
 class StudyStorage:
     """The storage of one study.
 
-    `url` is None for the journal in `folder`. It may hold a password: `shown` is for messages.
+    `url` is None for the journal in `folder`. It may hold a password: use `shown` in messages.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class StudyStorage:
 
     @property
     def shown(self) -> str:
-        """For messages and records: without the password."""
+        """The address for messages and records, without the password."""
         if self.url is None:
             return str(self.folder / JOURNAL)
         url = self.url
@@ -104,7 +104,10 @@ class StudyStorage:
         return None if self.url is None else self.url.render_as_string(hide_password=False)
 
     def open(self) -> BaseStorage:
-        """Optuna's storage object; opened once. Errors: `CycleGANError` if it can't be reached."""
+        """Return Optuna's storage object, opened once.
+
+        Errors: `CycleGANError` if it can't be reached.
+        """
         if not self._opened:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,11 +117,12 @@ class StudyStorage:
 
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:
-        """Hold what only one process of all that share this storage may hold at a time.
+        """Hold the lock that only one process of all that share this storage may hold at a time.
 
-        Trials are handed out inside: Optuna alone would hand the same waiting trial of an SQLite
-        file to several processes, and knows no hand-over of an interrupted trial at all. A killed
-        process can't leave it behind: it is a file lock, or an advisory lock of the connection.
+        Trials are handed out under this lock. Optuna alone would hand the same waiting trial of an
+        SQLite file to several processes, and it can't hand over an interrupted trial at all. A
+        killed process can't leave the lock behind: it is a file lock, or an advisory lock of the
+        database connection.
         """
         engine = getattr(getattr(self.open(), "_backend", None), "engine", None)
         if self.url is None or engine is None or self.url.get_backend_name() == "sqlite":
@@ -136,17 +140,17 @@ class StudyStorage:
                 connection.commit()
 
     def away(self, error: BaseException) -> CycleGANError:
-        """One of `STORAGE_ERRORS` in one line."""
+        """Return one of `STORAGE_ERRORS` as a one-line error."""
         while error.__cause__ is not None:
             error = error.__cause__
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return CycleGANError(
-            f"study storage {self.shown} can't be used: {cause}; once it can, run the study again "
-            "and it goes on"
+            f"study storage {self.shown} can't be used: {cause}; when it works again, run the "
+            "study again to continue"
         )
 
     def remember(self) -> None:
-        """Note in the study's folder which storage it uses."""
+        """Record in the study's folder which storage the study uses."""
         if self.url is not None:
             write_text(self.folder / _REMEMBERED, json.dumps({"url": self.shown}))
 
@@ -156,7 +160,7 @@ class StudyStorage:
         return self.folder / "claim.lock"
 
     def _creating(self) -> contextlib.AbstractContextManager[None]:
-        # Several processes that make the tables of one new database at once crash each other.
+        # Processes that create the tables of one new database at the same time crash each other.
         if self.url is not None and self.url.get_backend_name() == "sqlite":
             return waiting_for(self._claim_file())
         return waiting_for(self.folder / "claim.lock")
@@ -168,7 +172,7 @@ class StudyStorage:
             return JournalStorage(backend)
         except (ValueError, KeyError, OSError) as error:
             raise DataError(
-                f"{path}: the study's journal can't be read ({error}); bring it back from a copy"
+                f"{path}: the study's journal can't be read ({error}); restore it from a copy"
             ) from error
 
     def _database(self) -> BaseStorage:
@@ -190,9 +194,9 @@ class StudyStorage:
 
 
 def storage_for(folder: Path, url: str | None) -> StudyStorage:
-    """The storage given, else the one remembered in `folder`, else the journal there.
+    """Return the storage given, else the one recorded in `folder`, else the journal there.
 
-    Errors: `UsageError` for an address that is none, or another one than the study's own.
+    Errors: `UsageError` for an invalid address, or one that differs from the study's own.
     """
     path = folder / _REMEMBERED
     before = None
@@ -219,7 +223,7 @@ def _parsed(text: str) -> URL:
             "sqlite:///studies/local/study.db"
         ) from None
     if url.get_backend_name() not in _KINDS:
-        raise UsageError(f"--storage {text}: Optuna stores in {', '.join(_KINDS)}")
+        raise UsageError(f"--storage {text}: Optuna supports {', '.join(_KINDS)}")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise UsageError(f"--storage {text}: a database in memory can't be shared or continued")
     return url

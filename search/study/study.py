@@ -18,7 +18,7 @@ from tracking import project_root
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """A study on disk, with its definition."""
+    """A study that was loaded from its storage, with its definition."""
 
     definition: StudyDefinition
     study: optuna.Study
@@ -27,19 +27,19 @@ class OpenStudy:
 
     @property
     def results(self) -> Path:
-        """Folder of its trainings."""
+        """Folder of the study's trainings."""
         return project_root() / "results" / self.definition.name
 
     def trials(self) -> list[Trial]:
-        """All its trials, by number."""
+        """Return all trials of the study, by number."""
         return trials_of(self.study.get_trials(deepcopy=False), self.definition.worth, self.folder)
 
     def with_trials(self, count: int) -> OpenStudy:
-        """The same study with another number of trials wanted."""
+        """Return the same study with another target number of trials."""
         return replace(self, definition=self.definition.with_trials(count))
 
     def best(self) -> Trial:
-        """The complete trial with the highest score.
+        """Return the complete trial with the highest score.
 
         Errors: `DataError` if there is none yet.
         """
@@ -57,7 +57,7 @@ class OpenStudy:
         return best
 
     def config_of(self, number: int) -> Config:
-        """The resolved configuration a trial was trained with."""
+        """Return the resolved configuration with which a trial was trained."""
         trials = self.study.get_trials(deepcopy=False)
         if not 0 <= number < len(trials):
             raise UsageError(
@@ -69,24 +69,24 @@ class OpenStudy:
         return parse_config(json.loads(stored), source=f"trial {number}")
 
     def trial_folder(self, number: int) -> Path:
-        """Where trial `number` trains."""
+        """Return the folder in which trial `number` trains."""
         return self.results / f"trial-{number:03d}"
 
 
 def studies_folder() -> Path:
-    """Where local study state lives."""
+    """Return the folder of the local state of studies."""
     return project_root() / "studies" / "local"
 
 
 def known_studies() -> list[str]:
-    """Names of the studies that were started here."""
+    """Return the names of the studies that were started here."""
     return sorted(p.parent.name for p in studies_folder().glob("*/study.yaml"))
 
 
 def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
-    """A study that was started here, by its name or its YAML file.
+    """Open a study that was started here, by its name or its YAML file.
 
-    `storage` is needed only for an address with a password, which is not remembered.
+    `storage` is needed only for an address with a password, which is not recorded.
 
     Errors: `UsageError` if it was not started here.
     """
@@ -112,7 +112,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
 
 
 def definition_of(name_or_file: str) -> StudyDefinition:
-    """The definition in a YAML file, or of a study that was started here."""
+    """Return the definition in a YAML file, or that of a study that was started here."""
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return load_definition(path)
@@ -120,7 +120,7 @@ def definition_of(name_or_file: str) -> StudyDefinition:
 
 
 def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.Study:
-    """The study in its storage, made if it is not there."""
+    """Return the study in its storage, and create it if it does not exist."""
     return optuna.create_study(
         study_name=definition.name,
         storage=storage.open(),

@@ -1,4 +1,4 @@
-"""Training one trial: its configuration, its seeds, and what Optuna and MLflow are told of it."""
+"""Train one trial: its configuration, its seeds, and its reports to Optuna and MLflow."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from tracking import Store
 
 Ending = Literal["complete", "pruned", "failed", "interrupted", "lost"]
-"""`interrupted`: this process is to stop, whatever became of the trial; `lost`: only this trial."""
+"""`interrupted`: this process is to stop, whatever the state of the trial; `lost`: another
+worker has taken over this trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What all trials of one worker have in common."""
+    """The environment that all trials of one worker share."""
 
     opened: OpenStudy
     store: Store
@@ -57,7 +58,7 @@ class Bench:
 
 
 class _Watch(Callback):
-    """Shows a training on the board, tells its run, and stops it when its lease is lost."""
+    """Shows the progress of a training, records its run, and stops it when the lease is lost."""
 
     def __init__(self, board: Board, trial: optuna.trial.Trial, folder: Path) -> None:
         self.board, self.number, self.seed = board, trial.number, 0
@@ -65,12 +66,12 @@ class _Watch(Callback):
         self.is_lost = False
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Views of a running study lead to the run, too."""
+        """Record the run right away, so that views of a running study can link to it."""
         if not self.seed:
             self.trial.set_user_attr("mlflow_run_id", recorded_run(self.folder))
 
     def lost(self) -> None:
-        """Another worker has the trial now; called by the thread that renews the lease."""
+        """Note that another worker has the trial; called by the thread that renews the lease."""
         self.is_lost = True
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
@@ -84,9 +85,9 @@ class _Watch(Callback):
 
 
 def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
-    """Train a claimed trial to its end, or until it is pruned or interrupted, and tell Optuna.
+    """Train a claimed trial until it ends, is pruned or is interrupted, and report that to Optuna.
 
-    Errors: `CycleGANError` when not the trial but its surroundings are wrong (missing data, a full
+    Errors: `CycleGANError` if the fault is not in the trial but around it (missing data, a full
     disk); the trial can then be continued. Any other error fails the trial.
     """
     number, study = trial.number, bench.opened.study
@@ -95,7 +96,7 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
         try:
             return _train(trial, bench, watch)
         except DivergedError as error:
-            # Values that make a training diverge are an outcome, as a failed gate is.
+            # A diverged training is an outcome of its values, like a failed gate.
             trial.set_user_attr("reason", str(error)[:1000])
             trial.set_user_attr("mlflow_run_id", recorded_run(bench.opened.trial_folder(number)))
             study.tell(number, state=TrialState.PRUNED)
@@ -110,7 +111,7 @@ def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
             bench.board.ended(number, "failed", str(error))
             return "failed"
         finally:
-            # Finished trials are closed for changes; an unfinished one is free for anybody.
+            # A finished trial can't be changed any more; an unfinished one is free for any worker.
             closed = optuna.exceptions.UpdateFinishedTrialError
             with contextlib.suppress(closed, *STORAGE_ERRORS):
                 if bench.owner.holds(study._storage, trial._trial_id):
@@ -159,12 +160,12 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
-    """Where a trial's training with another seed goes, below the trial's folder."""
+    """Return the folder of a trial's training with another seed, below the trial's folder."""
     return folder / f"seed-{seed}"
 
 
 def seeded(config: Config, seed: int) -> Config:
-    """The same training with another seed, under another name."""
+    """Return the configuration of the same training with another seed and another name."""
     changes = {"seed": config.seed + seed, "run_name": f"{config.run_name}-seed-{seed}"}
     return parse_config(override(config.to_dict(), changes), source=config.run_name)
 
@@ -229,7 +230,7 @@ def _tell(
     else:
         study.tell(trial.number, score)
     metrics: dict[str, float] = {}
-    if score is not None:  # what the study ranks by, for MLflow's table
+    if score is not None:  # the study's ranking, for MLflow's table
         metrics["score/value"] = score
     if len(done) > 1 and score is not None:
         metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}

@@ -1,4 +1,4 @@
-"""A study's trials as plain values, and the one rule for which of them is the best."""
+"""Trials of a study as plain values, and the one rule for ranking them."""
 
 from __future__ import annotations
 
@@ -27,43 +27,44 @@ _ORDER = ("complete", "pruned", "running", "interrupted", "failed", "waiting")
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial of a study. What it does not have is None, empty or 0."""
+    """One trial of a study. Missing values are None, empty or 0."""
 
     number: int
     state: str
-    """`complete pruned failed running waiting`, or `interrupted`: begun, and nobody is at it."""
+    """`complete pruned failed running waiting`, or `interrupted`: begun, but no worker trains it
+    now."""
     score: float | None
-    """The result of a complete trial; what the reports of any other amount to so far. None if it
-    is not finite."""
+    """Result of a complete trial; of any other, the score of its reports so far. None if it is
+    not finite."""
     step: int = 0
     iteration: int = 0
-    """Optimisation steps computed, the last reported one while it runs. A rollback rewinds the
-    step but not this."""
+    """Optimisation steps computed so far, as of the last report while it runs. A rollback
+    rewinds the step but not this."""
     seconds: float | None = None
-    """From its start to its end, with the time in between in which it was interrupted."""
+    """Seconds from start to end, including any interruption."""
     values: Mapping[str, Any] = field(default_factory=dict)
-    """By searched key."""
+    """Values by searched key."""
     curve: Sequence[tuple[int, float]] = ()
-    """The scores reported: (iteration, score), finite ones only."""
+    """Reported (iteration, score) pairs with a finite score."""
     reason: str = ""
-    """Why it was pruned, stopped or failed."""
+    """Reason why it was pruned, stopped or failed."""
     run_id: str = ""
-    """Its MLflow run."""
+    """Id of its MLflow run."""
     verdict: Mapping[str, Any] = field(default_factory=dict)
-    """The pruner's decision in numbers."""
+    """The pruner's decision as numbers."""
     seeds: Sequence[Mapping[str, Any]] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     deaths: int = 0
-    """Of the process that trained it, since its last progress."""
+    """Number of times the process that trained it has died since its last progress."""
     revives: int | None = None
-    """The pruned trial that it continues."""
+    """Number of the pruned trial that it continues."""
     started: datetime | None = None
     ended: datetime | None = None
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    """What the values were drawn from."""
+    """Distributions from which the values were drawn."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return the trial as plain values for JSON."""
         return {
             "number": self.number,
             "state": self.state,
@@ -89,18 +90,18 @@ def trials_of(
     worth: Callable[[Mapping[int, float]], float | None],
     folder: Path,
 ) -> list[Trial]:
-    """Return what Optuna has stored of a study's trials, by number.
+    """Return the trials of a study, by number.
 
     Args:
         frozen: the trials as Optuna stores them.
-        worth: the score that the reports (by iteration) of an unfinished trial amount to.
-        folder: of the study; there are the locks that tell who trains a running trial.
+        worth: gives the score for the reports (by iteration) of an unfinished trial.
+        folder: the study's folder, whose lock files show which running trials have a worker.
     """
     return [_trial(one, worth, folder) for one in frozen]
 
 
 def best_first(records: Iterable[Trial]) -> list[Trial]:
-    """By state, complete ones first, then by score."""
+    """Return the trials sorted by state, complete ones first, and then by score."""
 
     def rank(record: Trial) -> tuple[int, float, int]:
         order = _ORDER.index(record.state) if record.state in _ORDER else len(_ORDER)
@@ -110,7 +111,7 @@ def best_first(records: Iterable[Trial]) -> list[Trial]:
 
 
 def best_of(records: Iterable[Trial]) -> Trial | None:
-    """The complete trial with the highest score, if there is one."""
+    """Return the complete trial with the highest score, if there is one."""
     ranked = complete(records)
     return ranked[0] if ranked else None
 
@@ -121,12 +122,12 @@ def complete(records: Iterable[Trial]) -> list[Trial]:
 
 
 def searched_keys(records: Iterable[Trial], declared: Iterable[str] = ()) -> list[str]:
-    """The keys of all trials' values: a space may differ from trial to trial."""
+    """Return the keys of all trials' values: a space may differ from trial to trial."""
     return list(dict.fromkeys([*declared, *(key for r in records for key in r.values)]))
 
 
 def declared_keys(space: object) -> list[str]:
-    """The keys of a space that is written down; none of one that a function makes up."""
+    """Return the keys that a space declares; none for a space that is a function."""
     return list(space) if isinstance(space, Mapping) else []
 
 

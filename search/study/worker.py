@@ -1,4 +1,4 @@
-"""One worker: claim a trial, train it, and again, until nothing is left to do."""
+"""One worker: claim a trial and train it, again and again, until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tracking.outbox.records import Metrics, Text
 from tracking.outbox.writer import RunWriter
 
 _FAILURES_IN_A_ROW = 3
-"""After so many the study stops: something is wrong with it, not with its trials."""
+"""Number of failures after which the study stops: the fault is then in the study, not its
+trials."""
 _DEATHS = 5
-"""Deaths of its process, without progress between them, after which a trial is given up."""
+"""Number of deaths of its process without progress between them after which a trial is given up."""
 
 
 def work(bench: Bench) -> Literal["done", "interrupted"]:
-    """Train trials of the study until there are enough, or this process is interrupted.
+    """Train trials of the study until there are enough, or until this process is interrupted.
 
     Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
     """
@@ -54,7 +55,7 @@ def _work(bench: Bench) -> Literal["done", "interrupted"]:
 
 
 def claim(bench: Bench) -> optuna.trial.Trial | None:
-    """A trial for this worker alone: an interrupted one, else a new one, else None."""
+    """Claim a trial for this worker alone: an interrupted one, else a new one, else None."""
     opened, study = bench.opened, bench.opened.study
     with opened.storage.claiming():
         trials = study.get_trials(deepcopy=False)
@@ -68,7 +69,7 @@ def claim(bench: Bench) -> optuna.trial.Trial | None:
         if not waiting and not _more_wanted(bench, trials):
             return None
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
-        expected = (at_work + 1) * expected_bytes(opened)  # those at work may not have it yet
+        expected = (at_work + 1) * expected_bytes(opened)  # running trials may still need theirs
         check_disk(opened.definition, opened.results, expected)
         trial = study.ask()
         bench.owner.claim(study._storage, trial._trial_id)
@@ -87,7 +88,7 @@ def _more_wanted(bench: Bench, trials: list[FrozenTrial]) -> bool:
 
 
 def _continued(frozen: FrozenTrial, bench: Bench) -> optuna.trial.Trial | None:
-    """The interrupted trial, now this worker's; None if it has killed its process too often."""
+    """Return the interrupted trial, now claimed by this worker; None if it died too often."""
     study = bench.opened.study
     trial = optuna.trial.Trial(study, frozen._trial_id)
     bench.owner.claim(study._storage, frozen._trial_id)
@@ -107,7 +108,7 @@ def _continued(frozen: FrozenTrial, bench: Bench) -> optuna.trial.Trial | None:
 
 
 def update_study_run(bench: Bench) -> None:
-    """Counts, best score and the table of trials, in the study's MLflow run."""
+    """Log the counts, the best score and the table of trials to the study's MLflow run."""
     trials = bench.opened.trials()
     best = best_of(trials)
     counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}

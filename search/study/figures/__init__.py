@@ -1,7 +1,7 @@
 """Figures of a study: history, importance, slices, parallel coordinates, rungs, timeline.
 
-Drawn with matplotlib's Figure objects and Agg, without pyplot: a study draws them again and again
-while it runs, and must neither pile up open figures nor change the settings of its surroundings.
+They are drawn with matplotlib's Figure objects and Agg, without pyplot: a running study redraws
+them again and again, and must neither pile up open figures nor change global settings.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ _log = logging.getLogger(__name__)
 
 
 def figures_folder(opened: OpenStudy) -> Path:
-    """Where a study's figures are written if nothing else is said."""
+    """Return the default folder of a study's figures."""
     return opened.results / "figures"
 
 
 def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
     """Write every figure that can be drawn by now as PNG into `folder`, over earlier ones.
 
-    What needs more trials than there are is left out; what can't be drawn for another reason is
-    left out with a warning. Errors: `CycleGANError` if the folder can't be written to.
+    Figures that need more trials are left out. Figures that fail are left out with a warning.
+
+    Errors: `CycleGANError` if the folder can't be written to.
     """
     records = opened.trials()
     written = []
@@ -65,7 +66,7 @@ def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
 
 
 def _pixels(figure: Figure) -> Image:
-    """A figure in 256 colours, a quarter of the bytes: it is logged again and again."""
+    """Return a figure in 256 colours, a quarter of the bytes: it is logged again and again."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL.Image import fromarray
 
@@ -78,13 +79,13 @@ def _pixels(figure: Figure) -> Image:
 def log_figures(opened: OpenStudy, run: Run) -> list[Path]:
     """Write the figures into the study's results, and log them as `figures/` of its MLflow run.
 
-    For a study that runs: whatever goes wrong is a warning.
+    This is for running studies: any error becomes a warning.
     """
     try:
         written = write_figures(opened, figures_folder(opened))
         for path in written:
             run.log_file(path, "figures")
     except Exception as error:  # noqa: BLE001  (a picture must never end a study)
-        _log.warning("the study's figures can't be kept: %s", error)
+        _log.warning("the study's figures can't be written or logged: %s", error)
         return []
     return written

@@ -1,4 +1,4 @@
-"""The scores of the trials in their order, and the best so far."""
+"""Overview figures of a study: score history, importance of each key, and timeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from viz.text import short_names
 
 
 def history(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
-    """Score by trial number; None before the first score."""
+    """Draw the score by trial number; None before the first score."""
     shown = [r for r in records if r.state != "waiting"]
     if not any(r.score is not None for r in shown):
         return None
@@ -42,7 +42,7 @@ def history(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
 
 
 def _draw_best(axes: Axes, records: Sequence[Trial], scale: ScoreAxis) -> list[Line2D]:
-    """A staircase of the best score so far, and the best trial's number; handles for the legend."""
+    """Draw the best score so far and the best trial's number; return handles for the legend."""
     best = best_of(records)
     if best is None or best.score is None:
         return []
@@ -62,7 +62,7 @@ def _draw_best(axes: Axes, records: Sequence[Trial], scale: ScoreAxis) -> list[L
 
 
 def _best_so_far(records: Sequence[Trial]) -> list[tuple[int, float]]:
-    """(number, best score up to it) at each complete trial."""
+    """Return (number, best score so far) at each complete trial."""
     points: list[tuple[int, float]] = []
     for record in records:
         if record.state == "complete" and record.score is not None:
@@ -75,7 +75,7 @@ def _best_so_far(records: Sequence[Trial]) -> list[tuple[int, float]]:
 
 
 def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
-    """A bar for each key; None with too few complete trials."""
+    """Draw a bar for each key; None with too few complete trials."""
     try:
         found = importance(opened)
     except DataError:
@@ -97,13 +97,13 @@ def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     return figure
 
 
-# -- When each trial ran, and how it ended -----------------------------------------------------
+# -- Timeline of the trials --------------------------------------------------------------------
 
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
 def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
-    """A bar for each trial from its start to its end; None before the first one."""
+    """Draw a bar for each trial from its start to its end; None before the first one."""
     shown = [r for r in records if r.started is not None]
     if not shown:
         return None
@@ -137,13 +137,11 @@ def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
 
 
 def _bar(record: Trial, begin: datetime, records: Sequence[Trial]) -> tuple[float, float]:
-    """(start, length) in seconds after `begin`; what has no end lasts until now."""
+    """Return (start, length) in seconds after `begin`; a running trial ends now."""
     assert record.started is not None
     if record.ended is not None:
         end = record.ended
-    elif (
-        record.state == "interrupted"
-    ):  # nobody knows when: until the last thing known of the study
+    elif record.state == "interrupted":  # unknown when: take the last known moment of the study
         end = max(t for r in records for t in (r.started, r.ended) if t is not None)
     else:
         end = datetime.now()

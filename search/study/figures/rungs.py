@@ -1,4 +1,4 @@
-"""The score of every trial as its training went on, and where trials were ended."""
+"""The scores of every trial during its training, and the rungs where trials are judged."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from viz.figures import BEST, GREY, ScoreAxis, colour, new_figure, tidy
 
 _HALVING = ("successive_halving", "hyperband")
 _NAMED = 12
-"""Trials up to which every curve bears its number."""
+"""Number of trials up to which every curve is numbered."""
 _APART = 0.04
-"""Share of the axis that labels keep apart."""
+"""Smallest distance between labels, as a share of the axis."""
 
 
 def rung_iterations(pruner: Any, steps: int) -> list[int]:
-    """Where trials are judged: the rungs of successive halving, else where judging begins.
+    """Return the iterations at which trials are judged.
 
-    Hyperband's brackets share one geometric series of rungs.
+    These are the rungs of successive halving and Hyperband, whose brackets share one geometric
+    series; for other pruners, the iteration where judging begins.
     """
     first, factor = int(pruner.prune_after), int(getattr(pruner, "reduction_factor", 0))
     if pruner.name == "none":
@@ -39,7 +40,7 @@ def rung_iterations(pruner: Any, steps: int) -> list[int]:
 
 
 def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
-    """Score by iteration; None before the first report."""
+    """Draw the scores by iteration; None before the first report."""
     shown = [r for r in records if r.curve]
     if not shown:
         return None
@@ -47,7 +48,7 @@ def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     judged = rung_iterations(definition.pruner, definition.steps)
     figure = new_figure(8.0, 4.4, f"{definition.name}: scores during the trainings")
     axes = figure.subplots()
-    # Scores from before the first judgement are often far off and matter to nobody.
+    # Scores from before the first judgement are often far off and irrelevant.
     begin = judged[0] if judged else 0
     scale = ScoreAxis.of(
         [score for r in shown for i, score in r.curve if i >= begin]
@@ -81,7 +82,7 @@ def _curve(axes: Axes, record: Trial, scale: ScoreAxis, *, best: bool) -> None:
 
 
 def _name_ends(axes: Axes, records: Sequence[Trial], best: Trial | None, scale: ScoreAxis) -> None:
-    """Trial numbers beside the ends of their curves; those that would overlap share a label."""
+    """Draw trial numbers at the ends of their curves; numbers that overlap share a label."""
     apart = _APART * (scale.high - scale.low)
     groups: list[tuple[float, float, list[Trial]]] = []
     for record in sorted(records, key=lambda r: (r.curve[-1][0], -r.curve[-1][1])):

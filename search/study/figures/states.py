@@ -1,4 +1,4 @@
-"""The states of trials, as figures of a study mark them."""
+"""Markers and legends for the states of trials in a study's figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from viz.figures import _MARKERS, COLOURS, GREY, ScoreAxis, colour, legend_below
 def scatter_states(
     axes: Axes, x: Sequence[float], records: Sequence[Trial], scale: ScoreAxis
 ) -> None:
-    """Scores over `x`: one marker a state, triangles at the rim for what lies below."""
+    """Draw scores over `x`, one marker per state, with triangles at the rim for scores below it."""
     for position, record in zip(x, records, strict=True):
         outside = scale.below(record.score)
         y = scale.rim if record.score is None or outside else record.score
@@ -27,7 +27,7 @@ def scatter_states(
 def state_legend(
     figure: Figure, records: Sequence[Trial], scale: ScoreAxis, extra: Sequence[Line2D] = ()
 ) -> None:
-    """Below the axes: the states that occur, and what a triangle means if there is one."""
+    """Draw a legend below the axes: the states that occur, and the triangle if there is one."""
     handles = [
         Line2D([], [], linestyle="", marker=_MARKERS.get(s, "."), color=colour(s), label=s)
         for s in states_of(records)
@@ -39,10 +39,10 @@ def state_legend(
 
 
 def states_of(records: Sequence[Trial]) -> list[str]:
-    """The states that occur."""
+    """Return the states that occur."""
     return [state for state in COLOURS if any(r.state == state for r in records)]
 
 
 def trials(number: int) -> str:
-    """`1 trial`, `2 trials`."""
+    """Return `1 trial`, `2 trials`, and so on."""
     return f"{number} trial" + ("" if number == 1 else "s")

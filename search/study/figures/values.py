@@ -1,4 +1,4 @@
-"""The score against the searched values: key by key, and all keys at once."""
+"""Figures of the score against the searched values: key by key, and all keys at once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from viz.text import short_names, short_text
 
 _COLUMNS = 4
 _ENOUGH = 3
-"""Complete trials that make a score axis by themselves."""
+"""Number of complete trials that suffice to set the score axis."""
 _MAP = "viridis"
 _ENDED = ("complete", "pruned")
 
 
 @dataclass(frozen=True)
 class KeyAxis:
-    """How the values of one key lie on an axis."""
+    """The axis for the values of one key."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class KeyAxis:
 
     @classmethod
     def of(cls, key: str, records: Sequence[Trial]) -> KeyAxis:
-        """The axis of all values that were drawn: a space may differ from trial to trial."""
+        """Return the axis of all values that were drawn: a space may differ from trial to trial."""
         drawn = [r.distributions[key] for r in records if key in r.distributions]
         if any(isinstance(d, CategoricalDistribution) for d in drawn):
             every = (c for d in drawn for c in getattr(d, "choices", ()))
@@ -52,18 +52,18 @@ class KeyAxis:
         return cls(low, high if high > low else low + 1.0, log=log)
 
     def place(self, value: Any) -> float:
-        """Where a value lies, in the axis's own units."""
+        """Return the position of a value in the axis's own units."""
         return float(self.choices.index(short_text(value, 12)) if self.choices else value)
 
     def share(self, value: Any) -> float:
-        """Where a value lies between the axis's ends, 0 to 1."""
+        """Return the position of a value between the axis's ends, within [0, 1]."""
         at, low, high = self.place(value), self.low, self.high
         if self.log:
             at, low, high = np.log(at), np.log(low), np.log(high)
         return float((at - low) / (high - low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Values with a label on the axis, by their share of it."""
+        """Return (share of the axis, label) of each tick."""
         if self.choices:
             return [(self.share(choice), choice) for choice in self.choices]
         if self.log:
@@ -71,7 +71,7 @@ class KeyAxis:
         return [(0.0, f"{self.low:.3g}"), (1.0, f"{self.high:.3g}")]
 
     def apply(self, axes: Axes) -> None:
-        """Scale, limits and labels of the horizontal axis."""
+        """Set the scale, limits and labels of the horizontal axis."""
         if self.choices:
             axes.set_xlim(-0.5, len(self.choices) - 0.5)
             turned = sum(map(len, self.choices)) > 24
@@ -94,19 +94,19 @@ class KeyAxis:
             axes.set_xlim(self.low - reach, self.high + reach)
 
     def _log_ticks(self) -> list[float]:
-        """Every power of ten if there are two or more (of many only some), else the two ends."""
+        """Return some or all powers of ten if there are two or more, else the two ends."""
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
         if last <= first:
             return [self.low, self.high]
         return [10.0**power for power in range(first, last + 1, 1 + (last - first) // 4)]
 
     def ends(self) -> tuple[str, str]:
-        """What stands at the lower and the upper end."""
+        """Return the labels of the lower and the upper end."""
         return f"{self.low:.3g}", f"{self.high:.3g}"
 
 
 def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
-    """Score over each key's values; None before the first score."""
+    """Draw the score over each key's values; None before the first score."""
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
     keys = ordered_keys(opened, shown)
     if not keys:
@@ -137,9 +137,9 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
 
 
 def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
-    """A line for each trial through its values, coloured by score; None before two complete ones.
+    """Draw a line for each trial through its values, coloured by score.
 
-    Pruned trials are thin lines behind.
+    Pruned trials are thin lines behind. None before two complete trials.
     """
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
     done = [r for r in shown if r.state == "complete"]
@@ -172,7 +172,7 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Figure 
 
 
 def _uprights(axes: Axes, every: Sequence[KeyAxis], names: Sequence[str]) -> None:
-    """A vertical axis for each key with its ends, or all its choices."""
+    """Draw a vertical axis for each key, labelled with its ends or all its choices."""
     for x, axis in enumerate(every):
         axes.axvline(x, color="#999999", linewidth=0.8, zorder=0)
         if axis.choices:
@@ -203,7 +203,7 @@ def _thick(best: Trial | None) -> str:
 
 
 def ordered_keys(opened: OpenStudy, records: Sequence[Trial]) -> list[str]:
-    """The keys that some of `records` have a value for, in the definition's order."""
+    """Return the keys for which some of `records` have a value, in the definition's order."""
     found = searched_keys(records)
     declared = declared_keys(opened.definition.space)
     return [*(k for k in declared if k in found), *(k for k in found if k not in declared)]

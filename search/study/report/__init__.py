@@ -1,14 +1,15 @@
-"""A study as one HTML page: the artifact `report.html` of its MLflow run, and its description.
+"""The report of a study: one HTML page, stored as `report.html` in its MLflow run.
 
 ```
-facts     what the page tells, as plain values; evidence: what of it lies in MLflow
-page      the document: style, panels, script
-head trials curves values importance slices cost      the panels, HTML from facts
-note      the best trials as a table with links for the run's description
-keeper    keeps both up to date while the study runs; written: the page as a file
+facts      the contents of the page as plain values, including what is read from MLflow
+page       the document: style, panels, script
+tables     panels with the head of the page, the trials, and the cost
+charts     panels with learning curves, slices, scores by searched value, and importance
+updater    updates the report and the run's table of best trials; or writes the page to a file
 ```
-MLflow shows the page in a sandbox of its own origin: no link leaves it by a plain click, nothing is
-loaded, nothing is remembered. All in it is inline, and readable without scripts.
+
+MLflow shows the page in a sandbox of its own origin, where a plain click can't follow a link and
+the page can neither load nor store anything. So everything is inline, and readable without scripts.
 """
 
 from search.study.report.facts import Evidence, Facts, gather

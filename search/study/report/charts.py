@@ -1,4 +1,4 @@
-"""The score of every trial by iteration, on one plot: where each was judged, and where it ended."""
+"""Charts of a study's page: learning curves, slices, scores by searched value, and importance."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from viz.text import short_names, short_text
 
 _WIDTH, _HEIGHT = 980, 400
 _NAMED = 14
-"""Trials up to which every curve bears its number."""
+"""Number of trials up to which every curve is numbered."""
 _APART = 12.0
-"""Pixels between two numbers."""
+"""Distance between two numbers in pixels."""
 _NAME = 100.0
-"""Pixels that the name of a rung takes."""
+"""Width of a rung's name in pixels."""
 _POINTS = 150
-"""Of a curve; longer ones are thinned."""
+"""Number of points of a curve; longer ones are thinned."""
 
 
 def curves(facts: Facts) -> str:
-    """Every curve; nothing before the first report."""
+    """Return a plot of all curves; empty before the first report."""
     shown = [r for r in facts.records if r.curve]
     if not shown:
         return ""
@@ -59,7 +59,7 @@ def curves(facts: Facts) -> str:
         upright(y, x, ticks, "score (higher is better)"),
         across(x, y.start, round_ticks(0, last), "iteration"),
         _rungs(rungs, x, y),
-        # The best is drawn last, above the others; so is what was complete above what was pruned.
+        # The best is drawn last, above the others, and complete trials above pruned ones.
         *(_curve(r, x, y, scale, best=r is best) for r in reversed(shown)),
         _numbers(shown if len(shown) <= _NAMED else [best] if best in shown else [], x, y, scale),
     ]
@@ -68,14 +68,14 @@ def curves(facts: Facts) -> str:
     if best is not None:
         told += f" The best is trial {best.number} with {best.score:.2f}."
     return (
-        f'<p class="note">{_key(_states(shown))} Dashed: where the pruner compares. What scored '
-        "below the axis lies on its rim. Point at a curve, or at a row of the table, to find one "
-        'in the other.</p><div class="wide">' + drawing(_WIDTH, _HEIGHT, told, *parts) + "</div>"
+        f'<p class="note">{_key(_states(shown))} Dashed lines: the pruner compares trials here. '
+        "Scores below the axis lie on its rim. Point at a curve or at a row of the table to find "
+        'it in the other.</p><div class="wide">' + drawing(_WIDTH, _HEIGHT, told, *parts) + "</div>"
     )
 
 
 def thinned(curve: Sequence[tuple[int, float]], most: int = _POINTS) -> list[tuple[int, float]]:
-    """At most about `most` points of a curve, with its end and its highest."""
+    """Return at most about `most` points of a curve, including its end and its maximum."""
     every = -(-len(curve) // most)
     kept = {*range(0, len(curve), every), len(curve) - 1}
     kept.add(max(range(len(curve)), key=lambda i: curve[i][1]))
@@ -87,7 +87,7 @@ def _curve(record: Trial, x: Span, y: Span, scale: ScoreAxis, *, best: bool) -> 
     end, score = record.curve[-1]
     told = f"trial {record.number}, {record.state}, {score:.2f} at iteration {end:,}"
     if record.score is not None:
-        told += f", counts {record.score:.2f}"
+        told += f"; its score is {record.score:.2f}"
     if record.state in ("pruned", "failed") and record.reason:
         told += f"; {' '.join(record.reason.split())[:200]}"
     d = path(points)
@@ -107,7 +107,7 @@ def _height(score: float, y: Span, scale: ScoreAxis) -> float:
 
 
 def _numbers(shown: Sequence[Trial | None], x: Span, y: Span, scale: ScoreAxis) -> str:
-    """Numbers of trials at the ends of their curves, moved apart where they would overlap."""
+    """Draw the numbers of trials at the ends of their curves, moved apart to avoid overlap."""
     ends = sorted(
         (x(float(r.curve[-1][0])), _height(r.curve[-1][1], y, scale), r.number) for r in shown if r
     )
@@ -129,7 +129,7 @@ def _rim(x: Span, y: Span, scale: ScoreAxis) -> str:
 
 
 def _rungs(judged: Sequence[int], x: Span, y: Span) -> str:
-    """Where trials are compared: lines, named where there is room."""
+    """Draw lines where trials are compared, with names where there is room."""
     parts, free = [], 0.0
     for at in judged:
         place = x(float(at))
@@ -147,7 +147,7 @@ def _states(records: Sequence[Trial]) -> list[str]:
 
 
 def _key(states: Sequence[str]) -> str:
-    """Which mark is which state."""
+    """Return the legend of the states and their marks."""
     marks = [
         f'<svg class="key" viewBox="0 0 14 14" aria-hidden="true">{mark(state, 7, 7)}</svg>{state}'
         for state in states
@@ -155,11 +155,11 @@ def _key(states: Sequence[str]) -> str:
     return " · ".join(marks) + "."
 
 
-# -- What the best trials made of the same validation patch, side by side on one scale of greys
+# -- Images of the same validation patch by the best trials, side by side on one grey scale ----
 
 
 def slices(facts: Facts) -> str:
-    """Input, the enhanced images of the best trials, and a real slow scan; nothing without any."""
+    """Return the input, the best trials' enhanced images, and a real slow scan; or nothing."""
     if not facts.slices:
         return ""
     scores = {r.number: r.score for r in facts.records}
@@ -169,7 +169,7 @@ def slices(facts: Facts) -> str:
         score = scores.get(shown.trial)
         caption = f"iteration {shown.iteration:,}" + (f", score {score:.2f}" if score else "")
         if shown.real_A != first.real_A:
-            caption += "; of another patch"
+            caption += "; another patch"
         best = facts.best is not None and shown.trial == facts.best.number
         name = f"fake_B, trial {shown.trial}" + (" (best)" if best else "")
         figures.append(figure(shown.images["fake_B"], name, caption))
@@ -193,18 +193,18 @@ def _whole(shown: Slices) -> str:
     )
 
 
-# -- The score over each searched value, small and many; and how much each key mattered --------
+# -- Scores by searched value, in small plots; and the importance of each key ------------------
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 300, 200
 
 
 _ENDED = ("complete", "pruned")
 _ENOUGH = 3
-"""Complete trials that make a score axis by themselves."""
+"""Number of complete trials that suffice to set the score axis."""
 
 
 def values(facts: Facts) -> str:
-    """A small plot for each key; nothing before the first score."""
+    """Return a small plot for each key; empty before the first score."""
     shown = [r for r in facts.records if r.state in _ENDED and r.score is not None]
     keys = ordered_keys(facts.opened, shown)
     if not keys:
@@ -215,8 +215,8 @@ def values(facts: Facts) -> str:
     names = short_names(keys)
     plots = [_plot(facts, key, names[key], shown, scale) for key in keys]
     return (
-        '<p class="note">Complete and pruned trials; a pruned one has the score it was pruned '
-        "with, of an earlier iteration. Triangles lie below the axis.</p>"
+        '<p class="note">Complete and pruned trials; the score of a pruned trial is from the '
+        "earlier iteration at which it was pruned. Triangles lie below the axis.</p>"
         f'<div class="many">{"".join(plots)}</div>'
     )
 
@@ -256,7 +256,7 @@ def _plot(facts: Facts, key: str, name: str, records: Sequence[Trial], scale: Sc
 
 
 def importance(facts: Facts) -> str:
-    """A bar for each key, and how far to trust it."""
+    """Return a bar for each key, and a warning if the shares are unreliable."""
     found = facts.importance
     if found is None:
         return f'<p class="note">{escape(facts.no_importance)}.</p>'

@@ -1,4 +1,4 @@
-"""What the page of a study tells, as plain values."""
+"""The contents of a study's page as plain values, gathered from the study and from MLflow."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ if TYPE_CHECKING:
 
 
 _COMPARED = 4
-"""Trials whose slices stand side by side."""
+"""Number of trials whose slices are shown side by side."""
 _WITH_PARTS = 30
-"""Best trials whose scores are taken apart: each costs the store some questions, once."""
+"""Number of best trials for which the parts of the score are shown; each costs a few queries,
+once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A study at one moment."""
+    """A study at one moment, as its page shows it."""
 
     opened: OpenStudy
     state: str
-    """`running`, `finished`, `interrupted`, or `stopped: ` and an error."""
+    """`running`, `finished`, `interrupted`, or `stopped: ` with an error."""
     records: Sequence[Trial]
-    """Best first."""
+    """The trials, the best first."""
     importance: Importance | None = None
     no_importance: str = ""
-    """Why there is none."""
+    """Reason why there is no importance."""
     parts: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Parts of the score by trial."""
     slices: Sequence[Slices] = ()
-    """Of the best trials, the best first."""
+    """Slices of the best trials, the best first."""
     experiment_id: str = ""
     wall_seconds: float = 0.0
     written: datetime = field(default_factory=datetime.now)
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """Name of the study."""
         return self.opened.definition.name
 
     @property
@@ -62,28 +63,28 @@ class Facts:
 
     @property
     def ranks(self) -> dict[int, int]:
-        """Rank by trial, of the complete ones."""
+        """Rank of each complete trial, by its number."""
         done = [r for r in self.records if r.state == "complete" and r.score is not None]
         return {record.number: rank for rank, record in enumerate(done, start=1)}
 
     def seconds(self, record: Trial) -> float | None:
-        """From a trial's start to its end, or to now while it runs."""
+        """Return the seconds from a trial's start to its end, or to now while it runs."""
         if record.state == "running" and record.started is not None:
             return max(0.0, (self.written - record.started).total_seconds())
         return record.seconds
 
 
 def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
-    """What is known now; without `evidence` nothing that lies in MLflow.
+    """Gather the current facts; without `evidence`, leave out everything that lies in MLflow.
 
-    Errors: `CycleGANError` if the store fails, Optuna's if the study's storage does.
+    Errors: `CycleGANError` if the store fails; Optuna's errors if the study's storage fails.
     """
     records = best_first(opened.trials())
     found, why = None, ""
     try:
         found = importance(opened)
     except DataError as error:
-        # What to do about it is no advice to a study that runs.
+        # The advice in the second part of the message is not meant for a running study.
         why = str(error).partition(";")[0] if state == "running" else str(error)
     now = time.time() if state == "running" else None
     known = [r for r in records if r.run_id and r.score is not None]
@@ -108,9 +109,10 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
 
 
 def judged_iteration(record: Trial, definition: StudyDefinition) -> int:
-    """The validation that a trial's score is from: see `search.study.objective.worth`.
+    """Return the iteration of the validation that gave a trial its score.
 
-    Over several seeds the score is a mean; then it is the one of the first training that counted.
+    The score of several seeds is a mean; then this is the validation of the first training that
+    counted. See `search.study.objective.worth`.
     """
     if not record.curve:
         return record.iteration
@@ -124,10 +126,10 @@ def judged_iteration(record: Trial, definition: StudyDefinition) -> int:
     return max(counted, key=lambda point: point[1], default=last)[0]
 
 
-# -- What the page of a study shows of its trials' MLflow runs: parts of scores, and slices ----
+# -- Data from the trials' MLflow runs: parts of scores, and slices ----------------------------
 #
-# Read from the store, not from `results/`: trials of other hosts have their pictures nowhere else.
-# What was read once is kept; it doesn't change any more.
+# They come from the store, not from `results/`: the pictures of trials on other hosts are only
+# there. Values are read once and cached, since they no longer change.
 
 PARTS = {
     "score/pseudo_pair_gain_db": "gain / dB",
@@ -136,24 +138,24 @@ PARTS = {
     "score/shell_gain": "shells",
     "score/checkerboard": "checkerboard",
 }
-"""Metrics that the score is made of, and what the page calls them."""
+"""Metrics that make up the score, and their labels on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """The six images of a trial's validation, each a `data:` address by name."""
+    """The six images of a trial's validation, each as a `data:` address by name."""
 
     trial: int
     iteration: int
     images: Mapping[str, str]
     whole: str
-    """The whole picture, with titles."""
+    """The whole picture with titles, as a `data:` address."""
     real_A: bytes
-    """Fingerprint of the input: equal ones can be compared directly."""
+    """Pixels of the input: trials with equal inputs can be compared directly."""
 
 
 class Evidence:
-    """Reads from the runs of one study. Every method raises `CycleGANError` if the store fails."""
+    """Reads from the runs of one study. All methods raise `CycleGANError` if the store fails."""
 
     def __init__(self, store: Store, parent: str) -> None:
         self.store = store
@@ -164,21 +166,21 @@ class Evidence:
 
     @property
     def experiment_id(self) -> str:
-        """Of the study and its trials."""
+        """MLflow experiment of the study and its trials."""
         return self.parent.experiment_id
 
     def parts(self, run_id: str, iteration: int) -> Mapping[str, float]:
-        """The parts of a run's score at `iteration`; empty where the run has none."""
+        """Return the parts of a run's score at `iteration`; empty if the run has none."""
         run, key = self._run(run_id), (run_id, iteration)
         if run is None:
             return {}
-        if not self._parts.get(key):  # the sink may be behind: nothing found is asked again
+        if not self._parts.get(key):  # the outbox may be behind, so an empty result is retried
             found = {name: run.history(name).get(iteration) for name in PARTS}
             self._parts[key] = {n: value for n, value in found.items() if value is not None}
         return self._parts[key]
 
     def slices(self, trial: int, run_id: str, iteration: int) -> Slices | None:
-        """The six images at `iteration`, or at the last validation before it that has them."""
+        """Return the six images at `iteration`, or else of the last validation before it."""
         run, key = self._run(run_id), (run_id, iteration)
         if run is None:
             return None

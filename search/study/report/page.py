@@ -20,12 +20,12 @@ PANELS: dict[str, Panel] = {
     "Score by searched value": values,
     "Cost": cost,
 }
-"""Below the head, in this order. One that has nothing to show gives nothing and is left out."""
+"""The panels below the head, in this order. An empty panel is left out."""
 _log = logging.getLogger(__name__)
 
 
 def study_page(facts: Facts) -> str:
-    """The whole document. A panel that fails is left out with a warning."""
+    """Return the whole document. A panel that fails is left out with a warning."""
     parts = [head(facts)]
     for title, panel in PANELS.items():
         try:
@@ -93,7 +93,7 @@ const all = (what, where = document) => Array.from(where.querySelectorAll(what))
 const said = document.getElementById('said');
 const say = text => { said.textContent = text; said.classList.add('shown');
   clearTimeout(say.timer); say.timer = setTimeout(() => said.classList.remove('shown'), 6000); };
-// Sorting; what a trial does not have stays below.
+// Sorting; missing values stay at the bottom.
 const order = (a, b) => a !== '' && b !== '' && !isNaN(a) && !isNaN(b) ? a - b
   : a.localeCompare(b);
 all('table.sortable th button').forEach(button => button.addEventListener('click', () => {
@@ -109,7 +109,7 @@ all('table.sortable th button').forEach(button => button.addEventListener('click
   head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
   body.append(...rows);
 }));
-// A trial lights up everywhere.
+// Highlight a trial in all panels.
 const of = {};
 all('[data-trial]').forEach(e => (of[e.dataset.trial] = of[e.dataset.trial] || []).push(e));
 const light = (event, on) => {
@@ -119,7 +119,7 @@ const light = (event, on) => {
 document.addEventListener('pointerover', event => light(event, true));
 document.addEventListener('pointerout', event => light(event, false));
 // Links to runs. MLflow shows the page from a blob: address, which names the server, in a sandbox
-// that lets no click out; but a browser's own new tab (Ctrl, the middle button) is none of its.
+// that blocks plain clicks. It does not block the browser's own new tab (Ctrl, middle button).
 const blob = /^blob:(https?:\/\/[^/]+)/.exec(location.href);
 const server = blob ? blob[1] : /^https?:/.test(location.href) ? location.origin : '';
 let base = server + '/';
@@ -147,9 +147,9 @@ if (server) {
     span.replaceChildren(link);
   });
   all('.how').forEach(e => { e.textContent = self.origin === 'null'
-    ? 'Ctrl-click (⌘-click) or the middle button opens a run in a new tab; a plain click copies ' +
-      'its address, as MLflow lets no link out of this pane. The best are plain links in the ' +
-      'description of the run (Overview).' : ''; });
+    ? 'Ctrl-click (⌘-click) or the middle button opens a run in a new tab. A plain click copies ' +
+      'its address, because MLflow blocks links in this pane. The description of the run ' +
+      '(Overview) has plain links to the best runs.' : ''; });
 }
 })();
 """

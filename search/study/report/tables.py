@@ -1,4 +1,4 @@
-"""The trials of a study as a ranked table, with why each was pruned and where its run is."""
+"""Tables of a study's page: its head, the ranked trials, and the cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from viz.text import short_names, short_text
 from viz.units import short_time
 
 _ID = 8
-"""Digits of a run's id that tell it from the others."""
+"""Number of leading digits that tell a run's id from the others."""
 _REASON = 400
 
 
@@ -26,14 +26,14 @@ _REASON = 400
 class _Cell:
     content: str
     order: float | str = ""
-    """What its column is sorted by; what has none stays below."""
+    """Value by which its column is sorted; empty cells stay at the bottom."""
     kind: str = ""
 
 
 def trials(facts: Facts) -> str:
-    """The table, and what can be done with it."""
+    """Return the table of trials, with a note on how to use it."""
     if not facts.records:
-        return '<p class="note">No trial was begun yet.</p>'
+        return '<p class="note">No trial has begun yet.</p>'
     keys = searched_keys(facts.records, declared_keys(facts.opened.definition.space))
     names = short_names(keys)
     with_parts = any(facts.parts.values())
@@ -55,7 +55,7 @@ def trials(facts: Facts) -> str:
 
 
 def run_name(facts: Facts, record: Trial) -> str:
-    """Of a trial's run in MLflow."""
+    """Return the name of a trial's run in MLflow."""
     return f"{facts.name}-{record.number:03d}"
 
 
@@ -118,12 +118,12 @@ def _value(value: object) -> _Cell:
 def _reason(record: Trial) -> str:
     text = " ".join(record.reason.split())
     if record.revives is not None:
-        text = f"goes on with trial {record.revives}; {text}".removesuffix("; ")
+        text = f"continues trial {record.revives}; {text}".removesuffix("; ")
     return escape(text[:_REASON]) or ("all steps" if record.state == "complete" else "")
 
 
 def _run(facts: Facts, record: Trial) -> str:
-    """Name, short id, and where it is: the script makes links of it."""
+    """Return the run's name, short id and address, which the script turns into a link."""
     if not record.run_id:
         return "–"
     name = escape(run_name(facts, record))
@@ -136,18 +136,18 @@ def _run(facts: Facts, record: Trial) -> str:
     )
 
 
-# -- What a study took: iterations and time by state, and when each trial ran ------------------
+# -- Cost of a study: iterations and time by state, and the timeline of the trials -------------
 
 _WIDTH = 980
 
 
 _ROWS = 40
-"""Trials up to which every bar bears its number."""
+"""Number of trials up to which every bar is numbered."""
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
 def cost(facts: Facts) -> str:
-    """A table of sums and a timeline; nothing before the first trial."""
+    """Return a table of sums and a timeline; empty before the first trial."""
     shown = [r for r in facts.records if r.started is not None]
     if not shown:
         return ""
@@ -225,13 +225,13 @@ def _timeline(facts: Facts, records: Sequence[Trial]) -> str:
 def _span(
     facts: Facts, record: Trial, begin: datetime, records: Sequence[Trial]
 ) -> tuple[float, float]:
-    """(start, end) in seconds after `begin`; what has no end lasts until now."""
+    """Return (start, end) in seconds after `begin`; a running trial ends now."""
     assert record.started is not None
     if record.ended is not None:
         end = record.ended
     elif record.state == "running":
         end = facts.written
-    else:  # nobody knows when it was interrupted: until the last thing known of the study
+    else:  # the moment of an interruption is unknown: take the last known one of the study
         end = max(t for r in records for t in (r.started, r.ended) if t is not None)
     start = (record.started - begin).total_seconds()
     return start, max(start, (end - begin).total_seconds())
@@ -241,14 +241,14 @@ def _states(records: Sequence[Trial]) -> list[str]:
     return list(dict.fromkeys(r.state for r in records))
 
 
-# -- The head of a study's page: how far it is, what it found, what it took --------------------
+# -- The head of a study's page: progress, results and settings --------------------------------
 
 _DIGITS = 19
-"""Of a data file's hash: its kind and the first digits."""
+"""Number of characters shown of a data file's hash: its kind and the first digits."""
 
 
 def head(facts: Facts) -> str:
-    """Title, state and figures, then how the study searches."""
+    """Return the title, the state and key figures, and the settings of the study."""
     state = facts.state.partition(":")[0]
     chip = f'<span class="chip {escape(state)}">{escape(facts.state)}</span>'
     tiles = "".join(
@@ -268,9 +268,9 @@ def head(facts: Facts) -> str:
 
 
 def saved_iterations(records: Sequence[Trial], whole: int) -> int:
-    """Optimisation steps that pruned trials were spared, of `whole` of a complete one.
+    """Return the optimisation steps saved by pruning; a complete trial has `whole` of them.
 
-    A pruned trial that was taken up again saved nothing.
+    A pruned trial that was revived saved nothing.
     """
     revived = {r.revives for r in records}
     pruned = [r for r in records if r.state == "pruned" and r.number not in revived]
@@ -319,7 +319,7 @@ def _setup(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _said(values: Mapping[str, Any]) -> list[str]:
-    """What is set in a section, in words."""
+    """Return the settings of a section as text."""
     plain = {k: v for k, v in values.items() if v is not None and not isinstance(v, dict | list)}
     return [f"{key.replace('_', ' ')} {value}" for key, value in plain.items()]
 

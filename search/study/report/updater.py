@@ -1,9 +1,10 @@
-"""Keeps the report of a study up to date while it runs.
+"""Updates the report of a study while it runs, and writes it to a file on demand.
 
-A thread beside the trials looks at the study's storage: after a trial that ended the report is
-written at once, and after anything else new at most once a minute. Of several processes, on several
-hosts, one does it: the one whose mark in the study's attributes is fresh; another one takes over
-when it is not. A store that fails or hangs costs the report, never the study.
+A thread beside the trials watches the study's storage. It writes the report right after a trial
+ends, and at most once a minute after any other news. If several processes work on a study, on one
+host or several, only one writes the report: the process whose mark in the study's attributes is
+fresh. When the mark gets old, another process takes over. A store that fails or hangs costs the
+report, but never the study.
 """
 
 from __future__ import annotations
@@ -34,24 +35,26 @@ if TYPE_CHECKING:
 
 
 REPORT = "report.html"
-"""Artifact of the study's run."""
+"""Name of the report among the artifacts of the study's run."""
 _KEEPER = "report"
-"""Attribute of the study: which process keeps its report, and when it did so last."""
+"""Attribute of the study that names the process that writes its report, and when it last did."""
 _LOOK_SECONDS = 5.0
 _EVERY_SECONDS = 60.0
 _PATIENCE = 30.0
-"""Seconds that the end of a study waits for the last report."""
+"""Seconds for which the end of a study waits for the last report."""
 _log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Enter it for the time of the study; `end` says before leaving how that ended.
+    """Updates the report; use it as a context manager around the study.
+
+    Set `end` to the outcome of the study before leaving.
 
     Args:
-        store, parent: where the study's own MLflow run is.
+        store, parent: the store and the id of the study's own MLflow run.
         every: seconds between reports while no trial ends.
         look: seconds between looks at the study's storage.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -94,10 +97,10 @@ class Keeper:
         self._over.set()
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
-            _log.warning("the study's report is not the last one: the store does not answer")
+            _log.warning("the study's last report was not written: the store does not answer")
 
     def write(self, state: str, *, always: bool = False) -> bool:
-        """Write the report if there is anything new, or `always`; whether it was written."""
+        """Write the report if there is news, or if `always`. Return True if it was written."""
         self._last = self._clock()
         try:
             facts = self._gathered(state)
@@ -123,7 +126,7 @@ class Keeper:
         self.write(self.end, always=True)
 
     def _due(self) -> bool:
-        """Whether it is time, and this process's task."""
+        """Return True if a report is due and this process is the one to write it."""
         trials = self.opened.study.get_trials(deepcopy=False)
         ended = sum(trial.state.is_finished() for trial in trials)
         fresh, self._ended = ended > self._ended, max(ended, self._ended)
@@ -131,7 +134,7 @@ class Keeper:
         return (fresh or late) and self._leads()
 
     def _leads(self) -> bool:
-        """Whether no other process keeps the report; then this one does from now on."""
+        """Claim the writing of the report; return False if another process writes it."""
         study, now = self.opened.study, self._clock()
         mark = study.user_attrs.get(_KEEPER) or {}
         if mark and mark["owner"] != self.id and now - float(mark["at"]) < LEASE_SECONDS:
@@ -157,15 +160,15 @@ class Keeper:
 
 
 def _content(facts: Facts) -> Any:
-    """What makes a report differ from the one before; time alone does not."""
+    """Return the content that makes a report differ from the one before; time alone does not."""
     trials = [(r.number, r.state, r.score, len(r.curve), r.run_id) for r in facts.records]
     return facts.state, trials, facts.parts, [(s.trial, s.iteration) for s in facts.slices]
 
 
-# -- The best trials as a table for the description of a study's run, where links work by a click
+# -- The best trials as a table in the description of a study's run ----------------------------
 
 BEGIN = "| Rank |"
-"""How the table begins, by which it is found again."""
+"""First characters of the table, by which it is found again."""
 
 
 _ROWS = 10
@@ -173,7 +176,10 @@ _KEYS = 6
 
 
 def best_table(facts: Facts) -> str:
-    """Markdown after `BEGIN`; empty while no trial has a run and a score."""
+    """Return the table in Markdown without its start `BEGIN`.
+
+    The table is empty until a trial has a run and a score.
+    """
     shown = [r for r in facts.records if r.run_id and r.score is not None][:_ROWS]
     if not shown:
         return ""
@@ -197,15 +203,15 @@ def best_table(facts: Facts) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that ends no cell and begins no markup."""
+    """Return text, escaped so that it can neither end a cell nor begin markup."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]<>|" else c for c in text)
 
 
-# -- The page of a study as a file, for those who have no MLflow server at hand ----------------
+# -- The page of a study as a file, for use without an MLflow server ---------------------------
 
 
 def write_report(opened: OpenStudy, store: Store, output: Path, *, overwrite: bool = False) -> None:
-    """Write the page to `output`, without slices and parts of scores where the store lacks them.
+    """Write the page to `output`; slices and parts of scores are left out if the store lacks them.
 
     Errors: `UsageError` if `output` is no HTML file; `DataError` if it exists and `overwrite` is
     off; `CycleGANError` if the store fails.
@@ -217,7 +223,7 @@ def write_report(opened: OpenStudy, store: Store, output: Path, *, overwrite: bo
 
 
 def state_of(opened: OpenStudy) -> str:
-    """`running`, `finished` or `interrupted`, by the study's trials."""
+    """Return `running`, `finished` or `interrupted`, according to the study's trials."""
     states = {trial.state for trial in opened.trials()}
     if "running" in states:
         return "running"

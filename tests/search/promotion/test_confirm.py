@@ -44,7 +44,7 @@ def made(scores: Mapping[int, list[float]]) -> Confirmation:
         # s = 1 each: sqrt(1/2 + 1/2) = 1
         ({3: [5.0, 5 + math.sqrt(2)], 1: [2.0, 2 + math.sqrt(2)]}, 3.0, 1.0, "more than"),
         ({3: [2.5, 2.5 + math.sqrt(2)], 1: [2.0, 2 + math.sqrt(2)]}, 0.5, 1.0, "less than"),
-        ({3: [2.0], 1: [1.0]}, 1.0, math.nan, "says nothing of the noise"),
+        ({3: [2.0], 1: [1.0]}, 1.0, math.nan, "says nothing about the noise"),
         ({3: [2.0, 4.0]}, math.nan, math.nan, "trial 3: mean 3.00"),
     ],
 )
@@ -170,5 +170,5 @@ def test_seeds_that_the_study_trained_itself_count(
 def test_more_trials_than_are_complete_are_refused(
     written: Callable[..., OpenStudy], store: Store
 ) -> None:
-    with pytest.raises(DataError, match="has 2 complete trials, 3 are asked for"):
+    with pytest.raises(DataError, match="has 2 complete trials, but you asked for 3"):
         confirm(written([1.0, 2.0]), top=3, seeds=2, store=store, console=QUIET)

@@ -141,7 +141,9 @@ def test_more_steps_go_on_and_make_a_version_of_their_own_only_if_better(
     improved = (more.finished.best_score or 0) > (first.finished.best_score or 0)
     assert more.registered.new == improved
     assert len(store.registry.versions("s")) == 1 + improved
-    with pytest.raises(ConfigError, match=r"began with --from-scratch.*asked for is --continue"):
+    with pytest.raises(
+        ConfigError, match=r"began with --from-scratch.*but you asked for --continue"
+    ):
         promote(opened, store=store, console=QUIET, start="continue")
 
 
@@ -216,8 +218,8 @@ def test_the_study_s_file_and_the_call_change_what_they_name(
         (["--trial", "1", "--top", "2"], 2, "--trial and --top choose trials both"),
         (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm choose trials both"),
         (["--confirm", "nine"], 2, "--confirm nine: TRIALSxSEEDS is wanted"),
-        (["--confirm", "9x2"], 1, "has 2 complete trials, 9 are asked for"),
-        (["--top", "3"], 1, "has 2 complete trials, 3 are asked for"),
+        (["--confirm", "9x2"], 1, "has 2 complete trials, but you asked for 9"),
+        (["--top", "3"], 1, "has 2 complete trials, but you asked for 3"),
         # Before anything is trained, not after the confirmation.
         (["--confirm", "2x2", "--continue"], 1, "holds no checkpoint; promote with --from-scratch"),
     ],
@@ -386,7 +388,8 @@ def test_what_is_told_of_a_registration() -> None:
 
     assert text(True, None) == "m@2, score 1.50, is champion now"
     assert (
-        text(True, version(1, 1.25)) == "m@2, score 1.50, is champion now, before m@1, score 1.25"
+        text(True, version(1, 1.25))
+        == "m@2, score 1.50, is champion now, replacing m@1, score 1.25"
     )
     assert text(False, version(1, 2.0)) == "m@2, score 1.50; champion stays m@1, score 2.00"
     assert text(False, version(1, None)) == "m@2, score 1.50; champion stays m@1, chosen by hand"

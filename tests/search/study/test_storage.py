@@ -124,7 +124,7 @@ def test_the_storage_is_remembered_without_its_password(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("studies.db", "not an address of a database"),
-        ("oracle://host/db", "Optuna stores in postgresql, mysql, sqlite"),
+        ("oracle://host/db", "Optuna supports postgresql, mysql, sqlite"),
         ("sqlite://", "a database in memory can't be shared"),
     ],
 )
