@@ -75,10 +75,12 @@ def python_in(page: str) -> str:
 def test_the_python_in_the_readme_calls_what_there_is() -> None:
     (line, *_) = ast.parse(python_in("README.md")).body
     assert isinstance(line, ast.ImportFrom)
-    names = {alias.name for alias in line.names}
     if "run_study" not in workbench.__all__:
         pytest.skip("workbench has no Python API for studies yet")
-    assert line.module == "workbench" and names <= set(workbench.__all__)
+    for _ in range(2):  # a module of the same name takes a function's place at its first import
+        given: dict[str, Any] = {}
+        exec(ast.unparse(line), given)
+        assert all(callable(given[alias.name]) for alias in line.names)
 
 
 def test_the_callback_in_the_tour_runs(
