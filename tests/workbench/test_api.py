@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-import search
+import workbench
 from cyclegan import Config, load_config
 from cyclegan.config import HPOptimizer
 from cyclegan.errors import ConfigError, DataError, UsageError
@@ -42,13 +42,13 @@ def test_the_printed_blocks_train(
     block: str, project: Path, datasets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As printed, but for the paths, and for sizes that a test can afford."""
-    train, finished = search.train, []
+    train, finished = workbench.train, []
 
     def smaller(**arguments: Any) -> None:
         paths = {"data_A": str(datasets[0]), "data_B": str(datasets[1])}
         finished.append(train(**arguments | SMALL | paths | {"steps": 2, "quiet": True}))
 
-    monkeypatch.setattr(search, "train", smaller, raising=False)
+    monkeypatch.setattr(workbench, "train", smaller, raising=False)
     exec(block, {})
     (done,) = finished
     assert (done.result.outcome, done.result.step) == ("completed", 2)
@@ -105,10 +105,10 @@ def test_an_existing_run_is_continued_only_if_asked(
     project: Path, datasets: tuple[Path, Path]
 ) -> None:
     arguments = SMALL | {"data_A": str(datasets[0]), "data_B": str(datasets[1]), "quiet": True}
-    assert search.train(**arguments, steps=1).result.step == 1
+    assert workbench.train(**arguments, steps=1).result.step == 1
     with pytest.raises(DataError, match="holds a training already"):
-        search.train(**arguments, steps=2)
-    assert search.train(**arguments, steps=2, resume=True).result.step == 2
+        workbench.train(**arguments, steps=2)
+    assert workbench.train(**arguments, steps=2, resume=True).result.step == 2
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -141,17 +141,52 @@ def test_evaluate_enhances_every_validation_volume_in_its_region(
     project: Path, datasets: tuple[Path, Path]
 ) -> None:
     arguments = SMALL | {"data_A": str(datasets[0]), "data_B": str(datasets[1]), "quiet": True}
-    search.train(**arguments, run_name="t", steps=1)
+    workbench.train(**arguments, run_name="t", steps=1)
     entry = {"path": str(datasets[0].parent / "fast_validate.h5"), "dset": "data"}
     region = {"ROI0": [8, 24]}
     spec = {"train": [entry], "validate": [entry | region]}
     Path("e.json").write_text(json.dumps(spec))
     call = {"modelfile": "results/t/save/generator.pt", "ev_name": "first", "quiet": True}
-    (output,) = search.evaluate(datafile="e.json", SR=1, trust=False, **call)
+    (output,) = workbench.evaluate(datafile="e.json", SR=1, trust=False, **call)
     assert output.relative_to(project) == Path("eval/first/fast_validate.h5")
     with h5py.File(output) as handle:
         assert handle["data"].shape == (16, 40, 40)
     with pytest.raises(UsageError, match=r"SR = 2: .* changes the resolution by 1"):
-        search.evaluate(datafile="e.json", SR=2, **call)
+        workbench.evaluate(datafile="e.json", SR=2, **call)
     with pytest.raises(UsageError, match="a plain name"):
-        search.evaluate(datafile="e.json", SR=1, **call | {"ev_name": "../first"})
+        workbench.evaluate(datafile="e.json", SR=1, **call | {"ev_name": "../first"})
+
+
+def test_no_module_hides_a_function_of_the_api() -> None:
+    """`from workbench import train` gives the function, whatever was imported before."""
+    import pkgutil
+
+    modules = {module.name for module in pkgutil.iter_modules(workbench.__path__)}
+    assert not modules & set(workbench.__all__)
+    assert all(callable(getattr(workbench, name)) for name in workbench.__all__)
+
+
+def test_a_study_becomes_an_enhanced_volume_from_python(
+    project: Path, small: dict[str, Any], datasets: tuple[Path, Path]
+) -> None:
+    """Search, promote, enhance: each returns what the next one needs, and prints nothing."""
+    (project / "studies").mkdir(exist_ok=True)
+    changes = {"trials": 1, "steps": 8, "pruner": {"name": "none", "prune_after": 4}}
+    content = small | changes | {"promote": {"steps": 10, "start": "continue"}}
+    (project / "studies" / "small.yaml").write_text(json.dumps(content))
+    study = workbench.run_study("studies/small.yaml", quiet=True)
+    assert [trial.state for trial in study.trials()] == ["complete"]
+    promoted = workbench.promote("small", quiet=True)
+    assert (promoted.trial, promoted.finished.result.step) == (study.best().number, 10)
+    volume = datasets[0].with_name("fast_validate.h5")
+    (result,) = workbench.enhance(
+        volume,
+        model=f"small:{promoted.trial}",
+        output="enhanced.h5",
+        trust=False,
+        report=False,
+        quiet=True,
+    )
+    with h5py.File(result.path) as file:
+        assert file["data"].shape == (32, 40, 40)
+    assert result.to_dict()["run_id"] == result.run_id
