@@ -1,6 +1,6 @@
 """Tracking: every run, metric, picture and volume in an MLflow store.
 
-The one room that imports mlflow.
+The only room that imports mlflow.
 
 ```
 store = Store.open()                                   # tracking/store.py: the project's own store

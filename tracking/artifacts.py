@@ -1,8 +1,8 @@
-"""The files of a run: where they lie, how large they are, and removing them.
+"""The files of a run: find, measure and remove them, and add large ones.
 
-On this machine they are measured by walking the folder; behind a server its listing tells the
-sizes. What is removed lies in the store's own artifact folder, in `<run id>/artifacts`, or it is
-not removed: symbolic links are never followed.
+On this machine sizes come from walking the folder, behind a server from its listing. Files are
+removed only if they lie in `<run id>/artifacts` in the store's own artifact folder; symbolic links
+are never followed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 REQUESTS = 200
-"""Listings asked of a server for one run, one a folder, before its size is left open."""
+"""Most listings requested from a server for one run, one per folder; else its size is unknown."""
 _FOLDER = "artifacts"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -43,7 +43,7 @@ class Artifact:
     """One file of a run."""
 
     path: str
-    """Within the run's artifacts, such as `volumes/cycle_40.h5`."""
+    """Path within the run's artifacts, such as `volumes/cycle_40.h5`."""
     bytes: int
 
 
@@ -53,12 +53,12 @@ class Artifacts:
     def __init__(self, client: MlflowClient, location: Location, run: RunInfo) -> None:
         self.run, self._client, self._location = run, client, location
         self.folder = local_folder(location, run.artifact_uri)
-        """Where they lie on this machine; None if they lie elsewhere."""
+        """Their folder on this machine; None if they lie elsewhere."""
 
     def files(self, requests: int = REQUESTS) -> list[Artifact] | None:
-        """All files by path; None if more than `requests` folders behind a server hold them.
+        """Return all files by path; None if a server has them in more than `requests` folders.
 
-        With -1 they are listed whatever that takes.
+        With -1 all are listed, however many requests that takes.
         """
         if self.folder is not None:
             return sorted(walk(self.folder), key=lambda file: file.path)
@@ -80,7 +80,7 @@ class Artifacts:
         return sorted(found, key=lambda file: file.path)
 
     def out_of_reach(self) -> str | None:
-        """Why these files can't be removed from here; None if they can."""
+        """Return the reason why these files can't be removed from here; None if they can."""
         if self.folder is None:
             return self._elsewhere()
         if self._location.artifacts is None:  # a server that leaves its files to its clients
@@ -96,13 +96,13 @@ class Artifacts:
         if not self._location.is_server:
             return "its files lie behind an MLflow server; name that with --tracking-uri http://..."
         if not urlsplit(uri).path.rstrip("/").endswith(f"/{self.run.id}/{_FOLDER}"):
-            return f"its files lie in {uri}, which is no folder of its own"
+            return f"its files lie in {uri}, which is not a folder of its own"
         return None
 
     def remove(self, wanted: Callable[[str], bool] | None = None) -> int:
-        """Remove all files, or those whose path is `wanted`; the bytes that were freed.
+        """Remove all files, or those whose path is `wanted`, and return the freed bytes.
 
-        Of a folder behind a server that is too large to list (see `files`) they are not known: 0.
+        Return 0 for files behind a server in too many folders to list (see `files`).
 
         Errors: `CycleGANError` if they are out of reach, or the disk or the server refuses.
         """
@@ -132,7 +132,7 @@ class Artifacts:
 
 
 def local_path(uri: str) -> Path | None:
-    """The folder on this machine that a `file:` URI or a path names; None for other addresses."""
+    """Return the folder on this machine that a path or a `file:` URI names; None for others."""
     if uri.startswith("/"):
         return Path(os.path.normpath(uri))
     parts = urlsplit(uri)
@@ -142,9 +142,10 @@ def local_path(uri: str) -> Path | None:
 
 
 def local_folder(location: Location, uri: str) -> Path | None:
-    """Where the artifacts `uri` of a run lie on this machine.
+    """Return the folder on this machine with the artifacts `uri` of a run; None for others.
 
-    What a server took in for an embedded store (`mlflow-artifacts:`) lies below the store's folder.
+    Files that a server received for an embedded store (`mlflow-artifacts:`) lie below the store's
+    folder.
     """
     parts = urlsplit(uri)
     if parts.scheme == "mlflow-artifacts" and location.database and location.artifacts:
@@ -154,19 +155,19 @@ def local_folder(location: Location, uri: str) -> Path | None:
 
 
 def misplaced(folder: Path, run_id: str, root: Path | None) -> str | None:
-    """Why `folder` is not the artifact folder of that run below `root`; None if it is."""
+    """Return the reason why `folder` is not the run's artifact folder below `root`, or None."""
     real = folder.resolve()
     if folder.is_symlink() or folder.parent.is_symlink():
         return f"its files lie behind a link, {folder}"
     if (real.parent.name, real.name) != (run_id, _FOLDER):
-        return f"its files lie in {folder}, which is no folder of its own"
+        return f"its files lie in {folder}, which is not a folder of its own"
     if root is not None and root.resolve() not in real.parents:
         return f"its files lie in {folder}, outside of {root}"
     return None
 
 
 def walk(folder: Path) -> Iterator[Artifact]:
-    """The files below `folder`; a link is a file of its own, and hard links count once."""
+    """Yield the files below `folder`; a link counts as a file, and hard links count once."""
     seen: set[tuple[int, int]] = set()
     for parent, names, files in os.walk(folder):
         links = [name for name in names if Path(parent, name).is_symlink()]
@@ -184,9 +185,10 @@ def walk(folder: Path) -> Iterator[Artifact]:
 
 
 def orphans(root: Path, owners: Callable[[], Sequence[str]]) -> list[tuple[Path, int]]:
-    """Folders named like a run, below `root` or a folder in it, of no run; with their bytes.
+    """Return folders that are named like a run but belong to none, with their size in bytes.
 
-    `owners` gives the ids of all runs. It is called last: a run is known before its folder is made.
+    They lie in `root` or in a folder of an experiment in it. `owners` returns the ids of all runs.
+    It is called last, as a run is known before its folder is made.
     """
     folders = [*_run_folders(root)]
     for child in sorted(root.iterdir()) if root.is_dir() else ():
@@ -211,7 +213,7 @@ def remove_orphan(root: Path, folder: Path) -> None:
     """Remove a folder found by `orphans`. Errors: `CycleGANError` in one line."""
     real = folder.resolve()
     if folder.is_symlink() or root.resolve() not in real.parents or not _RUN_ID.match(real.name):
-        raise CycleGANError(f"{folder}: it lies behind a link or outside of {root}; left")
+        raise CycleGANError(f"{folder}: it lies behind a link or outside of {root}; not removed")
     try:
         _remove_here(folder, None)
     except OSError as error:
@@ -219,9 +221,10 @@ def remove_orphan(root: Path, folder: Path) -> None:
 
 
 def _remove_here(folder: Path, files: Sequence[Artifact] | None) -> None:
-    """Remove these files of `folder` and what becomes empty, or the folder; gone already is fine.
+    """Remove `files` of `folder` and folders that become empty; if None, remove `folder`.
 
-    `shutil.rmtree` goes by open folders: a link put in its way meanwhile is not followed.
+    Files that are already gone are no error. `shutil.rmtree` works with open folders: it does not
+    follow a link that is put in its way meanwhile.
     """
     if files is None:
         shutil.rmtree(folder, onerror=_unless_gone)
@@ -236,29 +239,29 @@ def _remove_here(folder: Path, files: Sequence[Artifact] | None) -> None:
 
 
 def _unless_gone(function: object, path: object, failed: object) -> None:
-    """Raise what `shutil.rmtree` met, but for files that somebody else removed just now."""
+    """Raise the error of `shutil.rmtree`, unless somebody else has just removed the file."""
     error = failed[1] if isinstance(failed, tuple) else None
     if isinstance(error, BaseException) and not isinstance(error, FileNotFoundError):
         raise error
 
 
-# -- A large file among a run's artifacts: only if there is room for it, and whole or not at all
+# -- Large files: copied only if there is room, and completely or not at all -------------------
 
 Progress = Callable[[int], object]
-"""Told the bytes that are copied."""
+"""Function that receives the number of copied bytes."""
 
 
 SPARE = 1 << 28
-"""Bytes that stay free on the disk: a database on it that can't grow is worse than no copy."""
+"""Bytes to leave free on the disk: a database that can't grow is worse than no copy."""
 _BLOCK = 16 << 20
 
 
 def log_large_file(
     store: Store, run_id: str, path: Path, folder: str, *, progress: Progress = lambda done: None
 ) -> str:
-    """Copy `path` among the artifacts of a run, into `folder`; the artifact's path.
+    """Copy `path` into `folder` of a run's artifacts and return the artifact's path.
 
-    On this machine it is copied block by block, a server gets it through MLflow. It never waits in
+    On this machine it is copied block by block; a server gets it through MLflow. It never waits in
     the outbox, which would hold it a second time.
 
     Errors: `CycleGANError` if there is no room, or the store does not take it.

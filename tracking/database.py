@@ -1,4 +1,4 @@
-"""Where the runs are: which store is meant, and making a fresh embedded one.
+"""Locate the store, create a fresh embedded one, and set MLflow's environment variables.
 
 The embedded store is one SQLite file with a folder `artifacts` beside it.
 """
@@ -28,23 +28,23 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Location:
-    """A store's address."""
+    """The address of a store."""
 
     uri: str
-    """As MLflow wants it; paths in it are absolute."""
+    """Address in MLflow's form; paths in it are absolute."""
     artifacts: str | None
-    """URI of the folder that new experiments keep their files in; None: the server chooses."""
+    """URI of the folder for files of new experiments; None if the server chooses it."""
     database: Path | None
-    """The SQLite file, if that is what it is."""
+    """The SQLite file of an embedded store; None for other stores."""
 
     @property
     def is_server(self) -> bool:
-        """Whether an MLflow server is asked, rather than a database."""
+        """True if the store is an MLflow server rather than a database."""
         return self.uri.startswith("http")
 
     @property
     def outboxes(self) -> Path:
-        """The folder on this machine for what the store could not take; see `tracking.outbox`."""
+        """Folder on this machine for the outboxes of runs; see `tracking.outbox`."""
         mlruns = self.database.parent if self.database else project_root() / "mlruns"
         return mlruns / "journal"
 
@@ -53,9 +53,9 @@ class Location:
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory up, with `studies` and `mlruns` in it.
+    """Return the nearest folder, from the working directory up, with `studies` and `mlruns` in it.
 
-    The working directory itself if there is none.
+    Return the working directory itself if there is none.
     """
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
@@ -65,9 +65,9 @@ def project_root() -> Path:
 
 
 def locate(tracking_uri: str | None = None) -> Location:
-    """The store meant: the argument, else `MLFLOW_TRACKING_URI`, else the project's embedded one.
+    """Return the location of `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
 
-    Errors: `UsageError` for something that is no address of a store.
+    Errors: `UsageError` for a URI that is not the address of a store.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     folder = project_root() / "mlruns"
@@ -76,7 +76,7 @@ def locate(tracking_uri: str | None = None) -> Location:
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in _SCHEMES:
         raise UsageError(
-            f"tracking URI '{hide_password(uri)}' is none of a store; give "
+            f"tracking URI '{hide_password(uri)}' is not the address of a store; give "
             "sqlite:///path/mlflow.db, postgresql://user@host/database or http://host:port"
         )
     if scheme == "sqlite":
@@ -95,7 +95,7 @@ def _embedded(database: Path) -> Location:
 
 
 def ensure(location: Location) -> None:
-    """Make sure the store can be used: create a fresh embedded one, try to reach any other.
+    """Make sure that the store can be used: create a missing embedded one, try to reach any other.
 
     Errors: `CycleGANError` in one line if it can't be reached or its file is damaged.
     """
@@ -111,7 +111,7 @@ def ensure(location: Location) -> None:
 
 
 def _create(location: Location, database: Path) -> None:
-    """Make the tables in a file beside `database` and rename it, so that it is never half made."""
+    """Create the tables in a file beside `database`, then rename it: it is never half made."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     temporary = database.with_name(f".{database.name}.{os.getpid()}.part")
@@ -127,7 +127,7 @@ def _create(location: Location, database: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(database: Path) -> Iterator[None]:
-    """Exclusive among processes; the lock goes with the process that holds it."""
+    """Hold an exclusive lock among processes; it ends with the process that holds it."""
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         handle = database.with_name(f".{database.name}.lock").open("w")
@@ -157,7 +157,7 @@ def _check_file(database: Path) -> None:
         ) from error
     if "experiments" not in tables or "alembic_version" not in tables:
         raise CycleGANError(
-            f"{database}: this is no tracking database of MLflow; name another with --tracking-uri"
+            f"{database}: this is not an MLflow tracking database; name another with --tracking-uri"
         )
 
 
@@ -177,20 +177,20 @@ def _reach(location: Location) -> None:
         ) from error
 
 
-# -- MLflow's settings for this process: no telemetry, no chatter, no waiting for ever ---------
+# -- MLflow's settings for this process: no telemetry, little output, short waits --------------
 #
-# MLflow reads most of them when it is imported, so every import of mlflow in this room stands
-# inside a function and after a call of `prepare`. This also keeps `import tracking` quick: mlflow
+# MLflow reads most of them when it is imported, so every import of mlflow in this room is inside a
+# function and after a call of `prepare`. This also keeps `import tracking` quick: importing mlflow
 # takes more than a second.
 
 _SETTINGS = {
-    # Else the first use looks up a host in the internet.
+    # Otherwise the first use looks up a host on the internet.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # With a server, the end of a run would print its address among the results on standard output.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # With MLflow's seven retries a server that is down holds a training up for minutes.
+    # With MLflow's seven retries a server that is down would hold up a training for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
@@ -203,16 +203,16 @@ def prepare() -> None:
     for name, level in (
         ("mlflow", logging.WARNING),
         ("alembic", logging.WARNING),
-        # Its retries: what comes of them is told by us.
+        # It logs retries; we report their outcome ourselves.
         ("urllib3.connectionpool", logging.ERROR),
-        # Prints a traceback of each error that it raises as well.
+        # It prints a traceback of each error, which it raises as well.
         ("mlflow.store.db.utils", logging.CRITICAL),
     ):
         logging.getLogger(name).setLevel(level)
 
 
 def child_environment() -> dict[str, str]:
-    """Environment for an MLflow process that must obey its arguments alone."""
+    """Return the environment for an MLflow process that must obey its arguments alone."""
     variables = {**os.environ, **_SETTINGS}
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI"):
         variables.pop(name, None)

@@ -1,10 +1,10 @@
-"""Deleting runs for real: hidden first, then their files, then their rows in the database.
+"""Delete runs for good: hide them, then remove their files, then their rows in the database.
 
-In this order a run that was begun to be deleted is never lost from sight with its files still
-there: killed or interrupted in between, it is one that was deleted in the user interface, and the
-next call finishes it. `mlflow gc` does the same three steps, but with `--run-ids`, too, it removes
-every experiment that was deleted in the user interface with all its runs (seen in 3.17), and it
-follows the address in the database wherever that leads.
+With this order no files are left behind without a run. If the process is killed in between, the run
+looks like one that was deleted in the user interface, and the next call finishes the deletion.
+`mlflow gc` takes the same three steps. But even with `--run-ids` it removes every experiment that
+was deleted in the user interface with all its runs (seen in 3.17), and it follows the address in
+the database wherever that leads.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
     from tracking.store import Store
 
 FREED = "files_freed"
-"""Tag of a run without its large files: when they were removed."""
+"""Tag of a run without its large files, with the time at which they were removed."""
 _GONE = "somebody else deleted it meanwhile"
 _FRESH_S = 10.0
-"""A plan older than that is made anew: somebody may have promoted a trial meanwhile."""
+"""Seconds after which a plan is made again: somebody may have promoted a trial meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Freed:
-    """What became of one run of a plan."""
+    """The outcome for one run of a plan."""
 
     run: RunInfo
     rule: RuleName
     bytes: int = 0
     rows: bool = False
-    """Its rows in the database are freed, too; a server keeps them, marked as deleted."""
+    """True if its database rows were removed, too; a server keeps them, marked as deleted."""
     kept: str = ""
-    """Why it was left after all."""
+    """Reason why it was not deleted after all."""
     error: str = ""
-    """Why its files could not be removed; it is hidden now, and the next call tries again."""
+    """Reason why its files could not be removed; it is hidden, and the next call tries again."""
 
 
 def survey(store: Store) -> Stored:
-    """All that decisions are made from. Errors: `CycleGANError` if the store can't be read."""
+    """Read all that the rules need. Errors: `CycleGANError` if the store can't be read."""
     runs = store.search(stage="all")
     reasons = {run.id: store.artifacts(run).out_of_reach() for run in runs}
     return Stored(
@@ -63,9 +63,9 @@ def survey(store: Store) -> Stored:
 def carry_out(
     store: Store, agreed: Plan, rules: Rules, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Freed]:
-    """Delete the runs of `agreed`, one after another, as far as `rules` still give them free.
+    """Delete the runs of `agreed` one by one, as long as `rules` still free them.
 
-    Errors: `CycleGANError` if the store fails; what was done until then stays done.
+    Errors: `CycleGANError` if the store fails; runs deleted before that stay deleted.
     """
     current, made = survey(store), clock()
     ids = plan(current, rules).ids
@@ -76,7 +76,7 @@ def carry_out(
         if run.id not in current.by_id:
             yield Freed(run=run, rule=rule, kept=_GONE)
         elif run.id not in ids:
-            yield Freed(run=run, rule=rule, kept="it is wanted or in use since")
+            yield Freed(run=run, rule=rule, kept="it is needed or in use by now")
         else:
             yield _free_or_gone(store, run, rule, current, artifacts_only=rules.artifacts_only)
 
@@ -84,7 +84,7 @@ def carry_out(
 def _free_or_gone(
     store: Store, run: RunInfo, rule: RuleName, current: Stored, *, artifacts_only: bool
 ) -> Freed:
-    """Free `run`; that another process deletes it in the same moment is no failure."""
+    """Free `run`; it is no failure if another process deletes it at the same moment."""
     try:
         now = _stored_now(store, run)
         if now is not None:
@@ -119,25 +119,25 @@ def _free(
 
 
 class Remover:
-    """What is changed of a run in the database so that it can go."""
+    """Mark, hide and remove runs in the database."""
 
     def __init__(self, client: MlflowClient, where: str, *, is_server: bool) -> None:
         self._client, self._where, self._is_server = client, where, is_server
 
     def mark(self, run_id: str) -> None:
-        """Say in a tag that the large files are gone."""
+        """Tag a run as one without its large files."""
         with translated(f"{self._where}: run {run_id} can't be marked"):
             self._client.set_tag(run_id, FREED, time.strftime("%Y-%m-%d %H:%M"))
 
     def hide(self, run_id: str) -> None:
-        """Delete as the user interface does: it is hidden, nobody can continue it."""
+        """Delete a run as the user interface does: it is hidden, and nobody can continue it."""
         with translated(f"{self._where}: run {run_id} can't be deleted"):
             self._client.delete_run(run_id)
 
     def free_rows(self, run_id: str) -> bool:
-        """Remove a hidden run's metrics, parameters and tags; whether that can be done from here.
+        """Remove a hidden run's metrics, parameters and tags; return False if a server keeps them.
 
-        One that is gone already is fine.
+        A run that is already gone is no error.
         """
         from mlflow.exceptions import MlflowException
 

@@ -1,7 +1,7 @@
-"""From the trainer's metrics to points in charts: pure functions, no store.
+"""Turn the trainer's metrics into samples for charts: pure functions without a store.
 
-Every chart's x axis is the iteration, which no rollback rewinds: a step logged twice would draw a
-saw-tooth. The training step is a curve of its own, `step`.
+The x axis of every chart is the iteration, which no rollback rewinds: a step logged twice would
+draw a saw-tooth. The training step is a curve of its own, `step`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Sample:
 
 
 def row_values(row: Row) -> dict[str, float]:
-    """A row as it is charted: `step`, its losses, and rates in place of truth tables' counts."""
+    """Return a row as charted: `step`, its losses, and rates in place of truth tables' counts."""
     values = {name: value for name, value in row.values.items() if not name.startswith("truth/")}
     for name in DISCRIMINATORS:
         counts = {
@@ -43,9 +43,9 @@ def row_values(row: Row) -> dict[str, float]:
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
-    """The rows as one, at the place of the last: means of what is finite, sums of counts.
+    """Return the rows as one in place of the last: means of finite values, sums of counts.
 
-    A value that never is finite stays NaN.
+    A value that is never finite stays NaN.
     """
     values: dict[str, float] = {}
     for name in dict.fromkeys(name for row in rows for name in row.values):
@@ -57,9 +57,9 @@ def mean_row(rows: Sequence[Row]) -> Row:
 
 
 def spans(rows: Sequence[Row], ends: Iterable[int]) -> dict[int, list[Row]]:
-    """The rows in groups that end at the given iterations, by these; later rows are in none.
+    """Group rows by the iterations `ends` at which the groups end; drop later rows.
 
-    `rows` are in order; iterations without a row have no group.
+    `rows` are in order; an end without rows has no group.
     """
     groups: dict[int, list[Row]] = {}
     wanted = iter(sorted(set(ends)))
@@ -74,10 +74,10 @@ def spans(rows: Sequence[Row], ends: Iterable[int]) -> dict[int, list[Row]]:
 
 
 def rates(*, TP: float, FN: float, FP: float, TN: float) -> dict[str, float]:
-    """What a discriminator's counts say, of patches real and generated.
+    """Return rates from a discriminator's counts of real and generated patches.
 
-    `accuracy`: share judged right, 0.5 if it guesses. `false_positive_rate`: share of the
-    generated ones it took for real, which is the generator's success.
+    `accuracy`: share of patches judged right, 0.5 if it guesses. `false_positive_rate`: share of
+    the generated patches that it took for real, which is the generator's success.
     """
     judged, generated = TP + FN + FP + TN, FP + TN
     return {
@@ -87,18 +87,18 @@ def rates(*, TP: float, FN: float, FP: float, TN: float) -> dict[str, float]:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Without NaN and infinity: MLflow stores infinity as 1.8e308, and the chart is a flat line."""
+    """Drop NaN and infinity: MLflow stores infinity as 1.8e308, which flattens the chart."""
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def metric_name(name: str) -> str:
-    """`name` with what MLflow allows in names; loss terms may be called anything."""
+    """Return `name` with only characters that MLflow allows; loss terms may have any name."""
     parts = [re.sub(r"[^\w.\- ]", "_", part).strip() for part in name.split("/")]
     return "/".join(part for part in parts if part.strip(".")) or "_"
 
 
 def merge(samples: Iterable[Sample]) -> list[Sample]:
-    """One sample an iteration, in order; a later one's value beats an earlier one's."""
+    """Return one sample per iteration, in order; later values replace earlier ones."""
     merged: dict[int, Sample] = {}
     for sample in samples:
         known = merged.get(sample.iteration)
@@ -111,7 +111,7 @@ def merge(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def batches(samples: Sequence[Sample], limit: int) -> list[list[Sample]]:
-    """Groups with at most `limit` values each; a sample is never split."""
+    """Split samples into groups of at most `limit` values each; a sample is never split."""
     result: list[list[Sample]] = []
     size = limit
     for sample in samples:
@@ -126,7 +126,7 @@ def batches(samples: Sequence[Sample], limit: int) -> list[list[Sample]]:
 def interpolate(
     iterations: Sequence[int], first: tuple[int, float], last: tuple[int, float]
 ) -> list[int]:
-    """Wall times in ms of `iterations`, from (iteration, seconds) at the ends of the span."""
+    """Return wall times in ms of `iterations`, from (iteration, seconds) at the span's ends."""
     (begin, time_begin), (end, time_end) = first, last
     rate = (time_end - time_begin) / max(end - begin, 1)
     return [round(1000 * (time_begin + (i - begin) * rate)) for i in iterations]

@@ -1,4 +1,4 @@
-"""MLflow's many exceptions as the project's own, in one line."""
+"""Translate MLflow's many exceptions into the project's own, with messages of one line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cyclegan.errors import CycleGANError
 
 
 def hide_password(uri: str) -> str:
-    """`uri` as it may stand in a message or a log."""
+    """Return `uri` without its password, for messages and logs."""
     return re.sub(r"://([^/:@]*):[^@/]*@", r"://\1:***@", uri)
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; database libraries add the whole statement below."""
+    """Return an exception's message in one line; database libraries append the whole statement."""
     if "Max retries exceeded" in str(error):  # hundreds of characters, the reason in the middle
         address = re.search(r"(https?://[^/\s]+)/", str(error))
         reason = re.search(
@@ -29,7 +29,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn failures of the store inside the block into `CycleGANError`: `doing` + what happened."""
+    """Turn failures of the store inside the block into `CycleGANError`: `doing` and the reason."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError

@@ -1,9 +1,9 @@
-"""A command that does not outlive the process that started it, even if that one is killed.
+"""Run a command that ends with the process that started it, even if that process is killed.
 
-    python leash.py COMMAND ...    with a pipe as standard input, held open by the starter
+    python exit_with_parent.py COMMAND ...    with a pipe from the starter as standard input
 
-The pipe closes when the starter ends, however it ends; then the command and its children are asked
-to end, and killed if they don't. This file is run by its path, so it imports nothing of ours.
+The pipe closes when the starter ends, however it ends. Then the command and its children get
+SIGTERM, and SIGKILL if they don't end. This file is run by its path, so it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 import threading
 
 PATIENCE = 10.0
-"""Seconds to end in, once asked."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 def main(command: list[str]) -> None:
-    """Run `command` in this process's group; ends with its exit code."""
-    # A signal to the group is meant for the command, which this waits for. Not SIG_IGN: the
-    # command would inherit that.
+    """Run `command` in this process's group, then exit with its exit code."""
+    # A signal to the group is meant for the command; this process waits for the command to end.
+    # Not SIG_IGN: the command would inherit it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Configurations as MLflow's parameters: flat text by dotted name."""
+"""Turn configurations into MLflow parameters: flat text by dotted name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from cyclegan.config import Config
 
 MAX_LENGTH = 6000
-"""Characters; MLflow cuts longer values without a word."""
+"""Longest value of a parameter, in characters; MLflow cuts longer ones silently."""
 
-# Set by the machine and the taste, not by the question asked: they would only fill the table that
-# compares runs. `config.yaml` among the run's artifacts has them.
+# These depend on the machine or on taste and would only fill the table that compares runs. The
+# run's artifact `config.yaml` has them.
 _NEVER = (
     *("run_name", "lossNames", "data_A", "data_B", "device", "threads", "memory_budget_gb"),
     *("log_every", "volumes_mb"),
@@ -27,7 +27,7 @@ _ALWAYS = (
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted names, everything else as text.
+    """Return nested mappings as one mapping from dotted names to text.
 
     A list of one item is written as the item: `lambdas.C_A` = `100.0`, which charts can use as a
     number.
@@ -42,14 +42,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def as_text(value: Any) -> str:
-    """The text of one value; numbers so that `float` reads back the same."""
+    """Return the text of one value; `float` reads numbers back unchanged."""
     if isinstance(value, list | tuple):
         return as_text(value[0]) if len(value) == 1 else json.dumps(list(value), default=str)
     return value if isinstance(value, str) else str(value)
 
 
 def same(first: str, second: str) -> bool:
-    """Whether two texts stand for the same value: `1`, `1.0` and `1e0` do."""
+    """Return True if two texts stand for the same value, as `1`, `1.0` and `1e0` do."""
     if first == second:
         return True
     try:
@@ -59,10 +59,10 @@ def same(first: str, second: str) -> bool:
 
 
 def compared(config: Config) -> dict[str, str]:
-    """What of a configuration is worth a parameter, flat, what matters most first.
+    """Return the settings by which runs are compared, flat, the most important ones first.
 
-    Of all that is rarely changed only what is not the default: MLflow writes every parameter of a
-    run over each of its pictures, and a table of seventy columns is not looked at.
+    Rarely changed settings are included only if they differ from the default: MLflow writes every
+    parameter of a run over each of its pictures, and nobody reads a table of seventy columns.
     """
     values = config.to_dict()
     usual = flatten(type(config)(data_A="", data_B="").to_dict())
@@ -70,7 +70,7 @@ def compared(config: Config) -> dict[str, str]:
     rest = flatten({k: v for k, v in values.items() if k not in (*_ALWAYS, *_NEVER)})
     result = always | {name: text for name, text in rest.items() if text != usual.get(name)}
     for switch in ("hp_optimizer.enabled", "kickstart"):
-        if rest[switch] == "False":  # the settings of what is off say nothing
+        if rest[switch] == "False":  # the settings of a disabled feature say nothing
             own = switch.partition(".")[0]
             result = {name: text for name, text in result.items() if not name.startswith(own)}
     mode = ("enabled", "policy") if rest["hp_optimizer.enabled"] == "True" else ("enabled",)

@@ -1,6 +1,6 @@
-"""Which process writes a run, so that one left RUNNING by a dead process can be told.
+"""Names of processes, to recognise runs that a dead process left RUNNING; a lock on a folder.
 
-A process is named by host, boot, number and start time; a number alone is given out again.
+A name consists of host, boot, process id and start time, since systems reuse process ids.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROCESS = "process"
-"""The tag of a run with the process that writes it."""
+"""Tag of a run that names the process writing it."""
 _PROC = Path("/proc")
 
 
 def this_process() -> str:
-    """This process, by a name no other process has."""
+    """Return the name of this process, which no other process has."""
     return _name(os.getpid())
 
 
 def is_alive(process: str) -> bool | None:
-    """Whether the process of that name lives; None if that can't be told from here."""
+    """Return True if the process of that name lives; None if this host can't tell."""
     parts = process.split("/")
     if len(parts) != 4 or parts[:2] != [socket.gethostname(), _boot()]:
         return None
-    if not parts[3]:  # no /proc on this system: only the number is known
+    if not parts[3]:  # no /proc on this system: only the process id is known
         return _answers(int(parts[2]))
     return _name(int(parts[2])) == process
 
@@ -44,7 +44,7 @@ def _boot() -> str:
 
 
 def _start(pid: int) -> str:
-    """Clock ticks from boot to the start of `pid`; empty if there is none, or it is a zombie."""
+    """Return the clock ticks from boot to the start of `pid`; empty if it is gone or a zombie."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -64,9 +64,9 @@ def _answers(pid: int) -> bool:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Inside the block no other process of this host is, as far as it names the same folder.
+    """Lock `folder`, so that only one process of this host at a time is inside the block.
 
-    Where the folder is not there or can't be locked, nothing is held.
+    If the folder is missing or can't be locked, the block runs without a lock.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):

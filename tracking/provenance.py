@@ -1,4 +1,4 @@
-"""Where a run comes from: data, code, versions and machine, as tags."""
+"""Provenance of a run as tags: data, code, versions and machine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _PACKAGES = ("cyclegan3d", "torch", "numpy", "optuna", "mlflow")
 
 
 def provenance(config: Config, device: torch.device) -> dict[str, str]:
-    """Tags `data_A`, `data_B`, `data_hash.A`, `data_hash.B`, `lock_sha256`, `host`, `device`,
-    `version.<package>` and, from a git checkout, `mlflow.source.git.commit` with `git.modified` =
-    `yes` if files differ from that commit.
+    """Return the tags `data_A`, `data_B`, `data_hash.A`, `data_hash.B`, `lock_sha256`, `host`,
+    `device`, `version.<package>` and, from a git checkout, `mlflow.source.git.commit` with
+    `git.modified` = `yes` if files differ from that commit.
     """
     tags = {
         "data_A": str(Path(config.data_A).resolve()),
@@ -38,7 +38,7 @@ def provenance(config: Config, device: torch.device) -> dict[str, str]:
 
 
 def machine_tags(device: torch.device) -> dict[str, str]:
-    """Tags of machine, versions and commit: those of `provenance` that are not about the data."""
+    """Return the tags of machine, versions and commit: those of `provenance` without the data."""
     tags = {
         "host": platform.node(),
         "device": _device_name(device),
@@ -52,9 +52,9 @@ def machine_tags(device: torch.device) -> dict[str, str]:
 
 
 def data_hashes(config: Config) -> dict[str, dict[str, str]]:
-    """By domain, `A` and `B`: the hash of every file of its dataset, by path.
+    """Return for each domain, `A` and `B`, the hash of every file of its dataset by path.
 
-    Hashes of large files are remembered in `studies/local/fingerprints.json`.
+    Hashes of large files are cached in `studies/local/fingerprints.json`.
 
     Errors: `DataError` for files that are missing or damaged.
     """
@@ -63,13 +63,13 @@ def data_hashes(config: Config) -> dict[str, dict[str, str]]:
 
 
 def hash_cache() -> Path | None:
-    """Where hashes of large files are remembered in this project; None outside of one."""
+    """Return the file that caches hashes of large files; None outside of a project."""
     studies = project_root() / "studies"
     return studies / "local" / "fingerprints.json" if studies.is_dir() else None
 
 
 def data_inputs(config: Config, tags: Mapping[str, str]) -> tuple[DatasetInput, ...]:
-    """Both domains' datasets for MLflow; `tags` as `provenance` gave them."""
+    """Return both domains' datasets for MLflow; `tags` come from `provenance`."""
     return tuple(
         DatasetInput(
             name=f"{domain}: {Path(path).stem}",
@@ -87,14 +87,14 @@ def data_inputs(config: Config, tags: Mapping[str, str]) -> tuple[DatasetInput, 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {package: _version(package) for package in _PACKAGES}
     return {"python": platform.python_version()} | {p: v for p, v in found.items() if v}
 
 
 @functools.cache
 def lock_sha256() -> str | None:
-    """The hash of `requirements.lock` beside these rooms; None where there is none."""
+    """Return the hash of `requirements.lock` beside these rooms; None if it is missing."""
     try:
         content = (Path(__file__).parents[1] / "requirements.lock").read_bytes()
     except OSError:
@@ -103,12 +103,12 @@ def lock_sha256() -> str | None:
 
 
 def git_state() -> tuple[str, bool] | None:
-    """The commit these files were checked out from, and whether some differ from it.
+    """Return the commit these files were checked out from, and True if some differ from it.
 
     None if they are not in a git checkout.
     """
     folder = Path(__file__).parent
-    # Only if this very file is tracked: the package may lie installed in somebody's own checkout.
+    # Only if git tracks this very file: the package may be installed in somebody else's checkout.
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     commit = _git(folder, "rev-parse", "HEAD")
@@ -120,7 +120,7 @@ def git_state() -> tuple[str, bool] | None:
 def _data_hashes(config: Config) -> dict[str, str]:
     try:
         found = data_hashes(config)
-    except DataError as error:  # the training has its data; a tag is not worth its end
+    except DataError as error:  # the training has its data; a missing tag must not end it
         log.warning("the data's hashes are not recorded: %s", error)
         return {}
     return {f"data_hash.{domain}": combined(hashes) for domain, hashes in found.items()}
@@ -144,7 +144,7 @@ def _device_name(device: torch.device) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in some containers
+    except (KeyError, OSError):  # a user id without a name, as in some containers
         return "unknown"
 
 

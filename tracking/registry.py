@@ -1,7 +1,7 @@
 """The model registry: trained generators under a study's name, with versions and a champion.
 
-A version points at a file of its own among its run's artifacts, `registered/<digest>/generator.pt`:
-a training that goes on replaces `checkpoints/generator.pt`, but never what a version holds. Beside
+A version has its own file among its run's artifacts, `registered/<digest>/generator.pt`: a
+training that continues replaces `checkpoints/generator.pt`, but never the file of a version. Beside
 it lie `generator.pt2`, the same generator for use without this project, and MLflow's `MLmodel`.
 """
 
@@ -32,10 +32,10 @@ _PORTABLE, _PORTABLE_DIGEST = "portable", "portable_sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One registered generator."""
+    """A registered generator."""
 
     model: str
-    """Name of the registered model, which is its study's."""
+    """Name of the registered model, the same as its study's."""
     version: int
     run_id: str
     source: str
@@ -44,12 +44,12 @@ class ModelVersion:
 
     @property
     def label(self) -> str:
-        """`demo@3`, as the command line takes it."""
+        """Name such as `demo@3`, as the command line takes it."""
         return f"{self.model}@{self.version}"
 
     @property
     def score(self) -> float | None:
-        """Of the validation its generator was kept at; None if it was registered without one."""
+        """Score at which its generator was saved; None if it was registered without one."""
         try:
             return float(self.tags[_SCORE])
         except (KeyError, ValueError):
@@ -57,22 +57,22 @@ class ModelVersion:
 
     @property
     def portable(self) -> str | None:
-        """Where in its run's artifacts the exported generator lies; None if there is none."""
+        """Path of the exported generator in its run's artifacts; None if there is none."""
         return self.tags.get(_PORTABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Challenge:
-    """A version that was compared with the champion."""
+    """The result of comparing a version with the champion."""
 
     won: bool
-    """It holds the alias now."""
+    """True if the version is champion now."""
     before: ModelVersion | None
-    """Who held it before."""
+    """Champion before the comparison."""
 
 
 class Registry:
-    """The registry of a store. Every method raises `CycleGANError` in one line if it fails."""
+    """The registry of a store. Every method raises a one-line `CycleGANError` if it fails."""
 
     def __init__(self, client: MlflowClient, where: str) -> None:
         self._client, self._where = client, where
@@ -80,10 +80,10 @@ class Registry:
     def register(
         self, model: str, run: Run, generator: Path, *, score: float, tags: Mapping[str, object]
     ) -> tuple[ModelVersion, bool]:
-        """A version of `model` with the file `generator` of `run`, and whether it is new.
+        """Register the file `generator` of `run` as a version of `model`; return (version, is new).
 
-        The same file of the same run is registered once. Two processes that do it at the same
-        moment may make two equal versions; a caller that minds holds a lock.
+        The same file of the same run is registered once. Two processes that do so at the same
+        moment may make two equal versions; a caller that must prevent this holds a lock.
         """
         digest = hashlib.sha256(generator.read_bytes()).hexdigest()
         for version in self.versions(model):
@@ -106,9 +106,9 @@ class Registry:
     def attach(
         self, version: ModelVersion, run: Run, exported: Path, about: Mapping[str, Any]
     ) -> None:
-        """Put an exported generator beside that of `version`, and MLflow's description of both.
+        """Store an exported generator beside that of `version`, with MLflow's description of both.
 
-        `about` is what the file says of itself. The version is tagged when all is there.
+        `about` is the file's own description. The version is tagged once all files are stored.
         """
         folder = artifact_of(version).rpartition("/")[0]
         text = mlmodel(about, run_id=run.id, folder=folder, file=exported.name)
@@ -127,16 +127,16 @@ class Registry:
 
         try:
             self._client.create_registered_model(
-                model, description=f"Generators that trials of the study `{model}` became."
+                model, description=f"Generators of promoted trials of the study `{model}`."
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def challenge(self, version: ModelVersion) -> Challenge:
-        """Make `version` champion if nobody is, or if its score is above the champion's.
+        """Make `version` champion if there is none, or if its score is above the champion's.
 
-        A champion without a score was chosen by a person, and stays.
+        A champion without a score was chosen by a person and stays.
         """
         before = self.holder(version.model)
         if before is not None and before.version == version.version:
@@ -150,7 +150,7 @@ class Registry:
         return Challenge(won=won, before=before)
 
     def versions(self, model: str) -> list[ModelVersion]:
-        """All versions of `model`, the newest first; none if there is no such model."""
+        """Return all versions of `model`, newest first; none if there is no such model."""
         with translated(f"{self._where}: the versions of model '{model}' can't be listed"):
             found: list[MlflowVersion] = []
             token: str | None = None
@@ -165,23 +165,23 @@ class Registry:
         return sorted((_version(v) for v in found), key=lambda v: -v.version)
 
     def of_runs(self, run_ids: Collection[str]) -> dict[str, str]:
-        """Labels of the versions that were made of these runs, or whose files lie among theirs.
+        """Return labels of the versions that come from these runs or whose files lie among theirs.
 
-        By run id, such as `demo@1, champion`; runs without a version are left out.
+        They are text by run id, such as `demo@1, champion`; runs without a version are left out.
         """
         found: dict[str, str] = {}
         for model, known in self._aliases().items():
             for version in self.versions(model):
                 names = [name for name, number in known.items() if number == version.version]
                 label = ", ".join([version.label, *sorted(names)])
-                # One that was registered by hand may name its run in its address alone.
+                # A version registered by hand may name its run only in its address.
                 mentioned = {version.run_id, *re.findall(r"[0-9a-f]{32}", version.source)}
                 for run_id in mentioned.intersection(run_ids):
                     found[run_id] = "; ".join(filter(None, [found.get(run_id), label]))
         return found
 
     def holder(self, model: str, alias: str = CHAMPION) -> ModelVersion | None:
-        """The version of `model` with that alias."""
+        """Return the version of `model` with that alias, or None."""
         number = self._aliases().get(model, {}).get(alias)
         if number is None:
             return None
@@ -189,7 +189,7 @@ class Registry:
             return _version(self._client.get_model_version(model, str(number)))
 
     def find(self, name: str) -> ModelVersion:
-        """The version that `champion`, `STUDY@champion`, `STUDY@ALIAS` or `STUDY@3` means.
+        """Return the version that `champion`, `STUDY@champion`, `STUDY@ALIAS` or `STUDY@3` means.
 
         Errors: `DataError` if there is none, `UsageError` if `champion` could mean several.
         """
@@ -198,7 +198,7 @@ class Registry:
             return self._only_champion(aliases)
         model, _, which = name.partition("@")
         if model not in aliases:
-            known = nearest(model, aliases) if aliases else "none was promoted yet"
+            known = nearest(model, aliases) if aliases else "none has been promoted yet"
             raise DataError(f"no model '{model}' is registered in {self._where}; {known}")
         if not which.isdigit():
             version = self.holder(model, which)
@@ -223,11 +223,11 @@ class Registry:
             )
         found = self.holder(models[0])
         if found is None:
-            raise CycleGANError(f"{models[0]}@{CHAMPION} was taken away just now; try again")
+            raise CycleGANError(f"{models[0]}@{CHAMPION} was removed just now; try again")
         return found
 
     def _aliases(self) -> dict[str, dict[str, int]]:
-        """Every registered model with its aliases and their versions."""
+        """Return every registered model with its aliases and their versions."""
         with translated(f"{self._where}: the registered models can't be listed"):
             found: dict[str, dict[str, int]] = {}
             token: str | None = None
@@ -241,11 +241,11 @@ class Registry:
 
 
 def artifact_of(version: ModelVersion) -> str:
-    """Where in its run's artifacts the generator of `version` lies.
+    """Return the path of the generator of `version` in its run's artifacts.
 
-    Of a version registered by hand it is `generator.pt` in the folder that is its source.
+    For a version registered by hand it is `generator.pt` in the folder that is its source.
 
-    Errors: `DataError` if that folder is none of its run.
+    Errors: `DataError` if that folder does not belong to its run.
     """
     if _PATH in version.tags:
         return version.tags[_PATH]
@@ -277,21 +277,21 @@ def _version(found: MlflowVersion) -> ModelVersion:
 
 # -- MLflow's own description of a registered generator: the file `MLmodel` beside it ----------
 #
-# MLflow's pages show the schema that stands in it. Its `log_model` is not used: it would pickle the
-# network, and fix the sizes of an example.
+# MLflow's pages show the schema in it. We don't use MLflow's `log_model`: it would pickle the
+# network and fix the sizes of an example.
 
 NAME = "MLmodel"
 
 
 FLAVOR = "torch_export"
-"""No flavor that MLflow loads by itself: `torch.export.load` reads the file."""
+"""Flavor that MLflow can't load by itself: `torch.export.load` reads the file."""
 
 
 def mlmodel(about: Mapping[str, Any], *, run_id: str, folder: str, file: str) -> str:
-    """The content of `MLmodel` for the exported generator `file` in a run's `folder`, YAML.
+    """Return the YAML of `MLmodel` for the exported generator `file` in a run's `folder`.
 
-    `about` is what the generator says of itself (`cyclegan.portable`); all of it becomes metadata,
-    its input and output the signature, with -1 for batch, Z, Y and X.
+    `about` is the generator's own description (`cyclegan.portable`): all of it becomes metadata,
+    and its input and output become the signature, with -1 for batch, Z, Y and X.
     """
     from mlflow.models import Model
     from mlflow.models.signature import ModelSignature

@@ -1,7 +1,7 @@
-"""What can go from the store and what must stay: decisions on plain values, no connection.
+"""Decide which runs of the store can be deleted, from plain values without a connection.
 
-A rule names runs that can go; a guard keeps a run whatever the rules say. What a rule frees, and
-what the guards kept of it, is a `Plan`.
+A rule names runs that can be deleted; a guard keeps a run whatever the rules say. A `Plan` lists
+the runs that the rules free and those that the guards keep.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from tracking.run_lookup import RunInfo
 RuleName = Literal["named", "deleted", "failed", "pruned", "worse"]
 _DAY_MS = 24 * 3600 * 1000
 _TEXT = (".yaml", ".yml", ".json", ".txt", ".md", ".csv")
-# Outcomes that are results, whatever status MLflow has for them.
+# Outcomes that count as results, whatever their status in MLflow.
 _RESULTS = ("completed", "pruned", "stopped")
 _OURS = "cyclegan "
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Which runs can go. Without `named` and any rule: none."""
+    """Rules that name the runs to delete; the default names none."""
 
     named: frozenset[str] = frozenset()
     """Ids of runs that the user named."""
     deleted: bool = False
-    """Deleted in the user interface."""
+    """Runs deleted in the user interface."""
     failed_days: float | None = None
-    """Failed, killed or interrupted, and ended longer ago than so many days."""
+    """Runs that failed, were killed or interrupted, and ended more than so many days ago."""
     pruned: bool = False
     """Pruned trials."""
     keep_best: int | None = None
-    """Ended trials but for the best so many complete ones of their study."""
+    """Ended trials, except the best so many complete ones of each study."""
     artifacts_only: bool = False
-    """Free the large files only: the run with its metrics, parameters and texts stays."""
+    """Free only the large files: the run stays, with its metrics, parameters and texts."""
     experiments: frozenset[str] | None = None
-    """Look only in these experiments; None: in all."""
+    """Experiments to look in; None: all."""
     others: bool = False
-    """Runs of other programs, too."""
+    """Include the runs of other programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """The whole store as it is now; deleted runs, too."""
+    """The whole store as it is now, including deleted runs."""
 
     runs: Sequence[RunInfo]
     registered: Mapping[str, str]
-    """By run id: the model versions that hold its generator, in words."""
+    """Model versions that hold a run's generator, as text by run id."""
     is_alive: Callable[[str], bool | None]
-    """Whether a process lives, by its name; see `tracking.process`."""
+    """Function that tells if the process of a name lives; see `tracking.process`."""
     now_ms: int
     unreachable: Mapping[str, str] = field(default_factory=dict)
-    """By run id: why its files can't be removed from here."""
+    """Reasons why files can't be removed from here, by run id."""
 
     @cached_property
     def by_id(self) -> Mapping[str, RunInfo]:
-        """All runs."""
+        """All runs by id."""
         return {run.id: run for run in self.runs}
 
     @cached_property
     def trials(self) -> Mapping[tuple[str, str], RunInfo]:
-        """By study and number: the trials; of one that began anew in another run the last."""
+        """Trials by study and number; if a trial began again in another run, the last one."""
         trials = (run for run in self.runs if kind_of(run) == "trial")
         return {_trial_of(run): run for run in sorted(trials, key=lambda run: run.start_ms)}
 
     @cached_property
     def children(self) -> Mapping[str, Sequence[RunInfo]]:
-        """By id of the parent: the runs below it that were not deleted."""
+        """Runs that were not deleted, by the id of their parent."""
         found: defaultdict[str, list[RunInfo]] = defaultdict(list)
         for run in self.runs:
             if run.parent and not run.deleted:
@@ -81,7 +81,7 @@ class Stored:
 
     @cached_property
     def promoted(self) -> Mapping[tuple[str, str], str]:
-        """By study and number, and by ("", id), of a trial: the promoted run it became."""
+        """Promoted run that a trial became, by its study and number, and by ("", id)."""
         found = {}
         for run in self.runs:
             if run.tags.get("kind") == "promoted":
@@ -92,7 +92,7 @@ class Stored:
 
     @cached_property
     def places(self) -> Mapping[str, int]:
-        """By id of an ended trial: its place in its study. The best complete one has 1."""
+        """Place of each ended trial in its study, by run id; the best complete one has 1."""
         studies: defaultdict[str, list[RunInfo]] = defaultdict(list)
         for run in self.runs:
             if kind_of(run) == "trial" and not run.deleted and trial_state(run):
@@ -104,11 +104,11 @@ class Stored:
         }
 
     def is_dead(self, run: RunInfo) -> bool:
-        """Whether a run is shown as RUNNING although its process is known to be gone."""
+        """Return True if a run is shown as RUNNING although its process is known to be gone."""
         return run.status == "RUNNING" and self.is_alive(run.tags.get(PROCESS, "")) is False
 
     def state(self, run: RunInfo) -> str:
-        """In a word how it stands: its outcome, `running`, or `dead` if its process is gone."""
+        """Return a run's state: its outcome, `running`, or `dead` if its process is gone."""
         if run.status in ("RUNNING", "SCHEDULED"):
             return "dead" if self.is_dead(run) else run.status.lower()
         return run.tags.get("outcome", "").replace("running", "") or run.status.lower()
@@ -116,12 +116,12 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What goes and what the guards keep."""
+    """The runs to delete, and those that the guards keep."""
 
     free: Sequence[tuple[RunInfo, RuleName]] = ()
-    """Children before their parents."""
+    """Runs to delete, each with its rule; children before their parents."""
     kept: Sequence[tuple[RunInfo, str]] = ()
-    """Runs that a rule named, and why each stays."""
+    """Runs that a rule named, each with the reason why it stays."""
     artifacts_only: bool = False
     ids: frozenset[str] = field(init=False)
 
@@ -130,7 +130,7 @@ class Plan:
 
 
 def plan(stored: Stored, rules: Rules) -> Plan:
-    """Apply `rules` to the store; what stays because a child of it stays is found, too."""
+    """Apply `rules` and the guards to the store; a run also stays if a child of it stays."""
     chosen = [(run, rule) for run in stored.runs if (rule := rule_for(run, rules, stored))]
     reasons = {run.id: guard(run, stored, named=rule == "named") for run, rule in chosen}
     if not rules.artifacts_only:
@@ -152,7 +152,7 @@ def plan(stored: Stored, rules: Rules) -> Plan:
 
 
 def rule_for(run: RunInfo, rules: Rules, stored: Stored) -> RuleName | None:
-    """The first rule by which a run can go, without regard to the guards."""
+    """Return the first rule by which a run can be deleted, ignoring the guards."""
     if run.id in rules.named:
         return "named"
     if not _in_scope(run, rules):
@@ -172,10 +172,10 @@ def rule_for(run: RunInfo, rules: Rules, stored: Stored) -> RuleName | None:
 
 
 def guard(run: RunInfo, stored: Stored, *, named: bool = False) -> str | None:
-    """Why a run stays whatever a rule says; None if it may go.
+    """Return the reason why a run stays whatever the rules say; None if it may be deleted.
 
-    What became a trained model goes only after two decisions of a person, deletion in the user
-    interface and naming it here, and with a version in the model registry not even then.
+    A run that became a trained model is deleted only after two decisions of a person: deleting it
+    in the user interface and naming it here. With a version in the model registry it always stays.
     """
     if run.id in stored.registered:
         return f"its generator is registered as {stored.registered[run.id]}"
@@ -189,7 +189,7 @@ def guard(run: RunInfo, stored: Stored, *, named: bool = False) -> str | None:
         return stored.unreachable[run.id]
     if named and run.deleted:
         return None
-    way_out = "; it goes if you name it" if run.deleted else ""
+    way_out = "; name it to delete it" if run.deleted else ""
     if kind_of(run) == "promoted":
         return f"it is a promoted training{way_out}"
     became = stored.promoted.get(("", run.id), run.tags.get("promoted_to"))
@@ -199,28 +199,28 @@ def guard(run: RunInfo, stored: Stored, *, named: bool = False) -> str | None:
 
 
 def is_large(path: str) -> bool:
-    """Whether an artifact is one of those that `artifacts_only` frees: all but texts."""
+    """Return True for an artifact that `artifacts_only` frees: all except texts."""
     return not path.lower().endswith(_TEXT)
 
 
 def kind_of(run: RunInfo) -> str:
-    """`study`, `trial`, `seed`, `confirm`, `promoted`, `train`, `enhance`; empty for others'."""
+    """Return `study`, `trial`, `seed`, `confirm`, `promoted`, `train`, `enhance` or `""`."""
     return run.tags.get("kind", "")
 
 
 def is_ours(run: RunInfo) -> bool:
-    """Whether this program made the run."""
+    """Return True if this program made the run."""
     return run.tags.get("mlflow.source.name", "").startswith(_OURS) and bool(kind_of(run))
 
 
 def score_of(run: RunInfo) -> float | None:
-    """What a run is worth: a trial's value in its study, else the best score, else the last."""
+    """Return a run's score: a trial's value in its study, else the best score, else the last."""
     names = ("score/value", "score/best", "score")
     return next((run.metrics[name] for name in names if name in run.metrics), None)
 
 
 def trial_state(run: RunInfo) -> str:
-    """`complete`, `pruned` or `failed` of an ended trial; empty while it can go on."""
+    """Return `complete`, `pruned` or `failed` for an ended trial; empty while it can continue."""
     state, outcome = run.tags.get("state", ""), run.tags.get("outcome", "")
     ended = {"completed": "complete", "stopped": "complete", "pruned": "pruned", "failed": "failed"}
     return state or (ended.get(outcome, "") if run.status != "RUNNING" else "")
@@ -248,16 +248,16 @@ def _worse(run: RunInfo, stored: Stored, count: int) -> bool:
 
 
 def _below(run: RunInfo, stored: Stored, free: set[str]) -> str | None:
-    """Why children keep a run."""
+    """Return the reason why children keep a run; None if they don't."""
     names = [child.name for child in stored.children.get(run.id, ()) if child.id not in free]
     if not names:
         return None
     shown = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
-    return f"of the runs below it {len(names)} would stay: {shown}"
+    return f"{len(names)} of the runs below it would stay: {shown}"
 
 
 def _depth(run: RunInfo, stored: Stored) -> int:
-    """How many runs lie above it."""
+    """Return the number of runs from its topmost parent down to itself."""
     seen = {run.id}
     while (above := stored.by_id.get(run.parent or "")) and above.id not in seen:
         seen.add(above.id)
@@ -266,5 +266,5 @@ def _depth(run: RunInfo, stored: Stored) -> int:
 
 
 def _trial_of(run: RunInfo) -> tuple[str, str]:
-    """Study and number of the trial that a run is, or belongs to."""
+    """Return study and number of the trial that a run is or belongs to."""
     return run.tags.get("study", ""), run.tags.get("trial", "")

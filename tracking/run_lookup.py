@@ -1,4 +1,4 @@
-"""What the store tells of experiments and runs: plain values, no connection."""
+"""Experiments and runs as plain values, and the runs that a user's text means."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from cyclegan.errors import nearest
 
 PARENT = "mlflow.parentRunId"
-"""The tag with the id of a run's parent."""
+"""Tag with the id of a run's parent."""
 _NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentInfo:
-    """An experiment; a study is one."""
+    """An experiment of the store; every study has one."""
 
     id: str
     name: str
@@ -24,7 +24,7 @@ class ExperimentInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What the store knows of a run."""
+    """A run as the store describes it."""
 
     id: str
     name: str
@@ -34,15 +34,15 @@ class RunInfo:
     """`RUNNING`, `FINISHED`, `FAILED`, `KILLED` or `SCHEDULED`."""
     start_ms: int
     end_ms: int | None
-    """ms since 1970."""
+    """Both times in ms since 1970."""
     params: Mapping[str, str]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """The last value of each."""
+    """Last value of each metric."""
     artifact_uri: str = ""
-    """Where its files lie."""
+    """Address of its files."""
     deleted: bool = False
-    """Deleted in the user interface: hidden there, but it and its files are still stored."""
+    """Deleted in the user interface: hidden there, but still stored with its files."""
 
     @property
     def parent(self) -> str | None:
@@ -51,7 +51,7 @@ class RunInfo:
 
 
 def hint(name: str, runs: Sequence[RunInfo]) -> str:
-    """The end of a message about the unknown run `name`; `runs` has the newest first."""
+    """Return the end of a message about the unknown run `name`; `runs` has the newest first."""
     names = list(dict.fromkeys(run.name for run in runs))
     if not names:
         return "it has no runs"
@@ -61,13 +61,13 @@ def hint(name: str, runs: Sequence[RunInfo]) -> str:
     return end
 
 
-# -- What a person means by the name of a run --------------------------------------------------
+# -- Runs by the text that a user gives --------------------------------------------------------
 #
-# In this order: its id; its name; `demo:3`, trial 3 of the study `demo`; the beginning of its id,
-# of at least six characters.
+# The text may be, tried in this order: a whole id; a name; `demo:3`, trial 3 of the study `demo`;
+# the beginning of an id, at least six characters long.
 
 SHORTEST = 6
-"""Characters of an id that are taken for its beginning."""
+"""Least number of characters that count as the beginning of an id."""
 
 
 _ID = re.compile(rf"[0-9a-f]{{{SHORTEST},32}}")
@@ -75,9 +75,10 @@ _TRIAL = re.compile(r"(?P<study>.+):(?P<trial>\d{1,9})")
 
 
 def matching(text: str, search: Callable[[str], list[RunInfo]]) -> list[RunInfo]:
-    """The runs that `text` can mean, the newest first; `search` takes MLflow's search syntax.
+    """Return the runs that `text` can mean, newest first; `search` takes MLflow's search syntax.
 
-    Several runs may have one name, or one study several runs of one trial after its first was lost.
+    Several runs may have the same name. A study has several runs of one trial if the first was
+    lost.
     """
     filters = [f"attributes.run_name = {quoted(text)}"]
     trial = _TRIAL.fullmatch(text)
@@ -93,15 +94,15 @@ def matching(text: str, search: Callable[[str], list[RunInfo]]) -> list[RunInfo]
 
 
 def newest(found: list[RunInfo]) -> RunInfo:
-    """Of runs of one name the newest finished one, else the newest."""
+    """Return the newest finished run, or the newest one if none has finished."""
     return max(found, key=lambda run: (run.status == "FINISHED", run.start_ms))
 
 
 def several_ids(text: str, found: list[RunInfo]) -> bool:
-    """Whether `text` is the beginning of several ids, rather than one name of several runs."""
+    """Return True if `text` is the beginning of several ids rather than a name of several runs."""
     return len(found) > 1 and all(run.id.startswith(text) and run.name != text for run in found)
 
 
 def quoted(text: str) -> str:
-    """`text` as a value in MLflow's search syntax, which has no escape."""
+    """Return `text` as a value in MLflow's search syntax, which has no escape character."""
     return f'"{text}"' if "'" in text else f"'{text}'"

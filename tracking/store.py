@@ -1,4 +1,4 @@
-"""The store of all runs: find or make it, and find or make what is in it."""
+"""The store of all runs: find or create the store, its experiments and its runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Store", "project_root"]
 
 Stage = Literal["active", "deleted", "all"]
-"""Which runs: those of the user interface, those deleted there, or both."""
+"""Selection of runs: those shown in the user interface, those deleted there, or both."""
 _RUN_ID_LENGTH = 32
 _NOTE = "mlflow.note.content"
 
 
 class Store:
-    """The open store. Every method raises `CycleGANError` in one line if the store fails."""
+    """The open store. Every method raises a one-line `CycleGANError` if the store fails."""
 
     def __init__(self, location: Location, client: MlflowClient) -> None:
         self.location = location
@@ -40,18 +40,18 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """The store's address as MLflow takes it; it may hold a password."""
+        """The store's address as MLflow takes it; it may contain a password."""
         return self.location.uri
 
     @classmethod
     def open(cls, tracking_uri: str | None = None) -> Store:
         """Open the store `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
 
-        The project's own is `mlruns/mlflow.db` below `project_root()` with the files in
-        `mlruns/artifacts`; it is made if it isn't there.
+        The project's own is `mlruns/mlflow.db` below `project_root()`, with files in
+        `mlruns/artifacts`; it is created if it is missing.
 
-        Errors: `UsageError` for an address of no known kind, `CycleGANError` if the store can't be
-        reached or its file is damaged.
+        Errors: `UsageError` for an address of an unknown kind, `CycleGANError` if the store can't
+        be reached or its file is damaged.
         """
         location = locate(tracking_uri)
         ensure(location)
@@ -65,7 +65,7 @@ class Store:
     # -- experiments --------------------------------------------------------------------------
 
     def experiment(self, name: str, note: str = "") -> str:
-        """The id of the experiment `name`, which is made if needed; `note` is shown above it."""
+        """Return the id of the experiment `name`, created if needed; `note` is shown above it."""
         from mlflow.exceptions import MlflowException
 
         with translated(f"{self.location}: experiment '{name}' can't be opened"):
@@ -91,9 +91,9 @@ class Store:
         return str(self._client.create_experiment(name, self.location.artifacts, tags))
 
     def experiments(self, stage: Stage = "active") -> list[ExperimentInfo]:
-        """All experiments that hold runs of ours, the newest first.
+        """Return all experiments that hold our runs, newest first.
 
-        Unless `stage` is `active`, those that were deleted in the user interface come, too.
+        Unless `stage` is `active`, include those that were deleted in the user interface.
         """
         from mlflow.entities import ViewType
 
@@ -110,11 +110,11 @@ class Store:
         return [
             ExperimentInfo(id=e.experiment_id, name=e.name, tags=dict(e.tags))
             for e in found
-            if e.experiment_id != "0"  # MLflow's own "Default", which nothing is put in
+            if e.experiment_id != "0"  # MLflow's own "Default", which we don't use
         ]
 
     def ship_view(self, experiment_id: str, view: View) -> None:
-        """Ship a saved view of its runs with an experiment; see `tracking.views`."""
+        """Save a view of its runs with an experiment; see `tracking.views`."""
         value = views.encode(view, now_ms=round(1000 * time.time()))
         with translated(f"{self.location}: the view '{view.name}' can't be saved"):
             self._client.set_experiment_tag(experiment_id, views.tag_name(view.key), value)
@@ -123,12 +123,12 @@ class Store:
 
     @property
     def registry(self) -> Registry:
-        """The registered generators."""
+        """Registry of the trained generators."""
         return Registry(self._client, str(self.location))
 
     @property
     def remover(self) -> Remover:
-        """What removes runs from the database; see `tracking.deletion`."""
+        """Remover of runs from the database; see `tracking.deletion`."""
         return Remover(self._client, str(self.location), is_server=self.location.is_server)
 
     # -- runs ---------------------------------------------------------------------------------
@@ -143,10 +143,10 @@ class Store:
         tags: Mapping[str, str],
         parent: str | None = None,
     ) -> Run:
-        """A new run, RUNNING.
+        """Create a run with the status RUNNING.
 
         Args:
-            experiment: its name; made if needed.
+            experiment: its name; created if needed.
             kind: `study`, `trial`, `confirm`, `promoted`, `train` or `enhance`; the tag `kind`.
             parent: id of the run below which the interface shows it.
         """
@@ -161,11 +161,11 @@ class Store:
         return run
 
     def open_run(self, run_id: str, *, shared: bool = False) -> Run:
-        """An existing run to be continued; it is RUNNING again.
+        """Return an existing run to continue; it is RUNNING again.
 
         `shared`: several processes may write to it, as the workers of a study do to its run.
 
-        Errors: `DataError` if unknown, `BusyError` if a living process writes to it.
+        Errors: `DataError` if it is unknown, `BusyError` if a living process writes to it.
         """
         with one_at_a_time(self.location.outboxes.parent):
             found = self._get(run_id)
@@ -182,16 +182,16 @@ class Store:
         return self._wrap(found)
 
     def run(self, run_id: str) -> Run:
-        """An existing run as it is, to read from or add to. Errors: `DataError` if unknown."""
+        """Return an existing run to read from or add to. Errors: `DataError` if it is unknown."""
         return self._wrap(self._get(run_id))
 
     def find_run(self, text: str, experiment: str | None = None) -> RunInfo:
-        """The run that `text` means: an id or its beginning, a name, or `study:trial`.
+        """Return the run that `text` means: an id or its beginning, a name, or `study:trial`.
 
-        Of several of one name it is the newest finished one, else the newest.
+        Of several runs with one name it is the newest finished one, else the newest.
 
-        Errors: `DataError` with the nearest names if there is none, `UsageError` if the beginning
-        of an id is that of several.
+        Errors: `DataError` with the nearest names if there is none, `UsageError` if several ids
+        begin with `text`.
         """
         if len(text) == _RUN_ID_LENGTH and text.isalnum():
             return self._info(self._get(text), self._experiment_names())
@@ -204,7 +204,7 @@ class Store:
     def find_runs(
         self, text: str, experiment: str | None = None, stage: Stage = "active"
     ) -> list[RunInfo]:
-        """All runs that `text` can mean, as for `find_run`; the newest first.
+        """Return all runs that `text` can mean, as for `find_run`, newest first.
 
         Errors: `DataError` with the nearest names if there is none.
         """
@@ -216,7 +216,7 @@ class Store:
         return found
 
     def artifacts(self, run: RunInfo) -> Artifacts:
-        """The files of a run."""
+        """Return the files of a run."""
         return Artifacts(self._client, self.location, run)
 
     def search(
@@ -226,7 +226,7 @@ class Store:
         limit: int = 50_000,
         stage: Stage = "active",
     ) -> list[RunInfo]:
-        """Runs of one experiment or of all, the newest first; `filter` in MLflow's search syntax.
+        """Return runs of one experiment or all, newest first; `filter` has MLflow's search syntax.
 
         Errors: `DataError` if there is no such experiment.
         """
@@ -263,7 +263,7 @@ class Store:
         return [self._info(run, names) for run in found]
 
     def run_ids(self) -> set[str]:
-        """Ids of all runs, deleted ones and those of other programs included."""
+        """Return the ids of all runs, including deleted ones and those of other programs."""
         from mlflow.entities import ViewType
 
         found: set[str] = set()
@@ -278,7 +278,7 @@ class Store:
                     return found
 
     def run_url(self, run_id: str) -> str | None:
-        """Where a browser shows the run; None if no server is known."""
+        """Return the address of the run in a browser; None if no server is known."""
         if not self.location.is_server:
             return None
         return views.run_link(self.uri, self._get(run_id).info.experiment_id, run_id)

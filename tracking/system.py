@@ -1,8 +1,8 @@
-"""Load and memory of the machine, as MLflow's own monitors tell them.
+"""Load and memory of the machine, measured by MLflow's own monitors.
 
-Sampled when a batch of metrics is sent, on the same axis as these: MLflow's own thread would count
-its samples instead, and write for itself. The prefix makes the interface show them on the page
-"System metrics".
+They are sampled when a batch of metrics is sent, with the same steps: MLflow's own thread would
+count its samples instead, and write to the store by itself. The prefix makes the user interface
+show them on the page "System metrics".
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _MEGA = 1e6
 
 
 class SystemMonitor:
-    """Values since the last call: CPU, memory of machine and process, and GPUs, if there are."""
+    """Measure the load since the last call: CPU, memory of machine and process, and any GPUs."""
 
     def __init__(self) -> None:
         self._monitors: list[Any] | None = None
 
     def __call__(self) -> Mapping[str, float]:
-        """Name and value, finite; empty where nothing can be told."""
+        """Return finite values by name; empty if nothing can be measured."""
         try:
             return self._values()
-        except Exception as error:  # noqa: BLE001  (drivers fail in many ways; no metric is worth more)
+        except Exception as error:  # noqa: BLE001  (drivers fail in many ways; a run must go on)
             log.debug("system metrics: %s", error)
             return {}
 

@@ -1,4 +1,4 @@
-"""MLflow's user interface: start its server on the store, and stop it without leaving anything."""
+"""Start MLflow's user interface on the store, and stop it without leaving processes behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tracking.database import child_environment
 from tracking.store import Store
 
 START_TIMEOUT = 120.0
-"""Seconds until a server that doesn't answer is given up; it takes 6-9 on two cores."""
+"""Seconds to wait for the server's first answer; it takes 6-9 on two cores."""
 _STOP_TIMEOUT = 10.0
 _POLL = 0.2
 _LINKS = 10
@@ -36,10 +36,10 @@ def serve(
 ) -> None:
     """Serve the user interface until Ctrl-C or SIGTERM; `say` gets each line for the user.
 
-    A store that is a server already is only named. The interface has no passwords: on any `host`
-    but this machine's own, everybody who reaches the port can read and change the runs. MLflow
-    answers only requests for localhost and private addresses; `MLFLOW_SERVER_ALLOWED_HOSTS` in the
-    environment names others.
+    If the store is a server already, only its address is printed. The interface has no passwords:
+    on any `host` except this machine's own, everybody who reaches the port can read and change the
+    runs. MLflow answers only requests for localhost and private addresses; the environment variable
+    `MLFLOW_SERVER_ALLOWED_HOSTS` names others.
 
     Errors: `CycleGANError` if the port is taken or the server doesn't start.
     """
@@ -53,13 +53,13 @@ def serve(
             say("stop it with Ctrl-C")
             code = server.process.wait()
             raise CycleGANError(
-                f"the MLflow server ended by itself ({code}): {server.last_words()}"
+                f"the MLflow server ended unexpectedly ({code}): {server.last_words()}"
             )
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A running server that answers."""
 
     address: str
     """Such as `http://127.0.0.1:5000`."""
@@ -67,7 +67,7 @@ class Server:
     _log: IO[bytes]
 
     def last_words(self) -> str:
-        """The last line it wrote."""
+        """Return the last line that it wrote."""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
@@ -75,7 +75,7 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator[Server]:
-    """A server on `store` that answers; it and its children are gone afterwards.
+    """Start a server on `store`, wait until it answers, and stop it and its children afterwards.
 
     Errors: `CycleGANError` if the port is taken or the server doesn't start.
     """
@@ -84,8 +84,8 @@ def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator
     address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            # The server and its children would outlive a kill -9 of this process and keep the port,
-            # so it is held on a leash: a pipe that closes with this process.
+            # The server and its children would outlive a kill -9 of this process and keep the port.
+            # `exit_with_parent` ends them: its standard input closes with this process.
             [sys.executable, exit_with_parent.__file__, *_command(store, host, port)],
             env=_environment(store),
             stdin=subprocess.PIPE,
@@ -104,16 +104,16 @@ def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator
 def _command(store: Store, host: str, port: int) -> list[str]:
     options = ["--host", host, "--port", str(port), "--workers", "1"]
     if store.location.artifacts:
-        # Where clients of this server put the files of experiments that they make.
+        # The folder for files of experiments that clients of this server create.
         options += ["--artifacts-destination", store.location.artifacts]
     return [sys.executable, "-m", "mlflow", "server", *options]
 
 
 def _environment(store: Store) -> dict[str, str]:
-    # The address goes by the environment: in the command line everybody could read its password.
+    # The address goes into the environment: everybody could read its password in a command line.
     return child_environment() | {
         "MLFLOW_BACKEND_STORE_URI": store.uri,
-        # Runs jobs of language models; without it the server takes a fifth of time and memory.
+        # It runs jobs for language models; without it the server needs a fifth of time and memory.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
 
@@ -152,7 +152,7 @@ def _wait(server: Server) -> None:
 
 
 def _answers(address: str) -> bool:
-    # Without the proxies that the environment may name: the server is ours.
+    # Ignore proxies that the environment may name: the server is ours.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{address}/health", timeout=5) as response:
@@ -162,12 +162,12 @@ def _answers(address: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server's process group: asked first, then killed."""
+    """End the server's process group: send SIGTERM first, then SIGKILL."""
     try:
         _signal_group(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_TIMEOUT)
-    finally:  # children that outlive it, and an impatient second Ctrl-C
+    finally:  # for children that outlive it, and after an impatient second Ctrl-C
         _signal_group(process, signal.SIGKILL)
         process.wait()
         if process.stdin:
@@ -181,7 +181,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 @contextlib.contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
+    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` inside the block, as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

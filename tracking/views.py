@@ -1,8 +1,8 @@
-"""Saved views of the runs table and its charts, shipped as tags of an experiment.
+"""Saved views of the runs table and its charts, as tags of an experiment, and links to pages.
 
-MLflow's own table shows no parameter and no metric and folds children away below their parent. Its
+MLflow's own table shows no parameters and no metrics and hides children below their parent. Its
 user interface reads a saved view from the experiment's tag `mlflow.sharedViewState.<key>`. That is
-an internal format of MLflow 3 (seen in 3.17), so a test holds what we write.
+an internal format of MLflow 3 (seen in 3.17), so a test checks what we write.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from urllib.parse import quote, urlencode
 
 _PREFIX = "deflate;"
 
-# Without it a first visit opens the tools for language models.
+# Otherwise a first visit opens the tools for language models.
 _MODE = {"workflowType": "machine_learning"}
 
 
 def column(kind: str, name: str) -> str:
-    """A column's key; `kind` is `metrics`, `params`, `tags` or `attributes`."""
+    """Return a column's key; `kind` is `metrics`, `params`, `tags` or `attributes`."""
     return f"{kind}.`{name}`"
 
 
 def tag_name(key: str) -> str:
-    """The experiment tag that holds the view `key`."""
+    """Return the name of the experiment tag that holds the view `key`."""
     return f"mlflow.sharedViewState.{key}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What the page of an experiment's runs shows when it is opened through its link."""
+    """A saved view of an experiment's runs: the table and charts that its link opens."""
 
     key: str
-    """What links call it, e.g. `trials`."""
+    """Name in links, e.g. `trials`."""
     name: str
-    """What the interface calls it."""
+    """Name in the user interface."""
     columns: Sequence[str]
-    """Of the table, such as `column("metrics", "score")`."""
+    """Columns of the table, such as `column("metrics", "score")`."""
     order_by: str
-    """A column, highest first unless it ends with ` ASC`."""
+    """Column to sort by, highest first unless it ends with ` ASC`."""
     filter: str = ""
-    """In MLflow's search syntax, e.g. `tags.kind = 'trial'`."""
+    """Filter in MLflow's search syntax, e.g. `tags.kind = 'trial'`."""
     sections: Sequence[Section] = ()
-    """Charts that come first; without any all are in MLflow's own order."""
+    """Charts that come first; without any, MLflow puts all in its own order."""
 
 
 def encode(view: View, *, now_ms: int) -> str:
-    """The tag's value."""
+    """Return the value of the view's tag."""
     state = {
         "searchFilter": view.filter,
         "orderByKey": view.order_by.removesuffix(" ASC"),
@@ -83,7 +83,7 @@ def encode(view: View, *, now_ms: int) -> str:
 
 
 def decode(value: str) -> tuple[str, dict[str, Any]]:
-    """Name and state of a view, from its tag's value."""
+    """Return name and state of a view from its tag's value."""
     view = json.loads(value)
     packed = base64.b64decode(view["state"].removeprefix(_PREFIX))
     state: dict[str, Any] = json.loads(zlib.decompress(packed))
@@ -93,9 +93,10 @@ def decode(value: str) -> tuple[str, dict[str, Any]]:
 def experiment_link(
     server: str, experiment_id: str, key: str | None = None, *, charts: bool = False
 ) -> str:
-    """Address of an experiment's runs on `server`, through the view `key` if one is given.
+    """Return the address of an experiment's runs on `server`, in the view `key` if given.
 
-    As a table, or as `charts`. Without a `server` it is relative, for descriptions.
+    It opens the table, or with `charts` the charts. Without a `server` it is relative, for
+    descriptions.
     """
     query = _MODE | ({"viewStateShareKey": key} if key else {})
     query |= {"compareRunsMode": "CHART"} if charts else {}
@@ -104,54 +105,54 @@ def experiment_link(
 
 
 def run_link(server: str, experiment_id: str, run_id: str) -> str:
-    """Address of a run on `server`."""
+    """Return the address of a run on `server`."""
     return f"{server.rstrip('/')}/{link_between_runs(experiment_id, run_id)}"
 
 
 def artifact_link(experiment_id: str, run_id: str, artifact: str) -> str:
-    """Address of an artifact's preview, relative to the server."""
+    """Return the address of an artifact's preview, relative to the server."""
     place = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(artifact)}"
     return f"{place}?{urlencode(_MODE)}"
 
 
 def link_between_runs(experiment_id: str, run_id: str) -> str:
-    """The same relative to the server, for the notes of another run: it holds on every server."""
+    """Return a run's address relative to any server, for the notes of another run."""
     return f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(_MODE)}"
 
 
-# -- Charts of an experiment's page, shipped with a saved view ---------------------------------
+# -- Charts of an experiment's page, as part of a saved view -----------------------------------
 #
-# MLflow's page puts a chart of every metric below the other, and pictures last, with all parameters
-# written over them. A saved view can say which charts come first. As with the rest of a view that
-# is an internal format of MLflow 3 (seen in 3.17); charts that are not named here follow below.
+# MLflow's page stacks one chart per metric and puts pictures last, with all parameters written over
+# them. A saved view can name charts that come first; the others follow below. This, too, is an
+# internal format of MLflow 3 (seen in 3.17).
 
-# MLflow makes a section of what stands before the slash. In the order of its sections, capital
-# letters first, this one is on top of a run's page.
+# MLflow takes the text before the slash as a section and sorts sections with capital letters first,
+# so this one is at the top of a run's page.
 CYCLE_PICTURES = "Cycle/slices"
-"""Series of the six images of each validation."""
+"""Series of pictures with the six images of each validation."""
 
 
 ROLLBACK_PICTURES = "Cycle/rollbacks"
-"""Series of what a rollback was about."""
+"""Series of pictures before and after each rollback, and of its outcome."""
 COMPARISON_PICTURES = "Comparison/slices"
-"""Of an enhancement: input, result, and what it is measured against."""
+"""Pictures of an enhancement: input, result, and reference."""
 _RUNS = 10
-"""At most that many runs are drawn, the first ones of the table."""
+"""Most runs drawn in a chart: the first ones of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Charts below one heading."""
+    """Charts under one heading."""
 
     name: str
     cards: Sequence[Mapping[str, Any]]
     columns: int = 2
     height: int = 360
-    """Of a chart, in pixels."""
+    """Height of a chart in pixels."""
 
 
 def pictures(key: str, step: int, title: str) -> dict[str, Any]:
-    """The picture `key` of every run at one step, side by side, with a slider over the steps."""
+    """Return a chart with every run's picture `key` at one step, with a slider over the steps."""
     return {
         "type": "IMAGE",
         "imageKeys": [key],
@@ -162,7 +163,7 @@ def pictures(key: str, step: int, title: str) -> dict[str, Any]:
 
 
 def curves(metric: str) -> dict[str, Any]:
-    """A metric of every run over the iterations."""
+    """Return a chart of a metric of every run over the iterations."""
     return {
         "type": "LINE",
         "metricKey": metric,
@@ -181,7 +182,7 @@ def curves(metric: str) -> dict[str, Any]:
 
 
 def parallel_coordinates(params: Sequence[str], metric: str) -> dict[str, Any]:
-    """A line a run through its parameters, coloured by a metric."""
+    """Return a chart with a line per run through its parameters, coloured by a metric."""
     return {
         "type": "PARALLEL",
         "selectedParams": list(params),
@@ -191,7 +192,7 @@ def parallel_coordinates(params: Sequence[str], metric: str) -> dict[str, Any]:
 
 
 def chart_state(sections: Sequence[Section]) -> dict[str, Any]:
-    """The part of a view's state that says which charts are shown."""
+    """Return the part of a view's state that names its charts."""
     cards = [
         {
             "uuid": f"{section.name}-{number}",
@@ -224,17 +225,17 @@ def chart_state(sections: Sequence[Section]) -> dict[str, Any]:
     }
 
 
-# -- The views that experiments get: useful columns, the best run first, pictures side by side
+# -- Views of experiments: useful columns, the best run first, pictures side by side -----------
 
 TRIALS, PROMOTED, TRAININGS = KEYS = ("trials", "promoted", "trainings")
 """Keys of the views."""
 
 
 def trials_view(params: Iterable[str], step: int = 0) -> View:
-    """Of a study's trials: score, `params`, outcome.
+    """Return the view of a study's trials: score, `params`, outcome.
 
-    `score/value` is what the study ranks a trial by, of which it knows when the trial ends.
-    `step` is that of the pictures first shown.
+    `score/value` is the value by which the study ranks a trial, known when the trial ends. `step`
+    is the step of the pictures shown first.
     """
     searched = list(params)
     value = column("metrics", "score/value")
@@ -256,9 +257,9 @@ def trials_view(params: Iterable[str], step: int = 0) -> View:
 
 
 def promoted_view(step: int = 0) -> View:
-    """Of what trials became; a study gets it with its first promotion.
+    """Return the view of runs that trials became; a study gets it with its first promotion.
 
-    `step` is that of the pictures first shown: one that continues a trial has none at 0.
+    `step` is the step of the pictures shown first: a run that continues a trial has none at 0.
     """
     tags = ("kind", "trial", "seed", "start", "model_version", "outcome")
     best = column("metrics", "score/best")
@@ -274,7 +275,7 @@ def promoted_view(step: int = 0) -> View:
 
 
 def trainings_view() -> View:
-    """Of trainings that belong to no study."""
+    """Return the view of trainings that belong to no study."""
     best = column("metrics", "score/best")
     return View(
         key=TRAININGS,

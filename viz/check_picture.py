@@ -1,4 +1,4 @@
-"""A picture to check a prepared volume by: three middle slices and the histograms."""
+"""Draw a picture to check a prepared volume: three middle slices and the histograms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyclegan.prepare.transform import Histogram
 from viz.pictures import grey_window
 
 _PIXELS = 1024
-"""Longer sides are shown by every n-th voxel."""
+"""Most pixels along a side; longer sides show only every n-th voxel."""
 _SHOWN_BINS = 256
 
 
@@ -26,7 +26,7 @@ def write_check_picture(
     """Write `output`'s middle slices and histograms as a PNG file of the same name.
 
     The slices share one grey window (percentiles 0.5 to 99.5) and show voxels at their true
-    proportions, in micrometres where the voxel size is known. The histograms count logarithmically,
+    proportions, in micrometres if the voxel size is known. The histograms have logarithmic counts,
     before standardisation and, unless `after` is None, after it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,7 +103,7 @@ def _show(
 
 
 def _scale_bar(axis: Any, width: float, height: float, unit: str) -> None:
-    """A bar of 1, 2 or 5 x 10^n, at most a third of the width."""
+    """Draw a bar of length 1, 2 or 5 x 10^n, at most a third of the width."""
     power = 10.0 ** math.floor(math.log10(width / 3))
     length = max(n * power for n in (1, 2, 5) if n * power <= width / 3)
     left, y = 0.05 * width, 0.93 * height

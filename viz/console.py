@@ -1,6 +1,6 @@
-"""What a person sees while something runs: messages and progress, on standard error.
+"""Messages and progress for the user, on standard error.
 
-On a terminal a progress bar with rate and time left; in a log plain lines, a few a minute.
+A terminal shows a progress bar with rate and time left; a log gets plain lines, a few per minute.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _LINE_SECONDS = 10.0
 
 
 class Update(Protocol):
-    """Tells a progress display how far the work is."""
+    """Function that tells a progress display how far the work is."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """`done` of the total, and what to show beside it."""
+        """Show `done` of the total, and `note` beside it."""
 
 
 class Console:
-    """Messages to standard error; silent but for errors when `quiet`."""
+    """Write messages to standard error; only errors if `quiet`."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet = quiet
@@ -36,30 +36,30 @@ class Console:
         self._bar: RichConsole | None = None
 
     def say(self, text: str = "") -> None:
-        """One line, unless quiet."""
+        """Write one line, unless quiet."""
         if not self.quiet:
             self.write(text)
 
     def write(self, text: str) -> None:
-        """One line, always; above a progress bar if there is one."""
+        """Write one line, always; above a progress bar if there is one."""
         if self._bar is not None:
             self._bar.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=self.stream, flush=True)
 
     def error(self, text: str) -> None:
-        """One line, always."""
+        """Write one line with an error, always."""
         self.write(f"error: {text}")
 
     def rich(self) -> RichConsole:
-        """This console for a live display; until `rich_is_over` messages appear above that."""
+        """Return a console for a live display; messages appear above it until `rich_is_over`."""
         from rich.console import Console as RichConsole
 
         self._bar = RichConsole(file=self.stream)
         return self._bar
 
     def rich_is_over(self) -> None:
-        """The live display has ended."""
+        """Say that the live display has ended."""
         self._bar = None
 
     @contextlib.contextmanager
@@ -88,7 +88,7 @@ class Console:
 
 
 class _ToConsole(logging.Handler):
-    """Log messages as lines of a console."""
+    """Write log messages as lines of a console."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _ToConsole(logging.Handler):
 
 
 class _Pace:
-    """Units of work a second so far; a rollback leaves fewer done, but what it cost was work."""
+    """Units of work per second so far; units that a rollback discards count as work."""
 
     def __init__(self, start: int) -> None:
         self.done, self.worked, self.began = start, 0, time.monotonic()
@@ -111,7 +111,7 @@ class _Pace:
 
 
 class _Lines:
-    """Progress for a log: the first line, then one every ten seconds, and the last."""
+    """Write progress to a log: the first line, then one every ten seconds, and the last."""
 
     def __init__(self, console: Console, label: str, total: int, unit: str, start: int) -> None:
         self.console, self.label, self.total, self.unit = console, label, total, unit
@@ -160,7 +160,7 @@ def _bar(label: str, total: int, unit: str, start: int, console: RichConsole) ->
 
 
 def duration(seconds: float) -> str:
-    """`3 min 20 s`, `45 s`, `2 h 05 min`."""
+    """Return a duration such as `45 s`, `3 min 20 s` or `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What the figures share: colours of the states, and axes for scores."""
+"""Shared parts of the figures: colours of the states, axes for scores, legends."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "inte
 
 
 def colour(state: str) -> str:
-    """The colour of a state."""
+    """Return the colour of a state."""
     return COLOURS.get(state, GREY)
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure, in inches."""
+    """Return an empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")
     return figure
 
 
 def tidy(axes: Axes) -> None:
-    """A light grid, no box."""
+    """Draw a light grid and no box."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -51,19 +51,19 @@ def tidy(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class ScoreAxis:
-    """The part of the scores an axis shows. What lies below is drawn at its lower rim."""
+    """The range of scores that an axis shows. Lower scores are drawn at its lower rim."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, scores: Iterable[float | None]) -> ScoreAxis:
-        """An axis that shows all but gated scores and far outliers."""
+        """Return an axis that shows all scores except gated ones and far outliers."""
         return cls(*score_range([s for s in scores if s is not None]))
 
     @property
     def rim(self) -> float:
-        """Where scores below `low` are drawn."""
+        """Place of scores below `low`."""
         return self.low - 0.08 * (self.high - self.low)
 
     @property
@@ -73,16 +73,16 @@ class ScoreAxis:
         return self.low - 0.12 * span, self.high + 0.06 * span
 
     def place(self, scores: Sequence[float]) -> NDArray[np.float64]:
-        """Where to draw `scores`."""
+        """Return the places at which to draw `scores`."""
         values = np.asarray(scores, dtype=float)
         return np.where(values < self.low, self.rim, values)
 
     def below(self, score: float | None) -> bool:
-        """Whether it lies outside, or is none at all."""
+        """Return True if the score lies below the axis or is missing."""
         return score is None or score < self.low
 
     def ticks(self) -> list[float]:
-        """Round scores; none in the rim, where the scale does not hold."""
+        """Return round scores; none in the rim, where the scale does not hold."""
         found = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
         return [float(tick) for tick in found if tick >= self.low]
 
@@ -93,7 +93,7 @@ class ScoreAxis:
 
 
 def score_range(scores: Sequence[float]) -> tuple[float, float]:
-    """The range of scores that is worth an axis: low < high.
+    """Return the range of scores that an axis should show: low < high.
 
     Its top is the best score. Gated scores and those more than three interquartile ranges below
     the lower quartile (Tukey's far outliers) lie below it: they would flatten all the others.
@@ -108,7 +108,7 @@ def score_range(scores: Sequence[float]) -> tuple[float, float]:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend in one line below everything, where it meets no title."""
+    """Add a one-line legend below everything, where it overlaps no title."""
     figure.legend(
         handles=list(handles),
         loc="outside lower right",

@@ -1,4 +1,4 @@
-"""What our HTML pages have in common: one self-contained document."""
+"""Shared parts of our HTML pages: the document, tables, style and inline pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from viz.pictures import Picture
 
 
 def document(title: str, style: str, parts: Iterable[str], script: str = "") -> str:
-    """A whole page. `title` is escaped; `parts` are HTML already, empty ones are left out.
+    """Return a whole page. `title` is escaped; `parts` are HTML, and empty ones are left out.
 
-    Nothing is loaded from elsewhere: such a page works in MLflow's sandbox and from a disk.
+    It loads nothing from elsewhere, so it works in MLflow's sandbox and from a disk.
     """
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -28,7 +28,7 @@ def document(title: str, style: str, parts: Iterable[str], script: str = "") -> 
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markup, of names and cells that are markup."""
+    """Return a table as HTML; names and cells are HTML already."""
     top = "".join(f"<th>{name}</th>" for name in names)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return (
@@ -36,7 +36,7 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-# -- Colours and layout that all pages with tables, drawings and slices have in common ---------
+# -- Colours and layout of all pages with tables, drawings and slices --------------------------
 
 BASE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5b6068; --paper: #fff; --line: #ddd;
@@ -83,13 +83,13 @@ figure { margin: 0; } figcaption { font-size: .85em; margin-bottom: .25em; }
 """
 
 
-# -- Pictures as part of a page: inline, with a caption and words for those who can't see them
+# -- Inline pictures with a caption and a description ------------------------------------------
 
 _QUALITY = 88
 
 
 def address(picture: Picture, *, lossless: bool = False) -> str:
-    """A picture (Y, X, 3) as a `data:` address, WebP."""
+    """Return a picture (Y, X, 3) as a `data:` address in WebP."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -99,7 +99,7 @@ def address(picture: Picture, *, lossless: bool = False) -> str:
 
 
 def figure(source: str, name: str, caption: str) -> str:
-    """A picture of central slices at the address `source` below its name and caption."""
+    """Return the picture of central slices at `source`, below its name and caption."""
     alt = f"Central slices of {name}: {caption}"
     return (
         f"<figure><figcaption><b>{escape(name)}</b><br>{escape(caption)}</figcaption>"

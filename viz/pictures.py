@@ -1,9 +1,9 @@
-"""Pictures of volumes: the six images of a cycle, and volumes side by side.
+"""Pictures of volumes: the six images of a cycle, volumes side by side, and their differences.
 
-Grey windows: standardised intensities of two domains are not the same scale, so each domain has a
-window of its own, set by its *real* image: `real_A`, `rec_A` and `fake_A` show A's, `real_B`,
-`fake_B` and `rec_B` show B's. Within a domain equal grey is equal intensity; what a generator made
-too bright is seen too bright. Voxels that are not finite are red.
+Grey windows: the standardised intensities of two domains have different scales, so each domain has
+its own window, set by its *real* image: `real_A`, `rec_A` and `fake_A` use A's, `real_B`, `fake_B`
+and `rec_B` use B's. Within a domain equal grey means equal intensity: an image that a generator
+made too bright looks too bright. Voxels that are not finite are red.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TITLES = {
     "rec_B": "rec_B = G_A(fake_A)",
 }
 _PIXELS = (128, 192)
-"""Longest side of a small slice in `six_images`, in pixels: at least, at most."""
+"""Longest side of a small slice in `six_images`: minimum and maximum in pixels."""
 _GAP = 4
 _FONT_SIZE = 14
 _LINE = 20
@@ -43,7 +43,7 @@ _RED = (255, 0, 0)
 
 
 def grey_window(image: NDArray[Any]) -> Window:
-    """Lowest and highest intensity shown: percentiles 0.5 and 99.5 of the finite voxels."""
+    """Return the intensities for black and white: percentiles 0.5 and 99.5 of finite voxels."""
     finite = image[np.isfinite(image)]
     if finite.size == 0:
         return 0.0, 1.0
@@ -52,7 +52,7 @@ def grey_window(image: NDArray[Any]) -> Window:
 
 
 def to_uint8(slices: NDArray[Any], window: Window) -> Grey:
-    """Intensities as grey values: `window`'s ends become 0 and 255, beyond is cut, NaN is 0."""
+    """Return grey values: `window`'s ends become 0 and 255, values beyond are clipped, NaN is 0."""
     low, high = window
     scaled = (slices.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
     grey: Grey = np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
@@ -60,13 +60,13 @@ def to_uint8(slices: NDArray[Any], window: Window) -> Grey:
 
 
 def six_images(images: Mapping[str, Tensor]) -> Picture:
-    """The six images of one cycle as an RGB picture (Y, X, 3).
+    """Draw the six images of one cycle as an RGB picture (Y, X, 3).
 
-    `images`: `real_A fake_B rec_A real_B fake_A rec_B`, (B, C, Z, Y, X); the first patch's first
-    channel is shown. Two rows, the cycle that starts in A and the one that starts in B. Each image
-    is its three central slices: xy on top, below it xz and yz at half the scale with Z downwards.
-    The picture is about square, as the panels are that show it. Small patches are enlarged without
-    smoothing; with super resolution both domains show the same extent.
+    `images`: `real_A fake_B rec_A real_B fake_A rec_B`, (B, C, Z, Y, X); the first channel of the
+    first patch is shown. The picture has two rows: the cycle that starts in A and the one that
+    starts in B. Each image appears as three central slices: xy on top, xz and yz below it at half
+    the scale with Z downwards. The picture is about square, like the panels that show it. Small
+    patches are enlarged without smoothing; with super resolution both domains show the same extent.
     """
     volumes = {n: images[n][0, 0].detach().float().cpu().numpy() for row in CYCLES for n in row}
     windows = {domain: grey_window(volumes[f"real_{domain}"]) for domain in "AB"}
@@ -85,7 +85,7 @@ def six_images(images: Mapping[str, Tensor]) -> Picture:
 
 
 def cut_six(picture: Picture) -> dict[str, Picture]:
-    """The images in a picture that `six_images` made, by name, without their titles."""
+    """Cut a picture from `six_images` into its images, by name and without their titles."""
     inner = picture[_GAP:-_GAP, _GAP:-_GAP]
     height = (inner.shape[0] - _GAP) // 2
     width = (inner.shape[1] - 8 * _GAP) // 3
@@ -106,14 +106,14 @@ def comparison(
     window: Window | None = None,
     pixels: int = 300,
 ) -> Picture:
-    """Volumes side by side as an RGB picture (Y, X, 3): central xy slice on top, xz below.
+    """Draw volumes side by side as an RGB picture (Y, X, 3): central xy slice on top, xz below.
 
     Args:
         columns: title -> volume (Z, Y, X), an array or an open HDF5 dataset. All show the same
-            region; they may differ in resolution.
+            region, but their resolution may differ.
         captions: second line below a title, e.g. `{"enhanced": "27.9 dB"}`.
-        window: grey window of all columns; by default that of the last column's slices, where the
-            reference stands (the slow scan).
+        window: grey window of all columns; by default that of the slices in the last column, which
+            shows the reference (the slow scan).
         pixels: side of a slice. A larger volume shows its centre voxel by voxel, as shrinking would
             hide its noise; a smaller one is enlarged without smoothing.
     """
@@ -136,7 +136,7 @@ def comparison(
 
 
 def captioned(pictures: Mapping[str, Picture]) -> Picture:
-    """Finished pictures side by side as one, each below its caption, whose first line is larger."""
+    """Join finished pictures side by side, each below a caption whose first line is larger."""
     cells = []
     for caption, picture in pictures.items():
         title, *rest = caption.split("\n")
@@ -147,15 +147,15 @@ def captioned(pictures: Mapping[str, Picture]) -> Picture:
     return _side_by_side(cells, gap=6 * _GAP)
 
 
-# -- slices -----------------------------------------------------------------------------------
+# -- slices ------------------------------------------------------------------------------------
 def _finest(volumes: Iterable[Any]) -> Shape:
-    """Largest extent in voxels along Z, Y, X."""
+    """Return the largest extent in voxels along Z, Y, X."""
     z, y, x = (max(lengths) for lengths in zip(*(v.shape for v in volumes), strict=True))
     return z, y, x
 
 
 def _display_shape(finest: Shape) -> Shape:
-    """Size of small slices in pixels: whole multiples of small patches, large ones shrunk."""
+    """Return the size of small slices in pixels: small patches enlarged, large ones shrunk."""
     longest, (least, most) = max(finest), _PIXELS
     side = min(longest * -(-least // longest), most)
     z, y, x = (max(1, round(side * n / longest)) for n in finest)
@@ -165,7 +165,7 @@ def _display_shape(finest: Shape) -> Shape:
 def _central_slices(
     volume: Any, shown: tuple[int, ...], finest: Shape
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The xy and xz slices through the middle, cut to the middle part that is shown."""
+    """Return the xy and xz slices through the middle, cut to the middle part that is shown."""
     parts = []
     for length, part, whole in zip(volume.shape, shown, finest, strict=True):
         size = max(1, round(part * length / whole))
@@ -177,7 +177,7 @@ def _central_slices(
 
 
 def _three_slices(volume: NDArray[Any], window: Window, shape: Shape) -> Picture:
-    """The central xy slice, below it xz and yz side by side at half the scale."""
+    """Draw the central xy slice, and below it xz and yz side by side at half the scale."""
     z, y, x = (length // 2 for length in volume.shape)
     depth, height, width = shape
     below = [
@@ -187,7 +187,7 @@ def _three_slices(volume: NDArray[Any], window: Window, shape: Shape) -> Picture
     return _stacked([_tile(volume[z], window, (2 * height, 2 * width), "xy"), _side_by_side(below)])
 
 
-# -- drawing ----------------------------------------------------------------------------------
+# -- drawing -----------------------------------------------------------------------------------
 def _tile(plane: NDArray[Any], window: Window, size: tuple[int, int], label: str) -> Picture:
     grey = np.repeat(to_uint8(plane, window)[..., None], 3, axis=2)
     grey[~np.isfinite(plane)] = _RED
@@ -259,10 +259,10 @@ def write_png(picture: Picture, path: Path) -> None:
         Image.fromarray(picture).save(temporary, format="PNG")
 
 
-# -- Pictures of what differs between two volumes ----------------------------------------------
+# -- Pictures of the difference of two volumes -------------------------------------------------
 #
-# Red where the second is brighter, blue where it is darker, white where nothing differs, so that
-# the eye finds structure in what two networks disagree about.
+# Red where the second is brighter, blue where it is darker, white where they are equal, so that the
+# eye finds structure in the disagreement of two networks.
 
 _HOT, _BLUE = (178.0, 24.0, 43.0), (33.0, 102.0, 172.0)
 
@@ -274,10 +274,10 @@ _GREY = (128, 128, 128)
 def difference_picture(
     first: NDArray[Any], second: NDArray[Any], limit: float, *, pixels: int = 256
 ) -> Picture:
-    """`second` less `first`, planes (Y, X) of one shape, as an RGB picture (Y', X', 3).
+    """Draw `second` minus `first`, planes (Y, X) of one shape, as an RGB picture (Y', X', 3).
 
-    `limit`: the difference that full colour stands for, beyond is cut; `pixels`: longest side at
-    least, in whole multiples of a voxel. What is not finite is grey.
+    `limit`: the difference shown in full colour; larger ones are clipped. `pixels`: minimum of the
+    longest side; each voxel gets a whole number of pixels. Values that are not finite are grey.
     """
     difference = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     finite = np.isfinite(difference)

@@ -1,4 +1,4 @@
-"""Curves of several runs on one plot. Each bears its run's number, and a legend can hide it."""
+"""Plot curves of several runs in SVG. Each bears its run's number, and a legend can hide it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from html import escape
 
 COLOURS = 8
-"""Runs that are told apart by colour."""
+"""Number of runs with different colours."""
 _POINTS = 300
 _FEW_DECADES = 2.0
 _LETTER = 7.0
-"""Pixels that a letter of a label takes."""
+"""Width of a letter of a label, in pixels."""
 _APART = 11.0
-"""Pixels between two numbers at the ends of curves."""
+"""Distance between two numbers at the ends of curves, in pixels."""
 
 # Okabe and Ito's colours and one more, which colour-blind people can tell apart.
 STYLE = """
@@ -57,31 +57,31 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     runs: tuple[int, ...] = ()
-    """Numbers of the runs it belongs to, counted from 1; it is hidden with any of them."""
+    """Numbers of its runs, counted from 1; it is hidden with any of them."""
     label: str = ""
-    """At its end."""
+    """Text at its end."""
     dashed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What a plot says of its axes, and how large it is, in pixels."""
+    """The axes of a plot: labels, limits, and size in pixels."""
 
     x: str
     y: str
     about: str
-    """In words, for those who can't see it."""
+    """Description for those who can't see the plot."""
     log_y: bool = False
     limits: tuple[float, float] | None = None
-    """Of the vertical axis; what lies outside is drawn on its rim."""
+    """Limits of the vertical axis; values outside are drawn on its rim."""
     level: float | None = None
-    """A value with a dashed line across."""
+    """Value marked by a dashed line across the plot."""
     x_end: float | None = None
     size: tuple[float, float] = (480.0, 280.0)
 
 
 def plot(series: Sequence[Series], axes: Axes) -> str:
-    """The plot; empty if no curve has a point that can be drawn."""
+    """Return the plot; empty if no curve has a point that can be drawn."""
     drawn = [(one, points) for one in series if (points := _drawable(one.points, axes))]
     if not drawn:
         return ""
@@ -104,7 +104,7 @@ def plot(series: Sequence[Series], axes: Axes) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """A button a run that shows and hides it all over the page; names in the runs' order."""
+    """Return a button per run that shows or hides it on the whole page; names in runs' order."""
     buttons = (
         f'<button type="button" class="r{n}" data-run="{n}" aria-pressed="true" '
         f'title="{escape(name)}"><span class="dot"></span>{escape(name)}</button>'
@@ -114,7 +114,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def ticks(low: float, high: float, count: int = 7) -> list[Tick]:
-    """Round numbers between two ends."""
+    """Return ticks at round numbers between two ends."""
     raw = max((high - low) / max(count, 1), 1e-300)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(f * power for f in (1, 2, 5, 10) if f * power >= 0.999 * raw)
@@ -123,7 +123,7 @@ def ticks(low: float, high: float, count: int = 7) -> list[Tick]:
 
 
 def decades(low: float, high: float) -> list[Tick]:
-    """Powers of ten between two logarithms; halves and fifths of them where there are few."""
+    """Return ticks at powers of ten between two logarithms; also at 2 and 5 times these if few."""
     factors = (1, 2, 5) if high - low <= _FEW_DECADES else (1,)
     found = [
         (math.log10(factor) + power, f"{factor * 10.0**power:.6g}")
@@ -170,7 +170,7 @@ def _curve(one: Series, points: Sequence[tuple[float, float]], x: Span, y: Span)
 
 
 def _labels(drawn: Sequence[tuple[Series, Sequence[tuple[float, float]]]], x: Span, y: Span) -> str:
-    """Labels at the ends of curves, moved apart where they would overlap."""
+    """Draw labels at the ends of curves, moved apart where they would overlap."""
     ends = sorted(
         (x(points[-1][0]), y(min(max(points[-1][1], y.low), y.high)), i)
         for i, (one, points) in enumerate(drawn)
@@ -193,17 +193,17 @@ def _colour(one: Series) -> str:
 
 
 def chip(number: int) -> str:
-    """The number of a run in its colour."""
+    """Return the number of a run in its colour."""
     return f'<span class="r{number}"><span class="dot"></span>{number}</span>'
 
 
 # -- Small drawings in SVG: marks, axes and frames in the page's own colours -------------------
 #
-# Not by matplotlib, as the PNG figures are: these follow the reader's light or dark colours, tell
-# what the pointer is on, and two hundred curves are drawn in hundredths of a second.
+# Drawn without matplotlib, unlike the PNG figures: they follow the reader's light or dark colours,
+# name what the pointer is on, and need hundredths of a second for two hundred curves.
 
 Tick = tuple[float, str]
-"""Where on the axis, and its label."""
+"""Value on the axis, and its label."""
 
 
 _R = 4.0
@@ -211,7 +211,7 @@ _R = 4.0
 
 @dataclass(frozen=True)
 class Span:
-    """A linear axis: values from `low` to `high` lie between `start` and `end`, in pixels."""
+    """A linear axis: values from `low` to `high` lie between the pixels `start` and `end`."""
 
     low: float
     high: float
@@ -219,15 +219,15 @@ class Span:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         share = (value - self.low) / ((self.high - self.low) or 1.0)
         return self.start + share * (self.end - self.start)
 
 
 def element(name: str, *content: str, **attributes: object) -> str:
-    """`<name ...>content</name>`; `content` is markup, attributes are escaped.
+    """Return `<name ...>content</name>`; `content` is markup, attributes are escaped.
 
-    `_` in an attribute's name stands for `-`, one at its end is left out (`class_`).
+    `_` in an attribute's name stands for `-`; one at its end is left out (`class_`).
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_text(value))}"'
@@ -237,27 +237,27 @@ def element(name: str, *content: str, **attributes: object) -> str:
 
 
 def title(text: str) -> str:
-    """What appears below the pointer, and is read out."""
+    """Return a text that appears at the pointer and is read out by screen readers."""
     return element("title", escape(text))
 
 
 def text(x: float, y: float, content: str, **attributes: object) -> str:
-    """A line of text."""
+    """Return a line of text."""
     return element("text", escape(content), x=x, y=y, **attributes)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
-    """A straight line."""
+    """Return a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """The `d` of a path through points."""
+    """Return the `d` of a path through points."""
     return "M" + "L".join(f"{_text(x)} {_text(y)}" for x, y in points)
 
 
 def mark(state: str, x: float, y: float, *, below: bool = False) -> str:
-    """The mark of a state: shapes tell it as well as colours do. `below`: it lies off the axis."""
+    """Return a state's mark, with its own shape and colour. `below`: it lies off the axis."""
     r = _R
     if below:
         d = path([(x - r, y - r), (x + r, y - r), (x, y + r)]) + "Z"
@@ -277,7 +277,7 @@ def mark(state: str, x: float, y: float, *, below: bool = False) -> str:
 
 
 def across(x: Span, y: float, ticks: Iterable[Tick], label: str = "") -> str:
-    """A horizontal axis below the drawing: ticks and their labels, its name in the middle."""
+    """Return a horizontal axis below the drawing: ticks, their labels, its name in the middle."""
     parts = [line(x.start, y, x.end, y, "axis")]
     for value, name in ticks:
         at = x(value)
@@ -288,7 +288,7 @@ def across(x: Span, y: float, ticks: Iterable[Tick], label: str = "") -> str:
 
 
 def upright(y: Span, x: Span, ticks: Iterable[Tick], label: str = "") -> str:
-    """A vertical axis at the left with lines across the drawing."""
+    """Return a vertical axis at the left, with lines across the drawing."""
     parts = []
     for value, name in ticks:
         at = y(value)
@@ -304,7 +304,7 @@ def upright(y: Span, x: Span, ticks: Iterable[Tick], label: str = "") -> str:
 
 
 def drawing(width: float, height: float, description: str, *content: str, style: str = "") -> str:
-    """The whole, with a description for those who can't see it."""
+    """Return the whole drawing, with a description for those who can't see it."""
     return element(
         "svg",
         *content,
@@ -316,7 +316,7 @@ def drawing(width: float, height: float, description: str, *content: str, style:
 
 
 def round_ticks(low: float, high: float, count: int = 8) -> list[Tick]:
-    """Whole round numbers between two ends."""
+    """Return ticks at whole round numbers between two ends."""
     raw = max((high - low) / max(count, 1), 1e-12)
     power = 10.0 ** math.floor(math.log10(raw))
     step = max(1.0, next(f * power for f in (1, 2, 5, 10) if f * power >= raw))

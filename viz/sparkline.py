@@ -1,4 +1,4 @@
-"""Curves as one line of text, all on one scale, so that trials can be compared by eye."""
+"""Draw curves as single lines of text on one scale, to compare trials by eye."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.:-=+*#"
 
 Curve = Sequence[tuple[int, float]]
-"""(iteration, score)"""
+"""Pairs (iteration, score)."""
 
 
 def sparklines(curves: Sequence[Curve], *, width: int = 12, blocks: bool = True) -> list[str]:
-    """One line of `width` characters for each curve, on common axes.
+    """Return one line of `width` characters for each curve, on common axes.
 
-    The height is a score's rank among all scores of all curves, in eighths: the higher character
-    is the better score, and neither bad beginnings nor gates flatten what matters in the end.
-    A score fills the characters since the one before it; of several in one character the last is
-    shown. A curve that ends early leaves blanks.
+    The height is a score's rank among all scores of all curves, in eighths: a higher character is a
+    better score, and neither bad beginnings nor gates flatten the end, which matters. A score fills
+    the characters since the previous one; of several in one character the last is shown. A curve
+    that ends early leaves blanks.
     """
     levels = _BLOCKS if blocks else _ASCII
     known = np.sort([score for curve in curves for _, score in curve])

@@ -1,4 +1,4 @@
-"""Plain text tables."""
+"""Plain text for a terminal: tables, short names, and what a stream can show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TextIO
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[str] = ()
 ) -> str:
-    """Columns of text, aligned to the right but for those whose header is among `words`."""
+    """Return columns of text, aligned right except those whose header is among `words`."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = []
     for line in (header, *rows):
@@ -23,11 +23,11 @@ def table(
     return "\n".join(lines)
 
 
-# -- Short names for dotted configuration keys, where room is scarce ---------------------------
+# -- Short names for dotted configuration keys -------------------------------------------------
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """For each key its last components, as many as tell it from the others.
+    """Return for each key as many of its last components as tell it from the others.
 
     `lambdas.C_A` becomes `C_A`, but `lambdas.G_A.0` and `lambdas.G_A.1` become `G_A.0`, `G_A.1`.
     """
@@ -44,18 +44,18 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def short_text(value: object, length: int = 14) -> str:
-    """A value in few characters: three digits of a real number, the beginning of a long word."""
+    """Return a value in few characters: three digits of a float, the beginning of a long text."""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if len(text) <= length else text[: length - 1] + "~"
 
 
-# -- What standard output can show -------------------------------------------------------------
+# -- Limits of standard output -----------------------------------------------------------------
 
 _NARROWEST = 72
 
 
 def can_draw_blocks(stream: TextIO) -> bool:
-    """Whether the stream's encoding has the block characters."""
+    """Return True if the stream's encoding has the block characters."""
     try:
         "▁█".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -64,7 +64,7 @@ def can_draw_blocks(stream: TextIO) -> bool:
 
 
 def line_width(stream: TextIO) -> int | None:
-    """Characters of a line on a terminal; None for a file or a pipe, where lines may be long."""
+    """Return a terminal's characters per line; None for a file or pipe, where lines may be long."""
     if not stream.isatty():
         return None
     return max(_NARROWEST, shutil.get_terminal_size().columns)

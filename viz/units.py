@@ -1,4 +1,4 @@
-"""Sizes, times and names in few characters."""
+"""Format sizes, times and names in few characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def size(count: int | None) -> str:
-    """`812 B`, `3.4 MB`, `12 GB`: two digits or more, in powers of 1000; `?` for None."""
+    """Return `812 B`, `3.4 MB`, `12 GB`: two digits or more, in powers of 1000; `?` for None."""
     if count is None:
         return UNKNOWN
     value, unit = float(count), 0
@@ -19,9 +19,9 @@ def size(count: int | None) -> str:
 
 
 def moment(ms: int | None, *, now_ms: int | None = None) -> str:
-    """Local time of a moment in ms since 1970, such as `2026-11-23 02:35`.
+    """Return the local time of a moment in ms since 1970, such as `2026-11-23 02:35`.
 
-    With `now_ms` short: without the year if it is this year's, else without the hour.
+    With `now_ms` it is short: without the year if that is this year, else without the hour.
     """
     if ms is None:
         return ""
@@ -33,7 +33,7 @@ def moment(ms: int | None, *, now_ms: int | None = None) -> str:
 
 
 def took(ms: int | None) -> str:
-    """`45s`, `3m20s`, `2h05m`, `3d04h`."""
+    """Return a duration such as `45s`, `3m20s`, `2h05m` or `3d04h`."""
     if ms is None:
         return ""
     seconds = max(round(ms / 1000), 0)
@@ -47,7 +47,7 @@ def took(ms: int | None) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The beginning and the end of a text that is too long: numbers stand at the end."""
+    """Cut out the middle of a text that is too long: numbers stand at the end."""
     if len(text) <= length:
         return text
     end = (length - 1) * 2 // 3
@@ -55,17 +55,17 @@ def shortened(text: str, length: int) -> str:
 
 
 def score(value: float | None) -> str:
-    """Two decimals; empty without a score."""
+    """Return a score with two decimals, or an empty text for None."""
     return "" if value is None else f"{value:.2f}"
 
 
 def count(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Return a number with its noun, such as `1 run` or `2 runs`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def short_time(seconds: float | None) -> str:
-    """`24 s`, `1.8 min`, `2.3 h`, `3.1 d`."""
+    """Return a time such as `24 s`, `1.8 min`, `2.3 h` or `3.1 d`."""
     if seconds is None:
         return ""
     for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):

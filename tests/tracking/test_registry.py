@@ -91,7 +91,7 @@ def test_names_of_models(store: Store, client: MlflowClient, run: Run, tmp_path:
     find = store.registry.find
     with pytest.raises(DataError, match=r"is champion yet; make one: cyclegan promote"):
         find("champion")
-    with pytest.raises(DataError, match=r"no model 'demo' is registered.*none was promoted"):
+    with pytest.raises(DataError, match=r"no model 'demo' is registered.*none has been promoted"):
         find("demo@champion")
     version, _ = register(store, run, tmp_path, b"one", 0.5)
     with pytest.raises(DataError, match=r"demo@champion is not registered; there are demo@1"):

@@ -196,7 +196,7 @@ def test_a_run_with_a_version_stays_even_if_it_was_deleted_and_named() -> None:
     assert freed(rules, one, registered={"r": "demo@1"}) == set()
     assert freed(rules, one) == {"r"}
     ((_, why),) = plan(stored(one), Rules(deleted=True)).kept
-    assert "if you name it" in why
+    assert "name it to delete it" in why
 
 
 def test_a_trial_stays_as_long_as_its_promoted_run_is_stored() -> None:

@@ -1,4 +1,4 @@
-"""The report beside an enhanced volume: one HTML page and one picture for people to judge it by."""
+"""The report beside an enhanced volume: an HTML page and a picture by which people judge it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from viz.enhancement.reading import DoubtfulPlace, Images, MapSummary
 __all__ = ["DoubtfulPlace", "Halves", "MapSummary", "ReportSummary", "write_report"]
 
 SHOWN_PLACES = 4
-"""Doubtful places of which the surroundings are shown."""
+"""Number of doubtful places whose surroundings are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSummary:
-    """What a report says, for other programs."""
+    """The results of a report, for other programs."""
 
     html: Path
     png: Path
@@ -35,12 +35,12 @@ class ReportSummary:
     """The most doubtful ones, in voxels of the enhanced volume."""
     quality: tuple[QualityRow, ...]
     resolution_voxels: Mapping[str, float]
-    """By curve and criterion, in voxels of the enhanced volume."""
+    """Resolution by curve and criterion, in voxels of the enhanced volume."""
     slope: float | None
-    """Of the grey match of enhanced volume and input; not positive: inverted or lost."""
+    """Slope of the grey match of enhanced volume and input; 0 or less: inverted or lost."""
 
     def metrics(self) -> dict[str, float]:
-        """All finite numbers under the names they are logged by."""
+        """Return all finite numbers under the names by which they are logged."""
         values: dict[str, float] = {}
         for summary in self.maps:
             for part in ("mean", "p95", "p99"):
@@ -71,18 +71,18 @@ def write_report(
     Args:
         source: the input, or the region of it that was enhanced.
         enhanced: the HDF5 file with the dataset `data` and, if they were made, `trust/...`.
-        metadata: shown as a table: model, run, tile, precision, whatever there is.
-        reference: of the same region and resolution as the enhanced volume.
+        metadata: shown as a table: model, run, tile, precision and so on.
+        reference: a volume of the same region and resolution as the enhanced one.
         halves: by name, two volumes with the same signal and independent noise, of the input's or
             the enhanced volume's shape, such as `{"input": (even, odd)}`.
         quality: rows against the reference, if they have been computed already.
         viewer: name of a page beside the report that shows the volume, linked at its top.
 
-    Volumes may be larger than memory: slices, the middle 160^3 voxels and blocks spread over the
-    volume are read, and the trust maps slab by slab. Of several channels the first is shown.
+    Volumes may be larger than memory: the report reads slices, the middle 160^3 voxels and blocks
+    spread over the volume, and the trust maps slab by slab. It shows the first of several channels.
 
-    Errors: `DataError` for files that exist or volumes that don't belong together; one line for a
-    full disk.
+    Errors: `DataError` for files that exist or volumes that don't belong together; a one-line error
+    for a full disk.
     """
     for path in (path_html, path_png):
         refuse_overwrite(path, overwrite)

@@ -1,4 +1,4 @@
-"""The figures of a report, drawn with matplotlib's Agg and handed on as PNG bytes."""
+"""Draw the figures of a report with matplotlib's Agg, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 256
-"""Input voxels along each axis of the middle that slices show, at most: voxel by voxel."""
+"""Most input voxels along each axis of the middle that slices show, voxel by voxel."""
 CROP = 32
-"""Input voxels around a doubtful place that are shown."""
+"""Side, in input voxels, of the surroundings shown of a doubtful place."""
 DPI = 110
 DOUBT_RANGE = (1.5, 4.0)
-"""Doubt from which the overlay begins to show, and at which it is opaque."""
+"""Doubt at which the overlay begins to show, and at which it is opaque."""
 _PLANES = ("xy", "xz", "yz")
 _COLOURS = {"input": "#d95f02", "enhanced": "#1b6ca8", "reference": "#444444"}
 
 
 def slices_figure(images: Images) -> bytes:
-    """Three orthogonal slices through the middle: input, enhanced, doubt over it, reference."""
+    """Draw three orthogonal middle slices of input, enhanced, enhanced with doubt, reference."""
     shape = images.source.shape
     columns = ["input", "enhanced"] + (["doubt"] if DOUBT in images.maps else [])
     columns += ["reference"] if images.reference is not None else []
@@ -53,7 +53,7 @@ def slices_figure(images: Images) -> bytes:
 
 
 def places_figure(images: Images, places: Sequence[DoubtfulPlace]) -> bytes:
-    """Surroundings of doubtful places in their xy slice: input, enhanced, doubt, reference."""
+    """Draw surroundings of doubtful places in their xy slice: input, enhanced, doubt, reference."""
     columns = ["input", "enhanced", "doubt"]
     columns += ["reference"] if images.reference is not None else []
     figure, axes = _grid(len(places), len(columns), [CROP] * len(places), CROP)
@@ -70,7 +70,7 @@ def places_figure(images: Images, places: Sequence[DoubtfulPlace]) -> bytes:
 
 
 def spectra_figure(found: Measurements) -> bytes:
-    """Radial power before and after, and the noise power."""
+    """Draw the radial power before and after, and the noise power."""
     figure, (left, right) = _pair()
     _lines(left, found.spectra)
     left.set(title="Power spectrum, relative to the variance", yscale="log")
@@ -80,7 +80,7 @@ def spectra_figure(found: Measurements) -> bytes:
 
 
 def correlation_figure(found: Measurements) -> bytes:
-    """Fourier shell correlations with the criteria."""
+    """Draw the Fourier shell correlations with their criteria."""
     figure, (left, right) = _pair()
     for axes, halves in ((left, True), (right, False)):
         for name, (curve, scale) in found.correlations.items():
@@ -98,7 +98,7 @@ def correlation_figure(found: Measurements) -> bytes:
 
 
 def histogram_figure(found: Measurements) -> bytes:
-    """Grey values of the middle."""
+    """Draw histograms of the middle."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.2), layout="constrained")
@@ -119,7 +119,7 @@ _TITLES = {
 
 
 def _middle_plane(shape: Size, axis: int) -> tuple[Size, Size]:
-    """Origin and size, in input voxels, of a slice through the middle."""
+    """Return origin and size, in input voxels, of a slice through the middle."""
     size = [min(n, SHOWN) for n in shape]
     origin = [(n - part) // 2 for n, part in zip(shape, size, strict=True)]
     origin[axis], size[axis] = shape[axis] // 2, 1
@@ -142,7 +142,7 @@ def _around(place: Size, images: Images) -> tuple[Size, Size]:
 
 
 def _pictures(images: Images, origin: Size, size: Size) -> dict[str, Image]:
-    """Planes (rows, columns), fine ones cut in the middle of their input voxel."""
+    """Return planes (rows, columns); fine ones are cut in the middle of their input voxel."""
     read: dict[str, Image | None] = {
         "input": images.input(origin, size),
         "enhanced": images.output(origin, size),
@@ -179,7 +179,7 @@ def _show(
 
 
 def _coloured(strength: Image) -> NDArray[np.float32]:
-    """RGBA from transparent over yellow to red."""
+    """Return RGBA from transparent over yellow to red."""
     colours = np.empty((*strength.shape, 4), np.float32)
     colours[..., 0] = 1
     colours[..., 1] = 0.85 * (1 - strength)

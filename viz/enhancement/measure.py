@@ -1,4 +1,4 @@
-"""The numbers of a report, measured on the middle of a volume and on blocks spread over it."""
+"""Measure the numbers of a report, on the middle of a volume and on blocks spread over it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from viz.enhancement.reading import (
 )
 
 MEASURED = 160
-"""Voxels along each axis of the middle on which quality and correlation are measured, at most."""
+"""Most voxels along each axis of the middle in which quality and correlation are measured."""
 BLOCK_SIDE = 64
-"""Voxels of the blocks whose spectra are averaged, at most."""
+"""Longest side, in voxels, of the blocks whose spectra are averaged."""
 BLOCKS = 8
 FLAT_SIDE = 16
-"""Voxels of the homogeneous blocks that show the noise."""
+"""Side, in voxels, of the homogeneous blocks that show the noise."""
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 Halves = Mapping[str, tuple[Volume, Volume]]
 Pairs = Mapping[str, tuple[Image, Image, float]]
@@ -48,7 +48,7 @@ Pairs = Mapping[str, tuple[Image, Image, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """All numbers of a report; what could not be measured is empty, and `remarks` say why."""
+    """All numbers of a report; those that could not be measured are empty, `remarks` say why."""
 
     maps: tuple[MapSummary, ...]
     places: tuple[DoubtfulPlace, ...]
@@ -58,18 +58,18 @@ class Measurements:
     noise: Mapping[str, Curve]
     noise_source: str
     correlations: Mapping[str, tuple[ShellCorrelation, float]]
-    """With the number of voxels of the enhanced volume along a voxel of the curve's volumes."""
+    """Each with the length of its volumes' voxels, in voxels of the enhanced volume."""
     histograms: Mapping[str, Curve]
     """Grey values and densities."""
     slope: float | None
-    """Of the calibration; not positive: contrast inverted or lost."""
+    """Slope of the calibration; 0 or less: contrast inverted or lost."""
     remarks: tuple[str, ...]
 
 
 def measure(
     images: Images, halves: Halves, quality: Sequence[QualityRow] | None = None
 ) -> Measurements:
-    """Measure everything there is data for."""
+    """Measure everything for which there is data."""
     remarks: list[str] = []
     middle = central_region(images.source.shape, max(MEASURED // images.factor, SHORTEST))
     source, output, truth = images.input(*middle), images.output(*middle), images.truth(*middle)
@@ -117,7 +117,7 @@ def _quality(
 
 
 def _spectra(images: Images) -> dict[str, Curve]:
-    """Mean radial power of blocks spread over the volumes, relative to each one's variance."""
+    """Return mean radial power of blocks spread over the volumes, relative to their variances."""
     side = max(BLOCK_SIDE // images.factor, SHORTEST)
     if min(images.source.shape) < SHORTEST:
         return {}
@@ -143,7 +143,7 @@ def _mean_power(blocks: Sequence[Image]) -> Curve:
 def _noise(
     source: Image, output: Image, factor: int, pairs: Pairs, remarks: list[str]
 ) -> tuple[dict[str, Curve], str]:
-    """Noise power of input and output, in grey values squared."""
+    """Return noise power of input and output, in grey values squared, and its source."""
     curves: dict[str, Curve] = {}
     for name, (first, second, scale) in pairs.items():
         frequencies, power = noise_power_of_halves(first, second)
@@ -188,9 +188,9 @@ def _correlations(
 def _pair_of_halves(
     pair: tuple[Volume, Volume], images: Images, middle: tuple[Size, Size]
 ) -> tuple[Image, Image, float]:
-    """The middle of two halves, and how many voxels of the enhanced volume one of theirs is long.
+    """Return the middle of two halves, and their voxels' length in voxels of the enhanced volume.
 
-    They are halves of the input or of the enhanced volume: their shape tells.
+    Their shape tells if they are halves of the input or of the enhanced volume.
     """
     first, second = pair
     scales = {images.shape: 1, images.source.shape: images.factor}
@@ -222,7 +222,7 @@ def _histogram(image: Image) -> Curve:
 def resolution_rows(
     found: Measurements, voxel_size_um: float | None
 ) -> list[tuple[str, str, float, float | None]]:
-    """(curve, criterion, voxels of the enhanced volume, um if the voxel size is known)."""
+    """Return (curve, criterion, voxels of the enhanced volume, um if the voxel size is known)."""
     rows = []
     for name, (curve, scale) in found.correlations.items():
         for criterion, threshold in (("1/7", 1 / 7), ("half-bit", curve.half_bit)):

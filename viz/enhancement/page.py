@@ -47,7 +47,7 @@ def page(
     factor: int,
     viewer: str = "",
 ) -> str:
-    """The whole document. `figures` are PNG bytes by name, those not there are left out."""
+    """Return the whole document. `figures` are PNG bytes by name; missing ones are left out."""
     alarms = [INVERTED] if found.slope is not None and found.slope <= 0 else []
     alarms += [
         f"'{row.name}' fits the reference with a negative slope: its contrast is inverted."
@@ -119,8 +119,8 @@ def _quality(found: Measurements) -> str:
     text = _table(("", "PSNR / dB", "SSIM", "slope of the fit", "sign"), rows)
     text += f"<p>{escape(verdict(found.quality))}</p>"
     return text + _note(
-        "Each is first fitted to the reference by one slope and one offset. After that an inverted "
-        "image scores as high as an upright one: mind the sign."
+        "Each image is first fitted to the reference by one slope and one offset. After that an "
+        "inverted image scores as high as an upright one: mind the sign."
     )
 
 
@@ -141,9 +141,9 @@ def _resolution(
     header += [] if voxel_size_um is None else ["µm"]
     text = _image(figures, "correlation") + _table(header, rows)
     return text + _note(
-        "Full periods, at the first crossing. 2 voxels of the volume compared is the finest there "
-        "can be. Enhanced halves agree on what the network invents in both, too: only the input's "
-        "halves, or a reference, measure the scan."
+        "Full periods, at the first crossing. 2 voxels of the volume compared is the finest "
+        "possible. Enhanced halves agree on what the network invents in both, too: only the "
+        "input's halves, or a reference, measure the scan."
     )
 
 

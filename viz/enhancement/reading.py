@@ -1,4 +1,4 @@
-"""What the report reads: slices, a central region, and blocks spread over volumes of any size.
+"""Read slices, a central region, and blocks spread over volumes of any size, for the report.
 
 Nothing here holds more than a region of 160 voxels a side or a slab of chunks, however large the
 file. The trust maps are read once from end to end, slab by slab, unless they have more than
@@ -25,21 +25,21 @@ Image = NDArray[np.float32]
 MAPS = ("trust/consistency", "trust/cycle", "trust/disagreement", "trust/doubt")
 DOUBT = "trust/doubt"
 SCANNED = 1 << 29
-"""Maps with more voxels are summarised from a sample."""
+"""Most voxels of a map that is read completely; a larger one is summarised from a sample."""
 SLAB_VOXELS = 1 << 24
-"""Voxels read at once, about."""
+"""Approximate number of voxels read at once."""
 SAMPLED_BLOCKS = 64
-"""Blocks that stand for a map too large to scan."""
+"""Number of blocks that stand for a map too large to read completely."""
 CELL = 16
-"""Side of the cells, in voxels of the map, of each of which the highest value is kept."""
+"""Side of the cells in voxels of the map; each cell has one doubtful place at most."""
 BINS_PER_OCTAVE = 64
-"""Resolution of the percentiles: 1.1 %."""
+"""Bins of the percentiles, whose resolution is thus 1.1 %."""
 _LOWEST, _HIGHEST = -40, 40
-"""Powers of two between which values are told apart."""
+"""Powers of two between which values are distinguished."""
 
 
 class Images:
-    """The volumes of a report, read by the region; all origins and sizes in the input's voxels.
+    """The volumes of a report, read by region; all origins and sizes are in the input's voxels.
 
     Errors: `DataError` if input, enhanced volume and reference don't cover the same region.
     """
@@ -57,37 +57,37 @@ class Images:
             )
 
     def input(self, origin: Size, size: Size) -> Image:
-        """Of the first channel."""
+        """Return a region of the input's first channel."""
         image: Image = self.source.read(origin, size)[0]
         return image
 
     def output(self, origin: Size, size: Size) -> Image:
-        """The same region of the enhanced volume."""
+        """Return the same region of the enhanced volume."""
         return read_image(self.enhanced, *self.scaled(origin, size, self.factor))
 
     def truth(self, origin: Size, size: Size) -> Image | None:
-        """The same region of the reference."""
+        """Return the same region of the reference, or None."""
         if self.reference is None:
             return None
         image: Image = self.reference.read(*self.scaled(origin, size, self.factor))[0]
         return image
 
     def map(self, name: str, origin: Size, size: Size) -> Image:
-        """The same region of a trust map, in the map's own resolution."""
+        """Return the same region of a trust map, in the map's own resolution."""
         dataset = self.maps[name]
         factor = max(1, round(shape_of(dataset)[2] / self.source.shape[2]))
         return read_image(dataset, *self.scaled(origin, size, factor))
 
     @staticmethod
     def scaled(origin: Size, size: Size, factor: int) -> tuple[Size, Size]:
-        """A region in voxels `factor` times finer."""
+        """Return a region in voxels `factor` times finer."""
         (a, b, c), (z, y, x) = origin, size
         return (a * factor, b * factor, c * factor), (z * factor, y * factor, x * factor)
 
 
 @dataclass(frozen=True)
 class MapSummary:
-    """Mean, 95th and 99th percentile, and highest value of a trust map, and the share read."""
+    """Mean, 95th and 99th percentile and highest value of a trust map, and the share read."""
 
     name: str
     mean: float
@@ -106,7 +106,7 @@ class DoubtfulPlace:
 
 
 def summarise_map(dataset: h5py.Dataset) -> MapSummary:
-    """Summary of a map (Z, Y, X) or (1, Z, Y, X) without negative values, streaming."""
+    """Summarise a map (Z, Y, X) or (1, Z, Y, X) without negative values, slab by slab."""
     counts = np.zeros((_HIGHEST - _LOWEST) * BINS_PER_OCTAVE, np.int64)
     total, number, highest = 0.0, 0, 0.0
     for _, part in _parts(dataset):
@@ -126,7 +126,7 @@ def summarise_map(dataset: h5py.Dataset) -> MapSummary:
 
 
 def doubtful_places(dataset: h5py.Dataset, count: int = 10) -> list[DoubtfulPlace]:
-    """The `count` highest places of a map, the highest first, at least 16 voxels apart."""
+    """Return the `count` highest places of a map, highest first, at least 16 voxels apart."""
     kept: list[tuple[float, Size]] = []
     for origin, part in _parts(dataset):
         for value, place in _cell_maxima(part):
@@ -148,14 +148,14 @@ def doubtful_places(dataset: h5py.Dataset, count: int = 10) -> list[DoubtfulPlac
 
 
 def central_region(shape: Size, most: int) -> tuple[Size, Size]:
-    """Origin and size of the middle of a volume, at most `most` voxels along each axis."""
+    """Return origin and size of a volume's middle, at most `most` voxels along each axis."""
     z, y, x = (min(n, most) for n in shape)
     a, b, c = ((n - part) // 2 for n, part in zip(shape, (z, y, x), strict=True))
     return (a, b, c), (z, y, x)
 
 
 def spread_blocks(shape: Size, side: int, count: int) -> list[tuple[Size, Size]]:
-    """Up to `count` blocks (origin, size) that don't overlap, spread evenly over a volume."""
+    """Return up to `count` blocks (origin, size), spread evenly over a volume without overlap."""
     sizes = [min(side, n) for n in shape]
     grid = [range(0, n - part + 1, part) for n, part in zip(shape, sizes, strict=True)]
     places = [(z, y, x) for z in grid[0] for y in grid[1] for x in grid[2]]
@@ -165,20 +165,20 @@ def spread_blocks(shape: Size, side: int, count: int) -> list[tuple[Size, Size]]
 
 
 def read_image(dataset: h5py.Dataset, origin: Size, size: Size) -> Image:
-    """A window (z, y, x) of a dataset (Z, Y, X) or of the first channel of (C, Z, Y, X)."""
+    """Read a window (z, y, x) of a dataset (Z, Y, X) or of the first channel of (C, Z, Y, X)."""
     z, y, x = (slice(o, o + n) for o, n in zip(origin, size, strict=True))
     part = dataset[z, y, x] if dataset.ndim == 3 else dataset[0, z, y, x]
     return np.asarray(part, dtype=np.float32)
 
 
 def shape_of(dataset: h5py.Dataset) -> Size:
-    """(Z, Y, X) of a dataset with or without a leading channel axis."""
+    """Return (Z, Y, X) of a dataset with or without a leading channel axis."""
     z, y, x = dataset.shape[-3:]
     return z, y, x
 
 
 def _parts(dataset: h5py.Dataset) -> Iterator[tuple[Size, Image]]:
-    """Origins and windows that cover a map, or a sample of it, in cells of 16 voxels."""
+    """Yield origins and windows that cover a map, or a sample of it, in cells of 16 voxels."""
     shape = shape_of(dataset)
     if math.prod(shape) > SCANNED:
         for origin, size in spread_blocks(shape, 128, SAMPLED_BLOCKS):
@@ -223,7 +223,7 @@ def _percentile(counts: NDArray[np.int64], share: float, highest: float) -> floa
 def _dataset(handle: h5py.File, name: str) -> h5py.Dataset:
     item: Any = handle.get(name)
     if not isinstance(item, h5py.Dataset):
-        raise DataError(f"{handle.filename}: no dataset '{name}'; it is no output of enhance")
+        raise DataError(f"{handle.filename}: no dataset '{name}'; it is not an output of enhance")
     return item
 
 
@@ -231,7 +231,7 @@ def _factor(coarse: Size, fine: Size, name: str) -> int:
     factor = max(1, round(fine[2] / coarse[2]))
     if any(n * factor != m for n, m in zip(coarse, fine, strict=True)):
         raise DataError(
-            f"{name}: the enhanced volume has {list(fine)} voxels, which is no multiple of the "
-            f"input's {list(coarse)}; give the input it was made of"
+            f"{name}: the enhanced volume has {list(fine)} voxels, not a multiple of the "
+            f"input's {list(coarse)}; give the input it was made from"
         )
     return factor

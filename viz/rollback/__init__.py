@@ -1,12 +1,10 @@
-"""The way a training took, for people: accepted path, discarded attempts, what was changed why.
+"""The page on a training's rollbacks: accepted path, discarded attempts, changes with reasons.
 
 ```
-path      TrainingPath: plain data of a training, and what can be read off it
-curves    long noisy curves as bands of few points, values that change now and then as stairs
-drawing   what the figures share: colours, axes, matplotlib's SVG made fit for a page
-panels    the figure over the step: losses, lambdas, learning rates
-marks     the rollbacks and the validations in it
-saw_tooth the figure of the step over the iteration
+path      TrainingPath: plain data of a training, and values derived from it
+drawing   shared parts of the figures: colours, axes, curves of few points, SVG for a page
+panels    the figure over the step (rollbacks, validations, losses, lambdas, learning rates),
+          and the figure of the step over the iteration
 page      one HTML page without scripts or external files
 ```
 """

@@ -1,4 +1,4 @@
-"""What the figures of a path share: colours, axes, and matplotlib's SVG made fit for a page."""
+"""Shared parts of the figures of a path: colours, axes, thinned curves, and SVG for a page."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Values = NDArray[np.float64]
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#111111", "#8A7B00")
 DISCARDED = "#a9a9a9"
-"""Everything that a rollback left behind."""
+"""Colour of everything that a rollback discarded."""
 FAINT = "#d3d3d3"
-"""Its noise."""
+"""Colour of the noise of discarded curves."""
 BROKEN = "#c62828"
-"""Values that are not finite, validations that failed a gate."""
+"""Colour of values that are not finite, and of validations that failed a gate."""
 SHADE = "#d9a400"
-"""The ground that was lost."""
+"""Colour of the steps that a rollback undid."""
 OUTCOMES = {"recovered": "#1b7f4d", "failed again": "#b85c00", "gave up": "#c62828"}
 UNKNOWN = "#5b6470"
-"""Of a rollback of which nobody knows yet what became of it."""
+"""Colour of a rollback whose outcome is not known yet."""
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 10.4, 0.95, 1.7, 0.3, 0.5, 0.2
-"""Of a figure, in inches; names of curves stand in the right margin."""
+"""Lengths of a figure in inches; names of curves stand in the right margin."""
 _HEADROOM = 4.0
-"""Factor (on a log axis) or spans (on others) around the accepted path that an axis shows."""
+"""Room that an axis shows around the accepted path: a factor on a log axis, else spans."""
 
-# Numbers matplotlib gives its parts: nothing refers to them, and figures of a page share them.
+# Numbered ids of matplotlib's parts: nothing refers to them, and figures of a page share them.
 _COUNTED = re.compile(r' id="[A-Za-z.]+\d*_\d+"')
 _NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
 _PATH = re.compile(r' d="[^"]*"')
@@ -51,12 +51,12 @@ _SETTINGS = {
 
 
 def outcome_colour(outcome: str) -> str:
-    """The colour of what became of a rollback."""
+    """Return the colour of a rollback's outcome."""
     return OUTCOMES.get(outcome, UNKNOWN)
 
 
 def number(value: float) -> str:
-    """Three digits: `0.123`, `12,300`, `1.23e-4`."""
+    """Format a value with three digits: `0.123`, `12,300`, `1.23e-4`."""
     if not math.isfinite(value):
         return "∞" if value > 0 else "not finite"
     if value and not 1e-3 <= abs(value) < 1e6:
@@ -67,10 +67,10 @@ def number(value: float) -> str:
 
 
 def stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width with axes below each other, `heights` in inches.
+    """Return a figure of the page's width with axes below each other, `heights` in inches.
 
-    They share the x axis, which only the last one labels. Places are given, not solved for:
-    matplotlib's layout engine differs in the last digits from call to call.
+    They share the x axis, which only the last one labels. Their places are computed here: those of
+    matplotlib's layout engine differ in the last digits from call to call.
     """
     from matplotlib.figure import Figure
 
@@ -89,7 +89,7 @@ def stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
 
 
 def tidy(axes: Axes, label: str) -> None:
-    """A light grid, no box, what is shown at the left."""
+    """Draw a light grid, no box, and a label at the left."""
     axes.grid(alpha=0.22, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -100,7 +100,7 @@ def tidy(axes: Axes, label: str) -> None:
 
 
 def legend(axes: Axes, names: Sequence[str]) -> None:
-    """Names beside the axes, as they are: `$` in a name is no formula."""
+    """Write names beside the axes, unchanged: `$` in a name is no formula."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -124,9 +124,9 @@ def legend(axes: Axes, names: Sequence[str]) -> None:
 
 
 def scale(axes: Axes, shown: Values, everything: Values) -> None:
-    """A log axis where all is positive, that keeps the accepted path in view.
+    """Fit the vertical axis to the accepted path; it is logarithmic if all values are positive.
 
-    What an attempt exploded to may leave the axes: else it alone would be seen.
+    The values of an attempt that exploded may leave the axes: otherwise they alone would be seen.
     """
     finite = everything[np.isfinite(everything)]
     inside = shown[np.isfinite(shown)]
@@ -148,7 +148,7 @@ def scale(axes: Axes, shown: Values, everything: Values) -> None:
 
 
 def _label_log(axes: Axes, ratio: float) -> None:
-    """Plain numbers, enough of them, also over less than a decade."""
+    """Label a log axis with enough plain numbers, even over less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     if ratio < 5:
@@ -162,7 +162,7 @@ def _label_log(axes: Axes, ratio: float) -> None:
 
 
 def group_thousands(axis: Any) -> None:
-    """Whole numbers with commas."""
+    """Label an axis with whole numbers with commas."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(8, integer=True))
@@ -170,9 +170,9 @@ def group_thousands(axis: Any) -> None:
 
 
 def inline_svg(figure: Figure, salt: str) -> str:
-    """A figure as an element of an HTML page, the same bytes every time.
+    """Return a figure as an element of an HTML page, the same bytes every time.
 
-    `salt` keeps names apart that parts of several figures of a page refer to.
+    `salt` makes ids differ that parts of several figures of a page refer to.
     """
     import matplotlib
 
@@ -189,25 +189,25 @@ def inline_svg(figure: Figure, salt: str) -> str:
     return re.sub(r'(<svg) (width|height)="[^"]*"', r"\1", text, count=1)
 
 
-# -- Curves for a page: as many points as it has pixels, however long the training -------------
+# -- Curves with as many points as a page has pixels, however long the training ----------------
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A noisy curve: in each column of the page its middle and its ends."""
+    """A noisy curve: the middle and the ends of its values in each column of the page."""
 
     x: Values
     low: Values
-    """Smallest finite value of the column; NaN if it has none, as in the two others."""
+    """Smallest finite value of each column; NaN if it has none, as in `middle` and `high`."""
     middle: Values
     """Median of the finite values."""
     high: Values
     broken: Values
-    """Places of columns in which something was not finite."""
+    """Places of columns in which a value was not finite."""
 
 
 def thinned(x: Values, y: Values, width: float) -> Curve:
-    """The curve in columns of `width`, in units of `x`, which rises."""
+    """Return the curve in columns of `width`, in units of `x`, which rises."""
     columns = np.floor(x / width)
     starts = np.flatnonzero(np.diff(columns, prepend=np.nan) != 0)
     parts = np.split(y, starts[1:])
@@ -222,7 +222,7 @@ def thinned(x: Values, y: Values, width: float) -> Curve:
 
 
 def joined(parts: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
-    """Several lines as one with gaps: a page pays for every line it has."""
+    """Join several lines to one with gaps: every line makes the page larger."""
     gap = np.array([np.nan])
     x = [piece for part, _ in parts for piece in (part, gap)]
     y = [piece for _, part in parts for piece in (part, gap)]
@@ -230,7 +230,7 @@ def joined(parts: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
 
 
 def zigzag(curve: Curve) -> tuple[Values, Values]:
-    """A thinned curve as one line, through both ends of every column."""
+    """Return a thinned curve as one line through both ends of every column."""
     x, y = np.repeat(curve.x, 2), np.stack([curve.low, curve.high], axis=1).ravel()
     kept = np.ones(y.shape, dtype=bool)
     kept[1::2] = curve.low != curve.high
@@ -238,7 +238,7 @@ def zigzag(curve: Curve) -> tuple[Values, Values]:
 
 
 def stairs(x: Values, y: Values, width: float) -> tuple[Values, Values]:
-    """Corners of values that hold over (x - 1, x]; changes within a `width` are drawn as one."""
+    """Return corners of values that hold over (x - 1, x]; changes within a `width` become one."""
     changed = np.flatnonzero(np.diff(y)) + 1
     kept = [0]
     for index in changed.tolist():
@@ -250,7 +250,7 @@ def stairs(x: Values, y: Values, width: float) -> tuple[Values, Values]:
 
 
 def union(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same ground, without overlaps, in order."""
+    """Merge spans that overlap, and sort them."""
     joined: list[tuple[float, float]] = []
     for low, high in sorted(spans):
         if joined and low <= joined[-1][1]:

@@ -1,4 +1,4 @@
-"""The way of a training as one HTML page without scripts or external files; text is escaped."""
+"""The path of a training as one HTML page without scripts or external files; text is escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viz.rollback.panels import saw_tooth_figure, step_figure
 from viz.rollback.path import TrainingPath
 
 OPEN = "not known yet"
-"""What became of a rollback that nothing concluded."""
+"""Outcome of a rollback that nothing has concluded yet."""
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff;
        max-width: 1240px; margin: 1.6em auto; padding: 0 1.2em; }
@@ -46,21 +46,21 @@ _NUMBERS = (0, 1, 4, 5, 8)
 
 
 def path_page(path: TrainingPath) -> str:
-    """The whole document, the same for the same path."""
+    """Return the whole document; it is the same for the same path."""
     title = f"Rollbacks of {path.name}"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="summary">{escape(_summary(path.rollbacks))}<br>{escape(path.spent)}.</p>',
         "<h2>The accepted path</h2>",
-        '<p class="note">In colour the path that the networks took; '
+        '<p class="note">In colour: the path that the networks took; '
         f'<i class="key" style="background:{DISCARDED}"></i>'
         "grey: attempts that a rollback discarded; "
-        '<i class="key" style="background:#fbf3df"></i>ground that was lost and covered again; '
+        '<i class="key" style="background:#fbf3df"></i>steps that were lost and trained again; '
         '<b style="color:#c62828">×</b> values that were not finite, or a validation that failed '
-        "a gate. Bands span the values of neighbouring steps, lines are their medians. What an "
-        "attempt exploded to leaves the axes.</p>",
+        "a gate. Bands span the values of neighbouring steps, lines are their medians. Values of "
+        "an attempt that exploded may lie outside the axes.</p>",
         _wide(inline_svg(step_figure(path), "steps")),
-        "<h2>What was spent</h2>",
+        "<h2>Iterations spent</h2>",
         _wide(inline_svg(saw_tooth_figure(path), "spent")),
         "<h2>The rollbacks</h2>",
         _wide(_table(path.rollbacks)),
@@ -69,7 +69,7 @@ def path_page(path: TrainingPath) -> str:
 
 
 def changed_values(event: RollbackEvent) -> list[tuple[str, float, float]]:
-    """(dotted name, before, after) of the hyperparameters that a rollback changed."""
+    """Return (dotted name, before, after) of the hyperparameters that a rollback changed."""
     before, after = event.before.flat(), event.after.flat()
     return [
         (name, before.get(name, math.nan), value)
@@ -85,7 +85,7 @@ def _summary(events: Sequence[RollbackEvent]) -> str:
 
 
 def _wide(content: str) -> str:
-    """Scrolled where the page is narrow, as MLflow's pane is."""
+    """Make content scroll where the page is narrow, as MLflow's pane is."""
     return f'<div class="wide">{content}</div>'
 
 

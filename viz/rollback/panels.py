@@ -1,4 +1,4 @@
-"""The figure of a path over the step: panels of curves, discarded attempts in grey behind."""
+"""The figures of a path: curves over the step, and the step over the iteration."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 _COLUMNS = 420
-"""Columns of the step axis, at most: about two pixels each."""
+"""Most columns of the step axis: about two pixels each."""
 _BUDGET = 9000
-"""Columns of all curves together: keeps the page below a megabyte, however often it fell back."""
+"""Most columns of all curves together: keeps the page below a megabyte with many rollbacks."""
 
 
 @dataclass(frozen=True)
 class _Panel:
     label: str
     height: float
-    """In inches."""
+    """Height in inches."""
     curves: Mapping[str, Values]
-    """Name -> a value of each row."""
+    """Name -> one value per row."""
     noisy: bool
 
 
 def step_figure(path: TrainingPath) -> Figure:
-    """Rollbacks, scores, losses, lambdas and learning rates over the step."""
+    """Draw rollbacks, scores, losses, lambdas and learning rates over the step."""
     panels = _panels(path)
     lane = min(0.5 + 0.24 * len(path.rollbacks), 2.6)
     heights = [lane, *([1.5] if path.scores else []), *(panel.height for panel in panels)]
@@ -90,7 +90,7 @@ def _panels(path: TrainingPath) -> list[_Panel]:
 
 
 def _column(path: TrainingPath, curves: int) -> float:
-    """Steps a column of the page stands for."""
+    """Return the number of steps that a column of the page stands for."""
     span = max(float(path.steps.max(initial=0)), 1.0)
     total = span + sum(stretch.last - stretch.first for stretch in path.discarded)
     width = span / _COLUMNS
@@ -115,7 +115,7 @@ def _draw_panel(axes: Axes, path: TrainingPath, panel: _Panel, width: float) -> 
 def _draw_accepted(
     axes: Axes, x: Values, y: Values, noisy: bool, width: float, colour: str
 ) -> None:
-    """A band and its middle, or stairs."""
+    """Draw a band and its middle, or stairs."""
     if not noisy:
         axes.plot(*stairs(x, y, width), color=colour, linewidth=1.6, gid="accepted")
         return
@@ -130,7 +130,7 @@ def _draw_accepted(
 def _draw_discarded(
     axes: Axes, path: TrainingPath, values: Values, noisy: bool, width: float
 ) -> None:
-    """All given-up attempts of one curve, in grey behind the accepted path."""
+    """Draw all discarded attempts of one curve, in grey behind the accepted path."""
     spans = [slice(stretch.first, stretch.last) for stretch in path.discarded]
     if not spans:
         return
@@ -146,25 +146,25 @@ def _draw_discarded(
 
 
 def _mark_broken(axes: Axes, places: Values) -> None:
-    """What was not finite, at the upper rim."""
+    """Mark values that were not finite at the upper rim."""
     if places.size:
         rim = np.full(places.shape, 0.96)
         place = axes.get_xaxis_transform()
         axes.plot(places, rim, "x", color=BROKEN, markersize=4.5, transform=place)
 
 
-# -- What happened at single steps: rollbacks as arrows, validations as points -----------------
+# -- Events at single steps: rollbacks as arrows, validations as dots --------------------------
 
 _ARROWS = 24
-"""Rollbacks up to which every arrow bears its number."""
+"""Most rollbacks with which every arrow bears its number."""
 
 
 _DOTS = 500
-"""Validations up to which each has a dot."""
+"""Most validations with which each has a dot."""
 
 
 def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
-    """An arrow each, one below the other, from where the fault was found to where it fell back."""
+    """Draw an arrow per rollback, from the step of the fault back to the restored step."""
     count = len(path.rollbacks)
     every = -(-count // _ARROWS)
     for number, event in enumerate(path.rollbacks, start=1):
@@ -199,7 +199,7 @@ def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
 
 
 def draw_scores(axes: Axes, path: TrainingPath, width: float) -> None:
-    """Usable scores by step; others, and those far below the accepted ones, at the lower rim."""
+    """Draw usable scores by step; others, and those far below the accepted ones, at the rim."""
     row_of = {row.iteration: i for i, row in enumerate(path.rows)}
     known = [(row_of[s.iteration], s) for s in path.scores if s.iteration in row_of]
     usable = {i: s.score for i, s in known if s.usable}
@@ -227,11 +227,11 @@ def draw_scores(axes: Axes, path: TrainingPath, width: float) -> None:
         axes.set_yticks([])
 
 
-# -- The figure of the step over the iteration: what a training spent --------------------------
+# -- The figure of the step over the iteration -------------------------------------------------
 
 
 def saw_tooth_figure(path: TrainingPath) -> Figure:
-    """The step over the iteration: every fall is a rollback, grey is what it cost."""
+    """Draw the step over the iteration: every fall is a rollback, and its cost is grey."""
     figure, (axes,) = stacked([1.6])
     iterations = np.array([row.iteration for row in path.rows], dtype=float)
     for stretch in path.stretches:

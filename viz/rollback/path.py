@@ -1,4 +1,4 @@
-"""A training with rollbacks as plain data, and what can be read off it."""
+"""A training with rollbacks as plain data, and values derived from it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _PANELS = {
 
 @dataclass(frozen=True)
 class Validated:
-    """A validation's score."""
+    """The score of a validation."""
 
     iteration: int
     score: float
     usable: bool = True
-    """False where a gate failed."""
+    """False if a gate failed."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rows first, ..., last - 1 of a training between two rollbacks, all kept or all discarded."""
+    """Rows first, ..., last - 1 of a training, all accepted or all discarded."""
 
     first: int
     last: int
@@ -45,37 +45,37 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPath:
-    """What is known of a training that fell back."""
+    """The data of a training with rollbacks."""
 
     name: str
     rows: Sequence[Row]
-    """By iteration, discarded ones included; without gaps."""
+    """Rows by iteration, without gaps and including discarded ones."""
     rollbacks: Sequence[RollbackEvent]
     changes: Sequence[HParamChange] = ()
-    """Of hyperparameters, in their order."""
+    """Changes of hyperparameters, in order."""
     initial: Mapping[str, float]
-    """Hyperparameters of the start, by dotted name."""
+    """Hyperparameters at the start, by dotted name."""
     losses: Mapping[str, Sequence[str]]
-    """Panel -> the metrics it shows."""
+    """Panel -> metrics that it shows."""
     scores: Sequence[Validated] = ()
 
     @cached_property
     def steps(self) -> Values:
-        """Of all rows."""
+        """Training step of each row."""
         return np.array([row.step for row in self.rows], dtype=float)
 
     @cached_property
     def accepted(self) -> NDArray[np.bool_]:
-        """Of all rows."""
+        """True for each row on the accepted path."""
         return np.array([row.accepted for row in self.rows], dtype=bool)
 
     def metric(self, name: str) -> Values:
-        """A metric of all rows; NaN where it is missing."""
+        """Return a metric of all rows; NaN where it is missing."""
         return np.array([row.values.get(name, np.nan) for row in self.rows])
 
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
-        """The rows cut where the step falls back, and where what is kept begins or ends."""
+        """The rows, cut where the step falls back and where accepted rows begin or end."""
         if not self.rows:
             return ()
         cut = (np.diff(self.steps) <= 0) | (np.diff(self.accepted.astype(int)) != 0)
@@ -86,12 +86,12 @@ class TrainingPath:
 
     @property
     def discarded(self) -> tuple[Stretch, ...]:
-        """The attempts that were given up."""
+        """The attempts that rollbacks discarded."""
         return tuple(stretch for stretch in self.stretches if not stretch.accepted)
 
     @cached_property
     def hparams(self) -> dict[str, Values]:
-        """Values with which each row was computed, by dotted name.
+        """Hyperparameters with which each row was computed, by dotted name.
 
         A change at iteration i is in force from the row of iteration i + 1 on.
         """
@@ -105,7 +105,7 @@ class TrainingPath:
 
     @property
     def spent(self) -> str:
-        """Iterations, steps and what of it was discarded, in words."""
+        """Text with the iterations, the steps, and the share that was discarded."""
         total, lost = len(self.rows), int((~self.accepted).sum())
         share = 100 * lost / max(total, 1)
         return (
@@ -114,7 +114,7 @@ class TrainingPath:
 
 
 def loss_panels(config: Config) -> dict[str, list[str]]:
-    """Panel -> metrics of the loss terms that a training with `config` computes."""
+    """Return for each panel the metrics of the loss terms in a training with `config`."""
     return {
         panel: [
             f"loss/{term.name}"

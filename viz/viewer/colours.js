@@ -15,7 +15,7 @@ function colour(points, t) {
   return points[i].map((from, c) => Math.round(from + (place - i) * (points[i + 1][c] - from)));
 }
 
-// Greys of a volume's codes with a window [low, high]; no value is transparent.
+// Greys of a volume's codes with a window [low, high]; voxels without a value are transparent.
 function greys(volume, [low, high]) {
   const table = new Uint32Array(256);
   const width = Math.max(high - low, 1e-12 * Math.max(Math.abs(low), Math.abs(high)), 1e-300);
@@ -27,8 +27,8 @@ function greys(volume, [low, high]) {
   return table;
 }
 
-// Overlay colours from the low end (0) to the high end (255). The more there is to see, the less
-// transparent: no difference leaves the image as it is, and low doubt nearly so.
+// Overlay colours from the low end (0) to the high end (255). Larger values are less transparent:
+// no difference leaves the image unchanged, and low doubt nearly so.
 function overlayColours(diverging, opacity) {
   return Uint32Array.from({ length: 256 }, (_, i) => {
     const t = i / 255;

@@ -1,4 +1,4 @@
-"""Making layers small enough for a page: the centre of them, or all of them binned."""
+"""Fit layers into a page: crop them to their centre or bin them, and compress them to text."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from viz.viewer.layer import Layer, Triple
 Fit = Literal["crop", "bin"]
 Index = tuple[int, int, int]
 _AIM = 0.97
-"""Of the room: a second try rarely needs a third."""
+"""Share of the room to aim for: a second try is then rarely too large."""
 _DENSEST = 0.25
-"""Characters a voxel that no real volume goes below: what surely can't fit is not tried."""
+"""Fewest characters per voxel of a real volume: sizes that surely can't fit are not tried."""
 _BRICK = 192
-"""Voxels along an axis that are read at once to be binned."""
+"""Voxels along an axis that are read at once for binning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What of a layer is in the page."""
+    """The part of a layer that is in the page."""
 
     layer: Layer
     voxel_size: Triple
-    """Of the layer, before binning."""
+    """Voxel size of the layer, before binning."""
     first: Index = (0, 0, 0)
     """The first voxel shown, in voxels of the layer."""
     shape: Index
     """Voxels shown, before binning."""
     binned: Index = (1, 1, 1)
-    """Voxels of the layer in one that is shown."""
+    """Voxels of the layer in one voxel shown."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is left out."""
+        """True if nothing is left out."""
         return self.shape == self.layer.data.shape and self.binned == (1, 1, 1)
 
     def data(self) -> NDArray[Any]:
-        """The voxels shown (Z, Y, X); the mean of those binned, of the finite ones."""
+        """Return the voxels shown (Z, Y, X); binned ones are means of the finite voxels."""
         window = tuple(slice(f, f + n) for f, n in zip(self.first, self.shape, strict=True))
         if self.binned == (1, 1, 1):
             return np.asarray(self.layer.data[window])
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A part as text."""
+    """A part as compressed text."""
 
     part: Part
     codes: Codes
@@ -70,10 +70,10 @@ def fitted(
     limit: int,
     how: Fit,
 ) -> list[Packed]:
-    """The layers packed, cropped or binned so that the `length` of their page is within `limit`.
+    """Pack the layers, cropped or binned so that the `length` of their page is within `limit`.
 
-    A crop keeps the cube around the centre that fits, short axes whole. Binning takes means of
-    k x k x k voxels of the finest layer and of as many of coarser ones as lie in them.
+    Cropping leaves the cube around the centre that fits, with short axes whole. Binning takes means
+    of k x k x k voxels of the finest layer, and of as many of coarser ones as lie in them.
     Errors: `DataError` if nothing fits.
     """
     whole = [
@@ -98,7 +98,7 @@ def fitted(
 
 
 def _pack(part: Part) -> Packed:
-    # The outliers of a map, such as doubt, are what is to be seen.
+    # The outliers of a map, such as doubt, must be visible.
     codes = quantised(part.data(), clip=part.layer.kind == "image")
     return Packed(part=part, codes=codes, text=packed(codes))
 
@@ -112,7 +112,7 @@ def _pixels(part: Part) -> int:
 
 
 def _cropped(parts: Sequence[Part], share: float) -> list[Part]:
-    """The centre that holds about `share` of the space, on voxel faces of the coarsest layer."""
+    """Crop to the centre with about `share` of the space, at voxel faces of the coarsest layer."""
     if share >= 1:
         return list(parts)
     coarsest = min(parts, key=lambda part: part.layer.data.size)
@@ -133,7 +133,7 @@ def _cropped(parts: Sequence[Part], share: float) -> list[Part]:
 
 
 def _edge(extents: Sequence[float], share: float) -> float:
-    """Edge of the cube that, cut to the extents, has `share` of their volume."""
+    """Return the edge of the cube that, cut to the extents, has `share` of their volume."""
     low, high = 0.0, max(extents)
     for _ in range(50):
         middle = (low + high) / 2
@@ -143,7 +143,7 @@ def _edge(extents: Sequence[float], share: float) -> float:
 
 
 def _all_binned(parts: Sequence[Part], share: float) -> list[Part]:
-    """All layers with voxels of one size, about, and at most `share` of the voxels."""
+    """Bin all layers to voxels of about one size, with at most `share` of the voxels."""
     finest = max(parts, key=lambda part: part.layer.data.size).voxel_size
     longest = max(max(part.layer.data.shape) for part in parts)
     result = list(parts)
@@ -163,7 +163,7 @@ def _bin(part: Part, factor: int, finest: Triple) -> Part:
 
 
 def _binned(data: NDArray[Any], shape: Index, bins: Index) -> NDArray[np.float32]:
-    """Means of the finite values in blocks of `bins` voxels of the first `shape` voxels."""
+    """Return means of the finite values in blocks of `bins` voxels of the first `shape` voxels."""
     blocks = _index([n // b for n, b in zip(shape, bins, strict=True)])
     result = np.empty(blocks, np.float32)
     # A brick at a time: little memory, and chunks of a file are read about once.
@@ -178,7 +178,7 @@ def _binned(data: NDArray[Any], shape: Index, bins: Index) -> NDArray[np.float32
 
 
 def _means(values: NDArray[Any], bins: Index) -> NDArray[Any]:
-    """Of the finite values in blocks of `bins` voxels, which divide the shape; NaN of none."""
+    """Return means of finite values in blocks of `bins`, which divide the shape; NaN of none."""
     parts = (part for n, b in zip(values.shape, bins, strict=True) for part in (n // b, b))
     blocks = values.reshape(*parts)
     finite = np.isfinite(blocks)
@@ -192,7 +192,7 @@ def _index(values: Sequence[int]) -> Index:
     return z, y, x
 
 
-# -- Volumes as one byte a voxel, compressed: what of a layer goes into the page ---------------
+# -- Volumes as one byte per voxel, compressed for the page ------------------------------------
 #
 # ```
 # values -> codes 0..255 (value = low + step * code)   quantised
@@ -202,32 +202,32 @@ def _index(values: Sequence[int]) -> Index:
 # The prediction of a voxel from the seven neighbours that come before it is the mean of the three
 # planes through two of its neighbours, `(2 (x + y + z) - (xy + xz + yz)) / 3`: the linear predictor
 # of lossless image coding (JPEG-LS, Lorenzo predictor), averaged against noise. On measured and on
-# generated volumes it saves 16 to 44 % over zlib alone, the best difference along one axis 7 to
-# 29 %; on noise without any structure it costs 9 %.
+# generated volumes it saves 16 to 44 % over zlib alone; the best difference along one axis saves 7
+# to 29 %. On noise without any structure it costs 9 %.
 
 _TAIL = 0.1
-"""Percent of the voxels on each side that may be outliers."""
+"""Percentage of the voxels at each end that may be outliers."""
 
 
 _MARGIN = 1.0
-"""What lies farther out than this times the range between the tails is clipped."""
+"""Margin beyond the tails, in ranges between them; values farther out are clipped."""
 _SAMPLE = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """A volume of bytes; `value = low + step * code`, exact to half a step but where clipped."""
+    """A volume of bytes; `value = low + step * code`, exact to half a step unless clipped."""
 
     codes: NDArray[np.uint8]
-    """(Z, Y, X)."""
+    """Bytes (Z, Y, X)."""
     low: float
     step: float
-    """0 for a constant volume."""
+    """Difference of the values of two codes; 0 for a constant volume."""
     invalid: int | None
-    """The code of what is not finite; None if all values are."""
+    """Code of values that are not finite; None if all are finite."""
     below: int
     above: int
-    """Voxels that were clipped: they lie outside the codes' range."""
+    """Numbers of voxels that were clipped, as they lie outside the codes' range."""
 
     @property
     def top(self) -> int:
@@ -235,7 +235,7 @@ class Codes:
         return 255 if self.invalid is None else 254
 
     def values(self) -> NDArray[np.float64]:
-        """What the page shows, (Z, Y, X); NaN where not finite."""
+        """Return the values that the page shows (Z, Y, X); NaN where they are not finite."""
         values = self.low + self.step * self.codes.astype(np.float64)
         if self.invalid is not None:
             values[self.codes == self.invalid] = np.nan
@@ -243,9 +243,9 @@ class Codes:
 
 
 def quantised(data: NDArray[Any], *, clip: bool = True) -> Codes:
-    """Codes of a volume (Z, Y, X). Integers that fit into a byte's range stay exact.
+    """Return codes of a volume (Z, Y, X). Integers that fit into a byte's range stay exact.
 
-    `clip` outliers that would cost the others their resolution.
+    `clip`: clip outliers that would cost the other values their resolution.
     """
     least, greatest, whole = _range(data)
     top = 255 if whole else 254
@@ -269,7 +269,7 @@ def quantised(data: NDArray[Any], *, clip: bool = True) -> Codes:
 
 
 def _range(data: NDArray[Any]) -> tuple[float, float, bool]:
-    """Least and greatest finite value, and whether all are finite."""
+    """Return the least and greatest finite value, and True if all values are finite."""
     least, greatest, whole = np.inf, -np.inf, True
     for values in data:
         finite = values[np.isfinite(values)]
@@ -280,21 +280,21 @@ def _range(data: NDArray[Any]) -> tuple[float, float, bool]:
 
 
 def _robust(data: NDArray[Any], least: float, greatest: float) -> tuple[float, float]:
-    """The range between the tails and a margin around it; percentiles of a regular sample."""
+    """Return the range between the tails plus a margin, from percentiles of a regular sample."""
     every = max(1, round((data.size / _SAMPLE) ** (1 / 3)))
     sample = data[::every, ::every, ::every].astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return least, greatest
     left, right = np.percentile(sample, [_TAIL, 100 - _TAIL])
-    if left == right:  # few voxels differ from the rest: they are what is to be seen
+    if left == right:  # few voxels differ from the rest: they must be visible
         return least, greatest
     margin = _MARGIN * (right - left)
     return max(least, float(left - margin)), min(greatest, float(right + margin))
 
 
 def predicted(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each code less its prediction, modulo 256; before the first voxel of an axis lies 0."""
+    """Return each code minus its prediction, modulo 256; before an axis's first voxel lies 0."""
     result = np.empty_like(codes)
     before = np.zeros([n + 1 for n in codes.shape[1:]], np.int16)
     for now, target in zip(codes, result, strict=True):
@@ -309,8 +309,8 @@ def predicted(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def packed(codes: Codes) -> str:
-    """The codes as text for a page; `viewer/volume.js` undoes it."""
-    # Z_FILTERED: what a predictor leaves is small numbers, not repeated strings; as small, faster.
+    """Return the codes as text for a page; `viewer/volume.js` unpacks it."""
+    # Z_FILTERED: a predictor leaves small numbers, not repeated strings; as small, but faster.
     deflate = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
     data = deflate.compress(predicted(codes.codes).tobytes()) + deflate.flush()
     return base64.b64encode(data).decode("ascii")

@@ -1,4 +1,4 @@
-"""What the viewer shows: named volumes, and how their grids lie on each other."""
+"""Layers of the viewer: named volumes, how their grids overlap, and layers of our own files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 
 Triple = tuple[float, float, float]
-"""(z, y, x)."""
+"""Values along (z, y, x)."""
 Kind = Literal["image", "map"]
 _KINDS = ("image", "map")
 
@@ -25,20 +25,21 @@ _KINDS = ("image", "map")
 class Layer:
     """One volume of the page.
 
-    Errors: `DataError` that names the layer if it is no volume of numbers.
+    Errors: `DataError` that names the layer if it is not a volume of numbers.
     """
 
     name: str
     data: NDArray[Any]
-    """(Z, Y, X), integers, booleans or floats; what is not finite is shown as NaN. What is sliced
-    like an array, such as an open HDF5 dataset, will do: only what is shown is read."""
+    """Integers, booleans or floats (Z, Y, X); values that are not finite are shown as NaN. Any
+    object that is sliced like an array will do, such as an open HDF5 dataset: only the voxels shown
+    are read."""
     voxel_size: Triple | None = None
-    """(z, y, x) in micrometres. All layers say theirs, or none does: then they cover the same
-    space, and the ratio of their sizes is the scale between them."""
+    """Size (z, y, x) in micrometres. All layers give theirs, or none does: then they cover the same
+    space, and the ratio of their shapes is the scale between them."""
     kind: Kind = "image"
     """A `map`, such as doubt, is laid over images."""
     unit: str = ""
-    """Of the values, as text."""
+    """Unit of the values, as text."""
     domain: str = ""
     """Images of one domain share a grey scale; an image without one has its own."""
 
@@ -66,7 +67,7 @@ class Layer:
 
 
 def voxel_sizes(layers: Sequence[Layer]) -> tuple[list[Triple], str]:
-    """The voxel size of each layer (z, y, x) and its unit: `µm`, or `voxel` of the coarsest layer.
+    """Return the voxel sizes of layers (z, y, x) and their unit: `µm`, or the coarsest `voxel`.
 
     Errors: `DataError` if layers don't cover the same space; less than a voxel may be
     missing, as a rational scale rounds.
@@ -85,7 +86,7 @@ def voxel_sizes(layers: Sequence[Layer]) -> tuple[list[Triple], str]:
 
 
 def _relative(layer: Layer, coarsest: Layer) -> Triple:
-    """Voxel size in voxels of the coarsest layer, the same along all axes."""
+    """Return the voxel size in voxels of the coarsest layer, the same along all axes."""
     axis = max(range(3), key=lambda a: coarsest.data.shape[a])
     scale = coarsest.data.shape[axis] / layer.data.shape[axis]
     return scale, scale, scale
@@ -104,23 +105,24 @@ def _check_extent(layer: Layer, size: Triple, first: Layer, first_size: Triple, 
             )
 
 
-# -- Layers of what this project makes: a cycle's six images, an enhanced volume with its maps
+# -- Layers of a cycle's six images, and of an enhanced volume with its maps -------------------
 
 _IN_A = ("real_A", "fake_A", "rec_A")
 
 
 _IN_B = ("real_B", "fake_B", "rec_B")
 
-# Those to compare stand beside each other.
+# Images to compare stand beside each other.
 _ORDER = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
 
 
 def cycle_layers(
     images: Mapping[str, NDArray[Any]], *, patch: int = 0, voxel_size_A: Triple | None = None
 ) -> list[Layer]:
-    """One patch of a cycle's images, arrays (B, C, Z, Y, X) by their names; the first channel.
+    """Return layers of one patch of a cycle's images, arrays (B, C, Z, Y, X) by their names.
 
-    `voxel_size_A` (z, y, x) is in micrometres; that of domain B follows from the shapes.
+    They show the first channel. `voxel_size_A` (z, y, x) is in micrometres; that of domain B
+    follows from the shapes.
     """
     coarse = images["real_A"].shape[2:]
     layers = []
@@ -141,7 +143,7 @@ def enhanced_layers(
     source: NDArray[Any] | Volume | None = None,
     region: Sequence[tuple[int, int]] | None = None,
 ) -> list[Layer]:
-    """The layers of an open file that `cyclegan enhance` wrote; read when the page is made.
+    """Return layers of an open file from `cyclegan enhance`; they are read with the page.
 
     Of a series or of several channels the first is shown.
 
@@ -164,12 +166,12 @@ def enhanced_layers(
     for name, trust in file.get("trust", {}).items():
         map_size = _scaled(size, shape, trust.shape[-3:])
         layers.append(Layer(name=name, data=_volume(trust), voxel_size=map_size, kind="map"))
-    # Doubt sums the other maps up: it is the first to look at.
+    # Doubt combines the other maps, so it comes first.
     return sorted(layers, key=lambda layer: (layer.kind == "map", layer.name != "doubt"))
 
 
 class _Lazy:
-    """Sliced like an array (Z, Y, X): three slices, of which only what is wanted is read."""
+    """An object sliced like an array (Z, Y, X) that reads only the requested voxels."""
 
     ndim = 3
 
@@ -178,7 +180,7 @@ class _Lazy:
 
 
 class _Rescaled(_Lazy):
-    """The first channel of an input, in the grey values that `data` was written in."""
+    """The first channel of an input, in the grey values of `data`."""
 
     def __init__(
         self, volume: Volume, region: Sequence[tuple[int, int]], data: h5py.Dataset
@@ -212,7 +214,7 @@ def _volume(dataset: h5py.Dataset) -> Any:
 
 
 def _scaled(size: Triple | None, shape: tuple[int, ...], other: tuple[int, ...]) -> Triple | None:
-    """Voxel size of a grid of the shape `other` over the same space."""
+    """Return the voxel size of a grid of the shape `other` over the same space."""
     if size is None:
         return None
     z, y, x = (s * a / b for s, a, b in zip(size, shape, other, strict=True))

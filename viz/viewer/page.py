@@ -1,6 +1,6 @@
-"""One HTML file with volumes in it: three views, curtain, difference, doubt, grey scale.
+"""Write an HTML file with volumes in it: three views, curtain, difference, doubt, grey scale.
 
-It needs no network, no storage and no second file, so that it works where MLflow shows an HTML
+It needs no network, no storage and no second file, so it works where MLflow shows an HTML
 artifact: in a frame that may run scripts and nothing else.
 """
 
@@ -21,9 +21,9 @@ from viz.viewer.layer import Layer, voxel_sizes
 
 Pair = tuple[str, str]
 LIMIT = 20_000_000
-"""Bytes of a page, unless told otherwise."""
+"""Default size limit of a page, in bytes."""
 MLFLOW_LIMIT = 50 * 1024 * 1024
-"""MLflow's user interface shows no artifact that is larger."""
+"""Size of the largest artifact that MLflow's user interface shows, in bytes."""
 PAIRS: tuple[Pair, ...] = (
     ("real_A", "fake_B"),
     ("real_A", "rec_A"),
@@ -31,7 +31,7 @@ PAIRS: tuple[Pair, ...] = (
     ("real_B", "rec_B"),
     ("input", "enhanced"),
 )
-"""What belongs together: in a cycle, and in an enhancement."""
+"""Pairs of images that belong together, in a cycle and in an enhancement."""
 _SCRIPTS = ("volume.js", "colours.js", "slices.js", "panels.js", "input.js", "viewer.js")
 
 
@@ -44,11 +44,11 @@ def viewer_page(
     limit: int = LIMIT,
     fit: Fit = "crop",
 ) -> str:
-    """The page as text, of at most `limit` bytes in UTF-8.
+    """Return the page as text of at most `limit` bytes in UTF-8.
 
     `pairs` are images to compare, left and right of the curtain; the first is shown at once. None
-    stands for those of `PAIRS` that are there. Layers too large are cropped around their centre
-    (`fit="crop"`: true voxels) or binned (`"bin"`: the whole volume); the page says so.
+    stands for those of `PAIRS` whose images are there. Layers too large are cropped around their
+    centre (`fit="crop"`: true voxels) or binned (`"bin"`: the whole volume); the page says so.
     Errors: `DataError` for layers that don't fit together, `UsageError` for wrong arguments.
     """
     _check(layers, limit, fit)
@@ -79,7 +79,7 @@ def write_viewer(
     limit: int = LIMIT,
     fit: Fit = "crop",
 ) -> None:
-    """Write `viewer_page` under `path`, atomically."""
+    """Write `viewer_page` to `path`, atomically."""
     page = viewer_page(layers, title=title, note=note, pairs=pairs, limit=limit, fit=fit)
     write_text(path, page)
 
@@ -103,7 +103,7 @@ def _compose(title: str, head: dict[str, Any], found: Sequence[Packed]) -> str:
         f'<script type="text/plain" id="layer-{i}">{one.text}</script>'
         for i, one in enumerate(found)
     )
-    # One pass: text that is put in is not searched for placeholders again.
+    # One pass: inserted text is not searched for placeholders again.
     return Template(_read("page.html")).substitute(
         title=escape(title),
         style=_read("viewer.css"),
@@ -118,18 +118,18 @@ def _read(name: str) -> str:
 
 
 def _json(data: object) -> str:
-    """JSON that can't end the script element it stands in, whatever is in its strings."""
+    """Return JSON that can't end the script element it stands in, whatever its strings contain."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text
 
 
-# -- What the page says of its layers, and what it must know of them ---------------------------
+# -- Descriptions of layers, for the page's script and for its reader --------------------------
 
 
 def about(one: Packed) -> dict[str, Any]:
-    """What the page must know of a layer; axes are (z, y, x)."""
+    """Return the data about a layer that the page's script needs; axes are (z, y, x)."""
     part, codes = one.part, one.codes
     origin = [f * size for f, size in zip(part.first, part.voxel_size, strict=True)]
     voxel = [b * size for b, size in zip(part.binned, part.voxel_size, strict=True)]
@@ -153,7 +153,7 @@ def about(one: Packed) -> dict[str, Any]:
 
 
 def reduced(found: Sequence[Packed]) -> list[str]:
-    """One sentence for each shape of which not all is in the page."""
+    """Return one sentence for each shape that is not completely in the page."""
     sentences: dict[str, list[str]] = {}
     for part in _not_whole(found):
         whole = "×".join(map(str, part.layer.data.shape))
@@ -165,9 +165,9 @@ def reduced(found: Sequence[Packed]) -> list[str]:
             text = f"only the centre of {whole} voxels is in this page: {ranges}"
         else:
             bins = "×".join(map(str, part.binned))
-            text = f"{whole} voxels are binned: each that is shown is the mean of {bins}"
+            text = f"{whole} voxels are binned: each voxel shown is the mean of {bins}"
             if part.shape != part.layer.data.shape:
-                text += ", and what is left over at the ends is not shown"
+                text += ", and voxels left over at the ends are not shown"
         sentences.setdefault(text, []).append(part.layer.name)
     return [
         f"{'All layers' if len(names) == len(found) > 1 else ', '.join(names)}: {text}"

@@ -1,5 +1,5 @@
-// The panel beside the views and the values below the crosshair. Text goes in as text, never as
-// HTML: names and notes are a user's.
+// The panel beside the views and the values at the crosshair. Text is inserted as text, never as
+// HTML: names and notes come from users.
 
 function byId(id) {
   return document.getElementById(id);
@@ -122,7 +122,7 @@ class WindowBox {
   curve(context, volume, x, height, nth) {
     const bins = new Float64Array(64);
     for (let code = 0; code <= volume.top; code++) bins[code >> 2] += volume.counts[code];
-    // A byte holds 64 bins of four codes, the last one less if a code says "no value".
+    // 64 bins of four codes each; the last one has three if a code means "no value".
     if (volume.top === 254) bins[63] *= 4 / 3;
     const greatest = Math.max(...bins);
     context.beginPath();
@@ -202,7 +202,7 @@ class OverlayPanel {
     const { context, width, height } = prepared(byId("legend"));
     for (let x = 0; x < width; x += 6) {
       for (let y = 0; y < height; y += 6) {
-        context.fillStyle = (x + y) % 12 ? "#999" : "#666"; // how transparent the colours are
+        context.fillStyle = (x + y) % 12 ? "#999" : "#666"; // shows how transparent the colours are
         context.fillRect(x, y, 6, 6);
       }
     }
@@ -272,7 +272,7 @@ class Readout {
   }
 }
 
-// What was stored of each layer, once.
+// Lists how each layer is stored; called once.
 function describeLayers(app) {
   for (const volume of [...app.images, ...app.maps]) {
     const sizes = [...volume.whole].join(" × ");

@@ -138,7 +138,7 @@ class View {
     return this.app.centre[axis] + (pixels - middle) / this.app.pixelsPerLength;
   }
 
-  // Where the curtain's line is, in pixels: a fraction of what is seen of the volume.
+  // Place of the curtain's line in pixels: a fraction of the visible part of the volume.
   get splitAt() {
     const { low, high } = this.app.box;
     const left = Math.max(0, this.screen(this.plane.u, low[this.plane.u]));
@@ -273,7 +273,7 @@ class View {
     context.fillText(text, x, y - 5);
   }
 
-  // What the view shows, in words and in the slider.
+  // Shows the slice in the slider and in texts, also for screen readers.
   describe() {
     const { app, plane } = this, volume = app.finest;
     const index = volume.index(plane.w, app.point[plane.w]);

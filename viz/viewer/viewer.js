@@ -1,4 +1,4 @@
-// The viewer: what is shown, where the crosshair is, and who draws it.
+// The viewer: its state, with images and crosshair, and the parts that draw it.
 
 class Viewer {
   constructor(about, volumes) {
@@ -20,7 +20,7 @@ class Viewer {
     this.start();
   }
 
-  // Everything as at first.
+  // Sets everything to its initial state.
   start() {
     const [left, right] = this.pairs[0] || [];
     const named = (name) => this.images.find((volume) => volume.name === name);
@@ -44,7 +44,7 @@ class Viewer {
     this.set({});
   }
 
-  // --- what is shown ---
+  // --- images shown ---
 
   get shown() {
     return this.curtain || this.overlay === "difference" ? [this.left, this.right] : [this.left];
@@ -102,7 +102,7 @@ class Viewer {
     return this.windows.get(key);
   }
 
-  // From the least to the greatest of the percentiles of all images with this one's grey scale.
+  // From the least to the greatest percentile of all images with this one's grey scale.
   spread(volume, least, greatest) {
     const all = this.images.filter((other) => this.group(other) === this.group(volume));
     const ends = all.map((other) => other.percentiles(least, greatest));
@@ -133,7 +133,7 @@ class Viewer {
     return this.made;
   }
 
-  // What is laid over the images: a map, the difference or undefined.
+  // The layer over the images: a map, the difference or undefined.
   get overlaid() {
     return this.overlay === "difference" ? this.difference : this.maps[this.overlay];
   }
@@ -195,7 +195,7 @@ class Viewer {
     this.set({});
   }
 
-  // To the slice with an index of the finest image shown.
+  // Moves to the slice with an index of the finest image shown.
   moveTo(axis, index) {
     const { origin, voxel } = this.finest;
     this.place({ [axis]: origin[axis] + (index + 0.5) * voxel[axis] });
@@ -239,7 +239,7 @@ class Viewer {
     for (const other of this.views) other.figure.classList.toggle("active", other === view);
   }
 
-  // --- words and drawing ---
+  // --- text and drawing ---
 
   // A length as a number in the unit that the page uses throughout.
   lengthNumber(length) {
@@ -260,7 +260,7 @@ class Viewer {
   }
 }
 
-// The views are as wide and high as the volume asks for, the values beside them have some room.
+// The views take the proportions of the volume; the values beside them get some room.
 function layOut(app) {
   const [z, y, x] = [0, 1, 2].map((axis) => app.box.high[axis] - app.box.low[axis]);
   byId("views").style.gridTemplateColumns = `minmax(0, ${x / z}fr) minmax(200px, 1fr)`;

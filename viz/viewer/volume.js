@@ -1,4 +1,4 @@
-// Volumes: unpacked from the page, with their grid, their values and how often these occur.
+// Volumes: unpacked from the page, with their grid, their values and a histogram of these.
 // Axes are indexed 0, 1, 2 for z, y, x; positions are lengths from the first face of the volume.
 
 async function inflate(text) {
@@ -7,7 +7,7 @@ async function inflate(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Adds to each code its prediction from the neighbours before it; codes.py says which.
+// Adds to each code its prediction from the neighbours before it; see fit.py.
 function unpredict(codes, [nz, ny, nx]) {
   const row = nx, slice = nx * ny;
   let i = 0;
@@ -74,7 +74,7 @@ class Volume {
     return code === null ? NaN : this.value(code);
   }
 
-  // What the value at a point is called; "≤" and "≥" where it may have been clipped.
+  // The value at a point as text; "≤" and "≥" where it may have been clipped.
   text(point) {
     const code = this.code(point);
     if (code === null) return "–";

@@ -225,7 +225,7 @@ def test_volumes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
         report(tmp_path, reference=other)
     with pytest.raises(DataError, match="halves"):
         report(tmp_path, halves={"input": (other, other)})
-    with pytest.raises(DataError, match="no multiple"):
+    with pytest.raises(DataError, match="not a multiple"):
         write_report(
             tmp_path / "r.html", tmp_path / "r.png", source=other,
             enhanced=tmp_path / "out.h5", metadata={},
