@@ -55,7 +55,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or error
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a mapping of keys to values is wanted")
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
     return values
 
 
@@ -100,7 +100,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             _item(node, last, key)
             node[int(last)] = value
         elif last.isdigit():
-            raise ConfigError(f"{key}: no list is given there whose item {last} could change")
+            raise ConfigError(f"{key}: there is no list whose item {last} could change")
         else:
             node[last] = value
     return result
@@ -114,4 +114,4 @@ def _item(node: list[Any], part: str, key: str) -> Any:
 
 def _check_mapping(values: Any, source: str) -> None:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
+        raise ConfigError(f"{source}: must be a mapping of keys to values, not {values!r}")

@@ -155,7 +155,7 @@ class LambdaSchedule(Section):
     def _known_groups(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
         for group in groups:
             if group not in GROUPS:
-                raise ValueError(f"'{group}' is no group of losses; {nearest(group, GROUPS)}")
+                raise ValueError(f"'{group}' is not a group of losses; {nearest(group, GROUPS)}")
         return groups
 
     def factor(self, group: str, step: int, steps: int) -> float:
@@ -387,12 +387,12 @@ class Config(Section):
             if len(weights) != len(functions):
                 raise ValueError(
                     f"lambdas.{group} has {len(weights)} values and lossFuncs.{group} has "
-                    f"{len(functions)}; give one lambda a loss function"
+                    f"{len(functions)}; give one lambda per loss function"
                 )
             if names and len(names) != len(functions):
                 raise ValueError(
                     f"lossNames.{group} has {len(names)} names and lossFuncs.{group} has "
-                    f"{len(functions)}; give one name a loss function, or none"
+                    f"{len(functions)}; give one name per loss function, or none"
                 )
         self._check_channels()
         self._check_nets_train()
@@ -411,7 +411,7 @@ class Config(Section):
             if given and len(given) != len(wanted):
                 raise ValueError(
                     f"lossChannels.{group} has {len(given)} entries and lossFuncs.{group} has "
-                    f"{len(wanted)}; give one entry a loss function, or none"
+                    f"{len(wanted)}; give one entry per loss function, or none"
                 )
             count = self.channels_B if group in _JUDGED_IN_B else self.channels_A
             for channels in given:
@@ -451,8 +451,8 @@ class Config(Section):
                 )
         if self.hp_optimizer.policy == "original" and not self.has_cycles():
             raise ValueError(
-                "hp_optimizer.policy = original judges cycles and discriminators; this training "
-                "has neither, take guard"
+                "hp_optimizer.policy = original judges cycles and discriminators, but this "
+                "training has neither; take guard"
             )
         if self.pretrain_steps and not self._weighs("P_A", "H_A"):
             raise ValueError(
@@ -509,7 +509,7 @@ class Config(Section):
         if factor_A != self.super_resolution or factor_B * self.super_resolution != 1:
             raise ValueError(
                 f"net_A = {self.net_A} and net_B = {self.net_B} change the resolution by "
-                f"{factor_A} and {factor_B}, super_resolution = {self.super_resolution} wants "
+                f"{factor_A} and {factor_B}, but super_resolution = {self.super_resolution} needs "
                 f"{self.super_resolution} and 1/{self.super_resolution}"
             )
         smallest = smallest_judged_axis(self.layers_D)
@@ -518,12 +518,12 @@ class Config(Section):
             alignment = self.geometry("A" if domain == "A" else "B").alignment
             if any(n % alignment for n in size):
                 raise ValueError(
-                    f"a patch of domain {domain} has {list(size)} voxels, {net} needs multiples "
-                    f"of {alignment}; change imsize_A"
+                    f"a patch of domain {domain} has {list(size)} voxels, but {net} needs "
+                    f"multiples of {alignment}; change imsize_A"
                 )
             if min(size) < smallest:
                 raise ValueError(
-                    f"a patch of domain {domain} has {list(size)} voxels, discriminators with "
+                    f"a patch of domain {domain} has {list(size)} voxels, but discriminators with "
                     f"layers_D = {self.layers_D} need at least {smallest} along each axis"
                 )
 
