@@ -1,4 +1,4 @@
-"""The configuration of one training: its keys, how it is read, and what is said of a wrong one."""
+"""The configuration of a training: its keys, its readers, and messages about wrong values."""
 
 from cyclegan.config.reading import (
     load_config,

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words."""
+"""Messages about what is wrong with a configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyclegan.errors import nearest
 
 
 def explain_all(kind: type[BaseModel], error: ValidationError) -> str:
-    """What validation found wrong with a configuration of `kind`, in one line."""
+    """Return in one line what validation found wrong with a configuration of `kind`."""
     lines = [_explain(kind, problem) for problem in error.errors()]
     return "; ".join(dict.fromkeys(lines))
 

@@ -1,4 +1,4 @@
-"""Configurations from YAML files and from the command line's `--set lambdas.C_A=100`."""
+"""Read configurations from YAML files and the command line's `--set lambdas.C_A=100`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from cyclegan.errors import ConfigError
 
 
 def parse_config(values: Mapping[str, Any], *, source: str = "configuration") -> Config:
-    """A `Config` from plain values. Errors: `ConfigError`, one line, naming key, value and cure."""
+    """Return a `Config` made from plain values.
+
+    Errors: `ConfigError` in one line that names the key, the value and what to do.
+    """
     _check_mapping(values, source)
     try:
         return Config(**values)
@@ -28,7 +31,7 @@ _S = TypeVar("_S", bound=Section)
 
 
 def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> _S:
-    """An instance of any configuration model, its errors turned into one line each."""
+    """Return an instance of the configuration model `kind`. Errors: `ConfigError` in one line."""
     _check_mapping(values, source)
     try:
         return kind.model_validate(dict(values))
@@ -37,7 +40,7 @@ def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> 
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Errors: `ConfigError` naming file, line and column."""
+    """Return the mapping in a YAML file. Errors: `ConfigError` naming file, line and column."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -52,18 +55,18 @@ def load_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or error
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a mapping of keys to values is wanted")
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
     return values
 
 
 def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
-    """A `Config` from a YAML file and overrides of the form `a.b=c`."""
+    """Return a `Config` made from a YAML file and overrides of the form `a.b=c`."""
     values = override(load_yaml(Path(path)), parse_overrides(overrides))
     return parse_config(values, source=str(path))
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """`["lambdas.C_A=100"]` as `{"lambdas.C_A": 100}`; values are read as YAML."""
+    """Return `["lambdas.C_A=100"]` as `{"lambdas.C_A": 100}`; values are read as YAML."""
     result: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -77,7 +80,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested `values` with dotted keys replaced; an index picks from a list."""
+    """Return a copy of nested `values` with dotted keys replaced; an index picks from a list."""
     result: dict[str, Any] = copy.deepcopy(dict(values))
     for key, value in changes.items():
         *parents, last = key.split(".")
@@ -97,7 +100,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             _item(node, last, key)
             node[int(last)] = value
         elif last.isdigit():
-            raise ConfigError(f"{key}: no list is given there whose item {last} could change")
+            raise ConfigError(f"{key}: there is no list whose item {last} could change")
         else:
             node[last] = value
     return result
@@ -111,4 +114,4 @@ def _item(node: list[Any], part: str, key: str) -> Any:
 
 def _check_mapping(values: Any, source: str) -> None:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: a mapping of keys to values is wanted, not {values!r}")
+        raise ConfigError(f"{source}: must be a mapping of keys to values, not {values!r}")

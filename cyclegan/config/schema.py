@@ -1,8 +1,9 @@
-"""The configuration of one training: frozen, checked where it is born, unknown keys refused.
+"""The configuration of one training: frozen, checked when it is made, unknown keys refused.
 
-Keys bear the argument names of the software this grew from (`run_name data_A net_A lr_g ...`). One
-form on disk (YAML), one form on the command line (`--set lambdas.C_A=100`), and every run stores
-its resolved configuration. Paths are relative to the folder the command is started in.
+Keys have the argument names of the software that this project grew from (`run_name data_A net_A
+lr_g ...`). There is one form on disk (YAML) and one on the command line (`--set lambdas.C_A=100`),
+and every run stores its resolved configuration. Paths are relative to the folder in which the
+command is started.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ Channels = tuple[tuple[Annotated[int, Field(ge=0)], ...] | None, ...]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-"""Also a folder's name, hence no slashes and no leading dot."""
+"""Name of a run and of its folder, so it has no slashes and no leading dot."""
 
 
 class Section(BaseModel):
-    """Base of all configuration models."""
+    """Base class of all configuration models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Lambdas(Section):
-    """Weights of the loss terms; a list where a network has several. Dimensionless."""
+    """Weights of the loss terms, dimensionless; a list where a group has several terms."""
 
     G_A: Weights = (10.0,)
     G_B: Weights = (10.0,)
@@ -65,7 +66,7 @@ class Lambdas(Section):
 
 
 class LossFunctions(Section):
-    """Names of the loss functions of each network, as many as it has lambdas."""
+    """Names of the loss functions of each group, one for each of its lambdas."""
 
     G_A: Names = ("bce",)
     G_B: Names = ("bce",)
@@ -81,7 +82,7 @@ class LossFunctions(Section):
 
 
 class LossNames(Section):
-    """Names of the terms in metrics; empty means group and function, e.g. `G_A_bce`."""
+    """Names of the loss terms in metrics; empty for group and function, e.g. `G_A_bce`."""
 
     G_A: Names = ()
     G_B: Names = ()
@@ -97,7 +98,7 @@ class LossNames(Section):
 
 
 class LossChannels(Section):
-    """For each term the image channels it looks at, e.g. `[[0], [0, 1]]`; empty means all."""
+    """Image channels that each loss term looks at, e.g. `[[0], [0, 1]]`; empty for all."""
 
     G_A: Channels = ()
     G_B: Channels = ()
@@ -113,22 +114,23 @@ class LossChannels(Section):
 
 
 class LRSchedule(Section):
-    """How both learning rates change with the step: what is used is the rate times a factor."""
+    """Schedule of both learning rates: a factor that changes with the step multiplies them."""
 
     kind: Literal["constant", "linear", "step"] = "constant"
-    """`linear`: as given until `start`, then straight down (Zhu 2017); `step`: times `gamma` every
-    `every` steps, the original's decay by default."""
+    """`constant`: no change; `linear`: constant until `start`, then a linear decay to `final` (Zhu
+    2017); `step`: multiplied by `gamma` every `every` steps, by default the decay of the original
+    software."""
     start: int | None = Field(default=None, ge=0)
-    """Last step of the full rate (linear); half of the steps if not given."""
+    """Last step at the full rate (`linear`); by default half of the steps."""
     final: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Factor at the last step (linear)."""
+    """Factor at the last step (`linear`), within [0, 1]."""
     gamma: float = Field(default=0.99998, gt=0.0, le=1.0)
-    """Factor of one decay (step)."""
+    """Factor of one decay (`step`), within (0, 1]."""
     every: Count = 1
-    """Steps between decays (step)."""
+    """Steps between decays (`step`)."""
 
     def factor(self, step: int, steps: int) -> float:
-        """What multiplies the rates in the step after `step` of `steps`; dimensionless."""
+        """Return the factor on the rates in the step after `step` of `steps`; dimensionless."""
         if self.kind == "step":
             return float(self.gamma ** (step // self.every))
         if self.kind == "linear":
@@ -139,25 +141,25 @@ class LRSchedule(Section):
 
 
 class LambdaSchedule(Section):
-    """How the lambdas of some groups fade: what is used is the lambda times a factor."""
+    """Schedule of some groups' lambdas: a factor that changes with the step multiplies them."""
 
     groups: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-    """Groups that fade, e.g. `[G_A, G_B, D_A, D_B]`; none by default."""
+    """Loss groups whose lambdas fade, e.g. `[G_A, G_B, D_A, D_B]`; none by default."""
     start: int | None = Field(default=None, ge=0)
-    """Last step of the full lambdas; half of the steps if not given."""
+    """Last step at the full lambdas; by default half of the steps."""
     final: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Factor at the last step; straight down from `start`."""
+    """Factor at the last step, within [0, 1]; the decay from `start` on is linear."""
 
     @field_validator("groups")
     @classmethod
     def _known_groups(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
         for group in groups:
             if group not in GROUPS:
-                raise ValueError(f"'{group}' is no group of losses; {nearest(group, GROUPS)}")
+                raise ValueError(f"'{group}' is not a group of losses; {nearest(group, GROUPS)}")
         return groups
 
     def factor(self, group: str, step: int, steps: int) -> float:
-        """What multiplies the lambdas of `group` in the step after `step` of `steps`."""
+        """Return the factor on the lambdas of `group` in the step after `step` of `steps`."""
         if group not in self.groups:
             return 1.0
         start = steps // 2 if self.start is None else self.start
@@ -166,42 +168,46 @@ class LambdaSchedule(Section):
 
 
 class HPOptimizer(Section):
-    """The dynamic rollback optimizer: when it looks, how far it falls back, when it gives up."""
+    """The dynamic rollback optimizer: when it judges, how far it falls back, when it gives up."""
 
     enabled: bool = False
-    """Whether it watches at all."""
+    """Turn the optimizer on."""
     policy: Literal["guard", "original", "replay"] = "guard"
     """`guard` looks for faults and leaves healthy trainings alone; `original` is the algorithm of
-    the software this one follows; `replay` sets the values of `schedule`, without looking."""
+    the software that this project follows; `replay` sets the values in `schedule` and judges
+    nothing."""
     schedule: str | None = None
-    """YAML file that `replay` follows; a training with an optimizer leaves its own behind."""
+    """YAML file that `replay` follows; every training with an optimizer writes one, `schedule.yaml`
+    in its folder."""
     snapshot_every: Count = 100
     """Steps between snapshots of the training."""
     check_every: Count = 100
-    """Steps between judgements."""
+    """Steps between judgements of the training."""
     warmup: int = Field(default=250, ge=0)
-    """Steps before the first judgement; only non-finite values are faults earlier."""
+    """Steps before the first judgement, counted after `pretrain_steps`; until then only non-finite
+    values count as faults."""
     fall_back: Count = 200
-    """Steps to fall back at least (fewer where the training is younger)."""
+    """Fewest steps that a rollback goes back (fewer only if the training is younger)."""
     keep: Annotated[int, Field(ge=2)] = 5
-    """Snapshots kept, beside the start and the best-known one."""
+    """Number of recent snapshots to keep, besides the first one and the best one so far."""
     precision: Literal["full", "bf16", "fp16"] = "full"
-    """Of the snapshots; half the memory with bf16 or fp16, at the price of exactness."""
+    """Precision of the snapshots; `bf16` and `fp16` halve their memory, but are not exact."""
     memory_gb: float = Field(default=8.0, gt=0.0)
-    """Memory that snapshots may take; with less than all need, older ones are dropped."""
+    """Host memory in GB for the snapshots; if they need more, older ones are dropped."""
     spill: bool = False
     """Write snapshots that exceed `memory_gb` to the training's folder instead of dropping them."""
     max_rollbacks: Count = 8
-    """Rollbacks in a row, or within `window` steps of progress, after which the training stops at
-    its best-known snapshot."""
+    """Most rollbacks in a row, or within `window` steps of progress; at the next fault the training
+    stops at its best snapshot so far."""
     window: Count = 1000
-    """Steps of new ground after which rollbacks count no more."""
+    """Steps of progress, i.e. healthy steps that the training reaches for the first time, after
+    which a rollback no longer counts towards `max_rollbacks`."""
     score: bool = True
-    """Whether a validation score that collapses is a fault, too."""
+    """Treat a validation score that collapses as a fault, too (`guard`)."""
     corrections: bool = False
-    """Whether healthy judgements correct learning rates a little, too."""
+    """Let healthy judgements correct the learning rates a little (`guard`)."""
     seed: int = Field(default=0, ge=0)
-    """Of the random part of the moves."""
+    """Seed of the random part of the changes to lambdas and learning rates."""
 
     @model_validator(mode="after")
     def _has_what_it_follows(self) -> Self:
@@ -214,68 +220,73 @@ class HPOptimizer(Section):
 
 
 class Config(Section):
-    """One training. Defaults are those of the original software where it has one."""
+    """The configuration of one training. Defaults are the original software's where it has one."""
 
     run_name: RunName = "train"
-    """Name of the MLflow run and of the folder below `results/`."""
+    """Name of the MLflow run and of its folder below `results/`."""
     data_A: str
-    """Dataset JSON of the fast-acquisition domain."""
+    """Dataset JSON of domain A, the fast acquisition."""
     data_B: str
-    """Dataset JSON of the slow-acquisition domain."""
+    """Dataset JSON of domain B, the slow acquisition."""
     net_A: str = "UNetSim3d"
-    """Generator A -> B."""
+    """Name of the network of generator A -> B."""
     net_B: str = "UNetSim3d"
-    """Generator B -> A."""
+    """Name of the network of generator B -> A."""
     filters: Count = 32
     """Base number of filters of the generators."""
     depth: int | None = Field(default=None, ge=1, le=6)
-    """Poolings of a generator that keeps the resolution, those that change it follow; if not given
-    each network's own (2; UNet113d 5). One more doubles how far an output voxel sees."""
+    """Number of poolings of a generator that keeps the resolution; generators that change it adapt.
+    By default each network has its own (2; UNet113d 5). One more doubles the field of view of an
+    output voxel."""
     upsampling: Literal["transposed", "resize"] = "transposed"
-    """Of the generators: transposed convolution, or resizing and a convolution: no checkerboard."""
+    """Upsampling in the generators: a transposed convolution, or (`resize`) resizing followed by a
+    convolution, which leaves no checkerboard."""
     activation: Literal["relu", "leaky_relu"] = "relu"
-    """Of the generators; `leaky_relu` for narrow ones, whose ReLUs easily die (see networks)."""
+    """Activation in the generators; `leaky_relu` suits narrow ones, whose ReLUs die easily (see
+    `cyclegan/networks.py`)."""
     channels_A: Count = 1
-    """Image channels of domain A; volumes with several have them as their leading axis."""
+    """Image channels of domain A; a volume with several channels has them as its first axis."""
     channels_B: Count = 1
     """Image channels of domain B."""
     filters_D: Count = 64
-    """Filters of the discriminators' first layer."""
+    """Number of filters in the first layer of the discriminators."""
     layers_D: Annotated[int, Field(ge=1, le=5)] = 3
-    """Layers of the discriminators; each doubles the field of view of a judgement."""
+    """Layers of stride 2 in the discriminators; each doubles the field of view of a judgement."""
     norm_D: Literal["batch", "instance", "none"] = "batch"
-    """Normalisation in the discriminators; with batches of one or two `none` or `instance`."""
+    """Normalisation in the discriminators; use `none` or `instance` for batches of one or two."""
     spectral_norm_D: bool = False
-    """Bound the gain of the discriminators' layers (Miyato 2018)."""
+    """Bound the gain of the discriminators' layers by spectral normalisation (Miyato 2018)."""
     pool_size: int = Field(default=0, ge=0)
-    """Generated images of earlier steps that the discriminators see again at times (Shrivastava
-    2017; CycleGAN: 50), for each domain. In 3D they are large: their bytes are memory and disk."""
+    """Generated images of earlier steps, for each domain, that the discriminators see again now and
+    then (Shrivastava 2017; CycleGAN: 50); 0 for none. 3D images are large: they take memory and
+    disk space."""
     imsize_A: tuple[Count, Count, Count] = (128, 128, 128)
-    """Patch of domain A in voxels (Z, Y, X); domain B's is `super_resolution` times as large."""
+    """Patch size of domain A in voxels (Z, Y, X); along each axis, a patch of domain B is
+    `super_resolution` times as large."""
     super_resolution: Literal[1, 2, 4] = 1
-    """Resolution of domain B over domain A; the networks must fit it."""
+    """Resolution of domain B relative to domain A; `net_A` and `net_B` must match it."""
     batch_size: Count = 4
-    """Patches of each domain a step."""
+    """Patches of each domain per step."""
     steps: Count = 10_000
-    """Training steps."""
+    """Number of training steps."""
     seed: int = Field(default=0, ge=0)
-    """Of first weights, patches and kickstart; the same seed gives the same training."""
+    """Seed of initial weights, patches and kickstart; the same seed gives the same training."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Device to train on: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU, else the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the networks' arithmetic; `auto` times both on this machine once and takes the faster."""
+    """Precision of the networks' arithmetic; `auto` takes `bf16` on a GPU that supports it, and on
+    a CPU times both once and takes the faster."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; PyTorch's own choice if not given."""
+    """Number of CPU threads; by default PyTorch chooses."""
     memory_budget_gb: float = Field(default=4.0, ge=0.0)
-    """Volumes of both domains are held in memory up to this many GB, beyond it patches are read
-    from the files."""
+    """Memory in GB for the volumes of both domains; beyond it, patches are read from the files."""
     standardise: Literal["auto", "always", "never"] = "auto"
-    """Subtract each scan's mean and divide by its standard deviation on reading; `auto`: where
-    they are not about 0 and 1."""
+    """Subtract each scan's mean and divide by its standard deviation on reading; `auto` does so
+    only where they are not about 0 and 1."""
     flips: bool = True
     """Flip patches at random along all axes."""
     rotations: bool = False
-    """Turn patches at random by 90 degrees where the axes allow it: equal lengths."""
+    """Turn patches at random by 90 degrees in planes whose two sides are equally long."""
 
     lossFuncs: LossFunctions = LossFunctions()
     lossNames: LossNames = LossNames()
@@ -287,58 +298,65 @@ class Config(Section):
     """Learning rate of both discriminators (Adam)."""
     lr_schedule: LRSchedule = LRSchedule()
     betas: tuple[float, float] = (0.5, 0.999)
-    """Adam's decay rates of the mean gradient and of its square."""
+    """Adam's decay rates for the running means of the gradient and of its square."""
     grad_clip: float = Field(default=1.0, ge=0.0)
-    """Largest norm of the generators' gradient; 0 leaves it alone."""
+    """Largest norm of the generators' gradient; 0 for no limit."""
     grad_clip_D: float = Field(default=0.0, ge=0.0)
-    """Largest norm of the discriminators' gradient; 0 leaves it alone."""
+    """Largest norm of the discriminators' gradient; 0 for no limit."""
     penalty_R1: Weight = 0.0
-    """Weight of the discriminators' squared gradient at real images, per voxel (Mescheder 2018)."""
+    """Weight of the penalty on the discriminators' squared gradient at real images, per voxel
+    (Mescheder 2018)."""
     penalty_R2: Weight = 0.0
-    """The same at generated images."""
+    """Weight of the same penalty at generated images."""
     penalty_every: Count = 4
-    """Steps between gradient penalties; each counts for all of these steps (Karras 2020)."""
+    """Steps between gradient penalties; each counts this many times to make up for the steps
+    without one (Karras 2020)."""
     cycle_noise: Weight = 0.0
-    """Standard deviation of noise added to fake B before the cycle closes, in standardised grey
-    values: what a generator hides at low amplitude is lost there (Bashkirova 2019)."""
+    """Standard deviation, in standardised grey values, of the noise added to fake B before the
+    cycle closes; it destroys what a generator hides there at low amplitude (Bashkirova 2019)."""
     pretrain_steps: int = Field(default=0, ge=0)
-    """First steps that train the generators on `P_A`, `P_B` and `H_A` alone: several times faster
-    than a step with cycles and discriminators."""
+    """Number of first steps that train the generators on `P_A`, `P_B` and `H_A` alone; they are
+    several times faster than steps with cycles and discriminators."""
     degradation: Literal["auto", "gaussian", "residual"] = "auto"
-    """How the pseudo pairs of `P_A` get their noise: drawn from a fitted spectrum, or what a
-    generator removes from real A; `auto` takes what makes degraded B look more like A."""
+    """Source of the noise in the pseudo pairs of `P_A`: `gaussian` draws it from a fitted spectrum,
+    `residual` is what a generator removes from real A, and `auto` takes whichever makes degraded B
+    look more like A."""
     lambda_schedule: LambdaSchedule = LambdaSchedule()
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """Of the running mean of the generators' weights that scores and enhancement use; 0: none."""
+    """Decay of the running mean of the generators' weights, which scores and enhancement use; 0 for
+    no mean."""
     init: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
-    """How first weights are drawn; all but `normal` follow the layers' widths."""
+    """Distribution of the initial weights; all but `normal` depend on the layers' widths."""
     init_std: float = Field(default=0.02, gt=0.0, lt=1.0)
-    """Standard deviation of the generators' first weights with `normal`; narrow ones want more."""
+    """Standard deviation of the generators' initial weights (`normal`); narrow networks need
+    more."""
     pretrained: str | None = None
-    """Generator file or checkpoint to start the networks from."""
+    """Generator file or checkpoint from which the networks start."""
     kickstart: bool = False
-    """For `kickstart_steps` steps the cycle is at times closed on the input itself (see model)."""
+    """Close the cycle at times on the input itself, instead of its translation, in the first
+    `kickstart_steps` steps; this keeps the generators from inverting the contrast."""
     kickstart_steps: int = Field(default=150, ge=0)
-    """First steps that kickstart acts in."""
+    """Number of first steps in which kickstart acts."""
     kickstart_probability: float = Field(default=0.7, ge=0.0, le=1.0)
-    """How often it acts, for each of the two cycles by itself."""
+    """Probability that kickstart acts in a step, for each of the two cycles separately."""
 
     validate_every: Count = 100
-    """Steps between validations: score and pictures on fixed held-out patches."""
+    """Steps between validations, which compute a score and pictures from fixed held-out patches."""
     validation_patches: Annotated[int, Field(ge=4)] = 8
-    """Held-out patches of each domain, the same for every training."""
+    """Number of held-out patches of each domain, the same ones in every training."""
     log_every: Count = 10
-    """Iterations that are one point in the charts of a run: the mean of their losses."""
+    """Iterations whose mean losses are one point in the charts of a run."""
     volumes_mb: Weight = 100.0
-    """Megabytes of the six images as volumes that a run keeps at most; 0 for none."""
+    """Most megabytes (uncompressed) of the six images that a run stores as volumes; 0 for none."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = Field(default=None, gt=0.0)
-    """Minutes after which one is written at the latest."""
+    """Longest time between checkpoints in minutes; no limit by default."""
     keep_checkpoints: Count = 2
-    """Newest checkpoints that stay on disk."""
+    """Number of newest checkpoints that stay on disk."""
     keep_best_checkpoint: bool = False
-    """Also keep the complete state at the best score, `best.pt`; its generators are kept anyway."""
+    """Also keep the complete state at the best score (`best.pt`); its generators are stored in any
+    case."""
     hp_optimizer: HPOptimizer = HPOptimizer()
 
     def __init__(self, **values: Any) -> None:
@@ -369,12 +387,12 @@ class Config(Section):
             if len(weights) != len(functions):
                 raise ValueError(
                     f"lambdas.{group} has {len(weights)} values and lossFuncs.{group} has "
-                    f"{len(functions)}; give one lambda a loss function"
+                    f"{len(functions)}; give one lambda per loss function"
                 )
             if names and len(names) != len(functions):
                 raise ValueError(
                     f"lossNames.{group} has {len(names)} names and lossFuncs.{group} has "
-                    f"{len(functions)}; give one name a loss function, or none"
+                    f"{len(functions)}; give one name per loss function, or none"
                 )
         self._check_channels()
         self._check_nets_train()
@@ -387,13 +405,13 @@ class Config(Section):
         return self
 
     def _check_channels(self) -> None:
-        """Which channels a term may look at, and which options need domains with the same ones."""
+        """Refuse channels that don't exist, and options that need equal numbers of channels."""
         for group in GROUPS:
             given, wanted = getattr(self.lossChannels, group), getattr(self.lossFuncs, group)
             if given and len(given) != len(wanted):
                 raise ValueError(
                     f"lossChannels.{group} has {len(given)} entries and lossFuncs.{group} has "
-                    f"{len(wanted)}; give one entry a loss function, or none"
+                    f"{len(wanted)}; give one entry per loss function, or none"
                 )
             count = self.channels_B if group in _JUDGED_IN_B else self.channels_A
             for channels in given:
@@ -416,7 +434,7 @@ class Config(Section):
                 )
 
     def _check_nets_train(self) -> None:
-        """Refuse weights with which a network would train on nothing."""
+        """Refuse weights that leave a network nothing to train on."""
         if not self.has_cycles():
             missing = [net for net, groups in _RESTORED_BY.items() if not self._weighs(*groups)]
         else:
@@ -433,8 +451,8 @@ class Config(Section):
                 )
         if self.hp_optimizer.policy == "original" and not self.has_cycles():
             raise ValueError(
-                "hp_optimizer.policy = original judges cycles and discriminators; this training "
-                "has neither, take guard"
+                "hp_optimizer.policy = original judges cycles and discriminators, but this "
+                "training has neither; take guard"
             )
         if self.pretrain_steps and not self._weighs("P_A", "H_A"):
             raise ValueError(
@@ -464,18 +482,18 @@ class Config(Section):
         return any(any(getattr(self.lambdas, group)) for group in groups)
 
     def has_cycles(self) -> bool:
-        """Return whether any loss needs cycles, discriminators or identities."""
+        """Return True if a loss needs cycles, discriminators or identities."""
         return self._weighs(*(group for group in GROUPS if group[0] in "GDCI"))
 
     def needs_degradation(self) -> bool:
-        """Return whether a loss needs the degradation model B -> A."""
+        """Return True if a loss needs the degradation model B -> A."""
         return self._weighs("P_A", "P_B", "H_A")
 
     def groups_at_work(self) -> tuple[str, ...]:
-        """Return the groups of loss terms that are computed at all, in the order of reports.
+        """Return the groups of loss terms that are computed, in the order of reports.
 
-        Those of the original software always are, unless nothing but pseudo pairs and half scans
-        has a weight. A discriminator that neither learns nor is used is left out.
+        The original software's groups are always computed, unless only pseudo pairs and half scans
+        have a weight. A discriminator that neither learns nor is used is left out.
         """
         return tuple(
             group
@@ -491,7 +509,7 @@ class Config(Section):
         if factor_A != self.super_resolution or factor_B * self.super_resolution != 1:
             raise ValueError(
                 f"net_A = {self.net_A} and net_B = {self.net_B} change the resolution by "
-                f"{factor_A} and {factor_B}, super_resolution = {self.super_resolution} wants "
+                f"{factor_A} and {factor_B}, but super_resolution = {self.super_resolution} needs "
                 f"{self.super_resolution} and 1/{self.super_resolution}"
             )
         smallest = smallest_judged_axis(self.layers_D)
@@ -500,45 +518,45 @@ class Config(Section):
             alignment = self.geometry("A" if domain == "A" else "B").alignment
             if any(n % alignment for n in size):
                 raise ValueError(
-                    f"a patch of domain {domain} has {list(size)} voxels, {net} needs multiples "
-                    f"of {alignment}; change imsize_A"
+                    f"a patch of domain {domain} has {list(size)} voxels, but {net} needs "
+                    f"multiples of {alignment}; change imsize_A"
                 )
             if min(size) < smallest:
                 raise ValueError(
-                    f"a patch of domain {domain} has {list(size)} voxels, discriminators with "
+                    f"a patch of domain {domain} has {list(size)} voxels, but discriminators with "
                     f"layers_D = {self.layers_D} need at least {smallest} along each axis"
                 )
 
     @property
     def imsize_B(self) -> tuple[int, int, int]:
-        """Patch of domain B in voxels (Z, Y, X)."""
+        """Patch size of domain B in voxels (Z, Y, X)."""
         z, y, x = (n * self.super_resolution for n in self.imsize_A)
         return z, y, x
 
     def terms(self, group: str) -> tuple[Term, ...]:
-        """The loss terms of one of `GROUPS`."""
+        """Return the loss terms of one of `GROUPS`."""
         functions = getattr(self.lossFuncs, group)
         names = getattr(self.lossNames, group) or tuple(default_name(group, f) for f in functions)
         channels = getattr(self.lossChannels, group) or (None,) * len(functions)
         return tuple(Term(*term) for term in zip(names, functions, channels, strict=True))
 
     def geometry(self, direction: Literal["A", "B"]) -> Geometry:
-        """Factor, alignment and halo of the generator A -> B (`A`) or B -> A (`B`)."""
+        """Return factor, alignment and halo of generator A -> B (`A`) or B -> A (`B`)."""
         name = self.net_A if direction == "A" else self.net_B
         return generator_geometry(name, self.depth, self.upsampling)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, complete: what a run stores."""
+        """Return all keys and values as plain types, as a run stores them."""
         result: dict[str, Any] = json.loads(self.model_dump_json())
         return result
 
     def to_yaml(self) -> str:
-        """As a YAML document that `load_config` reads back."""
+        """Return a YAML document that `load_config` reads back."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
 _JUDGED_IN_B = ("G_A", "D_A", "C_B", "I_A", "P_A")
-"""Groups whose losses look at images of domain B."""
+"""Loss groups that look at images of domain B."""
 
 
 _RESTORED_BY = {"G_A": ("P_A", "H_A"), "G_B": ("P_B",)}
@@ -546,12 +564,12 @@ _TRAINED_BY = {
     "G_A": ("G_A", "C_A", "C_B", "I_A", "P_A", "H_A"),
     "G_B": ("G_B", "C_A", "C_B", "I_B", "P_B"),
 }
-"""Groups whose losses train a generator, without and with cycles."""
+"""Loss groups that train each generator: without cycles (`_RESTORED_BY`), and with them."""
 
 
 @functools.cache
 def generator_geometry(
     name: str, depth: int | None = None, upsampling: str = "transposed"
 ) -> Geometry:
-    """Geometry of the generator `name`; it does not depend on filters and channels."""
+    """Return the geometry of generator `name`, which does not depend on filters and channels."""
     return build_generator(name, filters=1, depth=depth, upsampling=upsampling).geometry

@@ -1,7 +1,7 @@
-"""Going through a region once, block by block, along the dataset's chunks.
+"""Go through a region once, block by block, along the dataset's chunks.
 
-A block is made of whole chunks (cut at the region's faces), so that no chunk is decompressed
-twice; blocks of which nothing was ever written are known without reading.
+A block consists of whole chunks (cut at the region's faces), so no chunk is decompressed twice.
+Blocks that were never written are found without reading them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Size = tuple[int, int, int]
 Window = tuple[slice, slice, slice]
 
 _BLOCK_BYTES = 8 << 20
-"""Chunks are read together up to this size; larger ones one at a time."""
+"""Most bytes of chunks that are read together; larger chunks are read one at a time."""
 
 
 class BlockGrid:
@@ -36,7 +36,7 @@ class BlockGrid:
         return math.prod(self.shape)
 
     def window(self, index: int) -> Window:
-        """Where block `index` lies in the dataset."""
+        """Return the window of block `index` in the dataset."""
         place = np.unravel_index(index, self.shape)
         z, y, x = (
             slice(max(s, f + int(i) * step), min(e, f + (int(i) + 1) * step))
@@ -47,11 +47,11 @@ class BlockGrid:
         return z, y, x
 
     def voxels(self, index: int) -> int:
-        """Voxels of block `index`, channels not counted."""
+        """Return the number of voxels of block `index`, channels not counted."""
         return math.prod(part.stop - part.start for part in self.window(index))
 
     def written(self) -> NDArray[np.int64]:
-        """Indices of the blocks in which the file holds anything; the rest is its fill value."""
+        """Return the indices of the blocks that were written; all others hold the fill value."""
         dataset = self._dataset
         every = np.arange(len(self), dtype=np.int64)
         if dataset.is_virtual or dataset.external:
@@ -82,7 +82,7 @@ class BlockGrid:
         return marks
 
     def _steps(self) -> Size:
-        """Block size: whole chunks, taken together along X first so that reading is sequential."""
+        """Return the block size: whole chunks, joined along X first for sequential reading."""
         channels = self._dataset.shape[0] if self._dataset.ndim == 4 else 1
         budget = _BLOCK_BYTES // (self._dataset.dtype.itemsize * channels)
         steps = [0, 0, 0]
@@ -104,9 +104,9 @@ class BlockGrid:
 
 
 def spread(items: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """`count` of the items, one from each of as many equal stretches.
+    """Return `count` of the items, one from each of `count` equal stretches.
 
-    A fixed seed chooses within the stretch: a fixed step could hit the same row of every slice.
+    A fixed seed chooses within each stretch: a fixed step could hit the same row of every slice.
     """
     if count >= len(items):
         return items

@@ -3,8 +3,8 @@
 A dataset JSON has `train` and `validate`, each a list of volumes:
 `{"path": "fast.h5", "dset": "data", "ROI0": [0, 60], "ROI1": [0, 200], "ROI2": [0, 200]}`. Paths
 are relative to the JSON file. `ROI0/1/2` are optional [start, end) in voxels along Z, Y and X:
-voxel `start` belongs to the region, voxel `end` does not. `"ROI": [[z, y, x], [z, y, x]]` says the
-same by two corners. A volume of `validate` may name two half scans of itself,
+voxel `start` belongs to the region, voxel `end` does not. `"ROI": [[z, y, x], [z, y, x]]` gives
+the same region by two corners. A volume may name two half scans of itself,
 `"halves": ["even.h5", "odd.h5"]`, with the same dset and region.
 """
 
@@ -22,7 +22,7 @@ from cyclegan.errors import DataError, nearest
 logger = logging.getLogger(__name__)
 
 Limits = tuple[int, int] | None
-"""[start, end) in voxels along one axis; None is the whole axis."""
+"""[start, end) in voxels along one axis; None for the whole axis."""
 
 _PARTS = ("train", "validate")
 _AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
@@ -36,33 +36,33 @@ class VolumeEntry:
     path: Path
     dset: str
     roi: tuple[Limits, ...] = (None, None, None)
-    """[start, end) in voxels along Z, Y, X; None is the whole axis."""
+    """[start, end) in voxels along Z, Y, X; None for the whole axis."""
     halves: tuple[Path, ...] = ()
     """Files of two half scans of this volume (every other projection each), or none."""
 
     def half(self, number: int) -> VolumeEntry:
-        """The same dataset and region of half scan 0 or 1."""
+        """Return the same dataset and region of half scan 0 or 1."""
         return VolumeEntry(path=self.halves[number], dset=self.dset, roi=self.roi)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What a dataset JSON says."""
+    """The content of a dataset JSON."""
 
     source: Path
     train: tuple[VolumeEntry, ...]
     validate: tuple[VolumeEntry, ...]
-    """The training volumes if the JSON names none."""
+    """Volumes for validation; the training volumes if the JSON names none."""
 
     @classmethod
     def load(cls, path: Path, *, warn: bool = True) -> DatasetSpec:
-        """Read a dataset JSON; warns where volumes are validated on that are trained on, too.
+        """Read a dataset JSON, and warn about volumes that serve both training and validation.
 
-        Errors: `DataError` naming the file, the place and the cure.
+        Errors: `DataError` that names the file, the place and what to do.
         """
         content = read_json(path)
         if not isinstance(content, dict) or "train" not in content:
-            raise DataError(f"{path}: an object with the lists 'train' and 'validate' is wanted")
+            raise DataError(f"{path}: must be an object with the lists 'train' and 'validate'")
         for key in content:
             if key not in _PARTS:
                 raise DataError(f"{path}: unknown key '{key}'; {nearest(key, _PARTS)}")
@@ -78,7 +78,7 @@ class DatasetSpec:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Errors: `DataError` naming file, line and column."""
+    """Return the content of a JSON file. Errors: `DataError` naming file, line and column."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def _entries(path: Path, content: dict[str, Any], part: str) -> tuple[VolumeEntr
 
 def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
     if not isinstance(item, dict) or not isinstance(item.get("path"), str):
-        raise DataError(f'{where}: an object like {{"path": "a.h5", "dset": "data"}} is wanted')
+        raise DataError(f'{where}: must be an object like {{"path": "a.h5", "dset": "data"}}')
     for key in item:
         if key not in _ENTRY_KEYS:
             raise DataError(f"{where}: unknown key '{key}'; {nearest(key, _ENTRY_KEYS)}")
@@ -123,7 +123,7 @@ def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:
         raise DataError(f"{where}: halves = {names} must be two files, each of a half scan")
     if names[0] == names[1]:
         raise DataError(
-            f"{where}: halves = {names} are one file; its noise would pass as structure"
+            f"{where}: halves = {names} are the same file, whose noise would pass as structure"
         )
     return tuple(source.parent / name for name in names)
 
@@ -163,8 +163,8 @@ def _is_list(value: Any, length: int) -> bool:
 
 def _warn_of_missing(path: Path) -> None:
     logger.warning(
-        "%s: 'validate' is missing, so the training volumes are validated on and the score can't "
-        "show overfitting; name a volume (or a part of one, by ROI0) that is not trained on",
+        "%s: 'validate' is missing, so the training volumes serve for validation too and the score "
+        "can't show overfitting; name a volume (or a part of one, by ROI0) that is not trained on",
         path,
     )
 
@@ -176,7 +176,7 @@ def _warn_of_overlap(spec: DatasetSpec) -> None:
         more = f" and in {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
         logger.warning(
             "%s: train and validate overlap in %s:%s%s, so the score is too good where they do; "
-            "part them by ROI0, e.g. [0, 100] and [100, 120]",
+            "separate them by ROI0, e.g. [0, 100] and [100, 120]",
             spec.source,
             judged.path,
             judged.dset,

@@ -1,7 +1,7 @@
-"""Which files the voxels of a volume come from.
+"""Find all files that the voxels of a volume come from.
 
-One HDF5 file can lead into others: by external links, as a virtual dataset, or with its voxels in
-raw files of their own.
+One HDF5 file can lead to others: by external links, as a virtual dataset, or with its voxels in
+separate raw files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from cyclegan.data.virtual import find_files
 
 
 def files_behind(entry: VolumeEntry) -> list[Path]:
-    """The files of a volume, its own first, each once. Those of a virtual dataset may be missing.
+    """Return the files of a volume, each once, its own first.
+
+    Source files of a virtual dataset are included even if they are missing.
 
     Errors: `DataError` if the file can't be read or has no such dataset.
     """
@@ -34,18 +36,18 @@ class _Walk:
 
     def __init__(self) -> None:
         self.files: dict[str, Path] = {}
-        """By their real path: one file reached by two names is one file."""
+        """Files by their real path, so that a file reached by two names counts once."""
         self._visited: set[tuple[Path, str]] = set()
 
     def visit(self, path: Path, name: str) -> None:
-        """Take the file at `path` and all that the object `name` in it leads to."""
+        """Take the file at `path` and everything that the object `name` in it leads to."""
         self._take(path)
         if (path, name) in self._visited or not path.is_file():
             return
         self._visited.add((path, name))
         try:
             handle = h5py.File(path, "r")
-        except OSError:  # no HDF5 file: it leads nowhere
+        except OSError:  # not an HDF5 file: it leads nowhere
             return
         with handle:
             self._follow(handle, path, [part for part in name.split("/") if part not in ("", ".")])

@@ -1,9 +1,9 @@
 """Fingerprints of data: hashes that tell whether the files of a dataset are still the same.
 
-Files up to 1 GiB are hashed whole: `sha256:<hex>`. Larger ones by their size and 256 pieces of
-1 MiB spread evenly from the first byte to the last: `sampled-sha256:<hex>`. That finds another
-scan, another reconstruction or a truncated file in a second; a change that lies between all of the
-pieces it does not find.
+Files up to 1 GiB are hashed completely: `sha256:<hex>`. Of a larger file, the size and 256 pieces
+of 1 MiB, spread evenly from the first byte to the last, are hashed: `sampled-sha256:<hex>`. This
+detects another scan, another reconstruction or a truncated file in a second, but misses a change
+that lies between the pieces.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from cyclegan.files import write_text
 logger = logging.getLogger(__name__)
 
 WHOLE_BYTES = 1 << 30
-"""Files up to this size are hashed from the first byte to the last."""
+"""Largest size in bytes of a file that is hashed from the first byte to the last."""
 SAMPLES, SAMPLE_BYTES = 256, 1 << 20
-"""How many pieces of what size stand for a larger one."""
+"""Number of pieces that stand for a larger file, and their size in bytes."""
 MISSING = "missing"
-"""In place of the hash of a virtual dataset's source that is not there."""
+"""Text in place of the hash of a virtual dataset's source file that is missing."""
 
 _CACHED_FROM_BYTES = 16 << 20  # a smaller file is hashed in hundredths of a second
 _SETTLED_SECONDS = 2.0
@@ -37,14 +37,14 @@ _CACHE_ENTRIES = 10_000
 
 
 def fingerprint(dataset: Path, *, cache: Path | None = None) -> dict[str, str]:
-    """The hash of every file that a dataset JSON leads to, the JSON itself first, by its path.
+    """Return the hash of every file that a dataset JSON leads to, by path, the JSON itself first.
 
-    Paths are those the JSON's entries lead to (relative ones stay relative), so that the same call
-    in the same place has the same keys.
+    Paths are those that the JSON's entries lead to (relative ones stay relative), so the same call
+    in the same place gives the same keys.
 
     Args:
-        dataset: a dataset JSON.
-        cache: a file that remembers the hashes of large files by path, size, times and inode.
+        dataset: path of a dataset JSON.
+        cache: file that stores the hashes of large files by path, size, times and inode.
 
     Errors: `DataError` in one line for a file that is missing, damaged, or written to meanwhile.
     """
@@ -56,7 +56,7 @@ def fingerprint(dataset: Path, *, cache: Path | None = None) -> dict[str, str]:
 
 
 def file_hashes(paths: Iterable[Path], *, cache: Path | None = None) -> dict[str, str]:
-    """The hash of each file by its path; the same as for `fingerprint`, of any files."""
+    """Return the hash of each file by its path; `cache` is as in `fingerprint`."""
     known = _Cache(cache)
     hashes = {os.path.normpath(path): _hash_of(path, known) for path in dict.fromkeys(paths)}
     known.save()
@@ -64,7 +64,7 @@ def file_hashes(paths: Iterable[Path], *, cache: Path | None = None) -> dict[str
 
 
 def combined(hashes: Mapping[str, str]) -> str:
-    """16 hexadecimal digits that stand for all files together, wherever they lie."""
+    """Return 16 hexadecimal digits that stand for all files together, wherever they lie."""
     return hashlib.sha256("\n".join(sorted(hashes.values())).encode()).hexdigest()[:16]
 
 
@@ -99,12 +99,12 @@ def _sampled(handle: Any, size: int) -> str:
 
 
 def _key(stat: os.stat_result) -> list[int]:
-    # The time of the last change of the inode, too: a tool can set the other one back.
+    # The inode's change time, too: a tool can set the modification time back.
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 class _Cache:
-    """Hashes of large files by real path, each with what told the file's state when it was read."""
+    """Hashes of large files by real path, each with the file's state when it was read."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -112,7 +112,7 @@ class _Cache:
         self._new: dict[str, dict[str, Any]] = {}
 
     def get(self, path: Path, stat: os.stat_result) -> str | None:
-        """The hash of a file that is as it was."""
+        """Return the stored hash if the file has not changed since, else None."""
         entry = self._entries.get(os.path.realpath(path))
         if entry is None or entry.get("state") != _key(stat):
             return None
@@ -120,13 +120,13 @@ class _Cache:
         return stored if isinstance(stored, str) else None
 
     def put(self, path: Path, stat: os.stat_result, value: str) -> None:
-        """Remember a large file, unless it is so young that a change might not show in its time."""
+        """Store the hash of a large file, unless it is so new that a change might not show."""
         settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS
         if stat.st_size >= _CACHED_FROM_BYTES and settled:
             self._new[os.path.realpath(path)] = {"state": _key(stat), "hash": value}
 
     def save(self) -> None:
-        """Write what is new, beside what other processes have written meanwhile."""
+        """Write the new hashes, and keep those that other processes have written meanwhile."""
         if self._path is None or not self._new:
             return
         entries = {**_read(self._path), **self._new}
@@ -134,7 +134,7 @@ class _Cache:
         try:
             write_text(self._path, json.dumps(kept, indent=1))
         except CycleGANError as error:  # it only saves time
-            logger.info("hashes of data files are not remembered: %s", error)
+            logger.info("hashes of data files are not stored: %s", error)
 
 
 def _read(path: Path | None) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Finding and opening datasets in HDF5 and NeXus files, with errors that help."""
+"""Find, open and read datasets in HDF5 and NeXus files, with errors that help."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LISTED = 12
 
 
 def open_dataset(path: Path, dset: str) -> h5py.Dataset:
-    """A real-valued dataset, (Z, Y, X) or (C, Z, Y, X); its file is open until it is closed.
+    """Open a real-valued dataset, (Z, Y, X) or (C, Z, Y, X); the caller closes its file.
 
-    `dset` may lead through soft and external links. A group, or the name `data` where there is
-    none at the root, stands for what NeXus calls the default image there.
+    `dset` may lead through soft and external links. A group, or the name `data` if the root has
+    none, stands for its default image as NeXus defines it.
 
     Errors: `DataError` for a missing or damaged file, a wrong name (with the names found), a link
-    that leads nowhere, a compression filter that is not installed, missing sources of a virtual
+    that leads nowhere, a compression filter that is not installed, or missing sources of a virtual
     dataset.
     """
     handle = open_file(path)
@@ -45,7 +45,7 @@ def open_dataset(path: Path, dset: str) -> h5py.Dataset:
 
 
 def open_file(path: Path) -> h5py.File:
-    """A file for reading. Errors: `DataError` if there is none or it is no HDF5 file."""
+    """Open a file for reading. Errors: `DataError` if it is missing or not an HDF5 file."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
@@ -58,7 +58,7 @@ def open_file(path: Path) -> h5py.File:
 
 
 def find_dataset(handle: h5py.File, path: Path, dset: str, *, most_axes: int = 4) -> h5py.Dataset:
-    """`open_dataset` in a file that is open; sources of a virtual dataset are not looked at."""
+    """Find a dataset in an open file, as `open_dataset` does, but ignore its virtual sources."""
     item = _follow(handle, path, dset)
     if isinstance(item, h5py.Group) or (item is None and dset.strip("/") == "data"):
         item = _default(handle if item is None else item, path, dset) or item
@@ -74,7 +74,7 @@ def find_dataset(handle: h5py.File, path: Path, dset: str, *, most_axes: int = 4
 
 
 def check_sources(dataset: h5py.Dataset, path: Path, region: tuple[tuple[int, int], ...]) -> None:
-    """Raise `DataError` if `region` of a virtual dataset needs a file that is not there."""
+    """Raise `DataError` if `region` of a virtual dataset needs a file that is missing."""
     missing = missing_sources(dataset, region)
     if missing:
         raise DataError(
@@ -85,7 +85,7 @@ def check_sources(dataset: h5py.Dataset, path: Path, region: tuple[tuple[int, in
 
 
 def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Group | None:
-    """What is called `dset`, link by link so that a dangling one can be named; None if nothing."""
+    """Return the object `dset`, or None; follow link by link, to name one that leads nowhere."""
     item: Any = handle
     for part in filter(None, dset.split("/")):
         if not isinstance(item, h5py.Group):
@@ -127,10 +127,10 @@ def _check_kind(dataset: h5py.Dataset, path: Path, dset: str, most_axes: int) ->
     try:
         dtype = dataset.dtype
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path}:{dset}: a type of voxels that NumPy does not know") from error
+        raise DataError(f"{path}:{dset}: NumPy does not know the type of its voxels") from error
     if dataset.shape is None or not 3 <= dataset.ndim <= most_axes or dtype.kind not in "fiu":
         raise DataError(
-            f"{path}:{dset}: a real 3D array is wanted, (Z, Y, X) or (C, Z, Y, X), this is {dtype} "
+            f"{path}:{dset} must be a real 3D array, (Z, Y, X) or (C, Z, Y, X), but is {dtype} "
             f"{dataset.shape}" + ("; save a mask as uint8" if dtype.kind == "b" else "")
         )
     if 0 in dataset.shape:
@@ -150,7 +150,7 @@ def _check_filters(dataset: h5py.Dataset, path: Path, dset: str) -> None:
 
 
 def volume_names(handle: h5py.File) -> list[str]:
-    """All real datasets of three or more axes, links followed, each object named once."""
+    """Return the names of all real datasets of three or more axes, each once; follow links."""
     names: list[str] = []
     seen: set[h5py.h5g.GroupID] = set()
     waiting: list[tuple[str, h5py.Group]] = [("", handle)]
@@ -160,7 +160,7 @@ def volume_names(handle: h5py.File) -> list[str]:
             item = child(group, key)
             if item is None or item.id in seen:
                 continue
-            seen.add(item.id)  # held open, else an external file could come back as another
+            seen.add(item.id)  # stays open: else an external file could come back as another
             if isinstance(item, h5py.Group):
                 waiting.append((f"{prefix}{key}/", item))
             elif isinstance(item, h5py.Dataset) and item.ndim >= 3 and _is_real(item):
@@ -189,7 +189,7 @@ def _similarity(name: str, wanted: str) -> float:
 
 
 def read_part(dataset: h5py.Dataset, index: tuple[Any, ...], name: str) -> NDArray[Any]:
-    """`dataset[index]`. Errors: `DataError` that `name`s what is damaged."""
+    """Return `dataset[index]`. Errors: `DataError` that calls the damaged dataset `name`."""
     try:
         return np.asarray(dataset[index])
     except (OSError, RuntimeError) as error:
@@ -203,9 +203,9 @@ def _one_line(error: Exception) -> str:
 
 
 class SharedFile:
-    """The one open handle a process has for a file, shared by all volumes in it.
+    """The one open handle that a process has for a file, shared by all volumes in it.
 
-    A forked child opens its own: the parent's belongs to caches and threads the child hasn't got.
+    A forked child opens its own: the parent's belongs to caches and threads that it doesn't have.
     """
 
     def __init__(self, path: Path) -> None:
@@ -215,7 +215,7 @@ class SharedFile:
 
     @classmethod
     def of(cls, path: Path) -> SharedFile:
-        """The handle of `path`; one that was replaced on the disk is another file."""
+        """Return the handle of `path`; a file that was replaced on disk is another file."""
         key = file_key(path)
         with _opening:
             shared = _shared.get(key)
@@ -225,7 +225,7 @@ class SharedFile:
 
     @property
     def handle(self) -> h5py.File:
-        """The open file, this process's own."""
+        """The open file of this process."""
         if self._pid != os.getpid():
             self._handle.close()
             self._handle, self._pid = open_file(self.path), os.getpid()
@@ -237,7 +237,7 @@ _opening = threading.Lock()
 
 
 def file_key(path: Path) -> tuple[object, ...]:
-    """What tells a file's content: where it really is, its size and when it was written last."""
+    """Return what identifies a file's content: real path, size, time of last change and inode."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -246,11 +246,11 @@ def file_key(path: Path) -> tuple[object, ...]:
 
 
 def open_with_cache(file: h5py.File, name: str, nbytes: int, chunks: int) -> h5py.Dataset:
-    """A dataset with a chunk cache of `nbytes` for `chunks` chunks.
+    """Open a dataset with a cache of `nbytes` bytes for `chunks` chunks.
 
-    HDF5 sizes a dataset's cache when it is opened first: no other object may have it open.
+    HDF5 sizes a dataset's cache when it is first opened, so no other object may have it open.
     """
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    # Ten or more slots a chunk keep collisions rare (H5Pset_chunk_cache); 0.75 is the default.
+    # Ten or more slots per chunk keep collisions rare (H5Pset_chunk_cache); 0.75 is the default.
     access.set_chunk_cache(max(521, 10 * chunks + 1), nbytes, 0.75)
     return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))

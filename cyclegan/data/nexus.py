@@ -1,4 +1,4 @@
-"""What an HDF5 file calls its default image, by NeXus attributes.
+"""Find the default image of an HDF5 file by its NeXus attributes.
 
 https://manual.nexusformat.org/datarules.html#find-plottable-data (version 3: `@default`
 leads from group to group, `@signal` names the dataset; version 1: the dataset has `@signal` = 1).
@@ -16,7 +16,7 @@ _DEEPEST = 16
 
 
 def default_volumes(group: h5py.Group) -> list[h5py.Dataset]:
-    """The datasets of three or more axes that may be the group's default image: one, none, more."""
+    """Return the datasets (three or more axes) that may be the group's default image, if any."""
     return [item for item in dict.fromkeys(_defaults(group)) if item.ndim >= 3]
 
 
@@ -36,7 +36,7 @@ def _defaults(group: h5py.Group) -> list[h5py.Dataset]:
 
 
 def _descendants(group: h5py.Group) -> Iterator[h5py.Group]:
-    # Two levels are a file's NXentry and its NXdata.
+    # Two levels: a file's NXentry and its NXdata.
     for inner in _groups_in(group):
         yield inner
         if as_text(inner.attrs.get("NX_class")) == "NXentry":
@@ -64,17 +64,17 @@ def _signal(group: h5py.Group) -> h5py.Dataset | None:
 
 
 def child(group: h5py.Group, name: str | None) -> h5py.Dataset | h5py.Group | None:
-    """What is called `name` in the group; None if nothing is, or a link leads nowhere."""
+    """Return the object `name` of the group; None if there is none or its link leads nowhere."""
     if not name:
         return None
     try:
         return group.get(name)
-    except (OSError, RuntimeError, ValueError):  # a broken external link, a circle
+    except (OSError, RuntimeError, ValueError):  # a broken external link, or a circle of links
         return None
 
 
 def as_text(value: Any) -> str | None:
-    """An attribute's value as text, whether it was written as bytes, text or an array of one."""
+    """Return an attribute's value as text, whether it is bytes, text or an array of one item."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.ravel()[0]
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""A region of interest of one HDF5 dataset as the file has it: read, measured, loaded."""
+"""Read, measure and load a region of interest of one HDF5 dataset, in the file's own numbers."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from cyclegan.errors import DataError
 logger = logging.getLogger(__name__)
 
 MEASURED_VOXELS = 1 << 30
-"""A region with more voxels than this in its file is measured on a sample of about as many."""
+"""Most voxels that are measured; of a larger region, a sample of about as many is measured."""
 CHUNK_CACHE_BYTES = 16 << 20
-"""At most this much of a volume's decompressed chunks is kept between two patches."""
+"""Most bytes of a volume's decompressed chunks that stay in memory between two patches."""
 WASTEFUL = 20.0
-"""Voxels decompressed for each voxel of a patch from which on the user is told."""
+"""Voxels decompressed for each voxel of a patch above which a warning is logged."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A dataset of a file: the same one by whatever name and links it is reached."""
+    """A dataset of a file; equal for all names and links that lead to the same one."""
 
     path: Path
-    """Of the file that holds it, links followed."""
+    """File that holds the dataset, links followed."""
     address: int
-    """In the file, and in every copy of it."""
+    """Address of the dataset in the file, the same in every copy of it."""
     name: str = field(compare=False)
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> Place:
-        """Where an open dataset lies."""
+        """Return the place of an open dataset."""
         path = Path(os.path.realpath(dataset.file.filename))
         return cls(path, int(h5py.h5o.get_info(dataset.id).addr), str(dataset.name))
 
 
 class Region:
-    """Opens the dataset and checks that the region is there; (C, Z, Y, X) in the file's numbers."""
+    """Opens a dataset and checks its region, (C, Z, Y, X) in the file's own numbers."""
 
     def __init__(self, entry: VolumeEntry, channels: int) -> None:
         self.entry = entry
@@ -72,7 +72,7 @@ class Region:
         self.start, self.shape = self._limits(dataset.shape[-3:])
         self.place = Place.of(dataset)
         self.limits = limits_text(self._box(dataset)[-3:], dataset.shape[-3:])
-        """As `[0:60, :, :]`."""
+        """The region as text, e.g. `[0:60, :, :]`."""
         check_sources(dataset, entry.path, self._box(dataset))
         self.dtype = _native(dataset.dtype)
         self.voxel_size_um = voxel_size_um(dataset)
@@ -80,22 +80,22 @@ class Region:
 
     @property
     def nbytes(self) -> int:
-        """Of the region in memory."""
+        """Size of the region in memory, in bytes."""
         return math.prod(self.shape) * self.channels * self.dtype.itemsize
 
     def read(self, origin: Size, size: Size) -> NDArray[Any]:
-        """A window (C, z, y, x) at `origin` relative to the region, a fresh array."""
+        """Return a window (C, z, y, x) at `origin`, relative to the region, as a new array."""
         z, y, x = (
             slice(s + o, s + o + n) for s, o, n in zip(self.start, origin, size, strict=True)
         )
         return self._read(self._open_dataset(), (z, y, x))
 
     def measure(self) -> Statistics:
-        """Statistics of the region, or of a sample if it is very large."""
+        """Return the statistics of the region, or of a sample if it is very large."""
         return self._scan(None)
 
     def load(self, array: NDArray[Any], *, measure: bool) -> Statistics | None:
-        """Read the region into `array` (C, Z, Y, X), measuring on the way if asked."""
+        """Read the region into `array` (C, Z, Y, X); with `measure`, return its statistics."""
         if measure:
             return self._scan(array)
         dataset = self._open_dataset()
@@ -107,9 +107,9 @@ class Region:
         return None
 
     def expect(self, size: Size) -> None:
-        """Prepare for patches of `size`: a chunk cache that fits, a warning where none can help."""
+        """Prepare for patches of `size`: set a fitting chunk cache, or warn if none can help."""
         dataset = self._open_dataset()
-        self._patch, self._dataset = size, None  # opened again with the cache it needs
+        self._patch, self._dataset = size, None  # it is opened again with the cache it needs
         if dataset.chunks is None:
             return
         chunks = dataset.chunks[-3:]
@@ -128,7 +128,7 @@ class Region:
             )
 
     def close(self) -> None:
-        """Let go of the file, which is closed when no volume reads from it any more."""
+        """Release the file, which closes when no volume reads from it any more."""
         self._dataset = self._file = None
 
     def _open_dataset(self) -> h5py.Dataset:
@@ -147,7 +147,7 @@ class Region:
         return dataset
 
     def _cache_size(self, dataset: h5py.Dataset, patch: Size) -> tuple[int, int]:
-        """Bytes of a cache for the chunks that one patch touches, and how many these are."""
+        """Return the bytes of a cache for the chunks that one patch touches, and their number."""
         chunks = dataset.chunks[-3:]
         count = math.prod((n + c - 2) // c + 1 for n, c in zip(patch, chunks, strict=True))
         if dataset.ndim == 4:
@@ -160,7 +160,7 @@ class Region:
         return np.asarray(part, dtype=self.dtype).reshape(self.channels, *part.shape[-3:])
 
     def _scan(self, array: NDArray[Any] | None) -> Statistics:
-        """One pass over what was written: measure it (or a sample of it), copy it to `array`."""
+        """Measure what was written (or a sample) in one pass, and copy it to `array` if given."""
         dataset = self._open_dataset()
         grid = BlockGrid(dataset, self.start, self.shape)
         written = grid.written()
@@ -209,8 +209,8 @@ class Region:
         have = dataset.shape[0] if dataset.ndim == 4 else 1
         if have != channels:
             raise DataError(
-                f"{self.name}: {have} channels in a dataset of shape {dataset.shape}, {channels} "
-                "wanted; a dataset is (Z, Y, X) or (channels, Z, Y, X)"
+                f"{self.name}: {have} channels in a dataset of shape {dataset.shape}, but "
+                f"{channels} are needed; a dataset is (Z, Y, X) or (channels, Z, Y, X)"
             )
 
     def _limits(self, lengths: tuple[int, ...]) -> tuple[Size, Size]:
@@ -223,7 +223,7 @@ class Region:
                 )
             if not 0 <= first < end:
                 raise DataError(
-                    f"{self.name}: ROI{axis} = {[first, end]} is empty; start < end is wanted"
+                    f"{self.name}: ROI{axis} = {[first, end]} is empty; start must be below end"
                 )
             start.append(first)
             shape.append(end - first)
@@ -234,7 +234,7 @@ class Region:
         return tuple([(0, dataset.shape[0])] * (dataset.ndim - 3) + box)
 
     def _key(self, dataset: h5py.Dataset) -> Hashable:
-        """What tells these voxels from others: files, object, region."""
+        """Return what identifies these voxels: files, object, region."""
         files = [Path(dataset.file.filename), *source_files(dataset)]
         return (
             tuple(file_key(path) for path in files),
@@ -246,12 +246,12 @@ class Region:
 
 
 def limits_text(limits: Iterable[tuple[int, int]], lengths: Sequence[int]) -> str:
-    """A region as `[0:60, :, :]`, where `:` is all of an axis with so many voxels."""
+    """Return a region as text, e.g. `[0:60, :, :]`, where `:` is the whole of an axis."""
     spans = zip(limits, lengths, strict=True)
     parts = (":" if span == (0, n) else f"{span[0]}:{span[1]}" for span, n in spans)
     return f"[{', '.join(parts)}]"
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The file's kind of number in this machine's byte order, double precision at most."""
+    """Return the file's number type in this machine's byte order, at most double precision."""
     return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")

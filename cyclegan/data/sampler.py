@@ -1,4 +1,4 @@
-"""Patches drawn from volumes: every origin of every volume, in every orientation."""
+"""Draw patches from volumes, at every origin and in every orientation, and prefetch batches."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 
 Orientation = tuple[tuple[int, int, int], tuple[int, ...]]
-"""Axes (Z, Y, X) in their new order, and which of the new axes are flipped."""
+"""Axes (Z, Y, X) in their new order, and those of the new axes that are flipped."""
 
 
 def orientations(size: Size, *, flips: bool) -> list[Orientation]:
-    """The orientations that keep a patch's shape, the identity first.
+    """Return the orientations that keep a patch's shape, the identity first.
 
-    All 48 (with flips) or 24 (rotations only) of a cube; 16 or 4 of a patch with two equal sides,
-    which turns in their plane: for Y and X, that is about Z; with no two equal, the 8 flips or 1.
+    A cube has all 48 (with flips) or 24 (rotations only). A patch with two equal sides turns in
+    their plane (if Y = X, about Z) and has 16 or 4. A patch without equal sides has the 8 flips
+    or 1.
     """
     found = []
     for order in itertools.permutations(range(3)):
@@ -45,7 +46,7 @@ def orientations(size: Size, *, flips: bool) -> list[Orientation]:
 
 
 def _is_rotation(order: tuple[int, ...], signs: tuple[int, ...], size: Size) -> bool:
-    """Whether it is made of 90-degree turns in planes with equal sides."""
+    """Return True if it consists of 90-degree turns in planes with equal sides."""
     matrix = np.zeros((3, 3))
     matrix[range(3), order] = signs
     alone = [axis for axis in range(3) if size.count(size[axis]) == 1]
@@ -53,19 +54,20 @@ def _is_rotation(order: tuple[int, ...], signs: tuple[int, ...], size: Size) -> 
 
 
 class PatchSampler:
-    """Draws patches (B, C, Z, Y, X): every origin of every volume is equally likely.
+    """Draws patches (B, C, Z, Y, X); every origin of every volume is equally likely.
 
     Args:
-        volumes: where from; one is chosen in proportion to the number of origins it has.
-        size: of a patch, (Z, Y, X) in voxels.
-        seed: of the generator.
-        flips: along each axis, with probability 1/2.
-        rotations: by 90 degrees in every plane whose two sides are equal, each orientation equally
-            likely. For isotropic data: a scan's Z differs from X and Y where its resolution or
-            its artefacts do, and then only a patch with Y = X != Z keeps it.
+        volumes: source of the patches; the chance of each is proportional to its number of origins.
+        size: size of a patch, (Z, Y, X) in voxels.
+        seed: seed of the random generator.
+        flips: flip along each axis, with probability 1/2.
+        rotations: turn by 90 degrees in every plane whose two sides are equal, each orientation
+            equally likely. This suits isotropic data. If a scan's resolution or artefacts differ
+            between Z and X, Y, only a patch with Y = X != Z keeps its Z axis.
 
-    The generator's state is the sampler's state: restored, it goes on with the next patch, none
-    seen twice and none left out. Errors: `DataError` if a patch does not fit into a volume.
+    The random generator's state is the sampler's state: once restored, the sampler goes on with
+    the next patch and neither repeats nor skips any. Errors: `DataError` if a patch does not fit
+    into a volume.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class PatchSampler:
         self.flips = flips
         self.rotations = rotations
         if len({volume.channels for volume in self.volumes}) != 1:
-            raise ValueError("volumes of one number of channels are wanted, at least one of them")
+            raise ValueError("give at least one volume, all with the same number of channels")
         for volume in self.volumes:
             if any(n > have for n, have in zip(size, volume.shape, strict=True)):
                 raise DataError(
@@ -100,8 +102,8 @@ class PatchSampler:
         self._random = np.random.default_rng(list(seed))
 
     def draw(self, batch_size: int) -> Tensor:
-        """A batch (B, C, Z, Y, X), float32, on the CPU, in memory of its own."""
-        import torch  # here, so that files are prepared without it
+        """Return a batch (B, C, Z, Y, X), float32, on the CPU, in memory of its own."""
+        import torch  # imported here, so that preparing files works without it
 
         channels = self.volumes[0].channels
         batch = np.empty((batch_size, channels, *self.size), dtype=np.float32)
@@ -126,11 +128,11 @@ class PatchSampler:
         return (0, 1, 2), ()
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state as JSON: its integers are wider than a tensor's."""
+        """Return the random generator's state as JSON: its integers are wider than a tensor's."""
         return {"generator": json.dumps(self._random.bit_generator.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on from where `state` was taken."""
         self._random.bit_generator.state = json.loads(state["generator"])
 
 
@@ -138,16 +140,16 @@ class PatchSampler:
 
 
 class Prefetcher:
-    """Hands out a sampler's batches in their order; one thread draws up to `depth` ahead.
+    """Hands out a sampler's batches in order; one thread draws up to `depth` of them ahead.
 
-    Its state is the sampler's as of the last batch handed out: what was drawn ahead and not used is
-    drawn again after a resume. While it is open nobody else may draw from the sampler. One thread
-    is all that helps: HDF5 is locked as a whole.
+    Its state is the sampler's state after the last batch handed out: batches that were drawn ahead
+    but not used are drawn again after a resume. While it is open, nobody else may draw from the
+    sampler. More threads would not help, because HDF5 is locked as a whole.
 
     Args:
-        sampler: where from.
-        batch_size: patches a batch.
-        depth: batches that may wait.
+        sampler: source of the batches.
+        batch_size: patches per batch.
+        depth: most batches that may wait.
         pin: copy batches to page-locked memory, if there is a CUDA device.
     """
 
@@ -164,7 +166,7 @@ class Prefetcher:
         self._worker: _Worker | None = None
 
     def next(self) -> Tensor:
-        """The next batch (B, C, Z, Y, X). Errors: what went wrong when it was drawn."""
+        """Return the next batch (B, C, Z, Y, X), or raise the error that occurred in drawing it."""
         if self._worker is None:
             self._worker = _Worker(self._sampler, self._batch_size, self._depth, self._pin)
             self._finish = weakref.finalize(self, self._worker.stop)
@@ -176,17 +178,17 @@ class Prefetcher:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's state after the last batch that was handed out."""
+        """Return the sampler's state after the last batch that was handed out."""
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; what was drawn ahead is dropped."""
+        """Go on from where `state` was taken, and drop the batches drawn ahead."""
         self._stop()
         self._sampler.load_state_dict(state)
         self._state = dict(state)
 
     def close(self) -> None:
-        """End the thread and leave the sampler as of the last batch handed out."""
+        """End the thread, and set the sampler back to the last batch handed out."""
         self._stop()
         self._sampler.load_state_dict(self._state)
 
@@ -197,7 +199,7 @@ class Prefetcher:
 
 
 class _Worker:
-    """The thread, which knows nothing of the prefetcher: a forgotten one can be collected."""
+    """The thread. It doesn't refer to the prefetcher, so that a forgotten one can be collected."""
 
     def __init__(self, sampler: PatchSampler, batch_size: int, depth: int, pin: bool) -> None:
         self._ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
@@ -216,7 +218,7 @@ class _Worker:
     def stop(self) -> None:
         self._stopping.set()
         self._places.release()
-        # The collector may run in any thread, this one included.
+        # The garbage collector may run in any thread, this one included.
         if self._thread is not threading.current_thread():
             self._thread.join()
 

@@ -1,8 +1,8 @@
-"""Scans: regions of one dataset of one file share one grey scale.
+"""Scans: all regions of one dataset in one file share one grey scale.
 
 A network knows a scan by the grey values of the regions that it was trained on. In any other region
-of that scan the same material has the same grey value, so that the same mean and standard deviation
-are taken off there: in validation, and when the scan is enhanced. They are kept with the generator.
+of that scan the same material has the same grey value, so the same mean and standard deviation
+standardise it, in validation and in enhancement. They are stored with the generator.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _WHOLE = "[:, :, :]"
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A dataset of a file, and the statistics that decide its grey scale."""
+    """A dataset of a file, and the statistics that define its grey scale."""
 
     place: Place
     regions: tuple[str, ...]
-    """Where it was measured, as `[0:60, :, :]`."""
+    """Regions that were measured, e.g. `[0:60, :, :]`."""
     statistics: Statistics
-    """Of these regions together."""
+    """Statistics of these regions together."""
     fingerprint: str = ""
-    """Of the files behind it, see `fingerprint_of`; empty if it is not known."""
+    """Hash of the files behind it, see `fingerprint_of`; empty if unknown."""
 
     @property
     def subject(self) -> str:
-        """What has the mean and standard deviation, with its verb."""
+        """Subject and verb of a sentence about the mean and standard deviation."""
         if _WHOLE in self.regions:
             return "all of this scan has"
         return f"{' and '.join(self.regions)} of this scan {'has' if self._one else 'have'}"
@@ -49,7 +49,7 @@ class Scan:
         return len(self.regions) == 1
 
     def to_plain(self) -> dict[str, Any]:
-        """As numbers and text, for a file."""
+        """Return the scan as numbers and text, for a file."""
         return {
             "path": str(self.place.path),
             "address": self.place.address,
@@ -61,7 +61,7 @@ class Scan:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Scan:
-        """What `to_plain` gave."""
+        """Return the scan that `to_plain` gave."""
         return cls(
             place=Place(Path(plain["path"]), int(plain["address"]), str(plain["dataset"])),
             regions=tuple(plain["regions"]),
@@ -76,7 +76,7 @@ class Scan:
 
 
 def by_place(scans: Iterable[Scan], known: Iterable[Scan] = ()) -> dict[Place, Scan]:
-    """One scan for each dataset: the `known` one, else what was measured of it put together.
+    """Return one scan for each dataset: the `known` one, else all its measured regions together.
 
     A region that is named twice counts once.
     """
@@ -98,16 +98,16 @@ def _together(parts: Sequence[Scan]) -> Scan:
 
 
 def fingerprint_of(place: Place, cache: Path | None = None) -> str:
-    """A hash of the files that hold the dataset, the same wherever they lie; empty if that fails.
+    """Return a hash of the files that hold the dataset, wherever they lie; empty if that fails.
 
     Args:
         place: the dataset.
-        cache: a file that remembers the hashes of large files, as for `fingerprint`.
+        cache: file that stores the hashes of large files, as for `fingerprint`.
     """
     try:
         files = files_behind(VolumeEntry(path=place.path, dset=place.name))
         return combined(file_hashes(files, cache=cache))
-    except DataError as error:  # it is no reason to end a training
+    except DataError as error:  # this is no reason to end a training
         logger.info("no fingerprint: %s", error)
         return ""
 
@@ -115,10 +115,10 @@ def fingerprint_of(place: Place, cache: Path | None = None) -> str:
 def find_scan(
     known: Sequence[Scan], place: Place, cache: Path | None = None
 ) -> tuple[Scan | None, str]:
-    """The scan of `known`, which a generator was trained on, that lies at `place`; and why it is.
+    """Return the scan in `known` that lies at `place`, or None, and the reason as a text.
 
-    It is the same scan if the files have the same content, wherever they lie. Where no content is
-    known it is by its path.
+    `known` are the scans that a generator was trained on. Files with the same content hold the same
+    scan, wherever they lie. If the content is unknown, the path decides.
     """
     if not known:
         return None, "the generator's file does not say what it was trained on"

@@ -1,8 +1,9 @@
-"""Mean, standard deviation and extrema of a region, streamed in float64, of finite voxels.
+"""Mean, standard deviation and extrema of a region's finite voxels, streamed in float64.
 
 Moments of parts are merged as in Chan, Golub & LeVeque, "Updating formulae and a pairwise
 algorithm for computing sample variances", 1979. Within a part the first finite voxel is subtracted
-before anything is summed, so that a large offset costs no digits and a constant has exactly 0.
+before anything is summed, so a large offset costs no digits, and a constant has exactly 0 standard
+deviation.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PIECE = 1 << 18
-"""Voxels converted to float64 at once: 2 MB, which stays in a processor's cache."""
+"""Voxels converted to float64 at once: 2 MB, which fit into a processor's cache."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a region's finite voxels; projected from a sample of them where it is very large."""
+    """Statistics of a region's finite voxels, projected from a sample if it is very large."""
 
     count: int
     """Finite voxels."""
@@ -33,7 +34,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean, sum of squared deviations from the mean, and extrema, of finite voxels."""
+    """Count, mean, sum of squared deviations from the mean, and extrema of finite voxels."""
 
     count: int = 0
     non_finite: int = 0
@@ -43,7 +44,7 @@ class Moments:
     maximum: float = -math.inf
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both sets of voxels together."""
+        """Return the moments of both sets of voxels together."""
         non_finite = self.non_finite + other.non_finite
         if not self.count or not other.count:
             one = self if self.count else other
@@ -60,7 +61,7 @@ class Moments:
         )
 
     def scaled(self, factor: float) -> Moments:
-        """Moments of `factor` times as many voxels that look the same."""
+        """Return the moments of `factor` times as many voxels of the same kind."""
         return replace(
             self,
             count=round(self.count * factor),
@@ -75,12 +76,12 @@ class Moments:
 
 
 def moments(array: NDArray[Any]) -> Moments:
-    """Moments of an array of real numbers of any kind and shape."""
+    """Return the moments of an array of real numbers of any type and shape."""
     return merged(_piece(part) for part in _pieces(array))
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-    """Moments of all parts together."""
+    """Return the moments of all parts together."""
     total = Moments()
     for part in parts:
         total += part
@@ -88,7 +89,7 @@ def merged(parts: Iterable[Moments]) -> Moments:
 
 
 def pooled(parts: Sequence[Statistics]) -> Statistics:
-    """Statistics of the voxels of all parts together; of one part its own, to the last digit."""
+    """Return the statistics of all parts together; those of a single part are left unchanged."""
     if len(parts) == 1:
         return parts[0]
     total = merged(Moments(s.count, s.non_finite, s.mean, s.std**2 * s.count) for s in parts)
@@ -96,14 +97,14 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
 
 
 def constant(value: float, count: int) -> Moments:
-    """Moments of `count` voxels of one value."""
+    """Return the moments of `count` voxels of one value."""
     if not math.isfinite(value):
         return Moments(0, count)
     return Moments(count, 0, float(value), 0.0, float(value), float(value))
 
 
 def _pieces(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
-    """The array in flat pieces; slices along the first axis where it can't be seen as flat."""
+    """Yield the array in flat pieces, slice by slice along the first axis if not contiguous."""
     if array.ndim > 1 and not array.flags.c_contiguous:
         for part in array:
             yield from _pieces(part)
@@ -125,7 +126,7 @@ def _piece(raw: NDArray[Any]) -> Moments:
         return Moments(0, non_finite)
     shift = float(values[0])
     low, high = float(values.min()), float(values.max())
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large gets no finite std
+    with np.errstate(over="ignore", invalid="ignore"):  # too large values get no finite std
         values -= shift
         mean = float(values.mean())
         values -= mean

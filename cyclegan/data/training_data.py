@@ -1,4 +1,4 @@
-"""Both domains of a training: volumes, the batches drawn from them, and their grey values."""
+"""The data of a training, both domains: volumes, batches drawn from them, and grey scales."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ logger = logging.getLogger(__name__)
 
 Domain = Literal["A", "B"]
 
-# Not the training's seed: trials of a study differ in nothing but what is searched.
+# Not the training's seed: trials of a study must differ only in what is searched.
 _FIT_SEED = 2_025
 
 
 @dataclass(frozen=True)
 class GreyScale:
-    """What standardised values of a domain mean: value x std + mean, in the files' units."""
+    """Meaning of a domain's standardised values: value x std + mean, in the files' units."""
 
     mean: float
     std: float
 
 
 class TrainingData:
-    """Opens what a configuration names, within one memory budget, and hands out batches.
+    """Opens the files that a configuration names, in one memory budget, and hands out batches.
 
-    The regions that are trained on decide the grey scale of their scan; whatever else is opened of
-    it, the validation's regions for one, has the same.
+    The regions that are trained on define the grey scale of their scan; its other regions, such as
+    those of the validation, get the same one.
 
     Errors: `DataError` for files that can't be used and patches that don't fit.
     """
 
     hash_cache: Path | None = None
-    """A file that remembers the hashes of large files, see `cyclegan.data.fingerprint`."""
+    """File that stores the hashes of large files, see `cyclegan.data.fingerprint`."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.budget = MemoryBudget(config.memory_budget_gb * 1e9)
@@ -84,9 +84,9 @@ class TrainingData:
             self._batches |= self._half_batches(config, device)
 
     def volumes(self, config: Config, domain: Domain, entries: Sequence[Any]) -> list[Volume]:
-        """Volumes of a domain, read as the configuration says, from the shared budget.
+        """Open volumes of a domain as the configuration says, within the shared memory budget.
 
-        Those of a scan that is trained on have its grey scale.
+        Volumes of a scan that is trained on get its grey scale.
         """
         volumes = open_volumes(
             entries,
@@ -99,11 +99,11 @@ class TrainingData:
         return volumes
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The next batches of A and B, (B, C, Z, Y, X), on the host."""
+        """Return the next batches of A and B, (B, C, Z, Y, X), on the host."""
         return self._batches["A"].next(), self._batches["B"].next()
 
     def next_halves(self) -> tuple[Tensor, Tensor] | None:
-        """Return batches of both half scans of A, the same places; None where they aren't used."""
+        """Return batches of both half scans of A, the same places; None if they aren't used."""
         if "half 1" not in self._batches:
             return None
         return self._batches["half 1"].next(), self._batches["half 2"].next()
@@ -136,7 +136,7 @@ class TrainingData:
         return batches
 
     def fit_patches(self, config: Config) -> tuple[Tensor, Tensor]:
-        """Draw the patches that the degradation is fitted to, the same in every training."""
+        """Draw the patches to which the degradation is fitted, the same in every training."""
         count = fit_count(config.imsize_B)
         sizes: dict[Domain, Size] = {"A": config.imsize_A, "B": config.imsize_B}
         first, second = (
@@ -146,24 +146,24 @@ class TrainingData:
         return first, second
 
     def grey_scales(self) -> dict[str, dict[str, float]]:
-        """The grey scale of each domain that was standardised on load, over all its volumes."""
+        """Return the grey scale, over all volumes, of each domain that was standardised on load."""
         scales = {domain: _grey_scale(volumes) for domain, volumes in self._volumes.items()}
         return {d: {"mean": s.mean, "std": s.std} for d, s in scales.items() if s}
 
     def scans(self) -> dict[str, list[dict[str, Any]]]:
-        """The scans that are trained on, by domain, as plain data to be kept with the networks."""
-        if not self._fingerprinted:  # not before it is wanted: large files take a second
+        """Return the scans that are trained on, by domain, as plain data to store with networks."""
+        if not self._fingerprinted:  # only when it is needed: large files take a second
             for domain, scans in self._scans.items():
                 self._scans[domain] = tuple(self._hashed(scan) for scan in scans)
             self._fingerprinted = True
         return {domain: [s.to_plain() for s in scans] for domain, scans in self._scans.items()}
 
     def restore_scans(self, stored: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> bool:
-        """Take the grey scales of a checkpoint's `scans`; whether they are others than those here.
+        """Take the grey scales of a checkpoint's `scans`; return True if they change any here.
 
-        They are, in the last digits, where another version or machine measured them. Files that
-        have changed, and other files, keep what was measured here. None is a checkpoint of a
-        version that standardised every region by itself.
+        They differ in the last digits if another version or machine measured them. Files that have
+        changed, and other files, keep the scales measured here. `stored` is None if the checkpoint
+        comes from a version that standardised every region separately.
         """
         if stored is None:
             self._warn_of_old_rule()
@@ -195,41 +195,41 @@ class TrainingData:
     def _warn_of_old_rule(self) -> None:
         if self._rescaled:
             logger.warning(
-                "the checkpoint is of a version that standardised every region by itself: from "
-                "here on %s has the grey scale of all that is trained on of its scan, and scores "
-                "before and after don't compare",
+                "the checkpoint comes from a version that standardised every region separately: "
+                "from here on, %s has the grey scale of all regions of its scan that are trained "
+                "on, and scores before and after can't be compared",
                 ", ".join(sorted(self._rescaled)),
             )
 
     def statistics(self) -> dict[str, list[dict[str, Any]]]:
-        """What was measured of each volume that is trained on, by domain."""
+        """Return the measured statistics of each volume that is trained on, by domain."""
         return {
             domain: [{"volume": v.name, **asdict(v.statistics)} for v in volumes]
             for domain, volumes in self._volumes.items()
         }
 
     def close(self) -> None:
-        """End the threads that draw ahead; the next batch starts them again."""
+        """End the threads that draw batches ahead; the next batch starts them again."""
         for batches in self._batches.values():
             batches.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the samplers stand after the last batches handed out."""
+        """Return the state of the samplers after the last batches handed out."""
         return {domain: batches.state_dict() for domain, batches in self._batches.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the batches after those handed out when `state` was taken."""
+        """Go on with the batches that followed when `state` was taken."""
         for domain, batches in self._batches.items():
             batches.load_state_dict(state[domain])
 
 
 def _grey_scale(volumes: Sequence[Volume]) -> GreyScale | None:
-    """Means over the volumes, weighted by their voxels; None where one was left as it is."""
+    """Return the volumes' mean grey scale, weighted by voxels; None if one was left as it is."""
     if any((v.mean, v.std) == (0.0, 1.0) for v in volumes):
         return None
     counts = [v.statistics.count for v in volumes]
     total = sum(counts)
     mean = sum(n * v.mean for n, v in zip(counts, volumes, strict=True)) / total
-    # Each volume has its own mean taken off, so theirs don't add to the spread.
+    # Each volume's own mean is subtracted, so the means don't add to the spread.
     variance = sum(n * v.std**2 for n, v in zip(counts, volumes, strict=True)) / total
     return GreyScale(mean, math.sqrt(variance))

@@ -1,4 +1,4 @@
-"""The source files of a virtual dataset. HDF5 reads a missing one as fill values, silently."""
+"""The source files of virtual datasets. HDF5 silently reads a missing one as fill values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Box = tuple[tuple[int, int], ...]
 
 
 def source_files(dataset: h5py.Dataset) -> list[Path]:
-    """The files a virtual dataset is put together from, none for others."""
+    """Return the source files of a virtual dataset; none for other datasets."""
     if not dataset.is_virtual:
         return []
     names = sorted({source.file_name for source in dataset.virtual_sources()})
@@ -21,7 +21,7 @@ def source_files(dataset: h5py.Dataset) -> list[Path]:
 
 
 def missing_sources(dataset: h5py.Dataset, region: Box) -> list[str]:
-    """What `region` of a virtual dataset needs and is not there, as `file` or `file:dataset`."""
+    """Return missing sources of `region` of a virtual dataset, as `file` or `file:dataset`."""
     needed: dict[str, set[str]] = {}
     for source in dataset.virtual_sources() if dataset.is_virtual else ():
         if _intersects(source.vspace, region):
@@ -37,7 +37,7 @@ def _missing(dataset: h5py.Dataset, name: str, wanted: set[str]) -> Iterator[str
     for path in found:
         try:
             with h5py.File(path, "r") as handle:
-                # printf-style names stand for as many datasets as there are.
+                # printf-style names stand for any number of datasets.
                 yield from (f"{path}:{d}" for d in wanted if "%b" not in d and d not in handle)
         except OSError:
             yield f"{path} (not a readable HDF5 file)"
@@ -49,11 +49,11 @@ def _found(dataset: h5py.Dataset, name: str) -> list[Path]:
 
 
 def find_files(own: Path, name: str, variable: str) -> list[Path]:
-    """The files that the file `own` calls `name`, as HDF5 finds them; none if it is not there.
+    """Return the files that the file `own` calls `name`, as HDF5 finds them; none if missing.
 
-    Looked for in the folder of the environment `variable`, then in that of `own` (of a link and of
-    its target) and in the working directory. See H5Pset_virtual_prefix and H5Pset_elink_prefix in
-    the HDF5 reference.
+    It looks in the folder of the environment variable `variable`, then in that of `own` (of a link
+    and of its target) and in the working directory. See H5Pset_virtual_prefix and
+    H5Pset_elink_prefix in the HDF5 reference.
     """
     prefix = os.environ.get(variable, "").replace("${ORIGIN}", str(own.parent))
     folders = [Path(prefix)] if prefix else []

@@ -1,4 +1,4 @@
-"""Volumes: standardised regions of HDF5 datasets, held in memory or read patch by patch."""
+"""Volumes: standardised regions of HDF5 datasets, read by patches or held in budgeted memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Standardise = Literal["auto", "always", "never"]
 _FAR_MEAN, _SMALL_STD, _LARGE_STD = 0.1, 0.9, 1.1
 
-# Single precision holds all of these exactly, and its exponent is wide enough for the rest.
+# Single precision holds all of these exactly, and its exponent is wide enough for the arithmetic.
 _EXACT_IN_SINGLE = frozenset(np.dtype(t) for t in ("f2", "f4", "i1", "u1", "i2", "u2"))
 _SMALLEST, _LARGEST = 1e-30, 1e30
 _measured: dict[Hashable, Statistics] = {}
@@ -32,22 +32,22 @@ _told: set[str] = set()
 
 
 class Volume:
-    """A region of one HDF5 dataset, (C, Z, Y, X) float32 when read.
+    """A region of one HDF5 dataset, read as (C, Z, Y, X) float32.
 
     Args:
         entry: file, dataset and region.
         channels: C; a dataset (Z, Y, X) has one.
-        standardise: "auto" subtracts the mean and divides by the standard deviation where the
-            region is not standardised (|mean| > 0.1 or std outside [0.9, 1.1]), "always" in any
+        standardise: "auto" subtracts the mean and divides by the standard deviation if the region
+            is not standardised (|mean| > 0.1 or std outside [0.9, 1.1]), "always" does so in any
             case, "never" leaves the values as they are and only warns.
-        budget: the region is held in memory if there is room for it, in the file's own kind of
-            number; without a budget, or beyond it, patches are read from the file.
+        budget: holds the region in memory if there is room for it, in the file's own number type;
+            without a budget, or beyond it, patches are read from the file.
         statistics: used instead of measuring, e.g. those of a checkpoint.
-        tell: log what becomes of the grey values; without it the caller calls `tell`.
+        tell: log how the grey values change; without it the caller calls `tell`.
 
-    The region is standardised by its own numbers until `standardise_as` gives it others.
+    The region is standardised by its own statistics until `standardise_as` gives it others.
 
-    Errors: `DataError` for anything wrong with the file or the region, and if no voxel is finite
+    Errors: `DataError` for anything wrong with the file or the region, or if no voxel is finite
     or all are the same.
     """
 
@@ -65,7 +65,7 @@ class Volume:
         self.entry = entry
         self.name = region.name
         self.limits = region.limits
-        """The region as `[0:60, :, :]`."""
+        """The region as text, e.g. `[0:60, :, :]`."""
         self.channels = channels
         self.start, self.shape = region.start, region.shape
         self.voxel_size_um = region.voxel_size_um
@@ -91,19 +91,19 @@ class Volume:
 
     @property
     def has_own_scale(self) -> bool:
-        """Whether the region would be read the same if there were no other of its scan."""
+        """True if the region would be read the same without the other regions of its scan."""
         return self._scale(self._own.statistics) == (self.mean, self.std)
 
     @property
     def grey_values(self) -> str:
-        """What becomes of the grey values and why, as what a sentence says of the region."""
+        """Predicate of a sentence about the region: how its grey values change, and why."""
         found = self.scan.statistics
         done = "left as it is" if (self.mean, self.std) == (0.0, 1.0) else "standardised on load"
         subject = "it has" if self.scan == self._own else self.scan.subject
         return f"is {done}: {subject} {_numbers(found)}"
 
     def tell(self) -> None:
-        """Log, once in a process, what is odd about the voxels, and what becomes of them."""
+        """Log, once per process, what is odd about the voxels and how the grey values change."""
         self.warn()
         changed = (self.mean, self.std) != (0.0, 1.0)
         if changed or (self.scan != self._own and self._standardise != "never"):
@@ -111,7 +111,7 @@ class Volume:
             _tell_once(logging.INFO, f"{self.name}{region} {self.grey_values}")
 
     def warn(self) -> None:
-        """Log, once in a process, what is odd about the voxels."""
+        """Log, once per process, what is odd about the voxels."""
         found = self.statistics
         if found.non_finite:
             total = found.count + found.non_finite
@@ -123,12 +123,12 @@ class Volume:
         if self._standardise == "never" and not _is_standardised(self.scan.statistics):
             _tell_once(
                 logging.WARNING,
-                f"{self.name} does not look standardised: it has {_numbers(self.scan.statistics)}, "
-                "wanted are about 0 and 1, and it is left as it is",
+                f"{self.name} does not look standardised: it has {_numbers(self.scan.statistics)} "
+                "instead of about 0 and 1, and is left as it is",
             )
 
     def part(self, roi: Sequence[Limits]) -> Volume:
-        """A region of the same dataset in the same grey values; it is not measured."""
+        """Return a region of the same dataset in the same grey values, without measuring it."""
         part = Volume(
             replace(self.entry, roi=tuple(roi), halves=()),
             channels=self.channels,
@@ -141,13 +141,13 @@ class Volume:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the region is held in memory."""
+        """True if the region is held in memory."""
         return self._held is not None
 
     def read(self, origin: Size, size: Size) -> NDArray[np.float32]:
-        """A patch (C, z, y, x) of `size` voxels at `origin`, (Z, Y, X) relative to the region.
+        """Return a patch (C, z, y, x) of `size` voxels at `origin`, (Z, Y, X) in the region.
 
-        Standardised, with the mean in place of non-finite voxels; always an array of its own.
+        It is standardised, with the mean in place of non-finite voxels, and always a new array.
         """
         if any(
             o < 0 or n < 1 or o + n > have
@@ -162,12 +162,12 @@ class Volume:
         return self._standardised(raw)
 
     def expect_patches(self, size: Size) -> None:
-        """Prepare for patches of `size`; warns if the file's layout makes reading them slow."""
+        """Prepare for patches of `size`; warn if the file's layout makes reading them slow."""
         if self._held is None:
             self._region.expect(size)
 
     def close(self) -> None:
-        """Let go of the file and of the memory."""
+        """Release the file and the memory."""
         self._held = None
         self._region.close()
 
@@ -196,12 +196,12 @@ class Volume:
         return (found.mean, found.std) if wanted else (0.0, 1.0)
 
     def _standardised(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        """(raw - mean) / std, elementwise, so that it does not matter where `raw` comes from."""
+        """Return (raw - mean) / std, elementwise, so that the source of `raw` does not matter."""
         mean, std = self.mean, self.std
         if raw.dtype in _EXACT_IN_SINGLE and _SMALLEST < std < _LARGEST:
             patch = raw.astype(np.float32, copy=True)
             if (mean, std) != (0.0, 1.0):
-                # The mean in two parts: a large one alone would lose its last digits.
+                # Subtract the mean in two parts: at once, a large one would lose its last digits.
                 coarse = np.float32(mean)
                 patch -= coarse
                 patch *= np.float32(1 / std)
@@ -224,10 +224,10 @@ def open_volumes(
     statistics: Sequence[Statistics] | None = None,
     scans: Iterable[Scan] = (),
 ) -> list[Volume]:
-    """The volumes of a dataset; `statistics`, if given, has one for each.
+    """Open the volumes of a dataset; `statistics`, if given, has one entry for each.
 
-    Those are held in memory that `budget` has room for, in this order. Regions of one scan share
-    one grey scale: that of `scans`, or else of all these regions together.
+    Volumes are held in memory as long as `budget` has room, in this order. Regions of one scan
+    share one grey scale: that in `scans`, or else that of all these regions together.
     """
     given: Sequence[Statistics | None] = statistics or [None] * len(entries)
     if len(given) != len(entries):
@@ -271,7 +271,7 @@ def _check(found: Statistics, name: str) -> None:
 
 
 def _tell_once(level: int, text: str) -> None:
-    """Log a line unless this process has done so: volumes are shared by domains and parts."""
+    """Log a line once per process, because domains and parts share volumes."""
     if text not in _told:
         _told.add(text)
         logger.log(level, "%s", text)
@@ -281,12 +281,12 @@ def _tell_once(level: int, text: str) -> None:
 
 
 class MemoryBudget:
-    """How many bytes of volumes may be held in memory, by everybody who was given this object."""
+    """The bytes of volumes that all users of this object together may hold in memory."""
 
     def __init__(self, nbytes: float) -> None:
         self.nbytes = nbytes
         self._taken = 0
-        # The collector may give a share back in the middle of `take`.
+        # The garbage collector may give a share back in the middle of `take`.
         self._lock = threading.RLock()
 
     @property
@@ -295,7 +295,7 @@ class MemoryBudget:
         return self.nbytes - self._taken
 
     def take(self, nbytes: int) -> bool:
-        """Take a share if it is there; whether it was."""
+        """Take a share and return True if there is room for it, else return False."""
         with self._lock:
             if nbytes > self.free:
                 return False
@@ -309,7 +309,7 @@ class MemoryBudget:
 
 
 class Held:
-    """A region (C, Z, Y, X) in memory, in the file's own kind of number."""
+    """A region (C, Z, Y, X) in memory, in the file's own number type."""
 
     def __init__(self, array: NDArray[np.generic]) -> None:
         self.array = array
@@ -325,9 +325,9 @@ def hold(
     budget: MemoryBudget | None,
     load: Callable[[], NDArray[np.generic]],
 ) -> Held | None:
-    """The region called `key`: the copy somebody holds already, else loaded if `budget` allows.
+    """Return the region called `key` if it is in memory or `budget` allows loading it, else None.
 
-    The share is given back when the last who holds it lets go.
+    The share goes back to the budget when nobody holds the region any more.
     """
     with _loading:
         found = _held.get(key)

@@ -1,4 +1,4 @@
-"""Voxel sizes: units of length as file formats spell them, and where HDF5 files state a size."""
+"""Voxel sizes: units of length as file formats spell them, and sizes that HDF5 files state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from cyclegan.data.nexus import as_text, child
 
 VoxelSize = tuple[float, float, float]
-"""(z, y, x) in micrometres."""
+"""Voxel size (z, y, x) in micrometres."""
 
 _IN_MICROMETRES = ("voxel_size_um", "element_size_um")
 _WITH_UNIT = ("voxel_size", "pixel_size")
@@ -29,13 +29,13 @@ _MICROMETRES = {
 
 
 def micrometres(unit: Any) -> float | None:
-    """Micrometres in one `unit`; None for a unit of something else, or none at all."""
+    """Return the micrometres in one `unit`; None if it is not a unit of length."""
     text = (as_text(unit) or "").strip().lower().replace("metre", "meter")
     return _MICROMETRES.get(text, _MICROMETRES.get(text.removesuffix("s")))
 
 
 def as_voxel_size(values: Any, factor: float = 1.0) -> VoxelSize | None:
-    """One length or three (z, y, x) times `factor`; None if they are no positive lengths."""
+    """Return one length or three (z, y, x) times `factor`; None if they aren't positive lengths."""
     try:
         numbers = [float(v) * factor for v in np.asarray(values, dtype=np.float64).ravel()]
     except (TypeError, ValueError):
@@ -48,26 +48,27 @@ def as_voxel_size(values: Any, factor: float = 1.0) -> VoxelSize | None:
 
 
 def voxel_size_um(dataset: h5py.Dataset) -> VoxelSize | None:
-    """(z, y, x) in micrometres, as the dataset, else the nearest group above it, states it.
+    """Return (z, y, x) in micrometres, as the dataset or the nearest group above it states it.
 
-    Of what one place states, the first of these counts:
+    If one place states several sizes, the first of these counts:
 
     - `voxel_size_um` or `element_size_um`, one number or three;
     - `voxel_size` or `pixel_size` with a unit of length;
-    - `z_pixel_size`, `y_pixel_size` and `x_pixel_size` with units of length. Two of them are not
-      enough: they are a detector's;
+    - `z_pixel_size`, `y_pixel_size` and `x_pixel_size` with units of length; two of them are not
+      enough, because they describe a detector;
     - the spacing of the coordinates that a group's `axes` name (NXdata), if they have a unit of
       length and as many positions as the dataset has voxels along each axis.
 
-    A place states something by an attribute, or if it is a group by a dataset of that name. Units
-    are the attribute `<name>_units` beside an attribute, else `units` of the same group, or `units`
-    of the dataset. What is not positive, not finite or of another length is as good as not there.
+    A place states a size by an attribute or, if it is a group, by a dataset of that name. The unit
+    of an attribute is the attribute `<name>_units` beside it, else `units` of the same group; the
+    unit of a dataset is its attribute `units`. Values that are not positive, not finite, or neither
+    one nor three are ignored.
     """
     return next((size for place in _places(dataset) if (size := _at(place, dataset))), None)
 
 
 def lacks_unit(dataset: h5py.Dataset) -> bool:
-    """Whether a voxel size is stated somewhere without a unit of length."""
+    """Return True if a voxel size is stated somewhere without a unit of length."""
     return any(
         as_voxel_size(value) is not None and micrometres(unit) is None
         for place in _places(dataset)
@@ -121,7 +122,7 @@ def _length(place: h5py.Dataset | h5py.Group, name: str) -> VoxelSize | None:
 
 
 def _stated(place: h5py.Dataset | h5py.Group, name: str) -> tuple[Any, Any]:
-    """Value and unit of `name`, each None if there is none."""
+    """Return value and unit of `name`, each None if there is none."""
     value = place.attrs.get(name)
     if value is not None:
         unit = place.attrs.get(f"{name}_units", place.attrs.get(f"{name}_unit"))

@@ -1,15 +1,14 @@
-"""Enhancing whole volumes: exact tiles, memory that follows the tile, and going on after a kill.
+"""Enhance whole volumes: exact tiles, memory that follows the tile, and resuming after a kill.
 
 ```
 volumes    arrays and files in, enhanced arrays and files out
-grid       which windows are read and which cores are kept
+grid       the windows that are read, and the core of each that goes into the result
 tiling     the tile loop, for anything that maps a padded tile to images
 network    a network as such an operator: device, precision, compilation
-job        what makes an output, so that only the same is gone on with
-memory     how large a tile may be
+memory     the largest tile that fits into memory
 source     slabs of input, frames of a series
-store      finished tiles on the disk, until all are there
-output     what the HDF5 file says about itself
+partial    finished tiles on disk, until all are there
+output     layout and attributes of the HDF5 file, and the job that made it
 ```
 """
 

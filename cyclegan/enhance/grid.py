@@ -1,8 +1,9 @@
-"""How a volume is cut into tiles, so that they give the result of one pass over all of it.
+"""Cut a volume into tiles that give the result of one pass over all of it.
 
-The *padded* volume is the volume continued at its far faces by its last voxel up to a multiple of
-the operator's alignment. One pass over it, cut to ceil(factor x shape), is the truth. A tile is a
-window of the padded volume that holds its core and the halo the core's result depends on:
+The *padded* volume is the volume extended at its far faces, by repeating its last voxels, to a
+multiple of the operator's alignment. One pass over it, cut to ceil(factor x shape), is the truth. A
+tile is a window of the padded volume that holds its core and the halo on which the core's result
+depends:
 
 ```
 padded volume   0 ─────────────────────────────────────────────────── n
@@ -11,11 +12,11 @@ window of 1          ├─ halo ──┤core 1├── halo ─┤
 window of 3                                  ├─── wider halo ──┤core 3│
 ```
 
-Windows start at multiples of the alignment, so that pooling falls on the same voxels, and end where
-the padded volume ends, so that a network pads there as it does in one pass. Cores may start
-anywhere, as those of a region of interest do; its halo is read from around it. All windows of a
-volume have one shape (at the faces the halo is wider than need be): kernels and compiled code are
-chosen by shape.
+Windows start at multiples of the alignment, so that pooling falls on the same voxels, and end no
+later than the padded volume, so that a network pads there as it does in one pass. Cores may start
+anywhere, as those of a region of interest do; the halo is read from around the region. All windows
+of a volume have the same shape (at the faces the halo is wider than needed), because kernels and
+compiled code are chosen by shape.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Window = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Span:
-    """One tile along one axis, in input voxels: what is read, and which part of it is the core."""
+    """One tile along one axis, in input voxels: the window that is read, and the core in it."""
 
     start: int
     end: int
@@ -49,7 +50,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Tile:
-    """One window and its core, along Z, Y, X."""
+    """One window and its core along Z, Y, X."""
 
     index: int
     spans: tuple[Span, Span, Span]
@@ -62,7 +63,7 @@ class Tile:
 
     @property
     def size(self) -> Size:
-        """Voxels of the window, in the padded volume."""
+        """Shape of the window, in voxels of the padded volume."""
         z, y, x = (s.end - s.start for s in self.spans)
         return z, y, x
 
@@ -72,11 +73,11 @@ class Grid:
     """The tiles that cover a region of a volume; lengths in voxels along Z, Y, X."""
 
     shape: Size
-    """Of the whole volume."""
+    """Shape of the whole volume."""
     region: Region
-    """[start, end) of what is wanted along each axis."""
+    """[start, end) of the region along each axis."""
     core: Size
-    """Of a tile; the last one along an axis may be smaller."""
+    """Core of a tile; the last one along an axis may be smaller."""
     alignment: int
     halo_left: int
     halo_right: int
@@ -89,11 +90,11 @@ class Grid:
         core: Size | None = None,
         region: Region | None = None,
     ) -> Grid:
-        """The grid of an operator over a volume; without `core` a single tile is all of it.
+        """Return the grid of an operator over a volume; without `core`, one tile covers it all.
 
         A region is widened to whole voxels of all outputs.
 
-        Errors: `UsageError` if `core` is no multiple of the alignment.
+        Errors: `UsageError` if `core` is not a multiple of the alignment.
         """
         alignment = operator.alignment
         if core and any(n < 1 or n % alignment for n in core):
@@ -124,12 +125,12 @@ class Grid:
 
     @property
     def window(self) -> Size:
-        """Of every tile."""
+        """Shape of every tile's window."""
         return _size(self._window(axis) for axis in range(3))
 
     @property
     def counts(self) -> Size:
-        """Tiles along each axis."""
+        """Number of tiles along each axis."""
         return _size(
             -(-(end - first) // c) for (first, end), c in zip(self.region, self.core, strict=True)
         )
@@ -138,17 +139,17 @@ class Grid:
         return math.prod(self.counts)
 
     def __iter__(self) -> Iterator[Tile]:
-        """All tiles, Z slowest."""
+        """Yield all tiles, Z slowest."""
         z, y, x = (list(self._spans(axis)) for axis in range(3))
         for index, spans in enumerate(itertools.product(z, y, x)):
             yield Tile(index, spans)
 
     def output_shape(self, factor: Fraction) -> Size:
-        """Of the region in an output."""
+        """Return the shape of the region in an output of this factor."""
         return _size(math.ceil(end * factor) - int(first * factor) for first, end in self.region)
 
     def inner(self, tile: Tile, factor: Fraction) -> Window:
-        """Where a tile's core lies in the operator's output of its window."""
+        """Return the place of a tile's core in the operator's output of its window."""
         z, y, x = (
             slice(int((s.core_start - s.start) * factor), int((end - s.start) * factor))
             for s, end in self._ends(tile, factor)
@@ -156,7 +157,7 @@ class Grid:
         return z, y, x
 
     def outer(self, tile: Tile, factor: Fraction) -> Window:
-        """Where a tile's core lies in the region's output."""
+        """Return the place of a tile's core in the output of the region."""
         z, y, x = (
             slice(int((s.core_start - first) * factor), int((end - first) * factor))
             for (first, _), (s, end) in zip(self.region, self._ends(tile, factor), strict=True)
@@ -164,7 +165,7 @@ class Grid:
         return z, y, x
 
     def within(self, tile: Tile) -> Grid | None:
-        """The grid of a tile's core in tiles of half its longest axis; None if it can't be cut."""
+        """Return a grid that halves a core along its longest axis; None if it can't be cut."""
         lengths = [s.core_end - s.core_start for s in tile.spans]
         longest = lengths.index(max(lengths))
         half = _up(-(-lengths[longest] // 2), self.alignment)
@@ -204,7 +205,7 @@ class Grid:
 
 
 def output_shape(shape: Size, factor: Fraction) -> Size:
-    """Shape of an output volume: factor x input, rounded up."""
+    """Return the shape of an output volume: factor x input, rounded up."""
     z, y, x = (math.ceil(n * factor) for n in shape)
     return z, y, x
 
@@ -225,33 +226,33 @@ def _down(length: int, multiple: int) -> int:
 class TileOperator(Protocol):
     """Anything that maps a window of a volume to one or more images; lengths in input voxels.
 
-    It must be local and blind to position: an output voxel depends on the input voxels within the
-    halo around it and on nothing else but where the padded volume ends.
+    It must be local and independent of position: an output voxel depends only on the input voxels
+    within the halo around it, and on where the padded volume ends.
     """
 
     @property
     def alignment(self) -> int:
-        """Origins and sizes of windows are multiples of it; so is each output's 1 / factor."""
+        """Divisor of all origins and sizes of windows; a multiple of each output's 1 / factor."""
 
     @property
     def halo_left(self) -> int:
-        """Input voxels needed before the first of a core; a multiple of the alignment."""
+        """Input voxels needed before the first voxel of a core; a multiple of the alignment."""
 
     @property
     def halo_right(self) -> int:
-        """Input voxels needed after the last of a core; a multiple of the alignment."""
+        """Input voxels needed after the last voxel of a core; a multiple of the alignment."""
 
     @property
     def outputs(self) -> Mapping[str, Fraction]:
-        """Output voxels per input voxel by name; `data` is the image itself and comes first."""
+        """Output voxels per input voxel, by output name; `data`, the image itself, comes first."""
 
     @property
     def channels_in(self) -> int:
-        """Channels of the input."""
+        """Number of channels of the input."""
 
     @property
     def channels_out(self) -> int:
-        """Channels of `data`; every other output has one."""
+        """Number of channels of `data`; every other output has one."""
 
     def __call__(self, patch: Tensor) -> Mapping[str, Tensor]:
         """Map (1, C, z, y, x) on the CPU to (1, C', fz, fy, fx) for each output, on any device."""

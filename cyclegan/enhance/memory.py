@@ -1,4 +1,4 @@
-"""How large tiles may be: the memory there is, what a tile takes, and the grid that costs least."""
+"""Choose the tile size: the free memory, the memory that a tile takes, and the cheapest grid."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
 from cyclegan.errors import UsageError
 
 LARGEST_CORE = 256
-"""Voxels along an axis; larger tiles save hardly any halo."""
+"""Most voxels of a core along an axis; larger tiles save hardly any halo."""
 STEP = 16
-"""Cores are multiples of it where there is room: compression likes whole chunks."""
+"""Step of the lengths of cores in voxels, where there is room: compression likes whole chunks."""
 SHARE = {"cpu": 0.5, "cuda": 0.8}
-"""Of the memory that is free, taken where nobody says how much."""
+"""Share of the free memory that is used, by device, if the user sets no limit."""
 SAFETY = 1.15
-"""On what a tile is computed to take: allocators keep more than they hand out."""
+"""Factor on the computed memory of a tile: allocators hold more than they hand out."""
 _PER_TILE = 20_000
-"""What a tile costs beside its voxels, in voxels: reading, compressing, starting kernels."""
+"""Cost of a tile besides its voxels, in voxels: reading, compressing, starting kernels."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _PROBE = 16
 _USUAL = 64
-"""Voxels along an axis of the window that is measured, and of one as it is used."""
+"""Voxels along an axis of the window that is measured, and of a usual window."""
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that can be had now: of the GPU, or of this machine and this process's cgroup."""
+    """Return the free bytes of the GPU, or of this machine within this process's limits."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -47,9 +47,9 @@ def available_bytes(device: torch.device) -> int:
 
 
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
-    """What a tile may take: a share of what is free, or `memory_gb` less what is in use by now.
+    """Return the bytes for a tile: a share of the free memory, or `memory_gb` less what is in use.
 
-    `memory_gb` is the peak of the whole process (of the GPU's memory, if that is the device).
+    `memory_gb` limits the peak of the whole process (of the GPU's memory, if that is the device).
     """
     if memory_gb is None:
         return int(SHARE[device.type] * available_bytes(device))
@@ -58,11 +58,11 @@ def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that was freed, for the next tile, which is as large.
+    """Let this process keep freed memory for the next tile, which is as large.
 
-    glibc gives large blocks back at once and asks for them again, and the kernel zeroes them each
-    time: a quarter of an enhancement's time. Kept blocks fit less tightly: the peak can be half as
-    high again. Does nothing where the C library is another one.
+    glibc gives large blocks back at once and requests them again, and the kernel zeroes them each
+    time, which takes a quarter of an enhancement's time. Blocks that stay fit less tightly: the
+    peak can be half as high again. With another C library this does nothing.
     """
     try:
         adjust = ctypes.CDLL(None).mallopt
@@ -73,7 +73,7 @@ def keep_freed_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Memory this process has in use."""
+    """Return the bytes of memory that this process has in use."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:  # not Linux
@@ -82,7 +82,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory this process has had so far; on a GPU, of the GPU's."""
+    """Return the most bytes that this process has used so far; on a GPU, of the GPU's memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,12 +90,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def bytes_per_voxel(operator: TileOperator) -> float:
-    """Peak memory per voxel of a window, without the weights.
+    """Return the peak memory in bytes per voxel of a window, without the weights.
 
-    Measured on a small window by following every tensor that is made and freed, with what a
-    convolution takes beside its result: the columns of im2col where PyTorch unfolds, else copies of
-    input and output in the blocked layout of oneDNN or cuDNN. Networks are convolutional, so it
-    grows with the number of voxels. The window itself and the results in float32 come on top.
+    It is measured on a small window by following every tensor that is made and freed, together with
+    a convolution's workspace: the columns of im2col where PyTorch unfolds, else copies of input and
+    output in the blocked layout of oneDNN or cuDNN. Networks are convolutional, so memory grows
+    with the number of voxels. The window itself and the results in float32 are added.
     """
     side = math.ceil(_PROBE / operator.alignment) * operator.alignment
     patch = torch.zeros(1, operator.channels_in, side, side, side)
@@ -111,7 +111,7 @@ def bytes_per_voxel(operator: TileOperator) -> float:
 
 
 def window_bytes(operator: TileOperator, grid: Grid) -> float:
-    """What a tile of the grid takes, on the safe side."""
+    """Return the bytes that a tile of the grid takes, with a safety margin."""
     return SAFETY * bytes_per_voxel(operator) * math.prod(grid.window)
 
 
@@ -123,11 +123,11 @@ def choose_grid(
     wanted: Size | None = None,
     budget: float,
 ) -> Grid:
-    """The grid that computes the fewest voxels with tiles that fit into `budget` bytes.
+    """Return the grid that computes the fewest voxels with tiles that fit into `budget` bytes.
 
-    `wanted` is taken as it is. Tiles of an axis are of about equal length.
+    A core that is `wanted` is used unchanged. Else the tiles of an axis have about equal lengths.
 
-    Errors: `UsageError` if no tile fits, or if `wanted` is no multiple of the alignment.
+    Errors: `UsageError` if no tile fits, or if `wanted` is not a multiple of the alignment.
     """
     if wanted is not None:
         return Grid.of(operator, shape, wanted, region)
@@ -143,14 +143,14 @@ def choose_grid(
             best = cost, grid
     if best is None:
         raise UsageError(
-            f"the smallest tile of this network needs {smallest / 1e9:.2g} GB and "
-            f"{max(budget, 0) / 1e9:.2g} GB are left; give more with --memory-gb, or take --tile"
+            f"the smallest tile of this network needs {smallest / 1e9:.2g} GB, but only "
+            f"{max(budget, 0) / 1e9:.2g} GB are left; give more with --memory-gb, or set --tile"
         )
     return best[1]
 
 
 def _candidates(operator: TileOperator, shape: Size, region: Region | None) -> Iterator[Size]:
-    """Cores from large to small, each axis cut into equal parts."""
+    """Yield cores from large to small, each axis cut into equal parts."""
     alignment = operator.alignment
     lengths = [end - first for first, end in region or [(0, n) for n in shape]]
     seen = set()
@@ -168,7 +168,7 @@ def _candidates(operator: TileOperator, shape: Size, region: Region | None) -> I
 
 
 class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all tensors alive at a time, at most; those made outside don't count."""
+    """Measures the most bytes of tensors alive at a time; tensors made outside don't count."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -194,9 +194,9 @@ def _storage(tensor: Tensor) -> StorageWeakRef:
 
 
 def _beside(name: str, arguments: Any, result: Any) -> int:
-    """Bytes that an operation takes beside its arguments and its result.
+    """Return the bytes that an operation takes besides its arguments and its result.
 
-    In inference mode composite operations are seen whole, not by the kernels they are made of.
+    Inference mode shows a composite operation as a whole, not the kernels that it consists of.
     """
     if "max_pool" in name:
         return 8 * int((result if isinstance(result, Tensor) else result[0]).numel())  # indices
@@ -208,7 +208,7 @@ def _beside(name: str, arguments: Any, result: Any) -> int:
     if not image.is_contiguous(memory_format=torch.channels_last_3d):
         copies += _blocked(image)
     ones = [1] * weight[0, 0].ndim
-    # Small images are unfolded that would not be in a window of real size.
+    # PyTorch would unfold the small image, but not a window of usual size.
     wide = [*image.shape[:2], *(n * _USUAL // _PROBE for n in image.shape[2:])]
     backend = torch._C._select_conv_backend(
         image[:1, :1].reshape(-1)[:1].expand(wide),
@@ -222,7 +222,7 @@ def _beside(name: str, arguments: Any, result: Any) -> int:
 
 
 def _blocked(image: Tensor) -> int:
-    """Bytes of an image whose channels are padded to whole vectors of 16."""
+    """Return the bytes of an image whose channels are padded to whole vectors of 16."""
     return int(image.nbytes) // int(image.shape[1]) * _up(int(image.shape[1]), 16)
 
 
@@ -236,7 +236,7 @@ def _free_on_machine() -> int:
 
 
 def _free_in_cgroups() -> Iterator[int]:
-    """What the limits of containers and batch systems leave (cgroups v2 and v1)."""
+    """Yield the bytes that containers and batch systems leave (cgroups v2 and v1)."""
     for root, limit, used, name in (
         (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
         (
@@ -252,7 +252,7 @@ def _free_in_cgroups() -> Iterator[int]:
                 statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
             except (OSError, ValueError):  # the root has no limit, and `max` is no number
                 continue
-            # Pages of files that nobody uses are given back when memory is wanted.
+            # The kernel gives back unused pages of files when memory is needed.
             cached = dict(zip(statistics[::2], statistics[1::2], strict=True)).get(name, "0")
             yield most - taken + int(cached)
 

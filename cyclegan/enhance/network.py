@@ -1,4 +1,4 @@
-"""Generators made ready to enhance: on their device, in their precision, compiled if wanted."""
+"""Generators as tile operators: on their device, in their precision, compiled on request."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _PROBE = 32
 
 
 class Generator:
-    """A network as a `TileOperator` with the one output `data`.
+    """A network as a `TileOperator` with the single output `data`.
 
-    The network itself is not changed. Its parameters' dtype is kept for fp32 (a float64 network
-    computes in float64); bf16 takes weights and activations in bfloat16, channels last. Images go
-    in and come out in float32 (float64).
+    The network itself is not changed. fp32 leaves the dtype of its parameters (a float64 network
+    computes in float64); bf16 uses bfloat16 weights and activations, channels last. Images go in
+    and come out in float32 (float64).
 
     Args:
-        compiled: translate by `torch.compile`; where that fails, a line in the log says so and the
-            network runs as it is.
+        compiled: use `torch.compile`; if that fails, a warning in the log says so and the network
+            runs uncompiled.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Generator:
         self.precision = precision
         self.channels_in, self.channels_out = _channels(network)
         self.identity = f"{weights_hash(network)} {precision}{' compiled' if compiled else ''}"
-        """What the result depends on: SHA-256 of the weights, and how they are applied."""
+        """Text that identifies the result: SHA-256 of the weights, and how they are applied."""
         dtype = next(network.parameters()).dtype
         self.image_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self.dtype = torch.bfloat16 if precision == "bf16" else dtype
@@ -65,26 +65,26 @@ class Generator:
 
     @property
     def alignment(self) -> int:
-        """Of the network's pooling."""
+        """Alignment of the network's pooling, in input voxels."""
         return self.geometry.alignment
 
     @property
     def halo_left(self) -> int:
-        """Of the network's receptive field."""
+        """Halo of the network's receptive field before a core, in input voxels."""
         return self.geometry.halo_left
 
     @property
     def halo_right(self) -> int:
-        """Of the network's receptive field."""
+        """Halo of the network's receptive field after a core, in input voxels."""
         return self.geometry.halo_right
 
     @property
     def outputs(self) -> Mapping[str, Fraction]:
-        """`data` alone."""
+        """The factor of `data`, the only output."""
         return {"data": self.geometry.factor}
 
     def translate(self, patch: Tensor) -> Tensor:
-        """(B, C, z, y, x) on any device -> (B, C', fz, fy, fx) on this one's, without gradients."""
+        """Map (B, C, z, y, x) on any device to (B, C', fz, fy, fx) on its own; no gradients."""
         with torch.inference_mode(), _exact():
             patch = patch.to(self.device, self.dtype)
             if self.precision == "bf16":
@@ -103,12 +103,12 @@ class Generator:
         return image
 
     def __call__(self, patch: Tensor) -> Mapping[str, Tensor]:
-        """See `TileOperator`."""
+        """Map a window to its image; see `TileOperator`."""
         return {"data": self.translate(patch)}
 
 
 def weights_hash(*networks: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values of all weights, in hexadecimal."""
+    """Return the SHA-256 of the names, shapes and values of all weights, in hexadecimal."""
     digest = hashlib.sha256()
     for network in networks:
         for name, value in network.state_dict().items():
@@ -125,9 +125,9 @@ def choose_precision(
     device: torch.device,
     trained_in_bf16: bool,
 ) -> Precision:
-    """`asked`, with `auto` made concrete.
+    """Return `asked`, or the precision that `auto` means here.
 
-    `auto` is fp32, but for a network that was trained in bf16 and runs faster in it here.
+    `auto` means fp32, except for a network that was trained in bf16 and runs faster in bf16 here.
     """
     if asked != "auto":
         return asked
@@ -148,7 +148,7 @@ def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> flo
     side = math.ceil(_PROBE / generator.alignment) * generator.alignment
     patch = torch.zeros(1, generator.channels_in, side, side, side)
     times = []
-    for _ in range(3):  # the first one pays for the libraries' preparations
+    for _ in range(3):  # the first one includes the libraries' preparations
         start = time.perf_counter()
         generator.translate(patch).cpu()
         times.append(time.perf_counter() - start)
@@ -157,7 +157,7 @@ def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> flo
 
 @contextlib.contextmanager
 def _exact() -> Iterator[None]:
-    """Without TF32, whose products have 10 bits: fp32 means fp32 on a GPU, too."""
+    """Turn off TF32, whose products have 10 bits, so that fp32 means fp32 on a GPU, too."""
     if not torch.cuda.is_available():
         yield
         return

@@ -1,4 +1,4 @@
-"""The HDF5 file that an enhancement writes: chunks, attributes, and what silx shows at once.
+"""The HDF5 file that an enhancement writes: layout, attributes, and the job that made it.
 
 ```
 /data                 (fZ, fY, fX), (C, fZ, fY, fX) or a series (T, fZ, fY, fX), float32
@@ -8,8 +8,9 @@
 /entry/trust_cycle    NXdata of `trust/cycle`, and so on
 ```
 
-Axes are there if the input says its voxel size. They count from the input volume's first face to
-the middle of a voxel, so that input, output and maps of any resolution lie on each other. NeXus:
+silx shows the default image at once. Axes are there if the input states its voxel size. They give
+the distance from the input volume's first face to the middle of each voxel, so that input, output
+and maps of any resolution coincide. NeXus:
 https://manual.nexusformat.org/classes/base_classes/NXdata.html
 """
 
@@ -35,34 +36,34 @@ from cyclegan.enhance.grid import Grid, Region, TileOperator
 from cyclegan.enhance.partial import Compression, Layout, described_job
 
 _CHUNK = 64
-"""Voxels along an axis of a chunk, at most where a tile can be divided so: 1 MB."""
+"""Most voxels along an axis of a chunk, if a tile can be divided so: 1 MB."""
 _SMALL_CHUNK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Grid, operator and kind of output: what decides shapes and chunks."""
+    """Grid, outputs and frames of an enhancement, which define shapes and chunks."""
 
     grid: Grid
     outputs: Mapping[str, Fraction]
     channels: int
-    """Of `data`."""
+    """Number of channels of `data`."""
     frames: int | None
-    """Of a series, which is the first axis of every output then."""
+    """Number of frames of a series, the first axis of every output then; None for one volume."""
 
     @classmethod
     def of(cls, operator: TileOperator, grid: Grid, frames: int | None = None) -> Plan:
-        """For the outputs of an operator."""
+        """Return the plan for the outputs of an operator."""
         outputs = dict(operator.outputs)
         return cls(grid=grid, outputs=outputs, channels=operator.channels_out, frames=frames)
 
     def leading(self, name: str) -> tuple[int, ...]:
-        """Axes before Z: frame, channel, or none."""
+        """Return the lengths of the axes before Z: frame, channel, both or none."""
         channels = self.channels if name == "data" else 1
         return (*([self.frames] if self.frames else []), *([channels] if channels > 1 else []))
 
     def layouts(self, compression: Compression) -> dict[str, Layout]:
-        """Shape and chunks of every output; a chunk lies in one tile."""
+        """Return shape and chunks of every output; each chunk lies in one tile."""
         result = {}
         for name, factor in self.outputs.items():
             leading, shape = self.leading(name), self.grid.output_shape(factor)
@@ -85,7 +86,7 @@ def describe(
     voxel_size_um: Sequence[float] | None,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write the attributes and the NXdata groups of an output whose datasets are there."""
+    """Write the attributes and the NXdata groups of an output whose datasets exist."""
     file.attrs.update({"NX_class": "NXroot", "default": "entry"})
     entry = file.create_group("entry")
     entry.attrs.update({"NX_class": "NXentry", "default": "enhanced"})
@@ -115,7 +116,7 @@ def _write_axes(
 
 
 def _chunk(length: int, core: int, count: int) -> int:
-    """A chunk's length: a divisor of the core's; anything where one tile is all of the axis."""
+    """Return a chunk's length: a divisor of the core's; any if one tile covers the axis."""
     if count == 1:
         return math.ceil(length / math.ceil(length / _CHUNK))
     divisors = [n for n in range(1, core + 1) if core % n == 0]
@@ -125,18 +126,18 @@ def _chunk(length: int, core: int, count: int) -> int:
     return min(fitting, length)
 
 
-# -- What an enhancement's result depends on: by it an output, or the start of one, is known again
+# -- The job of an enhancement, which identifies finished and partial outputs ------------------
 
 ATTRIBUTE = "job"
-"""Of the output's `data`: the digest of what made it."""
+"""Name of the attribute of `data` that holds the digest of the job that made it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Operator, input and settings, without the tile size, which may be chosen by the memory.
+    """Operator, input and settings, without the tile size, which may depend on the memory.
 
-    `identity` tells the operator's weights and settings from others; without one, of the operator
-    or given here, every job is another one.
+    `identity` identifies the operator's weights and settings. If neither the operator nor the
+    caller gives one, every job counts as a new one.
     """
 
     operator: TileOperator
@@ -148,11 +149,11 @@ class Job:
     _unknown: int = field(default_factory=time.time_ns)
 
     def grid(self, core: Size) -> Grid:
-        """The grid of tiles with a core of so many voxels."""
+        """Return the grid of tiles with a core of `core` voxels."""
         return Grid.of(self.operator, self.volumes[0].shape, core, self.region)
 
     def content(self, grid: Grid) -> dict[str, Any]:
-        """All that the result depends on, as JSON."""
+        """Return everything that the result depends on, as plain JSON types."""
         own = getattr(self.operator, "identity", None)
         content = {
             "model": self.identity or own or f"unknown {self._unknown}",
@@ -169,17 +170,17 @@ class Job:
         return plain
 
     def digest(self, grid: Grid) -> str:
-        """SHA-256 of the content."""
+        """Return the SHA-256 of the content."""
         return hashlib.sha256(json.dumps(self.content(grid)).encode()).hexdigest()
 
     def started(self, output: Path) -> Grid | None:
-        """The grid of the finished tiles of `output`, if they are of this job."""
+        """Return the grid of the finished tiles of `output` if this job made them, else None."""
         found = described_job(output)
         grid = self._grid_of(found.get("tile"))
         return grid if grid is not None and self.content(grid) == found else None
 
     def made(self, output: Path) -> Grid | None:
-        """The grid with which this job made `output`, if it did."""
+        """Return the grid with which this job made `output`, or None if it did not."""
         try:
             with h5py.File(output, "r") as file:
                 attributes = dict(file["data"].attrs)
@@ -189,7 +190,7 @@ class Job:
         return grid if grid and self.digest(grid) == attributes.get(ATTRIBUTE) else None
 
     def attributes(self, grid: Grid) -> dict[str, Any]:
-        """For the output's `data`: what was done to which grey values."""
+        """Return the attributes of the output's `data`: what was done to which grey values."""
         first = self.volumes[0]
         return {
             "tile": list(grid.core),

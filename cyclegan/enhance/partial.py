@@ -1,20 +1,20 @@
-"""Finished tiles on the disk, so that a killed enhancement goes on where it was.
+"""Finished tiles on disk, so that a killed enhancement goes on where it was.
 
-An HDF5 file that is being written is not readable after a kill. Finished tiles are therefore kept
-in a folder beside the output, in two files that only ever grow:
+An HDF5 file that is being written can't be read after a kill. Finished tiles are therefore stored
+in a folder beside the output, in two files that only grow:
 
 ```
 out.h5.part/
-  job.json        what is being made, of what, by which model, in which tiles
+  job.json        the job: output, input, model and tiles
   chunks.bin      compressed HDF5 chunks, one tile after the other
-  journal.jsonl   for each finished tile: where its chunks are, and their checksum
+  journal.jsonl   for each finished tile: the place of its chunks, and their checksum
 ```
 
-A tile counts as finished if its line in the journal is whole and the checksum agrees, whatever
-order the writes reached the disk in. At the end the chunks are copied as they are into the HDF5
-file, which is renamed to its final name; nothing is compressed twice, and each chunk is written
-once because chunks never cross the border of a tile. The copy needs the disk space of the
-compressed result a second time for a moment.
+A tile counts as finished if its line in the journal is complete and the checksum agrees, whatever
+the order in which the writes reached the disk. At the end the chunks are copied unchanged into the
+HDF5 file, which is then renamed to its final name. Nothing is compressed twice, and each chunk is
+written once because chunks never cross the border of a tile. For a moment the copy needs the disk
+space of the compressed result a second time.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _NAMES = ("job.json", "chunks.bin", "journal.jsonl", "lock")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One dataset of the output."""
+    """Shape, chunks and compression of one dataset of the output."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     compression: Compression = "gzip"
 
     def create(self, file: h5py.File, name: str, *, shape: tuple[int, ...] | None = None) -> Any:
-        """The empty dataset; a `shape` of its own may be smaller than a chunk."""
+        """Create the empty dataset; a `shape` that replaces its own may be smaller than a chunk."""
         return file.create_dataset(
             name,
             shape or self.shape,
@@ -76,7 +76,7 @@ class Layout:
 
 
 Core = tuple[tuple[int, ...], NDArray[Any]]
-"""Where an array begins in its dataset, and the array: a multiple of the chunks, or to the end."""
+"""Origin of an array in its dataset, and the array: whole chunks, or up to the dataset's end."""
 
 
 class PartStore:
@@ -92,11 +92,11 @@ class PartStore:
 
     @property
     def finished(self) -> set[int]:
-        """Numbers of the tiles that are there."""
+        """Numbers of the finished tiles."""
         return set(self._entries)
 
     def add(self, tile: int, cores: Mapping[str, Core]) -> None:
-        """Keep a finished tile. Errors: `OSError`, of a full disk for one."""
+        """Store a finished tile. Errors: `OSError`, e.g. for a full disk."""
         parts: list[bytes] = []
         chunks = []
         for name, (origin, array) in cores.items():
@@ -113,13 +113,13 @@ class PartStore:
             self.sync()
 
     def sync(self) -> None:
-        """What is there survives a power failure, too."""
+        """Flush the finished tiles to disk, so that they survive a power failure, too."""
         for file in (self._chunks, self._journal):
             os.fsync(file.fileno())
         self._synced = time.monotonic()
 
     def write(self, path: Path, describe: Callable[[h5py.File], None]) -> None:
-        """Make the HDF5 file of all tiles; `describe` adds what is not in them."""
+        """Write the HDF5 file from all tiles; `describe` adds everything that is not in them."""
         with writing_hdf5(path) as (file, check):
             self._copy_to(file, check)
             describe(file)
@@ -134,7 +134,7 @@ class PartStore:
             check()
 
     def close(self) -> None:
-        """Close the files; they stay."""
+        """Close the files, which stay on disk."""
         self._chunks.close()
         self._journal.close()
 
@@ -142,7 +142,7 @@ class PartStore:
         entries: dict[int, dict[str, Any]] = {}
         self._journal.seek(0)
         lines = self._journal.readall().split(b"\n")
-        if lines[-1]:  # a line that was cut off: the next one must not be glued to it
+        if lines[-1]:  # the last line was cut off: the next one must not be joined to it
             self._journal.write(b"\n")
         for line in lines:
             try:
@@ -160,12 +160,13 @@ class PartStore:
 def resumable(
     output: Path, job: Mapping[str, Any], layouts: Mapping[str, Layout]
 ) -> Iterator[tuple[PartStore, Path]]:
-    """The finished tiles of `output` if they belong to the same `job`, else none, and a path.
+    """Yield a store with the finished tiles of `output`, and a temporary path.
 
-    What is written to the path becomes `output` in the end; the finished tiles are removed then.
-    `job` is plain JSON and holds all that the result depends on. What another job left behind is
-    removed, and the log says so. After an error the finished tiles stay, but for a `DataError`:
-    the input will be another one.
+    The store is empty unless the tiles belong to the same `job`, which is plain JSON and holds
+    everything that the result depends on. Tiles that another job left behind are removed, and the
+    log says so. At the end the file at the path becomes `output`, and the finished tiles are
+    removed. After an error the finished tiles stay, except after a `DataError`, because the next
+    input will be another one.
 
     Errors: `BusyError` if another process is making this output; one line for a full disk.
     """
@@ -190,7 +191,7 @@ def resumable(
 
 
 def part_folder(output: Path) -> Path:
-    """Where the finished tiles of `output` are."""
+    """Return the folder of the finished tiles of `output`."""
     return output.with_name(f"{output.name}.part")
 
 
@@ -211,7 +212,7 @@ def sync_folder(folder: Path) -> None:
 def _after(error: BaseException, store: PartStore, output: Path) -> None:
     if store.finished and not isinstance(error, DataError):
         logger.warning(
-            "%d finished tiles are kept in %s: the same command goes on from there",
+            "%d finished tiles stay in %s: the same command goes on from there",
             *(len(store.finished), store.folder),
         )
     else:
@@ -219,7 +220,7 @@ def _after(error: BaseException, store: PartStore, output: Path) -> None:
 
 
 def described_job(output: Path) -> dict[str, Any]:
-    """The job of the finished tiles of `output`; empty if there are none."""
+    """Return the job of the finished tiles of `output`; empty if there are none."""
     try:
         found = json.loads((part_folder(output) / "job.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -232,7 +233,7 @@ def _prepare(folder: Path, output: Path, job: Any) -> None:
     same = described_job(output) == job
     if not same and described.exists():
         logger.warning(
-            "%s: removed, it was of another input, model or setting than %s has now",
+            "removed %s: it belonged to another input, model or setting than %s has now",
             *(folder, output.name),
         )
     for path in folder.iterdir():
@@ -245,7 +246,7 @@ def _prepare(folder: Path, output: Path, job: Any) -> None:
 def _encoded(
     layout: Layout, name: str, origin: Sequence[int], array: NDArray[Any]
 ) -> Iterator[tuple[list[int], int, bytes]]:
-    """The chunks of an array as HDF5 would write them: (place, filter mask, bytes)."""
+    """Yield the chunks of an array as HDF5 would write them: (place, filter mask, bytes)."""
     with h5py.File(name.replace("/", "-"), "w", driver="core", backing_store=False) as file:
         dataset = layout.create(file, "data", shape=array.shape)
         dataset[...] = array

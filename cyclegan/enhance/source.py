@@ -1,4 +1,4 @@
-"""What an enhancement reads: slabs of a volume, and the frames of a time series as volumes."""
+"""The input of an enhancement: slabs of a volume, and the frames of a series as volumes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from cyclegan.files import replacing
 
 
 class SlabReader:
-    """Reads windows out of a slab that is read once for a whole row of tiles.
+    """Reads windows from a slab, which is itself read once for a whole row of tiles.
 
-    As far as `limit` bytes allow it holds all of Y and X of the windows' Z, else all of X, else
-    one window. A file in compressed slices is then decompressed once a row and not once a tile.
+    As far as `limit` bytes allow, a slab covers all of Y and X over the windows' Z, else all of X,
+    else one window. A file of compressed slices is then decompressed once per row of tiles instead
+    of once per tile.
     """
 
     def __init__(self, read: Read, grid: Grid, channels: int, limit: float) -> None:
@@ -32,9 +33,9 @@ class SlabReader:
         self._slab: NDArray[Any] | None = None
 
     def __call__(self, origin: Size, size: Size) -> NDArray[Any]:
-        """A window (C, z, y, x)."""
+        """Return a window (C, z, y, x)."""
         if not self._holds(origin, size):
-            self._slab = None  # before the next one is there
+            self._slab = None  # freed before the next one is read
             self._origin, extent = self._around(origin, size)
             self._slab = self._read(self._origin, extent)
         assert self._slab is not None
@@ -65,7 +66,7 @@ class SlabReader:
         return (spans[0][0], spans[1][0], spans[2][0]), (z, y, x)
 
     def _reach(self) -> list[tuple[int, int]]:
-        """The part of the volume that some window of the grid reads, along each axis."""
+        """Return the part of the volume, along each axis, that the windows of the grid read."""
         reach = [(n, 0) for n in self._grid.shape]
         for tile in self._grid:
             for axis, span in enumerate(tile.spans):
@@ -78,18 +79,19 @@ class SlabReader:
 def open_frames(
     path: Path, dataset: str, folder: Path, *, standardise: Standardise = "auto"
 ) -> list[Volume]:
-    """The frames of a series (T, Z, Y, X) as volumes with the statistics of the whole series.
+    """Return the frames of a series (T, Z, Y, X) as volumes with the whole series' statistics.
 
     Frames stay comparable: grey values that differ between them differ in the result. HDF5 reads
     the frames through virtual datasets in a file that is written into `folder` and must stay there.
 
-    Errors: `DataError` if the dataset has no four axes, or for anything `Volume` refuses.
+    Errors: `DataError` if the dataset doesn't have four axes, or for anything that `Volume`
+    refuses.
     """
     series = open_dataset(path, dataset)
     with series.file:
         if series.ndim != 4:
             raise DataError(
-                f"{path}:{dataset}: a series (T, Z, Y, X) is wanted, this has the shape "
+                f"{path}:{dataset} must be a series (T, Z, Y, X), but has the shape "
                 f"{series.shape}; leave --series out for a single volume"
             )
         frames = folder / f"{path.stem}-frames.h5"
@@ -99,7 +101,7 @@ def open_frames(
     volumes = []
     for t, entry in enumerate(entries):
         volume = Volume(entry, standardise=standardise, statistics=together, tell=False)
-        # Messages and records name what the user knows, not the file of views.
+        # Messages and records show the names that the user knows, not the file of views.
         volume.name = f"{path}:{dataset}[{t}]"
         volume.entry = VolumeEntry(path=path, dset=f"{dataset}[{t}]")
         volumes.append(volume)

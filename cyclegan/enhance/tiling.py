@@ -1,7 +1,7 @@
-"""Applying an operator to a volume tile by tile, with the result of one pass over all of it.
+"""Apply an operator to a volume tile by tile, with the result of one pass over all of it.
 
-How a volume is cut, and what the *padded* volume is: `grid.py`. One pass over the padded
-volume is the truth that tiles reproduce.
+`grid.py` explains how a volume is cut, and what the *padded* volume is. The tiles reproduce one
+pass over the padded volume.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
     "run_tile",
 ]
 Read = Callable[[Size, Size], NDArray[Any]]
-"""(origin, size) in voxels -> (C, z, y, x), inside the volume."""
+"""Reader of a volume: (origin, size) in voxels, inside the volume, -> (C, z, y, x)."""
 
 
 def read_padded(read: Read, tile: Tile, shape: Size) -> NDArray[Any]:
-    """The window of a tile, (C, z, y, x), continued by the last voxel where the volume ends."""
+    """Return the window (C, z, y, x) of a tile, extended by the volume's last voxels at its end."""
     z, y, x = (min(s.end, n) - s.start for s, n in zip(tile.spans, shape, strict=True))
     patch = read(tile.origin, (z, y, x))
     missing = [(0, n - have) for n, have in zip(tile.size, (z, y, x), strict=True)]
@@ -46,9 +46,9 @@ def read_padded(read: Read, tile: Tile, shape: Size) -> NDArray[Any]:
 
 
 def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict[str, NDArray[Any]]:
-    """The cores (C', z, y, x) of all outputs of one tile; they belong at `grid.outer(...)`.
+    """Return the cores (C', z, y, x) of all outputs of one tile; `grid.outer(...)` is their place.
 
-    Where memory ends, the core is put together from smaller tiles: slower, and the same.
+    If memory runs out, the core is put together from smaller tiles: slower, with the same result.
     """
     cores = _attempt(operator, read, tile, grid)
     if cores is not None:
@@ -59,14 +59,16 @@ def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict
             f"a tile of {list(tile.size)} voxels does not fit into the memory and can't be made "
             "smaller; free some, take a smaller network or another device"
         )
-    logger.warning("a tile of %s voxels does not fit into the memory; halved", list(tile.size))
+    logger.warning(
+        "a tile of %s voxels does not fit into the memory; it is halved", list(tile.size)
+    )
     return _assembled(operator, read, smaller)
 
 
 def _attempt(
     operator: TileOperator, read: Read, tile: Tile, grid: Grid
 ) -> dict[str, NDArray[Any]] | None:
-    """`run_tile`, or None if the memory did not suffice; what it took is free again then."""
+    """Return the cores as `run_tile`, or free the memory and return None if it did not suffice."""
     patch = torch.from_numpy(read_padded(read, tile, grid.shape))[None]
     try:
         with torch.inference_mode():
@@ -102,10 +104,10 @@ def apply_tiled(
     core: Size | None = None,
     region: Region | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """All outputs (C', fZ, fY, fX) of a volume (C, Z, Y, X) or (Z, Y, X) held in memory.
+    """Return all outputs (C', fZ, fY, fX) of a volume (C, Z, Y, X) or (Z, Y, X) held in memory.
 
-    Without `core` in one pass over the padded volume; with `region`, [start, end) along Z, Y, X,
-    that part of the result alone. The dtype is the operator's.
+    Without `core` this takes one pass over the padded volume. With `region`, [start, end) along Z,
+    Y, X, only that part of the result is returned. The dtype is the operator's.
     """
     if volume.ndim == 3:
         volume = volume[None]

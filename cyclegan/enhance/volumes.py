@@ -1,8 +1,8 @@
-"""Applying a generator, or any tile operator, to volumes on the disk: exact, streaming, resumable.
+"""Apply a generator, or any tile operator, to volumes on disk: exact, streaming, resumable.
 
-The result does not depend on the tile size (see `grid.py`). Memory follows the tile, not
-the volume: a slab of input of bounded size, one window with its activations, one compressed core.
-Finished tiles survive a kill (`store.py`).
+The result does not depend on the tile size (see `grid.py`). Memory depends on the tile, not on the
+volume: a slab of input of limited size, one window with its activations, one compressed core.
+Finished tiles survive a kill (`partial.py`).
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from cyclegan.networks import UNet3d
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""(voxels of `data` that are done, of all)."""
+"""Function of the finished voxels of `data` and of all its voxels."""
 _SLAB_SHARE, _SLAB_BYTES = 0.1, 512_000_000
-"""Of the memory, at most, for input that is read ahead."""
+"""Most memory for input that is read ahead, as a share of the budget and in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Enhanced:
-    """What an enhancement did."""
+    """Result of an enhancement."""
 
     path: Path
     shape: tuple[int, ...]
-    """Of `data`: (Z, Y, X), with frames or channels in front if there are any."""
+    """Shape of `data`: (Z, Y, X), with frames or channels in front if there are any."""
     tile: Size
     """Core of a tile in input voxels."""
     tiles: int
-    """In all frames."""
+    """Number of tiles in all frames."""
     resumed: int
-    """Tiles that an earlier call had finished."""
+    """Number of tiles that an earlier call had finished."""
     seconds: float
-    """Of this call."""
+    """Duration of this call in seconds."""
 
     @property
     def voxels_per_second(self) -> float:
-        """Output voxels made per second, without those of an earlier call."""
+        """Output voxels that this call made per second, without those of an earlier call."""
         share = 1 - self.resumed / self.tiles
         return share * math.prod(self.shape) / max(self.seconds, 1e-9)
 
@@ -72,11 +72,12 @@ def enhance_array(
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
 ) -> NDArray[np.floating[Any]]:
-    """The enhanced volume of a standardised array.
+    """Return the enhanced volume of a standardised array.
 
-    (Z, Y, X), or (C, Z, Y, X), -> factor x (Z, Y, X), with channels in front if the network makes
-    several; float32, or float64 for a network in float64. Without `tile` in as large tiles as the
-    memory allows. Of an operator with several outputs `data`; `apply_tiled` gives all.
+    (Z, Y, X) or (C, Z, Y, X) becomes factor x (Z, Y, X), with channels in front if the network
+    makes several; float32, or float64 for a network in float64. Without `tile`, tiles are as large
+    as the memory allows. If an operator has several outputs, this returns `data`; `apply_tiled`
+    returns all.
     """
     operator = as_operator(network, device=device, precision=precision)
     dtype = operator.image_dtype if isinstance(operator, Generator) else torch.float32
@@ -95,7 +96,7 @@ def as_operator(
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
 ) -> TileOperator:
-    """A network as an operator on `device`; an operator as it is."""
+    """Return a network as an operator on `device`; return an operator unchanged."""
     if isinstance(network, torch.nn.Module):
         return Generator(network, device=device, precision=precision)
     return network
@@ -120,29 +121,30 @@ def enhance_file(
 ) -> Enhanced:
     """Enhance a volume, or the frames of a time series, into an HDF5 file.
 
-    The file is described in `output.py`. The source is read as `Volume` reads it:
-    standardised, non-finite voxels replaced.
+    `output.py` describes the file. The source is read as `Volume` reads it: standardised, with
+    non-finite voxels replaced.
 
     Args:
-        network: a network, or an operator; of the latter every output becomes a dataset.
+        network: a network, or an operator, each output of which becomes a dataset.
         source: one volume (Z, Y, X), or volumes of equal shape that are the frames of a series.
         tile: core of a tile in voxels; by default the fastest that fits into `memory_gb`.
-        region: [start, end) in input voxels along Z, Y, X: that part of the whole's result.
-        memory_gb: peak of the process on a CPU, of the GPU's memory on a GPU; by default a share
-            of what is free.
-        device: for a network, and for finding out about the memory.
-        compression: of the output.
+        region: [start, end) in input voxels along Z, Y, X; only that part of the result is made.
+        memory_gb: peak memory of the process on a CPU, of the GPU on a GPU; by default a share of
+            the free memory.
+        device: device of a network; its memory limits the tile.
+        compression: compression of the output.
         scale: (offset, factor): `data` is written as offset + factor x image.
-        keep: an output that this very call has made before is left as it is.
-        identity: what tells this operator's weights and settings from others; a network or a
-            `Generator` knows its own. Without one nothing is resumed.
-        on_progress: called with what an earlier call had finished, and after each tile.
+        keep: leave an output as it is if this very call has made it before.
+        identity: text that identifies this operator's weights and settings; a network or a
+            `Generator` has its own. Without one nothing is resumed.
+        on_progress: called at the start, with the voxels that an earlier call had finished, and
+            after each tile.
 
-    Errors: `DataError` for the input, or an output that exists; `BusyError` if somebody else makes
-    it; one line for a full disk. Finished tiles stay in `OUTPUT.part` after a kill, Ctrl-C or a
-    full disk, and the same call goes on from there.
+    Errors: `DataError` for bad input or an output that exists; `BusyError` if another process is
+    making it; one line for a full disk. After a kill, Ctrl-C or a full disk the finished tiles stay
+    in `OUTPUT.part`, and the same call goes on from there.
     """
-    # Killed after the output got its name: what is left to do is to clear up.
+    # Killed after the output got its name: only the clean-up is left.
     nearly = output.exists() and part_folder(output).exists()
     if not (keep or nearly):
         refuse_overwrite(output, overwrite)
@@ -186,7 +188,7 @@ def enhance_file(
 
 
 def _grid(job: Job, output: Path, tile: Size | None, budget: float) -> Grid:
-    """With the tile that is wanted; else with that of the tiles finished before, if it fits."""
+    """Return the grid of `tile`, or else that of the tiles finished before, if it fits."""
     started = job.started(output) if tile is None else None
     if started is not None and window_bytes(job.operator, started) <= budget:
         return started
@@ -207,7 +209,7 @@ def _done(output: Path, plan: Plan, resumed: int | None = None, seconds: float =
 
 
 class _Work:
-    """All tiles of all frames."""
+    """The computation of all tiles of all frames."""
 
     def __init__(
         self,
@@ -223,7 +225,7 @@ class _Work:
         self.tiles = len(plan.grid) * len(volumes)
 
     def run(self, store: PartStore) -> None:
-        """Compute what the store has not."""
+        """Compute the tiles that the store lacks."""
         grid, finished = self.plan.grid, store.finished
         voxels = {tile.index: self._voxels(tile) for tile in grid}
         total = len(self.volumes) * sum(voxels.values())
@@ -271,6 +273,6 @@ def _volumes(source: VolumeEntry | Volume | Sequence[Volume], channels: int) -> 
         if other.shape != first.shape:
             raise DataError(
                 f"{other.name} has {list(other.shape)} voxels, {first.name} {list(first.shape)}; "
-                "the frames of a series have one shape: enhance them one by one"
+                "the frames of a series must have one shape; enhance these one by one"
             )
     return source

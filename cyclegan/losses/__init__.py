@@ -7,14 +7,14 @@ degraded, restored) and `H_A` (half scans of A); the last three are explained in
 
 ```
 terms         a group's terms, from names to callables, and their weighted sums; truth tables
-adversarial   functions of a discriminator's patch map
-image         functions of two images; structure (SSIM), fourier and histogram hold the longer ones
-penalty       gradient penalties of discriminators
+adversarial   functions of a discriminator's patch map, and gradient penalties
+image         functions of two images
 own           a user's own loss, `module:Class`
 objects       torch's loss objects, as `train(lossFuncs_G_A=[nn.BCELoss()])` passes them
+precision     single precision for losses, whatever the networks run in
 ```
 
-Formulas and when to use which: docs/losses.md.
+docs/losses.md has the formulas, and says when to use which.
 """
 
 from cyclegan.losses.adversarial import ADVERSARIAL, Adversarial, Role, gradient_penalty

@@ -1,4 +1,7 @@
-"""Losses on a discriminator's patch map: logits (B, 1, z, y, x), large where a patch looks real."""
+"""Losses on a discriminator's patch map, and gradient penalties.
+
+A patch map is logits (B, 1, z, y, x), large where a patch looks real.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +16,45 @@ from torch.nn import functional
 from cyclegan.losses.precision import widened
 
 Role = Literal["real", "generated", "generator"]
-"""Whose loss it is: the discriminator's on a real or on a generated image, or the generator's."""
+"""Owner of a loss: the discriminator on a real or a generated image, or the generator."""
 AdversarialFunction = Callable[[Tensor, Role], Tensor]
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """A loss of a patch map, for each role."""
+    """A loss of a patch map for each role."""
 
     function: AdversarialFunction
     threshold: float
-    """Judgements above it call the patch real: where a truth table cuts."""
+    """Judgement above which a truth table counts a patch as called real."""
     no_discriminator: str = ""
-    """Why it can't train a discriminator; empty if it can."""
+    """Reason for which it can't train a discriminator; empty if it can."""
     relativistic: bool = False
-    """Whether it is given the difference of the judgement and that of the opposite image."""
+    """True if the function takes the judgement minus that of the opposite image."""
 
 
 def target_like(judgement: Tensor, role: Role) -> Tensor:
-    """What `judgement` should be: 0 for the discriminator on a generated image, else 1."""
+    """Return the target of `judgement`: 0 for the discriminator on a generated image, else 1."""
     return torch.full_like(judgement, 0.0 if role == "generated" else 1.0)
 
 
 def bce(judgement: Tensor, role: Role) -> Tensor:
-    """Binary cross entropy on logits, non-saturating for the generator (Goodfellow 2014)."""
+    """Return binary cross entropy on logits, non-saturating for the generator (Goodfellow 2014)."""
     # Sigmoid and logarithm in one: finite where a sigmoid has rounded to 0 or 1.
     return functional.binary_cross_entropy_with_logits(judgement, target_like(judgement, role))
 
 
 def lsgan(judgement: Tensor, role: Role) -> Tensor:
-    """Least squares, targets 1 and 0, no factor 1/2 (Mao 2017)."""
+    """Return the mean squared distance from targets 1 and 0, without a factor 1/2 (Mao 2017)."""
     target = 0.0 if role == "generated" else 1.0
     return (judgement - target).square().mean()
 
 
 def hinge(judgement: Tensor, role: Role) -> Tensor:
-    """Margin 1 for the discriminator, the mean logit for the generator (Lim 2017, Miyato 2018)."""
+    """Return the hinge loss (Lim 2017, Miyato 2018).
+
+    The discriminator has a margin of 1; the generator's loss is minus the mean logit.
+    """
     if role == "generator":
         return -judgement.mean()
     sign = -1.0 if role == "real" else 1.0
@@ -56,11 +62,11 @@ def hinge(judgement: Tensor, role: Role) -> Tensor:
 
 
 def kl(judgement: Tensor, role: Role) -> Tensor:
-    """-mean logit: estimates KL(p_G || p_data) if the discriminator is trained by `bce`.
+    """Return minus the mean logit, an estimate of KL(p_G || p_data).
 
-    The best such discriminator's logit is log p_data - log p_G, whose mean over generated images
-    is -KL(p_G || p_data). Sources: Sonderby 2017 (AffGAN, arXiv:1610.04490), Nowozin 2016 (f-GAN).
-    Raises `ValueError` in a discriminator's role.
+    `bce` must train the discriminator: the best such discriminator's logit is log p_data - log p_G,
+    whose mean over generated images is -KL(p_G || p_data). Sources: Sonderby 2017 (AffGAN,
+    arXiv:1610.04490), Nowozin 2016 (f-GAN). Raises `ValueError` for a discriminator's role.
     """
     if role != "generator":
         raise ValueError(f"kl is a generator's loss, asked for as '{role}'")
@@ -68,12 +74,12 @@ def kl(judgement: Tensor, role: Role) -> Tensor:
 
 
 def relativistic(difference: Tensor, role: Role) -> Tensor:
-    """Softplus of minus the `difference` of judgements, of pairs of a real and a generated image.
+    """Return the mean softplus(-`difference`) over pairs of a real and a generated image.
 
     The discriminator wants the real image above the generated one, the generator the reverse.
-    `difference` is judgement minus opposite; the discriminator's pair counts once, for the real
-    image. Sources: Jolicoeur-Martineau 2018 (relativistic), Huang 2024 (R3GAN, which needs R1 and
-    R2 beside it, `penalty_R1` and `penalty_R2`).
+    `difference` is the judgement minus that of the opposite image; the discriminator's pair counts
+    once, for the real image. Sources: Jolicoeur-Martineau 2018 (relativistic), Huang 2024 (R3GAN,
+    which also needs R1 and R2: `penalty_R1` and `penalty_R2`).
     """
     return functional.softplus(-difference).mean() * (0.0 if role == "generated" else 1.0)
 
@@ -86,7 +92,7 @@ ADVERSARIAL: Final[Mapping[str, Adversarial]] = {
         kl,
         0.0,
         no_discriminator="'kl' estimates a divergence from a discriminator that another loss "
-        "trains, its mean logit has no lower bound; take bce there",
+        "trains, and its mean logit has no lower bound; take bce there",
     ),
     "relativistic": Adversarial(relativistic, 0.0, relativistic=True),
 }
@@ -100,10 +106,11 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], image: Tensor) -> Tensor
     """Return the mean over voxels of the squared gradient of the summed patch map.
 
     `judge` maps `image` (B, C, Z, Y, X) to logits (B, 1, z, y, x). A voxel's gradient collects all
-    patches that see it, so the mean does not depend on the size of the image, but for its rim,
-    which fewer patches see. Computed in single precision whatever the caller's autocast says:
-    squares of small gradients vanish in half precision. At real images this is R1, at generated
-    ones R2, without their factor weight / 2. Source: Mescheder 2018 (arXiv:1801.04406).
+    patches that see it, so the mean does not depend on the size of the image, except for its rim,
+    which fewer patches see. It is computed in single precision whatever the caller's autocast says,
+    because squares of small gradients vanish in half precision. At real images this is R1, at
+    generated ones R2, both without their factor weight / 2. Source: Mescheder 2018
+    (arXiv:1801.04406).
     """
     with torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         inputs = widened(image.detach()).requires_grad_()

@@ -1,6 +1,6 @@
 """Losses between two images (B, C, Z, Y, X) of standardised grey values; 0 if they are identical.
 
-Each returns a 0-dimensional tensor, computed in float32 (float64 if given that) even under
+Each returns a 0-dimensional tensor, computed in float32 (float64 for float64 images) even under
 autocast, with finite gradients for constant images too, and without waiting for a device.
 """
 
@@ -21,34 +21,34 @@ from cyclegan.metrics.spectrum import frequency_grid
 
 ImageFunction = Callable[[Tensor, Tensor], Tensor]
 DICE_SLOPE: Final = 4.0
-"""Of the soft threshold: two phases at -1 and 1 count as foreground by 0.018 and 0.982."""
+"""Slope of the soft threshold: phases at -1 and 1 count as foreground by 0.018 and 0.982."""
 DICE_SMOOTH: Final = 1e-6
-"""Added to overlap and sizes, as a share of the voxels: two empty foregrounds agree."""
+"""Share of the voxels that is added to overlap and sizes, so that two empty foregrounds agree."""
 
 
 @at_least_single
 def l1(image: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference."""
+    """Return the mean absolute difference."""
     return functional.l1_loss(image, target)
 
 
 @at_least_single
 def mse(image: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference."""
+    """Return the mean squared difference."""
     return functional.mse_loss(image, target)
 
 
 @at_least_single
 def smooth_l1(image: Tensor, target: Tensor) -> Tensor:
-    """Half the square below a difference of 1, the difference less 1/2 above (Girshick 2015)."""
+    """Return the mean of d^2 / 2 for differences d below 1, of d - 1/2 above (Girshick 2015)."""
     return functional.smooth_l1_loss(image, target)
 
 
 @at_least_single
 def dice(image: Tensor, target: Tensor) -> Tensor:
-    """1 - soft Dice overlap of the two foregrounds, within [0, 1]; the mean over images, channels.
+    """Return 1 - soft Dice overlap of both foregrounds, in [0, 1]; mean over images, channels.
 
-    The foreground is sigmoid(`DICE_SLOPE` * grey value): what is brighter than the volume's mean.
+    The foreground is sigmoid(`DICE_SLOPE` * grey value): voxels brighter than the volume's mean.
     With squares in the denominator, 1 - 2 sum(ab) / (sum(a^2) + sum(b^2)), the loss is 0 for
     identical images, soft foregrounds included. Source: Milletari 2016 (V-Net).
     """
@@ -63,21 +63,21 @@ def dice(image: Tensor, target: Tensor) -> Tensor:
 
 FLOOR: Final = 1e-2
 """Standard deviation of the faint white noise, common to both images, that is assumed in each
-shell: the loss of constant images and its gradient stay finite, and empty shells agree."""
+shell, so that the loss of constant images and its gradient stay finite, and empty shells agree."""
 
 
 @at_least_single
 def fsc(image: Tensor, target: Tensor) -> Tensor:
-    """1 - Fourier shell correlation of images (B, C, Z, Y, X), averaged over the shells.
+    """Return 1 - Fourier shell correlation of images (B, C, Z, Y, X), averaged over the shells.
 
     In each shell of frequencies, FSC = Re sum(F conj(G)) / sqrt(sum |F|^2 sum |G|^2). Shells are
     one frequency step of the shortest axis wide and reach to Nyquist; the mean grey value is in
-    none. They all weigh the same: coarse scales as much as fine ones, which have most of the
-    frequencies. 0: identical but for a positive factor and an offset; 1: unrelated; 2: inverted.
-    Noise a hundredth as strong as the standardised signal counts as none (`FLOOR`).
+    none. All shells weigh the same: coarse scales count as much as fine ones, which have most of
+    the frequencies. 0: identical but for a positive factor and an offset; 1: unrelated; 2:
+    inverted. Noise a hundredth as strong as the standardised signal counts as none (`FLOOR`).
     Source: Harauz and van Heel, Optik 73, 146 (1986); van Heel and Schatz 2005.
 
-    Both images are tapered by a Hann window first. A patch is no period of its volume, and the
+    Both images are tapered by a Hann window first. A patch is not a period of its volume, so the
     jumps at its faces would spread its coarse structure over all shells along the axes, where it
     correlates and hides that fine structure doesn't. Voxels near the faces therefore count less.
     """
@@ -99,15 +99,15 @@ def fsc(image: Tensor, target: Tensor) -> Tensor:
 
 
 def _spectrum(images: Tensor, window: Tensor) -> Tensor:
-    """(B, C, Z, Y, X // 2 + 1): transform of the windowed images, their windowed mean off."""
-    # Else the mean, through the window, would leak into the first shells.
+    """Return the transform (B, C, Z, Y, X // 2 + 1) of the windowed images, their mean removed."""
+    # Otherwise the mean would leak through the window into the first shells.
     mean = (images * window).sum(dim=(2, 3, 4), keepdim=True) / window.sum()
     spectrum: Tensor = torch.fft.rfftn((images - mean) * window, dim=(2, 3, 4))
     return spectrum
 
 
 def _window(images: Tensor) -> Tensor:
-    """(Z, Y, X): a separable Hann window, its zeros just outside the image."""
+    """Return a separable Hann window (Z, Y, X) with its zeros just outside the image."""
     window = torch.ones((), device=images.device, dtype=images.dtype)
     for size in images.shape[2:]:
         line = torch.hann_window(size + 2, periodic=False, device=images.device, dtype=images.dtype)
@@ -117,12 +117,12 @@ def _window(images: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _shells(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Which modes of `rfftn` each of S shells holds, as an index (S, L) into the flat spectrum.
+    """Return the modes of `rfftn` in each of S shells, as an index (S, L) into the flat spectrum.
 
-    Also the weights (S, L), how many modes of the full spectrum each stands for, and the number of
-    modes (S,), at least 1. Shells are padded to the longest with modes of weight 0. Summing
-    gathered rows, each mode gathered once, repeats bit for bit on a GPU, where adding into bins
-    doesn't.
+    Also return the weights (S, L), i.e. how many modes of the full spectrum each mode stands for,
+    and the number of modes (S,), at least 1. Shells are padded to the longest with modes of weight
+    0. A sum over gathered rows, each mode gathered once, repeats bit for bit on a GPU; adding into
+    bins doesn't.
     """
     k_z, k_y, k_x = frequency_grid(shape)
     size = max(min(shape), 2)
@@ -134,7 +134,7 @@ def _shells(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, 
     longest = max(1, *map(len, members))
     index = np.stack([np.concatenate([m, np.resize(unused, longest - len(m))]) for m in members])
     weights = np.stack([np.pad(mirrored[m], (0, longest - len(m))) for m in members])
-    with torch.inference_mode(False):  # kept for calls that do need gradients
+    with torch.inference_mode(False):  # cached for calls that need gradients
         return (
             torch.from_numpy(index).to(device),
             torch.from_numpy(weights.astype(np.float32)).to(device),
@@ -145,52 +145,52 @@ def _shells(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, 
 # -- Kullback-Leibler divergence between two images' grey-value histograms as a loss -----------
 
 LOW: Final = -5.0
-
-
 HIGH: Final = 5.0
-"""Ends of the histogram, in standard deviations; values beyond count in the outermost bins."""
+"""Ends of the histogram (`LOW`, `HIGH`), in standard deviations; values beyond count in the
+outermost bins."""
 BINS: Final = 64
-"""Bins between `LOW` and `HIGH`, each 0.16 standard deviations wide."""
+"""Number of bins between `LOW` and `HIGH`, each 0.16 standard deviations wide."""
 UNIFORM: Final = 0.01
-"""Share of a uniform distribution mixed into both histograms: empty bins stay finite."""
+"""Share of a uniform distribution mixed into both histograms, so that empty bins stay finite."""
 UNIT: Final = 2**30
-"""Parts into which one voxel's count is divided."""
+"""Number of parts into which one voxel's count is divided."""
 
 
 @at_least_single
 def kl(image: Tensor, target: Tensor) -> Tensor:
-    """KL(target || image) of soft grey-value histograms, in nats; the mean over images, channels.
+    """Return KL(target || image) of soft grey-value histograms in nats; mean over images, channels.
 
-    Where voxels lie plays no part, so it goes beside a loss that knows. A voxel counts in the two
-    bins whose centres are nearest, linearly (a triangular Parzen window), which makes the counts
-    differentiable. Voxels outside `LOW` to `HIGH` get no gradient. At most ln(`BINS` / `UNIFORM`)
-    = 8.8. Source of the soft histogram: Ustinova and Lempitsky 2016 (arXiv:1611.00822).
+    The places of voxels play no part, so combine it with a loss that compares them. A voxel counts
+    in the two bins with the nearest centres, linearly (a triangular Parzen window), which makes the
+    counts differentiable. Voxels outside `LOW` to `HIGH` get no gradient. The result is at most
+    ln(`BINS` / `UNIFORM`) = 8.8. Source of the soft histogram: Ustinova and Lempitsky 2016
+    (arXiv:1611.00822).
     """
     p, q = _distribution(target), _distribution(image)
     return (p * (p / q).log()).sum(dim=2).mean()
 
 
 def _distribution(images: Tensor) -> Tensor:
-    """(B, C, `BINS`): how likely a voxel falls into each bin; positive, sums to 1."""
+    """Return the probability (B, C, `BINS`) of each bin; positive, sums to 1."""
     b, c = images.shape[:2]
     counts: Tensor = _SoftHistogram.apply(images.reshape(b * c, -1))  # type: ignore[no-untyped-call]
     return ((1 - UNIFORM) * counts + UNIFORM / BINS).view(b, c, BINS)
 
 
 class _SoftHistogram(torch.autograd.Function):
-    """Rows of values (R, N) to shares (R, `BINS`).
+    """Maps rows of values (R, N) to shares (R, `BINS`).
 
-    By hand because it needs 2 bytes a voxel for the way back and gathers there, where automatic
-    differentiation keeps several floats.
+    Its gradient is written by hand because it needs only 2 bytes per voxel for the backward pass
+    and gathers there; automatic differentiation would store several floats.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         position = (values - LOW) * (BINS / (HIGH - LOW)) - 0.5
-        # A NaN is no index; it comes back below.
+        # NaN is not an index; it comes back below.
         clamped = position.nan_to_num(nan=0.0).clamp(0, BINS - 1)
         lower = clamped.floor().clamp(max=BINS - 2)
-        # Whole parts of a voxel: integer sums come out the same in any order, also on a GPU.
+        # Integer parts of a voxel: their sums are the same in any order, also on a GPU.
         upper_part = ((clamped - lower) * UNIT).round().long()
         index = lower.long()
         counts = torch.zeros(len(values), BINS, dtype=torch.long, device=values.device)
@@ -212,23 +212,21 @@ class _SoftHistogram(torch.autograd.Function):
 # -- Structural similarity in three dimensions as a loss ---------------------------------------
 
 SIGMA: Final = 1.5
-"""Of the Gaussian window, in voxels."""
-
-
+"""Sigma of the Gaussian window, in voxels."""
 WINDOW: Final = 11
-"""Voxels along each axis that the window has at most: 3.5 sigma on either side."""
+"""Most voxels of the window along each axis: 3.5 sigma on either side."""
 DATA_RANGE: Final = 6.0
 """Span of grey values of standardised data: three standard deviations on either side of 0."""
 
 
 @at_least_single
 def ssim(image: Tensor, target: Tensor, *, data_range: float = DATA_RANGE) -> Tensor:
-    """1 - mean structural similarity of images (B, C, Z, Y, X), within [0, 2].
+    """Return 1 - mean structural similarity of images (B, C, Z, Y, X), within [0, 2].
 
-    Grey values are taken from -data_range / 2 on, because the comparison of local means is made
-    for values from 0 on and would jump where standardised ones change their sign. The mean runs
-    over the positions at which the whole Gaussian window lies inside. Along an axis of fewer than
-    11 voxels the window shrinks to the largest odd number that fits. Sources: Z. Wang et al., IEEE
+    Grey values count from -data_range / 2 on, because the comparison of local means is made for
+    values from 0 on and would jump where standardised values change their sign. The mean is over
+    the positions at which the whole Gaussian window lies inside. Along an axis of fewer than 11
+    voxels the window shrinks to the largest odd number that fits. Sources: Z. Wang et al., IEEE
     Trans. Image Process. 13, 600 (2004); as a loss: Zhao 2017.
     """
     x, y = image.flatten(0, 1), target.flatten(0, 1)
@@ -244,10 +242,10 @@ def ssim(image: Tensor, target: Tensor, *, data_range: float = DATA_RANGE) -> Te
 
 
 def _windowed(maps: Tensor) -> Tensor:
-    """`maps` (N, M, Z, Y, X) averaged in the Gaussian window wherever it fits.
+    """Return `maps` (N, M, Z, Y, X) averaged in the Gaussian window wherever it fits.
 
-    One axis at a time, each as a product with a banded matrix: on a CPU many times faster than a
-    convolution with one channel, and on a GPU not subject to its convolutions' lower precision.
+    Each axis in turn takes a product with a banded matrix: on a CPU this is many times faster than
+    a convolution with one channel, and on a GPU it avoids the lower precision of convolutions.
     """
     z, y, x = maps.shape[2:]
     maps = maps @ _band(x, maps).T
@@ -257,7 +255,7 @@ def _windowed(maps: Tensor) -> Tensor:
 
 
 def _band(size: int, like: Tensor) -> Tensor:
-    """(size - window + 1, size): each row the Gaussian window, one voxel further along the axis."""
+    """Return (size - window + 1, size): in each row the Gaussian window, one voxel further on."""
     window = min(WINDOW, size - 1 + size % 2)
     positions = torch.arange(size - window + 1, device=like.device, dtype=like.dtype)
     voxels = torch.arange(size, device=like.device, dtype=like.dtype)

@@ -1,4 +1,4 @@
-"""Torch's loss objects, as `train(lossFuncs_G_A=[nn.BCELoss(), nn.KLDivLoss()])` passes them."""
+"""Translate torch's loss objects, as in `train(lossFuncs_G_A=[nn.BCELoss()])`, to names."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ _KNOWN: Final = {kind.__name__: kind for kind in (*_ADVERSARIAL, *_IMAGE)}
 
 
 def function_name_of(loss: object, group: str) -> str:
-    """The name, in `group`, of the function that `loss` stands for.
+    """Return the name of the function that `loss` stands for in `group`.
 
     `loss` is a loss object such as `nn.BCELoss()`, its class, the class's name, a function's name
-    or `module:Class`. Another `nn.Module` becomes `module:Class` if its class can be imported so
-    and needs no arguments. `nn.BCELoss` is `bce`, which takes logits: the sigmoid is in the loss.
+    or `module:Class`. Another `nn.Module` becomes `module:Class` if its class can be imported by
+    that name and needs no arguments. `nn.BCELoss` is `bce`, which takes logits: the sigmoid is in
+    the loss.
 
-    Errors: `ConfigError` for a loss that makes no sense in the group, that was made with other
-    arguments than its class has by default, or whose class can't be found again by its name.
+    Errors: `ConfigError` for a loss that makes no sense in the group, that was made with arguments
+    other than the defaults of its class, or whose class can't be found by its name.
     """
     if isinstance(loss, str):
         return _of_name(loss, group)
     kind = loss if isinstance(loss, type) else type(loss)
     if not issubclass(kind, nn.Module):
         raise ConfigError(
-            f"lossFuncs_{group}: {loss!r} is no loss; give a torch.nn.Module, e.g. nn.L1Loss(), "
+            f"lossFuncs_{group}: {loss!r} is not a loss; give a torch.nn.Module, e.g. nn.L1Loss(), "
             f"or a name: {', '.join(functions_for(group))}"
         )
     name = _of_class(kind, group) if kind in _KNOWN.values() else _importable(kind, group)
@@ -65,7 +66,7 @@ def _of_class(kind: type[nn.Module], group: str) -> str:
     if kind not in names:
         what = "a patch map" if group[0] in "GD" else "two images"
         raise ConfigError(
-            f"lossFuncs_{group}: nn.{kind.__name__} is no loss of {what}; "
+            f"lossFuncs_{group}: nn.{kind.__name__} is not a loss of {what}; "
             f"known there: {', '.join(functions_for(group))}, or your own as module:Class"
         )
     check_function(group, names[kind])
@@ -100,7 +101,7 @@ def _importable(kind: type[nn.Module], group: str) -> str:
 
 
 def _check_default(loss: nn.Module, group: str) -> None:
-    """Only names are stored, so arguments given to the object would be lost without a word."""
+    """Refuse an object with arguments: only names are stored, so the arguments would be lost."""
     with torch.random.fork_rng(devices=[]):
         default = _settings(type(loss)())
     for key, value in _settings(loss).items():

@@ -1,11 +1,11 @@
-"""A user's own loss, `module:Class`: a torch module in a file of theirs.
+"""A user's own loss, `module:Class`: a torch module in the user's own file.
 
 ```python
 class Sobel(torch.nn.Module):                 # in my_losses.py; lossFuncs.C_A: my_losses:Sobel
     def forward(self, image, target): ...     # (B, C, Z, Y, X) both; a 0-dimensional tensor
 ```
 
-Importing runs the user's code, so it happens when a training is built and at no other time.
+Importing runs the user's code, so it happens only when a training is built.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cyclegan.losses.precision import at_least_single
 
 
 def is_own(function: str) -> bool:
-    """Whether a loss function's name means a user's own class."""
+    """Return True if a loss function's name means a user's own class."""
     return ":" in function
 
 
@@ -44,10 +44,10 @@ def check_form(key: str, function: str) -> None:
 
 
 def load(key: str, function: str) -> nn.Module:
-    """The object that `function` = `module:Class` names, made without arguments, on the CPU.
+    """Return an object of `function` = `module:Class`, made without arguments, on the CPU.
 
-    Its parameters are frozen and it is in evaluation mode; random first values are the same every
-    time. `key` is the configuration's, for messages. Errors: `ConfigError`.
+    Its parameters are frozen and it is in evaluation mode; random initial values are the same every
+    time. `key` is the configuration key for messages. Errors: `ConfigError`.
     """
     kind = getattr(_imported(key, function), function.partition(":")[2], None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -69,7 +69,7 @@ def load(key: str, function: str) -> nn.Module:
 
 
 def image(where: str, module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """`module` as a loss of (image, target); `where` begins its error messages."""
+    """Return `module` as a loss of (image, target); error messages begin with `where`."""
 
     @at_least_single
     def function(first: Tensor, second: Tensor) -> Tensor:
@@ -79,9 +79,10 @@ def image(where: str, module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def adversarial(where: str, module: nn.Module) -> Adversarial:
-    """`module` as a loss of (judgement, target of the same shape, 1 for real and 0 for generated).
+    """Return `module` as a loss of (judgement, target).
 
-    Its attribute `threshold` tells where a truth table cuts; 0 without one.
+    The target has the judgement's shape, and is 1 for real and 0 for generated. The attribute
+    `threshold` of the module, by default 0, is the threshold of a truth table.
     """
     compare = image(where, module)
 
@@ -93,7 +94,7 @@ def adversarial(where: str, module: nn.Module) -> Adversarial:
 
 @contextmanager
 def _working_directory_first() -> Iterator[None]:
-    # A command's own folder leads the path, not the one it is started in.
+    # Python puts the command's own folder first in the path, not the working directory.
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
@@ -150,6 +151,6 @@ def _threshold(where: str, module: nn.Module) -> float:
 
 
 def _described(error: Exception) -> str:
-    """Type and first line of an exception: messages are one line."""
+    """Return type and first line of an exception, because messages have one line."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Losses are computed in single precision at least, whatever the networks run in."""
+"""Compute losses in at least single precision, whatever the networks run in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PairLoss = Callable[Concatenate[Tensor, Tensor, P], Tensor]
 
 
 def at_least_single(function: PairLoss[P]) -> PairLoss[P]:
-    """`function` of two tensors, both at least float32, outside any autocast.
+    """Return `function` of two tensors so that it runs in at least float32, without autocast.
 
     Sums over a patch and differences of second moments lose too much in half precision, and there
     are no bf16 Fourier transforms. Double precision stays as it is.
@@ -29,5 +29,5 @@ def at_least_single(function: PairLoss[P]) -> PairLoss[P]:
 
 
 def widened(values: Tensor) -> Tensor:
-    """`values` in float32 if they are in half precision."""
+    """Return `values` in float32 if they are in half precision, else unchanged."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

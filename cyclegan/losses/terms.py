@@ -1,4 +1,4 @@
-"""A group's loss terms: from names to callables, their weighted sums, and truth tables."""
+"""The loss terms of a group: from names to callables, their weighted sums, and truth tables."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ GROUPS: Final = (
     *("G_A", "G_B", "D_A", "D_B", "C_A", "C_B", "I_A", "I_B"),
     *("P_A", "P_B", "H_A"),
 )
-"""Every group of loss terms, in the order of reports."""
+"""All groups of loss terms, in the order of reports."""
 
 Channels = tuple[int, ...] | None
-"""Image channels that a term looks at, ascending; None: all of them."""
+"""Image channels that a term looks at, ascending; None for all."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss function in a group; its lambda is a hyperparameter and lives with the trainer.
+    """One loss function in a group; its lambda is a hyperparameter, which the trainer holds.
 
-    Raises `ConfigError` for channels that are negative, given twice, or none at all.
+    Raises `ConfigError` for channels that are negative, given twice, or an empty list.
     """
 
     name: str
-    """What metrics call it, e.g. `G_A_bce`; unique over all groups."""
+    """Name in metrics, e.g. `G_A_bce`; unique over all groups."""
     function: str
-    """A key of `ADVERSARIAL` or `IMAGE`, or a user's own `module:Class`."""
+    """Key of `ADVERSARIAL` or `IMAGE`, or a user's own `module:Class`."""
     channels: Channels = None
-    """Image terms compare these channels; to adversarial ones the others are shown as 0."""
+    """Channels that an image term compares; for an adversarial term all others are set to 0."""
 
     def __post_init__(self) -> None:
         if self.channels is None:
@@ -55,16 +55,16 @@ class Term:
 
 @dataclass(frozen=True)
 class ResolvedTerm:
-    """A `Term` with its function at hand."""
+    """A `Term` with its function as a callable."""
 
     name: str
     function: Callable[[Tensor, Any], Tensor]
-    """Of (judgement, role) in an adversarial group, of (image, target) in the others."""
+    """Function of (judgement, role) in an adversarial group, of (image, target) in the others."""
     channels: Channels = None
     threshold: float = 0.0
-    """Judgements above it call a patch real; adversarial terms only."""
+    """Judgement above which a patch is called real; adversarial terms only."""
     relativistic: bool = False
-    """Whether the function wants the difference to the judgement of the opposite image."""
+    """True if the function takes the judgement minus that of the opposite image."""
 
 
 def _adversarial(group: str) -> bool:
@@ -72,7 +72,7 @@ def _adversarial(group: str) -> bool:
 
 
 def functions_for(group: str) -> tuple[str, ...]:
-    """Names of the loss functions that make sense in `group`, beside a user's own."""
+    """Return the names of the loss functions that make sense in `group`, besides a user's own."""
     if not _adversarial(group):
         return tuple(IMAGE)
     return tuple(f for f, a in ADVERSARIAL.items() if group[0] == "G" or not a.no_discriminator)
@@ -81,7 +81,7 @@ def functions_for(group: str) -> tuple[str, ...]:
 def check_function(group: str, function: str) -> None:
     """Raise `ConfigError` if `function` is not known in `group`.
 
-    Of a user's own `module:Class` only the form is checked: reading a configuration, or a
+    For a user's own `module:Class` only the form is checked, so that reading a configuration, or a
     stranger's model file, runs no code.
     """
     if own.is_own(function):
@@ -92,7 +92,7 @@ def check_function(group: str, function: str) -> None:
         return
     if _adversarial(group) and function in ADVERSARIAL:
         why = ADVERSARIAL[function].no_discriminator
-        raise ConfigError(f"lossFuncs.{group}: no loss for a discriminator: {why}")
+        raise ConfigError(f"lossFuncs.{group}: not a loss for a discriminator: {why}")
     raise ConfigError(
         f"lossFuncs.{group}: loss function '{function}' is not known there; "
         f"{nearest(function, known)}"
@@ -100,16 +100,16 @@ def check_function(group: str, function: str) -> None:
 
 
 def default_name(group: str, function: str) -> str:
-    """What metrics call a term that has no name of its own: `G_A_bce`, `C_A_Sobel`."""
+    """Return the name in metrics of a term without a name of its own: `G_A_bce`, `C_A_Sobel`."""
     return f"{group}_{function.rpartition(':')[2]}"
 
 
 def resolve(
     group: str, function: str, device: torch.device | str = "cpu"
 ) -> Adversarial | ImageFunction:
-    """The function called `function` in `group`; imports a user's own and puts it on `device`.
+    """Return the function called `function` in `group`; import a user's own, onto `device`.
 
-    Errors: `ConfigError` as in `check_function`, and if a user's own can't be had.
+    Errors: `ConfigError` as in `check_function`, or if a user's own can't be loaded.
     """
     check_function(group, function)
     if not own.is_own(function):
@@ -122,7 +122,7 @@ def resolve(
 def resolve_terms(
     group: str, terms: Iterable[Term], device: torch.device | str = "cpu"
 ) -> tuple[ResolvedTerm, ...]:
-    """All terms of a group, ready to be called; once a training, not at every step."""
+    """Return all terms of a group with their callables; done once per training, not per step."""
     resolved = []
     for term in terms:
         loss = resolve(group, term.function, device)
@@ -138,12 +138,12 @@ def resolve_terms(
 
 
 def channel_sets(terms: Iterable[Term | ResolvedTerm]) -> tuple[Channels, ...]:
-    """The distinct channel sets of `terms`: a discriminator passes once for each."""
+    """Return the distinct channel sets of `terms`; a discriminator runs once for each."""
     return tuple(dict.fromkeys(term.channels for term in terms))
 
 
 def only_channels(image: Tensor, channels: Channels) -> Tensor:
-    """`image` (B, C, Z, Y, X) with all other channels 0: what a discriminator is shown."""
+    """Return `image` (B, C, Z, Y, X) with all other channels set to 0, for a discriminator."""
     if channels is None:
         return image
     parts = torch.split(image, 1, dim=1)
@@ -153,7 +153,7 @@ def only_channels(image: Tensor, channels: Channels) -> Tensor:
 def by_channels(
     terms: Iterable[Term | ResolvedTerm], judge: Callable[..., _T], *images: Tensor
 ) -> dict[Channels, _T]:
-    """What `judge` makes of `images` for each channel set; for one set of all channels, one call.
+    """Return the result of `judge` on `images` for each channel set of `terms`, one call each.
 
     `judge` is a discriminator, or its `pair` for a real and a generated image.
     """
@@ -167,11 +167,11 @@ def adversarial_loss(
     role: Role,
     opposite: Mapping[Channels, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted sum over `terms` of patch maps (B, 1, z, y, x), and each term unweighted.
+    """Return the weighted sum over `terms` of patch maps (B, 1, z, y, x), and each term unweighted.
 
-    `judgements` has the patch map of the image as each of `channel_sets(terms)` shows it,
-    `opposite` those of the real image for a generated one and the reverse; only terms of which
-    `needs_both` is true look at it.
+    `judgements` has the patch map of the image for each of `channel_sets(terms)`. `opposite` has
+    those of the real image for a generated one and the reverse; only terms for which `needs_both`
+    is true look at it.
     """
     wide = {channels: widened(judgement) for channels, judgement in judgements.items()}
     with _no_autocast(wide.values()):
@@ -180,7 +180,7 @@ def adversarial_loss(
 
 
 def needs_both(terms: Iterable[ResolvedTerm]) -> bool:
-    """Return whether a term compares the judgements of a real and a generated image."""
+    """Return True if a term compares the judgements of a real and a generated image."""
     return any(term.relativistic for term in terms)
 
 
@@ -200,7 +200,7 @@ def _seen(
 def image_loss(
     terms: Sequence[ResolvedTerm], lambdas: Sequence[float], image: Tensor, target: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted sum over `terms` between images (B, C, Z, Y, X), and each term unweighted."""
+    """Return the weighted sum over `terms` between images (B, C, Z, Y, X), and each unweighted."""
     pairs = {c: (_taken(image, c), _taken(target, c)) for c in channel_sets(terms)}
     values = {t.name: t.function(*pairs[t.channels]) for t in terms}
     return weighted_sum(values, lambdas), values
@@ -218,7 +218,7 @@ def _no_autocast(tensors: Iterable[Tensor]) -> torch.autocast:
 
 
 def weighted_sum(values: Mapping[str, Tensor], lambdas: Sequence[float]) -> Tensor:
-    """Sum of lambda_i * value_i."""
+    """Return the sum of lambda_i * value_i."""
     parts = [value * weight for value, weight in zip(values.values(), lambdas, strict=True)]
     return torch.stack(parts).sum()
 
@@ -229,14 +229,14 @@ TRUTH: Final = ("TP", "FN", "FP", "TN")
 def truth_table(
     terms: Sequence[ResolvedTerm], real: Tensor, generated: Tensor
 ) -> dict[str, Tensor]:
-    """Counts of patches a discriminator judged right and wrong, as tensors on its device.
+    """Count the patches that a discriminator judged right and wrong, as tensors on its device.
 
     TP: real called real. FN: real called generated. FP: generated called real (the generator won).
-    TN: generated called generated. The first term's threshold cuts; with several channel sets
+    TN: generated called generated. The first term gives the threshold; with several channel sets,
     `real` and `generated` are the judgements of its set.
     """
     threshold: float | Tensor = terms[0].threshold
-    if terms[0].relativistic:  # such judgements mean nothing but by their difference
+    if terms[0].relativistic:  # only differences of such judgements mean something
         threshold = (real.float().mean() + generated.float().mean()) / 2
     true_positive = (real > threshold).sum()
     false_positive = (generated > threshold).sum()

@@ -1,10 +1,10 @@
-"""Measures of volumes: image quality, spectra, Fourier shell correlation, texture distances.
+"""Measures of volumes: image quality, Fourier shell correlation, spectra, texture distances.
 
 ```
 quality       PSNR, SSIM and the best filter, against a reference
 correlation   Fourier shell correlation, and the resolution it gives
 spectrum      radial power spectra and their distances
 wasserstein   sliced Wasserstein distances of patches
-agreement     how far several enhancements of one volume agree
+agreement     agreement of several enhancements of one volume
 ```
 """

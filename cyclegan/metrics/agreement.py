@@ -1,8 +1,8 @@
-"""Where several images of one object agree: voxel by voxel, and by spatial frequency.
+"""Agreement of several images of one object: voxel by voxel, and by spatial frequency.
 
-Two networks that were trained well make of one noisy input two images. Where these differ, at least
-one of them shows what is not there; the frequency from which on they differ says how fine a detail
-can be before it is a network's own. Where they agree both may still be wrong.
+Two well-trained networks turn one noisy input into two images. Where these differ, at least one of
+them shows something that is not there; the frequency above which they differ tells how fine a
+detail can be before it is a network's own. Where they agree, both may still be wrong.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Frequencies in cycles per voxel, and powers."""
 
 HALF = 0.5
-"""Criterion of agreement. Where two images share a signal and have errors of their own of equal
-power, their shell correlation is signal / (signal + error): below 0.5 the errors prevail."""
+"""Criterion of agreement. If two images share a signal and have independent errors of equal power,
+their shell correlation is signal / (signal + error): below 0.5 the errors prevail."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far two images lie apart, over all voxels that are finite in all images.
+    """Difference of two images over all voxels that are finite in all images.
 
-    `correlation` is Pearson's, 0 if one is constant; `mean`, `rms` and `largest` are of second less
-    first, in their own units. `voxels`: how many were counted.
+    `correlation` is Pearson's, 0 if one image is constant; `mean`, `rms` and `largest` (absolute)
+    are those of second minus first, in their own units. `voxels` is the number of voxels counted.
     """
 
     correlation: float
@@ -48,9 +48,9 @@ class Difference:
 
 
 class Differences:
-    """Adds up the differences of every pair of `count` images, a part at a time.
+    """Adds up the differences of every pair of `count` images, one part at a time.
 
-    Memory is that of a part, so the images may be of any size.
+    It takes the memory of one part, so the images may have any size.
     """
 
     def __init__(self, count: int) -> None:
@@ -68,7 +68,7 @@ class Differences:
         return list(itertools.combinations(range(self.count), 2))
 
     def add(self, parts: Sequence[NDArray[Any]]) -> None:
-        """The same part of every image, arrays of one shape.
+        """Add the same part of every image, arrays of one shape.
 
         Source of the update: T. Chan, G. Golub, R. LeVeque, Am. Stat. 37, 242 (1983).
         """
@@ -95,7 +95,10 @@ class Differences:
         self._voxels = total
 
     def of(self, first: int, second: int) -> Difference:
-        """Of two images by their numbers. Errors: `DataError` if no voxel is finite in all."""
+        """Return the difference of two images, given their numbers.
+
+        Errors: `DataError` if no voxel is finite in all images.
+        """
         if not self._voxels:
             raise DataError("no voxel is finite in all images that are compared")
         first, second = min(first, second), max(first, second)
@@ -111,7 +114,7 @@ class Differences:
 
 
 def differences(images: Sequence[Blocks]) -> Differences:
-    """Of images that are in memory."""
+    """Return the differences of images that are in memory."""
     found = Differences(len(images))
     for parts in zip(*images, strict=True):  # a patch at a time: little memory
         found.add(parts)
@@ -119,10 +122,10 @@ def differences(images: Sequence[Blocks]) -> Differences:
 
 
 def shell_agreement(first: Blocks, second: Blocks) -> ShellCorrelation | None:
-    """FSC over all blocks of two images together; None where blocks are too small or not finite.
+    """Return the FSC over all blocks of two images; None if they are too small or none is finite.
 
-    Blocks in which a voxel of either is not finite are left out. Shells and windows are those of
-    `cyclegan.metrics.spectrum`; `resolution(HALF)` says where two images stop agreeing.
+    Blocks with a voxel that is not finite in either image are left out. Shells and windows are
+    those of `cyclegan.metrics.spectrum`; `resolution(HALF)` tells where two images stop agreeing.
     """
     whole = [i for i in range(len(first)) if _finite(first[i]) and _finite(second[i])]
     if not whole or min(first.shape[1:]) < SHORTEST:
@@ -134,7 +137,7 @@ def shell_agreement(first: Blocks, second: Blocks) -> ShellCorrelation | None:
 
 
 def mean_power(blocks: Blocks) -> Curve | None:
-    """Mean radial power of the blocks; None where they are too small or none is finite."""
+    """Return the mean radial power of the blocks; None if they are too small or none is finite."""
     whole = [i for i in range(len(blocks)) if _finite(blocks[i])]
     if not whole or min(blocks.shape[1:]) < SHORTEST:
         return None
@@ -143,7 +146,7 @@ def mean_power(blocks: Blocks) -> Curve | None:
 
 
 def same_images(images: Iterable[NDArray[Any]]) -> list[int]:
-    """For each image the number of the first that equals it, itself if none before does."""
+    """Return for each image the number of the first image that equals it, possibly its own."""
     seen: list[NDArray[Any]] = []
     found = []
     for number, image in enumerate(images):

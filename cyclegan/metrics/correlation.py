@@ -1,11 +1,11 @@
-"""Fourier shell correlation and the noise power spectrum: how fine, and how noisy, a volume is.
+"""Fourier shell correlation and noise power spectra: how fine, and how noisy, a volume is.
 
-Two volumes of the same object with independent noise agree where there is signal and not where
-there is only noise. How well they correlate on spherical shells of spatial frequency is the Fourier
-shell correlation (FSC); the frequency up to which it exceeds a criterion is the resolution.
+Two volumes of the same object with independent noise agree where there is signal, and not where
+there is only noise. Their correlation on spherical shells of spatial frequency is the Fourier shell
+correlation (FSC); the frequency up to which it exceeds a criterion is the resolution.
 
-Frequencies are in cycles per voxel, 0.5 is Nyquist, as in `cyclegan.metrics.spectrum`. All arrays
-are (Z, Y, X) of cubic voxels; the axes may differ in length.
+Frequencies are in cycles per voxel (0.5 is Nyquist), as in `cyclegan.metrics.spectrum`. All arrays
+are (Z, Y, X) with cubic voxels; the axes may differ in length.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Place = tuple[int, int, int]
 ONE_SEVENTH = 1 / 7
 """Fixed criterion: two halves at FSC 1/7 make a whole that correlates with the truth at 0.5."""
 SHORTEST = 8
-"""Voxels that the shortest axis needs, so that there are shells to speak of."""
+"""Fewest voxels of the shortest axis that give enough shells."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """Where the FSC falls below a criterion for the first time.
+    """Frequency at which the FSC first falls below a criterion.
 
-    `frequency` in cycles per voxel; None if it stays above up to Nyquist, and then the resolution
-    is limited by the voxels.
+    `frequency` is in cycles per voxel; None if the FSC stays above the criterion up to Nyquist, so
+    that the voxels limit the resolution.
     """
 
     frequency: float | None
@@ -51,10 +51,11 @@ class Resolution:
 
 @dataclass(frozen=True)
 class ShellCorrelation:
-    """An FSC curve, one value a shell, all (K,).
+    """An FSC curve with one value per shell; all arrays are (K,).
 
-    `frequencies` in cycles per voxel, without 0; `correlation` in -1 to 1; `independent`: how many
-    independent complex coefficients each shell has, which sets how far chance may take it.
+    `frequencies` are in cycles per voxel, without 0; `correlation` is within [-1, 1]; `independent`
+    is the number of independent complex coefficients of each shell, on which the spread of the
+    correlation by chance depends.
     """
 
     frequencies: Array
@@ -63,7 +64,7 @@ class ShellCorrelation:
 
     @property
     def half_bit(self) -> Array:
-        """The half-bit criterion: half a bit of information a coefficient of the whole.
+        """The half-bit criterion: half a bit of information per coefficient of the whole volume.
 
         Source: M. van Heel, M. Schatz, J. Struct. Biol. 151, 250 (2005).
         """
@@ -71,7 +72,7 @@ class ShellCorrelation:
         return np.asarray((0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root))
 
     def resolution(self, criterion: ArrayLike = ONE_SEVENTH) -> Resolution:
-        """First crossing of a constant or of a curve (K,), interpolated linearly between shells."""
+        """Return the first crossing of a constant or a curve (K,), linear between shells."""
         above = self.correlation - np.broadcast_to(criterion, self.correlation.shape)
         below = np.flatnonzero(~(above > 0))
         if not below.size:
@@ -88,11 +89,12 @@ class ShellCorrelation:
 def fourier_shell_correlation(
     first: ArrayLike, second: ArrayLike, *, window: bool = True
 ) -> ShellCorrelation:
-    """FSC of two volumes (Z, Y, X) of one shape, shells one bin of the shortest axis wide.
+    """Return the FSC of two volumes (Z, Y, X) of one shape.
 
-    `window`: multiply by a Hann window first, else opposite faces that differ correlate along the
-    axes. Raises `DataError` for different shapes, fewer than 8 voxels along an axis, or voxels that
-    are not finite. A shell without power in either volume counts as 0.
+    Shells are one bin of the shortest axis wide. `window` multiplies both by a Hann window first;
+    without it, opposite faces that differ correlate along the axes. Raises `DataError` for
+    different shapes, fewer than 8 voxels along an axis, or voxels that are not finite. A shell
+    without power in either volume counts as 0.
 
     Source: G. Harauz, M. van Heel, Optik 73, 146 (1986).
     """
@@ -118,8 +120,8 @@ def fourier_shell_correlation(
     norm = np.sqrt(summed(np.abs(spectrum_a) ** 2) * summed(np.abs(spectrum_b) ** 2))
     correlation = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
     count = np.bincount(shell, modes, minlength=bins)[1:bins]
-    # Those at k and -k are one. A window makes neighbours alike, of which two in three dimensions
-    # lie on the same shell.
+    # Coefficients at k and -k count as one. A window correlates neighbours, and those along two of
+    # three dimensions lie on the same shell.
     share = 1.0
     if window:
         share = float((weights**2).mean() ** 2 / (weights**4).mean()) ** (2 / 3)
@@ -131,10 +133,10 @@ def fourier_shell_correlation(
 
 
 def noise_power_of_halves(first: ArrayLike, second: ArrayLike) -> tuple[Array, Array]:
-    """Radial noise power (K,) of the mean of two halves, and its frequencies (K,).
+    """Return frequencies (K,) and the radial noise power (K,) of the mean of two halves.
 
-    The halves' signal cancels in their difference; its power is four times that of the noise in
-    their mean. Only faults that both halves have in common, such as rings, cancel as well.
+    The signal cancels in the halves' difference, whose power is four times that of the noise in
+    their mean. Faults that both halves share, such as rings, cancel as well.
     """
     a, b = _checked(first, "first"), _checked(second, "second")
     if a.shape != b.shape:
@@ -144,10 +146,10 @@ def noise_power_of_halves(first: ArrayLike, second: ArrayLike) -> tuple[Array, A
 
 
 def noise_power_of_flat_parts(blocks: Sequence[ArrayLike]) -> tuple[Array, Array]:
-    """Radial noise power (K,) of blocks without structure, and its frequencies (K,).
+    """Return frequencies (K,) and the radial noise power (K,) of blocks without structure.
 
-    A plane is taken off each block, whose slopes (cupping) are no noise. What structure there is in
-    the blocks counts as noise: an upper bound. `flat_places` finds such blocks.
+    A plane is subtracted from each block, because slopes (cupping) are not noise. Any structure in
+    the blocks counts as noise, so this is an upper bound. `flat_places` finds such blocks.
     """
     flat = [_without_plane(_checked(block, "block")) for block in blocks]
     frequencies, power = radial_power(_batch(flat))
@@ -155,10 +157,10 @@ def noise_power_of_flat_parts(blocks: Sequence[ArrayLike]) -> tuple[Array, Array
 
 
 def flat_places(volume: ArrayLike, side: int, count: int) -> list[Place]:
-    """Origins of the `count` most homogeneous blocks of `side` voxels, none overlapping.
+    """Return the origins of the `count` most homogeneous blocks of `side` voxels, none overlapping.
 
-    Judged by the variance of the volume averaged over 4^3 voxels, in which noise hardly counts:
-    choosing by the variance itself would choose where the noise happens to be low.
+    They are judged by the variance of the volume averaged over 4^3 voxels, in which noise hardly
+    counts; the variance itself would favour places where the noise happens to be low.
     """
     array = _checked(volume, "volume")
     if min(array.shape) < side or side < SHORTEST:
@@ -180,7 +182,7 @@ def flat_places(volume: ArrayLike, side: int, count: int) -> list[Place]:
 
 
 def _spectrum(volume: Array, weights: Array) -> NDArray[np.complex128]:
-    # Taking off the weighted mean keeps it out of the coarsest shells.
+    # Subtracting the weighted mean keeps it out of the coarsest shells.
     total = weights.sum() if weights.ndim else 1.0
     mean = (volume * weights).sum() / total if weights.ndim else volume.mean()
     spectrum: NDArray[np.complex128] = np.fft.rfftn((volume - mean) * weights)
@@ -188,13 +190,13 @@ def _spectrum(volume: Array, weights: Array) -> NDArray[np.complex128]:
 
 
 def _hann(shape: Sequence[int]) -> Array:
-    # Periodic, and half a voxel in: no voxel is thrown away.
+    # Periodic, and shifted by half a voxel, so that no voxel has weight 0.
     z, y, x = (np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape)
     return np.asarray(z[:, None, None] * y[None, :, None] * x[None, None, :])
 
 
 def _modes(shape: Sequence[int]) -> Array:
-    """(Z, Y, X // 2 + 1): how many coefficients of the full spectrum one of `rfftn` stands for."""
+    """Return (Z, Y, X // 2 + 1): coefficients of the full spectrum behind each of `rfftn`."""
     z, y, x = shape
     modes = np.full((z, y, x // 2 + 1), 2.0)
     modes[..., 0] = 1.0

@@ -1,9 +1,9 @@
 """Image quality where a reference exists: PSNR, SSIM, and the comparison with a plain Gaussian.
 
 Two habits keep these numbers honest. Every image is first fitted to the reference by a slope and
-an offset, because the domains are standardised each by itself; the *sign of the slope* is reported
-with the numbers, because after the fit an inverted image scores as high as an upright one. And a
-Gaussian filter of the best width always stands beside the network: it is hard to beat on PSNR.
+an offset, because each domain is standardised separately; the *sign of the slope* is reported with
+the numbers, because after the fit an inverted image scores as high as an upright one. And a
+Gaussian filter of the best width is always compared with the network: it is hard to beat on PSNR.
 
 All arrays are (Z, Y, X).
 """
@@ -23,31 +23,31 @@ from cyclegan.errors import DataError
 Array = NDArray[np.floating[Any]]
 
 PERCENTILES = (0.1, 99.9)
-"""The reference's percentiles between which its data range is taken: no single voxel decides."""
+"""Percentiles of the reference that bound its data range, so that no single voxel decides."""
 SIGMAS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
-"""Widths of the Gaussian baseline tried, in voxels of the reference; 0 is no filter."""
+"""Widths (sigma) of the Gaussian baseline to try, in voxels of the reference; 0 is no filter."""
 SSIM_WINDOW = 11
-"""Voxels along each axis that the Gaussian weights (sigma 1.5) of SSIM take."""
+"""Voxels of SSIM's Gaussian weights (sigma 1.5) along each axis."""
 
 
 @dataclass(frozen=True)
 class AffineFit:
-    """slope * image + offset lies closest to the reference; a negative slope means inverted."""
+    """The slope * image + offset closest to the reference; a negative slope means inverted."""
 
     slope: float
     offset: float
 
     def __call__(self, image: ArrayLike) -> Array:
-        """The fitted image, in the reference's units."""
+        """Return the fitted image, in the reference's units."""
         return self.slope * _floating(image) + self.offset
 
 
 @dataclass(frozen=True)
 class QualityRow:
-    """One line of a comparison: after the affine fit, PSNR in dB and SSIM against the reference.
+    """One row of a comparison: PSNR in dB and SSIM against the reference, after the affine fit.
 
-    `slope` is the fit's: its sign belongs beside every fitted number. `sigma` is the Gaussian's
-    width in voxels of the reference, for the row that has one.
+    `slope` is the fit's; its sign belongs with every fitted number. `sigma` is the Gaussian's width
+    in voxels of the reference, for the row that has one.
     """
 
     name: str
@@ -58,15 +58,16 @@ class QualityRow:
 
     @property
     def sign(self) -> int:
-        """1: contrast upright; -1: inverted; 0: nothing of the reference in it."""
+        """1: contrast upright; -1: inverted; 0: nothing of the reference in the image."""
         return (self.slope > 0) - (self.slope < 0)
 
 
 def psnr(image: ArrayLike, reference: ArrayLike, data_range: float | None = None) -> float:
-    """Peak signal-to-noise ratio, 10 log10(data_range^2 / MSE), in dB; infinite for equal arrays.
+    """Return the peak signal-to-noise ratio, 10 log10(data_range^2 / MSE), in dB.
 
-    `data_range` is the 0.1 to 99.9 percentile span of the reference unless given. Raises
-    `DataError` for arrays that differ in shape, are constant or hold non-finite values.
+    It is infinite for equal arrays. By default `data_range` is the span from the 0.1 to the 99.9
+    percentile of the reference. Raises `DataError` for arrays that differ in shape, are constant or
+    hold non-finite values.
     """
     image, reference = _pair(image, reference)
     span = _data_range(reference) if data_range is None else data_range
@@ -75,9 +76,9 @@ def psnr(image: ArrayLike, reference: ArrayLike, data_range: float | None = None
 
 
 def ssim(image: ArrayLike, reference: ArrayLike, data_range: float | None = None) -> float:
-    """Mean structural similarity in 3D, with Gaussian weights of sigma 1.5 voxels.
+    """Return the mean structural similarity in 3D, with Gaussian weights of sigma 1.5 voxels.
 
-    `data_range` and errors as in `psnr`; 11 voxels at least along each axis. Source: Z. Wang et
+    `data_range` and errors are as in `psnr`; each axis needs 11 voxels. Source: Z. Wang et
     al., IEEE Trans. Image Process. 13, 600 (2004), in scikit-image's implementation.
     """
     from skimage.metrics import structural_similarity
@@ -103,7 +104,7 @@ def ssim(image: ArrayLike, reference: ArrayLike, data_range: float | None = None
 
 
 def affine_fit(image: ArrayLike, reference: ArrayLike) -> AffineFit:
-    """Least-squares slope and offset that bring `image` closest to `reference`.
+    """Return the least-squares slope and offset that bring `image` closest to `reference`.
 
     A constant image gets slope 0. Raises `DataError` for different shapes or non-finite values.
     """
@@ -121,9 +122,9 @@ def affine_fit(image: ArrayLike, reference: ArrayLike) -> AffineFit:
 def best_gaussian(
     image: ArrayLike, reference: ArrayLike, sigmas: Sequence[float] = SIGMAS
 ) -> tuple[Array, float]:
-    """The plain baseline: `image` filtered with the sigma (voxels) of the highest fitted PSNR.
+    """Return the plain baseline, `image` filtered for the highest fitted PSNR, and sigma in voxels.
 
-    The filtered image comes back in its own units, not fitted. Raises `DataError` as `psnr` does.
+    The filtered image is in its own units, not fitted. Raises `DataError` as `psnr` does.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -142,11 +143,12 @@ def best_gaussian(
 def compare_with_reference(
     image: ArrayLike, input: ArrayLike, reference: ArrayLike
 ) -> list[QualityRow]:
-    """How the enhanced `image` stands against its `input` and the best plain Gaussian filter of it.
+    """Compare the enhanced `image` with its `input` and the best plain Gaussian filter of that.
 
     `image` and `reference` have the same shape; the `input` of a super resolution is coarser and is
-    interpolated linearly onto the reference's grid. Rows 'input', 'best Gaussian', 'enhanced', each
-    fitted to the reference first. Raises `DataError` naming the array that doesn't fit.
+    interpolated linearly onto the reference's grid. The rows are 'input', 'best Gaussian' and
+    'enhanced', each fitted to the reference first. Raises `DataError` that names the array that
+    doesn't fit.
     """
     enhanced, truth = _pair(image, reference)
     raw = on_grid(_checked(input, "input"), truth.shape)
@@ -165,10 +167,10 @@ def _row(name: str, image: Array, reference: Array, sigma: float | None = None) 
 
 
 def verdict(rows: Sequence[QualityRow]) -> str:
-    """Say in words who is closer to the reference; empty without rows to compare.
+    """Return a sentence that says which image is closer to the reference; empty without rows.
 
-    Leads are compared as they are written, so what reads 0.0 dB is no lead. An inverted image never
-    wins, however high it scores.
+    Leads are compared as they are printed, so 0.0 dB is no lead. An inverted image never wins,
+    however high it scores.
     """
     named = {row.name: row for row in rows}
     if not {"best Gaussian", "enhanced"} <= named.keys():
@@ -194,7 +196,7 @@ _FILTER = "the best Gaussian filter"
 
 
 def _verdict_by_sign(plain: QualityRow, enhanced: QualityRow) -> str:
-    """Where one of the two does not show the reference's contrast, no number counts."""
+    """Return the verdict if one of both lacks the reference's contrast: no number counts then."""
     if plain.sign <= 0 and enhanced.sign <= 0:
         return (
             f"Neither the enhanced volume nor {_FILTER} shows the reference's contrast: make sure "
@@ -227,7 +229,7 @@ def _mixed_verdict(plain: QualityRow, psnr_lead: float, ssim_lead: float) -> str
 
 
 def _filter(plain: QualityRow) -> str:
-    """The filter and its width, which no one could choose so well without the reference."""
+    """Return the filter and its width, which nobody could choose so well without the reference."""
     width = "0, the input as it is" if plain.sigma == 0 else f"{plain.sigma or 0:g} voxels"
     return f"{_FILTER} (sigma {width}, chosen with the reference)"
 
@@ -246,7 +248,7 @@ def _lead(one: float, other: float, digits: int) -> float:
 
 
 def on_grid(volume: Array, shape: tuple[int, ...]) -> Array:
-    """A coarse volume (Z, Y, X) interpolated linearly onto the finer grid of the same region."""
+    """Interpolate a coarse volume (Z, Y, X) linearly onto the finer grid of the same region."""
     if volume.shape == shape:
         return volume
     from scipy.ndimage import zoom
@@ -280,7 +282,7 @@ def _checked(volume: ArrayLike, name: str) -> Array:
 
 
 def _floating(volume: ArrayLike) -> Array:
-    """As float32 or float64: half precision and integers would overflow in the sums."""
+    """Return float32 or float64: half precision and integers would overflow in the sums."""
     array = np.asarray(volume)
     keeps = array.dtype in (np.dtype(np.float32), np.dtype(np.float64))
     floating: Array = array if keeps else array.astype(np.float32)

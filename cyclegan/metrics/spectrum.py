@@ -1,7 +1,7 @@
 """Power spectra of volumes, Gaussian low-pass filtering, and the low-pass correlation.
 
-Frequencies are in cycles per voxel, 0.5 is Nyquist. The power is a density: white noise of
-variance v has power v at every frequency, whatever the volume's size. Two binnings are offered:
+Frequencies are in cycles per voxel (0.5 is Nyquist). The power is a density: white noise of
+variance v has power v at every frequency, whatever the volume's size. There are two binnings:
 radial, |k|, for comparing textures, and cylindrical, (k_z, k_r) with k_r^2 = k_y^2 + k_x^2, because
 Z is the rotation axis and the noise of a tomogram is coloured within a slice and nearly white
 between slices.
@@ -25,20 +25,20 @@ from torch.nn import functional
 from cyclegan.errors import DataError
 
 LOW_PASS_SIGMA = 1.0
-"""Gaussian of the low-pass correlation, in voxels of the coarser of the two volumes."""
+"""Sigma of the Gaussian of the low-pass correlation, in voxels of the coarser volume."""
 NULL_SPLITS = 8
-"""Random halvings of real B that tell how far spectra differ by chance."""
+"""Number of random halvings of real B that measure how far sets differ by chance."""
 
 
 def radial_power(volumes: Tensor) -> tuple[Tensor, Tensor]:
-    """Radially binned power spectra, one row a volume.
+    """Return radially binned power spectra, one row per volume.
 
     `volumes` is (N, 1, Z, Y, X). Returns the frequencies (K,), equally spaced up to Nyquist of the
-    shortest axis (bin 0, the mean, is left out), and the powers (N, K); average over rows for the
-    spectrum of a set. Both are float64 on the CPU.
+    shortest axis (bin 0, the mean, is left out), and the powers (N, K); average over the rows for
+    the spectrum of a set. Both are float64 on the CPU.
 
     Source: windowed periodogram (P. Welch, IEEE Trans. Audio Electroacoust. 15, 1967) with a
-    separable Hann window and each volume's windowed mean taken off.
+    separable Hann window and each volume's windowed mean subtracted.
     """
     shape = _spatial_shape(volumes)
     index, bins = _radial_index(shape)
@@ -49,9 +49,10 @@ def radial_power(volumes: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ShellSums:
-    """What a Fourier shell correlation is made of, one row a volume, all (N, K).
+    """Sums that make up a Fourier shell correlation, one row per volume, all (N, K).
 
-    `cross`: real part of the cross power of two sets of volumes; `first`, `second`: their powers.
+    `cross` is the real part of the cross power of two sets of volumes; `first` and `second` are
+    their powers.
     """
 
     cross: NDArray[np.float64]
@@ -59,7 +60,7 @@ class ShellSums:
     second: NDArray[np.float64]
 
     def correlation(self, chosen: ArrayLike | None = None) -> NDArray[np.float64]:
-        """(K,): in -1 to 1, over all volumes or those of these numbers; 0 where a power is 0."""
+        """Return (K,), in -1 to 1, over all or the `chosen` volumes; 0 where a power is 0."""
         rows = slice(None) if chosen is None else np.asarray(chosen)
         cross, first, second = (
             sums[rows].sum(axis=0) for sums in (self.cross, self.first, self.second)
@@ -69,10 +70,10 @@ class ShellSums:
 
 
 def shell_sums(first: Tensor, second: Tensor) -> ShellSums:
-    """Cross power and powers of pairs of volumes, both (N, 1, Z, Y, X), in the radial bins.
+    """Return cross power and powers of pairs of volumes, both (N, 1, Z, Y, X), in radial bins.
 
-    Windowed and binned as in `radial_power`. Where the Fourier shell correlation of two whole
-    volumes with its criteria is wanted, see `cyclegan.metrics.correlation`.
+    They are windowed and binned as in `radial_power`. `cyclegan.metrics.correlation` has the
+    Fourier shell correlation of two whole volumes, with its criteria.
     """
     shape = _spatial_shape(first)
     if first.shape != second.shape:
@@ -89,11 +90,11 @@ def shell_sums(first: Tensor, second: Tensor) -> ShellSums:
 
 
 def cylindrical_power(volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Power spectra binned over (k_z, k_r), one plane a volume.
+    """Return power spectra binned over (k_z, k_r), one plane per volume.
 
     `volumes` is (N, 1, Z, Y, X). Returns |k_z| (Kz,), k_r (Kr,), which reaches into the corners of
     the slice's spectrum, and the powers (N, Kz, Kr), all float64 on the CPU. `cylindrical_index`
-    tells which bin a frequency falls into. Estimated as in `radial_power`.
+    gives the bin of each frequency. They are estimated as in `radial_power`.
     """
     shape = _spatial_shape(volumes)
     index, (n_z, n_r) = cylindrical_index(shape)
@@ -104,7 +105,7 @@ def cylindrical_power(volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cylindrical_index(shape: Sequence[int]) -> tuple[NDArray[np.int64], tuple[int, int]]:
-    """The flat bin number of every frequency of `rfftn`, and the number of bins (Kz, Kr).
+    """Return the flat bin number of every frequency of `rfftn`, and the number of bins (Kz, Kr).
 
     `shape` is the volume's (Z, Y, X); the index has the shape (Z, Y, X // 2 + 1).
     """
@@ -117,7 +118,7 @@ def cylindrical_index(shape: Sequence[int]) -> tuple[NDArray[np.int64], tuple[in
 
 
 def cylindrical_share(shape: Sequence[int]) -> NDArray[np.float64]:
-    """(Kz, Kr): the share of all modes in each bin, so that sum(share * power) is the variance."""
+    """Return the share (Kz, Kr) of all modes in each bin; sum(share * power) is the variance."""
     index, bins = cylindrical_index(shape)
     modes = np.bincount(index.reshape(-1), _half_weights(shape).reshape(-1), bins[0] * bins[1])
     return np.asarray(modes / modes.sum(), dtype=np.float64).reshape(bins)
@@ -126,7 +127,7 @@ def cylindrical_share(shape: Sequence[int]) -> NDArray[np.float64]:
 def frequency_grid(
     shape: Sequence[int],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """k_z, k_y and k_x of `rfftn` for a (Z, Y, X) volume, shaped so that they broadcast."""
+    """Return k_z, k_y and k_x of `rfftn` for a (Z, Y, X) volume, shaped so that they broadcast."""
     z, y, x = shape
     k_z, k_y, k_x = np.fft.fftfreq(z), np.fft.fftfreq(y), np.fft.rfftfreq(x)
     return (
@@ -137,9 +138,9 @@ def frequency_grid(
 
 
 def gaussian_low_pass(volumes: Tensor, sigma: float) -> Tensor:
-    """`volumes` (N, 1, Z, Y, X) filtered with a Gaussian of `sigma` voxels; mirrored at the faces.
+    """Filter `volumes` (N, 1, Z, Y, X) with a Gaussian of `sigma` voxels, mirrored at the faces.
 
-    The transfer function is exp(-2 pi^2 sigma^2 k^2) exactly, for a sigma far below a voxel too,
+    The transfer function is exactly exp(-2 pi^2 sigma^2 k^2), even for a sigma far below a voxel,
     because it is applied to the cosine transform (DCT-II), whose boundary is the mirror.
     """
     _spatial_shape(volumes)
@@ -155,13 +156,13 @@ def gaussian_low_pass(volumes: Tensor, sigma: float) -> Tensor:
 
 
 def low_pass_correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's correlation of `x` and `y` at low frequencies, averaged over the batch.
+    """Return Pearson's correlation of `x` and `y` at low frequencies, averaged over the batch.
 
-    `x` and `y` are (N, 1, Z, Y, X) with the same N and any resolutions: both are averaged down to
+    `x` and `y` are (N, 1, Z, Y, X) with the same N and any resolutions. Both are averaged down to
     their common coarse grid and smoothed there with a Gaussian of `LOW_PASS_SIGMA` voxels, so that
     noise hardly counts. About 1: same structure and contrast; about -1: contrast inverted; a
-    constant volume counts as 0; non-finite voxels give NaN. A 0-dimensional tensor on the inputs'
-    device, so that a caller in a training loop decides when to wait for it.
+    constant volume counts as 0; non-finite voxels give NaN. The result is a 0-dimensional tensor on
+    the inputs' device, so that a caller in a training loop decides when to wait for it.
     """
     shape_x, shape_y = _spatial_shape(x), _spatial_shape(y)
     if x.shape[0] != y.shape[0]:
@@ -176,7 +177,7 @@ def low_pass_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _centred_low(volumes: Tensor, coarse: tuple[int, int, int]) -> Tensor:
-    """(N, voxels): each volume on the coarse grid, smoothed, its mean off; 0 if it is constant."""
+    """Return (N, voxels): each volume on the coarse grid, smoothed and centred; 0 if constant."""
     grid = functional.adaptive_avg_pool3d(volumes.float(), coarse)
     low = gaussian_low_pass(grid, LOW_PASS_SIGMA).flatten(1).double()
     centred = low - low.mean(dim=1, keepdim=True)
@@ -186,14 +187,15 @@ def _centred_low(volumes: Tensor, coarse: tuple[int, int, int]) -> Tensor:
 
 
 def spectrum_distance_db(power: Tensor, reference: Tensor, floor: float) -> float:
-    """Mean over the bins (K,) of |10 log10| of the ratio of two powers, each plus `floor`."""
+    """Return the mean over bins (K,) of |10 log10 ratio| of two powers, each plus `floor`."""
     return float((10 * torch.log10((power + floor) / (reference + floor))).abs().mean())
 
 
 def null_distance_db(rows: Tensor, floor: float, seed: int) -> float:
-    """How far the spectra of two sets of M volumes of the same kind lie apart; `rows` is (M, K).
+    """Return the distance by chance of the spectra of two sets of M volumes of the same kind.
 
-    Measured between disjoint halves, whose difference is sqrt(2) times that of whole sets.
+    `rows` is (M, K). It is measured between disjoint halves, whose difference is sqrt(2) times that
+    of whole sets.
     """
     generator = torch.Generator().manual_seed(seed)
     half = len(rows) // 2
@@ -215,7 +217,10 @@ def _spatial_shape(volumes: Tensor) -> tuple[int, int, int]:
 
 
 def _radial_index(shape: Sequence[int]) -> tuple[NDArray[np.int64], int]:
-    """Radial bin of every frequency of `rfftn`, and their number K + 1, which is the rest's bin."""
+    """Return the radial bin of every frequency of `rfftn`, and K + 1, the number of bins.
+
+    Frequencies beyond Nyquist are in bin K + 1.
+    """
     size = min(shape)
     k_z, k_y, k_x = frequency_grid(shape)
     index = np.rint(np.sqrt(k_z**2 + k_y**2 + k_x**2) * size).astype(np.int64)
@@ -224,27 +229,30 @@ def _radial_index(shape: Sequence[int]) -> tuple[NDArray[np.int64], int]:
 
 
 def _windowed_spectrum(volumes: Tensor) -> Tensor:
-    """(N, Z, Y, X // 2 + 1): spectrum of the windowed, mean-free volumes, its square a density."""
+    """Return the spectrum (N, Z, Y, X // 2 + 1) of windowed, mean-free volumes.
+
+    Its squared modulus is a density.
+    """
     volumes = volumes[:, 0].float()
     window = torch.ones((), device=volumes.device)
     for axis in range(3):
         line = torch.hann_window(volumes.shape[axis + 1], device=volumes.device)
         window = window * line.reshape([-1 if axis == i else 1 for i in range(3)])
-    # Taking off the windowed mean makes the mean's bin exactly 0, so it leaks into no other.
+    # Subtracting the windowed mean makes the mean's bin exactly 0, so it leaks into no other.
     mean = (volumes * window).sum(dim=(1, 2, 3), keepdim=True) / window.sum()
     spectrum: Tensor = torch.fft.rfftn((volumes - mean) * window, dim=(1, 2, 3))
     return spectrum / (window**2).sum().sqrt()
 
 
 def _periodogram(volumes: Tensor) -> Tensor:
-    """(N, Z, Y, X // 2 + 1): squared modulus of the windowed, mean-free volumes, as a density."""
+    """Return the squared modulus (N, Z, Y, X // 2 + 1) of `_windowed_spectrum`, a density."""
     spectrum = _windowed_spectrum(volumes)
     power: Tensor = spectrum.real**2 + spectrum.imag**2
     return power
 
 
 def _half_weights(shape: Sequence[int]) -> NDArray[np.float64]:
-    """(Z, Y, X // 2 + 1): how many of the full spectrum's modes each mode of `rfftn` stands for."""
+    """Return (Z, Y, X // 2 + 1): modes of the full spectrum behind each mode of `rfftn`."""
     z, y, x = shape
     weights = np.full((z, y, x // 2 + 1), 2.0)
     weights[..., 0] = 1.0
@@ -256,9 +264,9 @@ def _half_weights(shape: Sequence[int]) -> NDArray[np.float64]:
 def _binned(
     values: Tensor, shape: Sequence[int], index: NDArray[np.int64], bins: int
 ) -> NDArray[np.float64]:
-    """Mean (N, bins) of values (N, Z, Y, X // 2 + 1) of every frequency of `rfftn`.
+    """Return the mean (N, bins) of values (N, Z, Y, X // 2 + 1) of every frequency of `rfftn`.
 
-    Binned on the CPU: adding with atomics on a GPU is not repeatable.
+    They are binned on the CPU, because adding with atomics on a GPU is not repeatable.
     """
     weights = _half_weights(shape).reshape(-1)
     flat = index.reshape(-1)
@@ -270,11 +278,11 @@ def _binned(
 
 @functools.lru_cache(maxsize=64)
 def _gaussian_matrix(size: int, sigma: float, device: torch.device) -> Tensor:
-    """The symmetric matrix (size, size), float32, that filters a line with a Gaussian.
+    """Return the symmetric matrix (size, size), float32, that filters a line with a Gaussian.
 
-    It stays on `device`: a training step that filters would wait for every copy.
+    It stays on `device`, because a training step that filters would wait for every copy.
     """
-    # Made in inference mode, the kept matrix would be of no use to a later training step.
+    # A cached matrix made in inference mode would be of no use to a later training step.
     with torch.inference_mode(False):
         k = torch.arange(size, dtype=torch.float64)
         cosines = torch.cos(math.pi / size * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / size)

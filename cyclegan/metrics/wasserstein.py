@@ -3,11 +3,11 @@
 A set is the cloud of its small cubes of voxels. Two clouds are projected onto random directions;
 along one direction the Wasserstein distance is the mean distance of equal quantiles, and the sliced
 distance is the mean over directions. Each volume is split into octaves first (a Laplacian pyramid
-without decimation), and each octave is measured in units of the reference's own spread there: else
-the coarse structure, which has nearly all the variance, would hide the fine one.
+without decimation), and each octave is measured in units of the reference's own spread there.
+Otherwise the coarse structure, which has nearly all the variance, would hide the fine one.
 
-Unlike a power spectrum this sees how grey values are distributed: a material of two phases with
-sharp walls and a Gaussian random field may have the same spectrum.
+Unlike a power spectrum, this distance sees the distribution of grey values: a material of two
+phases with sharp walls and a Gaussian random field may have the same spectrum.
 
 Sources: Rabin 2011 (sliced Wasserstein distance), Karras 2018 (on the levels of a pyramid).
 """
@@ -25,18 +25,18 @@ from cyclegan.metrics.spectrum import NULL_SPLITS, gaussian_low_pass
 SIDE = 5
 """Voxels along each side of a cube."""
 CUBES = 6144
-"""Cubes taken from a set, in equal numbers from its volumes."""
+"""Number of cubes taken from a set, equally many from each volume."""
 DIRECTIONS = 32
-"""Directions of an octave."""
+"""Number of random directions for each octave."""
 QUANTILES = 128
-"""Quantiles along each direction."""
+"""Number of quantiles along each direction."""
 EDGES = (1.0, 2.0)
-"""Gaussians, in voxels, between whose widths an octave lies."""
+"""Widths (sigma) in voxels of the Gaussians that separate the octaves."""
 FLOOR = 0.1
-"""Of the reference's whole spread, below which an octave counts as that strong: texture fainter
-than this hardly shows."""
+"""Smallest spread of an octave, as a share of the reference's whole spread: a fainter octave counts
+as this strong, because such faint texture hardly shows."""
 _STREAM = 5_120_771_000
-"""Added to seeds, so that directions are no one else's random numbers."""
+"""Offset of seeds, so that directions share no random numbers with anything else."""
 
 
 class PatchDistance:
@@ -44,10 +44,10 @@ class PatchDistance:
 
     Args:
         reference: (M, 1, Z, Y, X), M >= 2, at least 5 voxels along each axis.
-        seed: of cubes and directions; the global random state is never touched.
+        seed: seed of cubes and directions; the global random state is never touched.
 
-    `null`: how far two sets of M volumes of the reference's kind lie apart by chance, measured
-    between disjoint halves, whose distance is sqrt(2) times that of whole sets.
+    `null` is the distance of two sets of M volumes of the reference's kind by chance. It is
+    measured between disjoint halves, whose distance is sqrt(2) times that of whole sets.
     """
 
     def __init__(self, reference: Tensor, seed: int = 0) -> None:
@@ -67,15 +67,15 @@ class PatchDistance:
         self.null = self._null(projected, generator)
 
     def __call__(self, volumes: Tensor) -> float:
-        """Mean over octaves, in units of the reference's spread; 0 for the reference itself.
+        """Return the mean over octaves, in units of the reference's spread; 0 for the reference.
 
-        `volumes` is (N, 1, Z, Y, X) of the reference's resolution, finite, of any N and size.
+        `volumes` is (N, 1, Z, Y, X), finite, with the reference's resolution and any N and size.
         """
         quantiles = _quantiles(self._projections(volumes).flatten(1, 2))
         return float((quantiles - self._reference).abs().mean())
 
     def _projections(self, volumes: Tensor) -> Tensor:
-        """(octaves, N, cubes, directions): every cube's place along every direction."""
+        """Return every cube's place along every direction, (octaves, N, cubes, directions)."""
         count = max(CUBES // len(volumes), 1)
         generator = torch.Generator().manual_seed(_STREAM + self._seed)
         z, y, x = (
@@ -109,7 +109,7 @@ class PatchDistance:
 
 
 def octaves(volumes: Tensor) -> list[Tensor]:
-    """`volumes` (N, 1, Z, Y, X) split into bands whose sum they are, the finest first."""
+    """Split `volumes` (N, 1, Z, Y, X) into bands that add up to them, the finest first."""
     bands, rest = [], volumes.float()
     for sigma in EDGES:
         low = gaussian_low_pass(volumes, sigma)
@@ -119,7 +119,10 @@ def octaves(volumes: Tensor) -> list[Tensor]:
 
 
 def _quantiles(projected: Tensor) -> Tensor:
-    """(octaves, Q, directions) of (octaves, cubes, directions), at the middles of Q equal parts."""
+    """Return Q quantiles (octaves, Q, directions) of (octaves, cubes, directions).
+
+    They lie at the middles of Q equal parts.
+    """
     ordered = projected.sort(dim=1).values
     last = ordered.shape[1] - 1
     place = ((torch.arange(QUANTILES) + 0.5) / QUANTILES * ordered.shape[1] - 0.5).clamp(0, last)

@@ -1,9 +1,9 @@
-"""A trained generator as one file that needs nothing of this project: only PyTorch.
+"""A trained generator as one file that needs only PyTorch, and nothing of this project.
 
 ```
-exporting   generator.pt in, FILE.pt2 out: the network as torch.export sees it
-about       what the file says of itself: sizes, halo, grey scales, configuration
-recipe      how to use the file: a script of its own, which travels inside the file
+exporting   generator.pt in, FILE.pt2 out: the network as torch.export sees it, and its description
+            (sizes, halo, grey scales, configuration)
+recipe      a script of its own that applies the file to a volume; it travels inside the file
 ```
 """
 

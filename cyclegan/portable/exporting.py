@@ -1,11 +1,12 @@
-"""Generators exported with `torch.export`, any batch and any size that the network takes.
+"""Export generators with `torch.export`, for any batch and any size that the network takes.
 
-Tried beside it: a TorchScript trace keeps sizes too, but is deprecated and takes sizes that are no
-multiples of the alignment without a word; ONNX agrees to 1e-6 and needs six more packages.
+Alternatives that were tried: a TorchScript trace leaves sizes free too, but is deprecated and
+silently takes sizes that are not multiples of the alignment; ONNX agrees to 1e-6 and needs six more
+packages.
 
-Z, Y and X are declared as alignment x blocks. Tracing adds guards of its own to that, such as
-that no axis is one block long, which concern strides and not results. They are checked only if the
-file holds the example input, which is also the one thing in it that is pickled: so it is left out.
+Z, Y and X are declared as alignment x blocks. Tracing adds guards of its own, such as that no axis
+is one block long, which concern strides and not results. They are checked only if the file holds
+the example input, which is also the only pickled part of the file, so it is left out.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from cyclegan.networks import UNet3d
 
 SUFFIX = ".pt2"
 ABOUT_NAME, RECIPE_NAME = "cyclegan.json", "recipe.py"
-"""The extra files inside."""
+"""Names of the extra files inside."""
 _TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file that was written."""
+    """An exported file."""
 
     path: Path
     about: dict[str, Any]
-    """What it says of itself; see `describe`."""
+    """Its own description; see `describe`."""
     seconds: float
 
 
@@ -57,17 +58,17 @@ def export_generator(
 
     The file maps (B, C, Z, Y, X) float32, standardised, to (B, C', sZ, sY, sX); inside are
     `cyclegan.json` (see `describe`) and `recipe.py`. The same generator and `origin` give the same
-    bytes. Before it gets its name it is read back and compared with the original.
+    bytes. Before the file gets its name, it is read back and compared with the original.
 
     Args:
         direction: A for the generator from domain A to B, B for the one back.
-        origin: where it comes from, for whoever finds the file.
+        origin: where the generator comes from, for whoever finds the file.
 
     Errors: `UsageError` for another suffix, `DataError` if `output` exists, `CheckpointError` for
     the generator file, `CycleGANError` if the export fails or does not agree with the original.
     """
     if output.suffix != SUFFIX:
-        raise UsageError(f"{output}: an exported generator is called FILE{SUFFIX}")
+        raise UsageError(f"{output}: the name of an exported generator must end in {SUFFIX}")
     refuse_overwrite(output, overwrite)
     began = time.perf_counter()
     trained = load_generator(generator_file, direction)
@@ -90,7 +91,7 @@ def export_generator(
 
 def _packed(network: UNet3d, about: Mapping[str, Any]) -> bytes:
     program = _exported(network)
-    # Else a pickle, and guards on the example's strides; see the top of this file.
+    # It would be a pickle, and bring guards on its strides; see the top of this file.
     program.example_inputs = None
     recipe = Path(__file__).with_name(RECIPE_NAME).read_text(encoding="utf-8")
     # A buffer, not a path: PyTorch writes the file's name into the archive.
@@ -105,13 +106,16 @@ def _exported(network: UNet3d) -> ExportedProgram:
     blocks = {
         axis: step * Dim(f"{name}_blocks") for axis, name in zip((2, 3, 4), "zyx", strict=True)
     }
-    # Lengths that differ: equal ones could be taken for one and the same.
+    # Different lengths: equal ones could be taken for the same dimension.
     example = _example(network, batch=2, blocks=(2, 3, 4))
     return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch")} | blocks,))
 
 
 def _difference(content: bytes, network: UNet3d) -> float:
-    """Between file and original at another size than the example's, of the largest value."""
+    """Return the difference of file and original, relative to the largest value of the original.
+
+    It is measured at another size than the example's.
+    """
     read = torch.export.load(io.BytesIO(content)).module()
     image = _example(network, batch=1, blocks=(1, 2, 1))
     image.normal_(generator=torch.Generator().manual_seed(0))
@@ -126,7 +130,7 @@ def _example(network: UNet3d, *, batch: int, blocks: tuple[int, int, int]) -> Te
     return torch.zeros(batch, inputs, *(step * count for count in blocks))
 
 
-# -- What an exported generator says of itself, as plain JSON types ----------------------------
+# -- The description of an exported generator, as plain JSON types -----------------------------
 
 FORMAT = "cyclegan-portable-1"
 
@@ -137,19 +141,19 @@ AXES = ("B", "C", "Z", "Y", "X")
 def describe(
     trained: TrainedGenerator, direction: Direction, origin: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """All that somebody needs to apply `trained` to a volume; lengths in input voxels.
+    """Return all that is needed to apply `trained` to a volume; lengths in input voxels.
 
     ```
     format                    cyclegan-portable-1
     direction                 A (from A to B) or B
     input, output             name, dtype, axes, shape (-1: any), domain, and grey_scale: mean and
-                              std that training took off this domain, None if it took off nothing
+                              std by which training standardised this domain, None if it did not
     scale                     output voxels per input voxel; a voxel's size is divided by it
     alignment                 Z, Y and X of the input are multiples of it
-    halo_left, halo_right     what a tile needs around what is kept of it
+    halo_left, halo_right     voxels that a tile needs before and after its core
     standardise               auto, always or never, as in the configuration
-    step, score               of the training
-    config                    YAML
+    step, score               step and score of the training
+    config                    configuration of the training as YAML
     origin                    whatever the caller knows: study, trial, run, version
     weights_sha256, versions
     ```
@@ -177,7 +181,7 @@ def describe(
 
 
 def channels(network: UNet3d) -> tuple[int, int]:
-    """Of the input and of the output."""
+    """Return the numbers of channels of the input and the output."""
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv3d)]
     return convolutions[0].in_channels, convolutions[-1].out_channels
 

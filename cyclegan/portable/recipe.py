@@ -3,7 +3,7 @@
     unzip -p generator.pt2 '*/recipe.py' > recipe.py
     python recipe.py generator.pt2 scan.h5 enhanced.h5
 
-The volume is standardised, continued at its far faces to a multiple of the alignment, translated
+The volume is standardised, extended at its far faces to a multiple of the alignment, translated
 tile by tile with the halo that the file states, and written with its voxel size. Take only files
 whose makers you trust: `torch.export.load` can run code that a forged file brings along.
 """
@@ -24,16 +24,17 @@ import torch
 
 
 def load(path: Path, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
-    """The generator, (B, C, Z, Y, X) -> (B, C', sZ, sY, sX), and what the file says about it."""
+    """Return the generator, (B, C, Z, Y, X) -> (B, C', sZ, sY, sX), and the file's description."""
     files = {"cyclegan.json": ""}
     generator = torch.export.load(path, extra_files=files).module().to(device)
     return generator, json.loads(files["cyclegan.json"])
 
 
 def measure(volume: np.ndarray, about: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean and standard deviation to take off the volume; 0 and 1 where it is to stay as it is.
+    """Return the mean and standard deviation that standardise the volume; 0 and 1 to leave it.
 
-    Those of the whole scan; `trained_on` tells those of a scan that the generator was trained on.
+    They are those of the whole volume; `trained_on` has those of a scan that the generator was
+    trained on.
     """
     finite = volume[np.isfinite(volume)]
     mean, std = float(finite.mean(dtype=np.float64)), float(finite.std(dtype=np.float64))
@@ -44,13 +45,13 @@ def measure(volume: np.ndarray, about: Mapping[str, Any]) -> tuple[float, float]
 
 
 def trained_on(about: Mapping[str, Any]) -> tuple[float, float]:
-    """The same for any part of a scan that the generator was trained on: what training took off."""
+    """Return the mean and standard deviation of training, for any part of a scan trained on."""
     scale = about["input"]["grey_scale"]
     return (0.0, 1.0) if scale is None else (scale["mean"], scale["std"])
 
 
 def standardise(volume: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """(volume - mean) / std in float32; the mean in place of what is not finite."""
+    """Return (volume - mean) / std in float32, with the mean in place of non-finite voxels."""
     result = ((volume.astype(np.float64) - mean) / std).astype(np.float32)
     bad = ~np.isfinite(result)
     result[bad] = result[~bad].mean(dtype=np.float64)
@@ -60,10 +61,10 @@ def standardise(volume: np.ndarray, mean: float, std: float) -> np.ndarray:
 def translate(
     generator: Any, about: Mapping[str, Any], volume: np.ndarray, tile: int | None = None
 ) -> np.ndarray:
-    """The standardised volume (C, Z, Y, X) translated: (C', sZ, sY, sX), rounded up.
+    """Translate the standardised volume (C, Z, Y, X) to (C', sZ, sY, sX), rounded up.
 
-    `tile` voxels of input along each axis at a time, a multiple of the alignment; the result does
-    not depend on it. Without it in one piece.
+    It takes `tile` input voxels along each axis at a time, a multiple of the alignment; the result
+    does not depend on it. Without `tile` it takes the volume in one piece.
     """
     step, left, right = about["alignment"], about["halo_left"], about["halo_right"]
     scale: float = about["scale"]
@@ -95,7 +96,7 @@ def translate(
 def grey_values(
     about: Mapping[str, Any], units: str, mean: float, std: float
 ) -> tuple[float, float]:
-    """Offset and factor from the generator's output to grey values in `units`."""
+    """Return offset and factor from the generator's output to grey values in `units`."""
     if units == "input":
         return mean, std
     if units == "target":
@@ -107,7 +108,7 @@ def grey_values(
 
 
 def main() -> None:
-    """Read, standardise, translate, bring grey values back, write."""
+    """Read a volume, standardise and translate it, restore its grey values, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     for name in ("generator", "volume", "output"):
         parser.add_argument(name, type=Path)
@@ -120,7 +121,7 @@ def main() -> None:
         "--grey-scale",
         choices=("measured", "training"),
         default="measured",
-        help="what to take off: the volume's own mean and std, or, for any part of a scan that"
+        help="mean and std that standardise the volume: its own, or, for any part of a scan that"
         " the generator was trained on, those of the training",
     )
     parser.add_argument("--device", default="cpu")

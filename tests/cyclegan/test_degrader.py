@@ -180,7 +180,7 @@ def test_half_scans_are_drawn_at_the_same_places(config: Config, tmp_path: Path)
         ({"pretrain_steps": 5}, "pseudo pairs"),
         ({"penalty_R1": 1, "norm_D": "batch"}, "norm_D = batch"),
         ({"lossFuncs.G_A": "relativistic"}, "relativistic for both"),
-        ({"lambda_schedule.groups": ["G_C"]}, "no group of losses"),
+        ({"lambda_schedule.groups": ["G_C"]}, "not a group of losses"),
         (
             RESTORING | PSEUDO | {"hp_optimizer.policy": "original"},
             "judges cycles and discriminators",

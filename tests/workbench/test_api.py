@@ -89,11 +89,11 @@ def test_arguments_of_the_old_software_and_of_the_configuration() -> None:
     ("arguments", "message"),
     [
         ({"lamdas_G_A": [1]}, "did you mean 'lambdas_G_A'"),
-        ({"lambdas_G_A": [1, 2]}, "give one lambda a loss function"),
-        ({"lossFuncs_C_A": [nn.BCELoss()]}, "no loss of two images"),
-        ({"lossFuncs_D_A": ["kl"]}, "no loss for a discriminator"),
+        ({"lambdas_G_A": [1, 2]}, "give one lambda per loss function"),
+        ({"lossFuncs_C_A": [nn.BCELoss()]}, "not a loss of two images"),
+        ({"lossFuncs_D_A": ["kl"]}, "not a loss for a discriminator"),
         ({"channels_C_A": [[3]]}, "must name some of the 1 channels"),
-        ({"net_A": "UNetSim3dSRx2"}, "super_resolution = 1 wants"),
+        ({"net_A": "UNetSim3dSRx2"}, "super_resolution = 1 needs"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_line(arguments: dict[str, Any], message: str) -> None:

@@ -78,7 +78,7 @@ def test_a_champion_and_a_file_become_a_file_for_elsewhere(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["generator.pt", "--output", "a.onnx"], 2, "FILE.pt2"),
+        (["generator.pt", "--output", "a.onnx"], 2, "must end in .pt2"),
         (["generator.pt", "--output", "a.pt2", "--direction", "C"], 2, "--direction C"),
         (["demo@champion", "--output", "a.pt2"], 1, "no model 'demo' is registered"),
     ],

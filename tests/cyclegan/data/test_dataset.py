@@ -37,8 +37,8 @@ def with_item(**changes: Any) -> dict[str, Any]:
         ({"train": [], "validate": [ITEM]}, ["'train' must be a list of at least one"]),
         ({"train": [ITEM], "validate": "v.h5"}, ["'validate' must be a list of at least one"]),
         ({"train": [ITEM], "validat": [ITEM]}, ["'validat'", "did you mean 'validate'"]),
-        ({"train": [{"pth": "v.h5"}], "validate": [ITEM]}, ["train[0]", "is wanted"]),
-        ({"train": ["v.h5"], "validate": [ITEM]}, ["train[0]", "is wanted"]),
+        ({"train": [{"pth": "v.h5"}], "validate": [ITEM]}, ["train[0]", "must be an object"]),
+        ({"train": ["v.h5"], "validate": [ITEM]}, ["train[0]", "must be an object"]),
         (with_item(dst=1), ["'dst'", "did you mean 'dset'"]),
         (with_item(dset=""), ["dset = ''", "name of a dataset"]),
         (with_item(ROI0=[5, 5]), ["ROI0", "start < end"]),
@@ -52,7 +52,7 @@ def with_item(**changes: Any) -> dict[str, Any]:
         (with_item(halves="a.h5"), ["halves = a.h5", "two files"]),
         (with_item(halves=["a.h5"]), ["halves", "two files"]),
         (with_item(halves=["a.h5", 1]), ["halves", "two files"]),
-        (with_item(halves=["a.h5", "a.h5"]), ["halves", "one file"]),
+        (with_item(halves=["a.h5", "a.h5"]), ["halves", "the same file"]),
     ],
 )
 def test_malformed_dataset_json(tmp_path: Path, content: Any, words: list[str]) -> None:
@@ -95,7 +95,7 @@ def test_without_validate_the_training_volumes_are_judged_and_that_is_said(
     assert spec.validate == spec.train
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "'validate' is missing, so the training volumes are validated on" in record.message
+    assert "'validate' is missing, so the training volumes serve for validation" in record.message
 
 
 @pytest.mark.parametrize(

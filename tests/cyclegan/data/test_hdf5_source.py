@@ -73,14 +73,14 @@ def test_wrong_dataset_name_lists_the_names_found_nearest_first(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("array", "word"),
     [
-        (np.zeros((4, 4)), "a real 3D array is wanted"),
-        (np.zeros((1, 1, 4, 4, 4)), "a real 3D array is wanted"),
+        (np.zeros((4, 4)), "must be a real 3D array"),
+        (np.zeros((1, 1, 4, 4, 4)), "must be a real 3D array"),
         (np.zeros((4, 4, 4), complex), "complex128"),
         (np.zeros((4, 4, 4), bool), "save a mask as uint8"),
-        (np.zeros((4, 4, 4), "S3"), "a real 3D array is wanted"),
-        (np.zeros((4, 4, 4), [("a", "f4")]), "a real 3D array is wanted"),
-        (np.float32(3), "a real 3D array is wanted"),
-        (h5py.Empty("f4"), "a real 3D array is wanted"),
+        (np.zeros((4, 4, 4), "S3"), "must be a real 3D array"),
+        (np.zeros((4, 4, 4), [("a", "f4")]), "must be a real 3D array"),
+        (np.float32(3), "must be a real 3D array"),
+        (h5py.Empty("f4"), "must be a real 3D array"),
         (np.zeros((4, 0, 4)), "the dataset is empty"),
     ],
 )
@@ -131,14 +131,14 @@ def test_channels_come_first(
     source = write(array, roi=((1, 5), None, (0, 3)), chunks=chunks)
     found = raw(source, channels=2, budget=budget(memory))
     np.testing.assert_array_equal(found, array[:, 1:5, :, :3])
-    refused(source, "2 channels", "3 wanted", channels=3)
-    refused(source, "2 channels", "1 wanted")
+    refused(source, "2 channels", "3 are needed", channels=3)
+    refused(source, "2 channels", "1 are needed")
 
 
 def test_one_channel_may_be_written_out(write: Any, noise: Noise) -> None:
     array = noise(1, 4, 4, 4)
     np.testing.assert_array_equal(raw(write(array)), array)
-    refused(write(array[0], name="w.h5"), "1 channels", "2 wanted", channels=2)
+    refused(write(array[0], name="w.h5"), "1 channels", "2 are needed", channels=2)
 
 
 # -- compression ------------------------------------------------------------------------------

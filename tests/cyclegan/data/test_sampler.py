@@ -125,7 +125,7 @@ def test_volumes_must_agree_in_their_channels(write: Any, noise: Noise) -> None:
     one = plain(write(noise(4, 4, 4), name="1.h5"))
     two = plain(write(noise(2, 4, 4, 4), name="2.h5"), channels=2)
     for volumes in ([one, two], []):
-        with pytest.raises(ValueError, match="one number of channels"):
+        with pytest.raises(ValueError, match="the same number of channels"):
             PatchSampler(volumes, (2, 2, 2), seed=(0,))
 
 

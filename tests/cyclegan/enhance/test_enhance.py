@@ -364,7 +364,7 @@ def test_only_the_same_job_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixt
         interrupted(network(), entry, out, 5)
         assert part_folder(out).is_dir()
         assert resumed(operator, entry, out, **options).resumed == 0
-        assert "removed, it was of another" in caplog.text
+        assert "it belonged to another" in caplog.text
         caplog.clear()
         out.unlink()
     interrupted(network(), entry, out, 5)
@@ -372,7 +372,7 @@ def test_only_the_same_job_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert resumed(network(), entry, out).resumed == 0
     out.unlink()
     interrupted(network(), entry, out, 5)
-    assert "5 finished tiles are kept" in caplog.text
+    assert "5 finished tiles stay" in caplog.text
     again = resumed(network(), entry, out)
     assert (again.resumed, again.tiles) == (5, 2 * 2 * 4)
     assert not part_folder(out).exists()

@@ -273,7 +273,7 @@ def test_nothing_is_overwritten_and_mistakes_are_told(
         export_generator(path, output)
     assert output.read_text() == "mine"
     export_generator(path, output, overwrite=True)
-    with pytest.raises(UsageError, match=r"FILE\.pt2"):
+    with pytest.raises(UsageError, match=r"must end in \.pt2"):
         export_generator(path, tmp_path / "g.onnx")
     with pytest.raises(CheckpointError, match="no such file"):
         export_generator(tmp_path / "none.pt", tmp_path / "h.pt2")
