@@ -1,7 +1,7 @@
-"""What a user calls: the command line `cyclegan`, and the same from Python.
+"""The user's entry points: the command line `cyclegan` and its Python functions.
 
-`from workbench import train, evaluate`: what `cyclegan train` and `cyclegan enhance` do.
-This is the only room that prints and exits.
+`from workbench import train, evaluate` gives the functions behind `cyclegan train` and
+`cyclegan enhance`. This is the only room that prints and exits.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from workbench.session import Session
 def run_export(
     session: Session, name: str, output: Path, *, direction: Direction, overwrite: bool
 ) -> None:
-    """Export what `name` means, and tell what one must know to use the file."""
+    """Export the model that `name` means, and print what the user of the file must know."""
     model = find_model(name, lambda: session.store)
     exported = export_generator(
         model.file,

@@ -1,4 +1,4 @@
-"""The command `cyclegan prepare`: which inputs become which files, and what is said about them."""
+"""The command `cyclegan prepare`: convert volumes for training, and report on them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asked for, as it was typed."""
+    """The options of the command line, as typed."""
 
     inputs: Sequence[Path]
     output: Path
@@ -60,7 +60,7 @@ class Request:
     overwrite: bool = False
 
     def settings(self) -> Settings:
-        """Errors: `UsageError` for a value that makes no sense."""
+        """Return the checked settings. Errors: `UsageError` for an invalid value."""
         if self.dtype not in ("float16", "float32"):
             raise UsageError(f"--dtype {self.dtype}: must be float16 or float32")
         compression = next((c for c in COMPRESSIONS if c == self.compression), None)
@@ -79,7 +79,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One volume: where it comes from, where it goes, and which parts of it serve what."""
+    """One volume: its source, its output, and its planes for training and validation."""
 
     source: Source
     output: Path
@@ -88,9 +88,9 @@ class _Job:
 
 
 def run_preparation(session: Session, request: Request) -> None:
-    """Prepare all volumes, write the dataset JSON, print what came out.
+    """Prepare all volumes, write the dataset JSON, and print the result.
 
-    Everything that can be found wrong without reading voxels is found before the first is written.
+    All checks that need no voxels run before the first volume is written.
     """
     settings = request.settings()
     ranges = [parse_range(text, "--validate") for text in request.validate]
@@ -163,12 +163,12 @@ def _announce(
         for note in job.source.notes:
             session.say(f"warning: {note}")
         if job.source.voxel_size_um is None and request.voxel_size is None:
-            session.say(f"{job.source.name}: voxel size unknown; --voxel-size gives it")
+            session.say(f"{job.source.name}: voxel size unknown; give it with --voxel-size")
         if job.train and job.validate and not ranges:
             start, end = job.validate[0] or (0, 0)
             session.say(
-                f"{job.output}: planes {start}:{end} of {end} are kept for validation; --validate "
-                "or --validate-file change that"
+                f"{job.output}: planes {start}:{end} of {end} are held out for validation; "
+                "--validate or --validate-file change that"
             )
 
 

@@ -1,4 +1,4 @@
-"""The command `cyclegan simulate`."""
+"""The command `cyclegan simulate`: write simulated scans of both domains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workbench.session import Session
 def run_simulation(
     session: Session, out_dir: Path, *, phantom: bool, scale: int, seed: int, overwrite: bool
 ) -> None:
-    """Simulate both domains into `out_dir`, show progress, print the files."""
+    """Simulate both domains into `out_dir`, show the progress, and print the files."""
     if scale not in (1, 2, 4):
         raise UsageError(f"--scale {scale}: must be 1, 2 or 4")
 

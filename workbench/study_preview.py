@@ -1,4 +1,4 @@
-"""The command `cyclegan study validate`: what a study would do, before it does anything."""
+"""The command `cyclegan study validate`: preview a study's space, rungs and cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from viz.console import duration
 
 _GB = 1e9
 _BUSY = 0.75
-"""Share of its cores below which a probe was slowed down by others."""
+"""Share of the cores, within [0, 1], below which other programs slowed down a probe."""
 
 
 def first_config(definition: StudyDefinition) -> Config:
-    """The configuration of a trial that could be the first."""
+    """Return the configuration of a trial that could be the first."""
     tried = dict(definition.enqueue[0]) if definition.enqueue else {}
     values = definition.first_values()
     if not isinstance(definition.space, FunctionSpace):
@@ -27,7 +27,7 @@ def first_config(definition: StudyDefinition) -> Config:
 
 
 def preview_data(definition: StudyDefinition, probe: Probe | None) -> dict[str, Any]:
-    """Space, rungs and forecast as plain values."""
+    """Return space, rungs and forecast as plain values."""
     planned = effort(definition)
     spent = cost(definition, first_config(definition), planned, probe) if probe else None
     dumped = definition.model_dump(mode="json")
@@ -42,7 +42,7 @@ def preview_data(definition: StudyDefinition, probe: Probe | None) -> dict[str, 
 
 
 def preview_text(definition: StudyDefinition, probe: Probe | None) -> str:
-    """The same for people."""
+    """Return space, rungs and forecast as text."""
     planned = effort(definition)
     lines = [
         f"study {definition.name}: {definition.trials} trials of {definition.steps} steps"

@@ -93,7 +93,7 @@ def test_it_changes_nothing(served: Any) -> None:
         ("POST", "/api/trials/0/tell"),
     ):
         status, answer = ask(port, path, method)
-        assert (status, b"for looking at" in answer) == (403, True)
+        assert (status, b"read-only" in answer) == (403, True)
     assert (opened.folder / "journal.log").read_bytes() == before
 
 

@@ -76,7 +76,7 @@ def test_a_volume_becomes_a_file_a_picture_and_a_dataset(call: Any, tmp_path: Pa
     assert "18 x 20 x 27" in out and "0.8 um" in out
     for name in ("a.h5", "a.png", "a.json"):
         assert f"written  out/{name}" in out
-    assert "planes 15:18 of 18 are kept for validation" in err
+    assert "planes 15:18 of 18 are held out for validation" in err
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.h5", "a.png", "a.json"}
     spec = DatasetSpec.load(tmp_path / "out" / "a.json")
     assert [e.roi[0] for e in (*spec.train, *spec.validate)] == [(0, 15), (15, 18)]

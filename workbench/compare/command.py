@@ -24,12 +24,12 @@ from workbench.session import Session
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be compared, and where the page goes."""
+    """The options of the command line."""
 
     runs: Sequence[str]
     html: Path | None = None
     at: At = "best"
-    """Of the validations whose volumes a run keeps, the one that is compared."""
+    """Validation to compare, of those whose volumes a run has stored."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Request:
 
 
 def run_comparison(session: Session, request: Request) -> None:
-    """Compare as asked; the result goes to standard output, the page to its file.
+    """Compare the runs, print the result, and write the page if it was requested.
 
     Errors: `UsageError` for too few or too many runs, `DataError` for an unknown one.
     """
@@ -64,7 +64,7 @@ def _images(runs: Sequence[ComparedRun], request: Request, stack: contextlib.Exi
 
 
 def _losses(runs: Sequence[ComparedRun]) -> Histories:
-    """The losses of all runs by name, those first that most runs have."""
+    """Return the histories of all losses, by name and by number of the run."""
     names = sorted({name for run in runs for name in run.info.metrics if name.startswith("loss/")})
     return {
         name: {run.number: run.run.history(name) for run in runs if name in run.info.metrics}

@@ -213,8 +213,8 @@ def test_the_study_s_file_and_the_call_change_what_they_name(
     ("arguments", "code", "words"),
     [
         (["--trial", "7"], 2, "--trial 7: study s has trials 0 to 1"),
-        (["--trial", "1", "--top", "2"], 2, "--trial and --top choose trials both"),
-        (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm choose trials both"),
+        (["--trial", "1", "--top", "2"], 2, "--trial and --top both choose trials"),
+        (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm both choose trials"),
         (["--confirm", "nine"], 2, "--confirm nine: TRIALSxSEEDS is wanted"),
         (["--confirm", "9x2"], 1, "has 2 complete trials, 9 are asked for"),
         (["--top", "3"], 1, "has 2 complete trials, 3 are asked for"),

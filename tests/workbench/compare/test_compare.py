@@ -74,7 +74,7 @@ def test_other_data_are_warned_of_and_nothing_is_best(
     assert "warning: judged on different data" in call("one", "two")[1]
     make_run("old", data={})
     (unknown,) = compare("one", "old")["warnings"]
-    assert "run 2: no record of its data" in unknown
+    assert "run 2: its data is not recorded" in unknown
 
 
 def test_another_validation_is_warned_of(make_run: Any, compare: Any) -> None:
@@ -114,7 +114,7 @@ def test_runs_without_volumes_are_still_compared(make_run: Any, compare: Any, ca
     make_run("none", None, scores=())
     found = compare("one", "none")
     assert found["images"]["pairs"] == []
-    assert found["images"]["missing"] == ["run 2: no volumes are kept of its images"]
+    assert found["images"]["missing"] == ["run 2: its images are not stored as volumes"]
     assert found["runs"][1]["score"] is None
     code, out, _ = call("none", "none")
     assert code == 0

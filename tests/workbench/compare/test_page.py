@@ -117,7 +117,7 @@ def test_runs_without_volumes_have_a_page(make_run: Any, page: Any) -> None:
     make_run("one", None, pictures=True)
     make_run("two", None, scores=())
     _, found = page("one", "two")
-    assert "run 2: no volumes are kept" in found.text
+    assert "run 2: its images are not stored" in found.text
     assert [tag for tag, _ in found.tags if tag == "iframe"] == []
     assert len([tag for tag, _ in found.tags if tag == "img"]) == 4  # MLflow's picture of run 1
 

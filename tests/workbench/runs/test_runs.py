@@ -251,7 +251,7 @@ def test_gc_keeps_the_promoted_whatever_it_is_told(call: Any, runs: dict[str, Ru
 def test_a_name_of_several_runs_is_refused(call: Any, runs: dict[str, Run]) -> None:
     made("broken", "train", "FAILED")
     code, _, err = call("runs", "gc", "broken", "--yes")
-    assert (code, "2 runs bear that name" in err) == (2, True)
+    assert (code, "2 runs have that name" in err) == (2, True)
     assert len(Store.open().search()) == len(runs) + 1
 
 
