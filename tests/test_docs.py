@@ -1,4 +1,4 @@
-"""The documents are true: the example runs, links lead somewhere, tables are up to date."""
+"""The documents are true: the example runs, links work, tables are up to date."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_example_in_the_readme_runs(
     (project / "studies" / "train_demo.yaml").write_text(yaml.safe_dump(tiny))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    # Any score will do for a network of two filters.
+    # Any score is acceptable for a network of two filters.
     exec(example.replace("StopWhenGood(0.0)", "StopWhenGood(-1000)"), {})
     assert "outcome='stopped'" in capsys.readouterr().out
 

@@ -232,5 +232,5 @@ def _text(done: Sequence[Prepared], json_file: Path) -> str:
         for one in done
     ]
     files = [str(path) for one in done for path in (one.output, one.picture) if path]
-    lines = [table(header, rows), "", "mean to max are those before standardisation", ""]
+    lines = [table(header, rows), "", "mean to max: before standardisation", ""]
     return "\n".join([*lines, *(f"written  {path}" for path in [*files, str(json_file)])])

@@ -46,7 +46,11 @@ def preview_text(definition: StudyDefinition, probe: Probe | None) -> str:
     planned = effort(definition)
     lines = [
         f"study {definition.name}: {definition.trials} trials of {definition.steps} steps"
-        + (f", {definition.seeds} seeds for what is not pruned" if definition.seeds > 1 else "")
+        + (
+            f", {definition.seeds} seeds for trials that are not pruned"
+            if definition.seeds > 1
+            else ""
+        )
         + f", {definition.objective} maximised, reported every {definition.report_every} steps; "
         f"a trial's {definition.judge_by} report counts",
         "",
@@ -139,7 +143,7 @@ def _stops(definition: StudyDefinition) -> list[str]:
 def _iterations(definition: StudyDefinition, planned: Effort) -> str:
     text = f"{planned.at_most} if nothing is pruned"
     if planned.expected is None:
-        return f"{text}; what {definition.pruner.name} saves depends on the curves"
+        return f"{text}; the saving by {definition.pruner.name} depends on the curves"
     if planned.expected == planned.at_most:
         return text
     share = 100 * planned.expected / planned.at_most
@@ -165,6 +169,6 @@ def _busy(probe: Probe) -> list[str]:
     if probe.device != "cpu" or probe.core_share >= _BUSY:
         return []
     return [
-        "            others use this machine too: the probe got "
-        f"{100 * probe.core_share:.0f} % of its cores, alone it would be quicker"
+        "            other programs use this machine, too: the probe got "
+        f"{100 * probe.core_share:.0f} % of its cores, and would be quicker alone"
     ]

@@ -1,4 +1,4 @@
-"""`train()` with the old software's arguments, the presets, and what is refused."""
+"""`train()` with the old software's arguments, its presets, and its refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def printed_blocks() -> list[str]:
 def test_the_printed_blocks_train(
     block: str, project: Path, datasets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As printed, but for the paths, and for sizes that a test can afford."""
+    """The blocks as printed, except for paths and for sizes that a test can afford."""
     train, finished = search.train, []
 
     def smaller(**arguments: Any) -> None:

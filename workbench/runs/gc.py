@@ -271,8 +271,8 @@ def _done_text(offer: Offer, done: Done) -> str:
     lines += [f"not deleted: {error}" for error in done.errors]
     if gone and not offer.rules.artifacts_only and not any(one.rows for one in gone):
         lines.append(
-            "the server keeps their metrics, marked as deleted; on its machine this frees them, "
-            "too: cyclegan runs gc --deleted --tracking-uri <its database>"
+            "the server keeps their metrics, marked as deleted; to free them, too, run on its "
+            "machine: cyclegan runs gc --deleted --tracking-uri <its database>"
         )
     if done.interrupted or done.failure:
         lines.append("the same command goes on with the rest")
@@ -346,7 +346,7 @@ def _kept(offer: Offer) -> str:
     lines = [f"  {run.name} ({run.id[:8]}): {why}" for run, why in kept[:_KEPT_SHOWN]]
     if len(kept) > _KEPT_SHOWN:
         lines.append(f"  and {len(kept) - _KEPT_SHOWN} more")
-    return "\n".join(["stays all the same:", *lines])
+    return "\n".join(["stays in any case:", *lines])
 
 
 def _folders(offer: Offer) -> str:

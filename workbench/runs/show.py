@@ -218,7 +218,7 @@ def _scores(run: RunInfo) -> list[str]:
     own = [("score/value", "in its study"), ("score/best", "best"), ("score", "at the end")]
     first = ", ".join(f"{metrics[n]:.2f} {what}" for n, what in own if n in metrics)
     if "best_step" in run.tags and first:
-        first += f"; kept generator: step {run.tags['best_step']}"
+        first += f"; best generator: step {run.tags['best_step']}"
     if run.tags.get("gate", "passed") != "passed":
         first += f"; unusable: {run.tags['gate']}"
     parts = [f"{n} {metrics[f'score/{n}']:.3g}" for n in _PARTS if f"score/{n}" in metrics]

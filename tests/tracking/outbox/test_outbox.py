@@ -104,7 +104,7 @@ def test_every_kind_survives_the_disk(
 
 
 def test_writing_twice_leaves_one(run: Run, store: Store, entries: list[Entry]) -> None:
-    """After an answer that was lost on the way everything is written again."""
+    """If an answer is lost on the way, everything is written again."""
     for entry in [*entries, *entries]:
         if not isinstance(entry, Picture):
             entry.write(run)
@@ -117,7 +117,7 @@ def test_writing_twice_leaves_one(run: Run, store: Store, entries: list[Entry]) 
 def test_nobody_delivers_what_a_living_process_holds(run: Run, store: Store) -> None:
     journal = run.journal()
     journal.append(Tags({"a": "1"}))
-    assert deliver_waiting(store) == []  # another handle in this process is as foreign as any
+    assert deliver_waiting(store) == []  # another handle in this process counts as foreign
     journal.close()
     assert deliver_waiting(store)[0].delivered == 1
 
@@ -146,7 +146,7 @@ def test_a_damaged_entry_is_set_aside_and_holds_up_nothing(
     tags = store.find_run(run.id).tags
     assert "t0" not in tags
     assert {"t1", "t2"} <= set(tags)
-    assert first.with_suffix(".damaged").exists()  # for whoever wants to see what was in it
+    assert first.with_suffix(".damaged").exists()  # for anyone who wants to see its content
 
 
 def test_half_written_entries_are_none(run: Run, entries: list[Entry]) -> None:

@@ -1,4 +1,4 @@
-"""`cyclegan compare`: what differs is told, what is the same is not, what is missing is said."""
+"""`cyclegan compare` reports what differs or is missing, but not what is the same."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_runs_without_volumes_are_still_compared(make_run: Any, compare: Any, ca
 
 def test_the_volumes_are_those_of_the_best_or_last_validation(make_run: Any, compare: Any) -> None:
     make_run("one", 1)
-    make_run("old", 1, file="cycle_{}.h5")  # as names were once
+    make_run("old", 1, file="cycle_{}.h5")  # as names once were
     best, last = compare("one", "old"), compare("one", "old", "--at", "last")
     assert [run["images_of"] for run in best["runs"]] == [20, 20]
     assert [run["images_of"] for run in last["runs"]] == [30, 30]

@@ -1,4 +1,4 @@
-"""The page of a comparison: safe, self-contained, and as much as there is."""
+"""The page of a comparison is safe and self-contained, and shows all there is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Tags and their attributes, and what is read; complains of tags that don't match."""
+    """Collect tags, attributes and visible text; fail on unmatched tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
