@@ -1,19 +1,20 @@
-"""What a user would take instead of this software, and this software: one table a data set.
+"""Compare this software with its alternatives: one table per data set.
 
     python benchmarks/alternatives.py --data data/alternatives --results results/alternatives
     python benchmarks/alternatives.py ... --sets phantom_1x bone --only Gaussian "ours (promoted)"
     python benchmarks/alternatives.py ... --table docs/alternatives.md --pictures docs/images
 
-Filters (each with its best parameter, chosen with the reference: generous to them), BM4D and
-Noise2Void, the recipe of the software this one follows, ours after a trial and after a promotion,
-pseudo pairs alone, and the supervised bound, against the truth of phantoms and the aligned slow
-scan of real volumes (`alternatives_sets.py`). All trainings get the same number of steps (--steps,
-else those of our recipe) or the same time (--minutes), on one thread. Every finished (set, row,
-seed) is kept in --results and not computed again, unless its settings changed. The seeds are those
-of trainings; the data sets are the same for all.
+The rows are filters (each with the parameter that is best against the reference, which favours
+them), BM4D, Noise2Void, the recipe of the software that this one follows, our recipe after a trial
+and after a promotion, pseudo pairs alone, and the supervised bound. The script judges them against
+the truth of phantoms and the aligned slow scan of real volumes (`alternatives_sets.py`). All
+trainings get the same number of steps (--steps, else those of our recipe) or the same time
+(--minutes), on one thread. --results stores every finished (set, row, seed); the script computes it
+again only if its settings changed. The seeds are those of trainings; the data sets are the same for
+all.
 
-BM4D and careamics are no dependencies of this project. To have them in the comparison, install them
-away from here and name their Python (careamics wants an older torchvision, hence an older torch):
+BM4D and careamics are no dependencies of this project. To compare with them, install them elsewhere
+and name their Python (careamics needs an older torchvision, hence an older torch):
 
     python -m venv /tmp/bm4d && /tmp/bm4d/bin/pip install bm4d
     python -m venv /tmp/n2v && /tmp/n2v/bin/pip install careamics
@@ -43,7 +44,7 @@ from cyclegan.files import write_text
 
 
 def run(options: argparse.Namespace) -> dict[str, list[Record]]:
-    """Compute what is missing; finished rows of all data sets that are wanted."""
+    """Compute the missing rows; return the finished rows of all requested data sets."""
     store = Store(options.results)
     found = {}
     for name in options.sets:
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> dict[str, list[Record]]:
 
 
 def _one(row: Row, job: Job) -> Record | None:
-    """A row with a seed; None, and a line that says why, if it can't be had here."""
+    """Return a row with a seed; if it can't be computed here, say why and return None."""
     where = f"{job.scans.data.name}: {row.name}{f', seed {job.seed}' if row.seeded else ''}"
     started = time.perf_counter()
     try:
@@ -97,27 +98,29 @@ def _rows_options(options: argparse.Namespace) -> Options:
 
 
 def say(message: str) -> None:
-    """Progress, on standard error: standard output is for the result."""
+    """Print progress to standard error: standard output is for the result."""
     print(message, file=sys.stderr, flush=True)
 
 
 def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the data sets, made if missing")
-    add("--results", type=Path, required=True, help="folder of what was found so far")
+    add("--results", type=Path, required=True, help="folder of the results so far")
     add("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help=", ".join(SETS))
-    add("--seeds", nargs="+", type=int, default=[0, 1], help="of trainings")
+    add("--seeds", nargs="+", type=int, default=[0, 1], help="seeds of the trainings")
     add("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help="of every training; else those of our recipe")
-    length.add_argument("--minutes", type=float, help="of every training")
-    add("--trial", type=float, default=0.25, help="share of it that a trial gets (%(default)s)")
+    length.add_argument(
+        "--steps", type=int, help="steps of every training; else those of our recipe"
+    )
+    length.add_argument("--minutes", type=float, help="duration of every training")
+    add("--trial", type=float, default=0.25, help="share of that for a trial (%(default)s)")
     add("--recipe", type=Path, help="YAML of our training, instead of studies/recipe*.yaml")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every training")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of all trainings")
     add("--seed-recipe", type=Path, help="instead of studies/seed_recipe*.yaml")
     add("--pseudo-recipe", type=Path, help="instead of studies/pseudo_recipe*.yaml")
     add("--bm4d", type=Path, metavar="PYTHON", help="Python of an environment with bm4d")
@@ -129,7 +132,7 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(line: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0, or the code of an error that is said in one line."""
+    """Run the benchmark; return 0, or the code of an error after printing it in one line."""
     options = arguments(line)
     torch.set_num_threads(1)
     try:
@@ -145,7 +148,7 @@ def main(line: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command as others can type it: without folders of this machine."""
+    """Return the command as others can type it, without folders of this machine."""
     words = ["python benchmarks/alternatives.py --data DATA --results RESULTS"]
     if options.set:
         words += ["--set", *options.set]

@@ -1,10 +1,10 @@
-"""BM4D in an environment of its own: no part of this project is imported here.
+"""BM4D in an environment of its own; this script imports no part of this project.
 
     PYTHON alternatives_bm4d.py FOLDER
 
-FOLDER holds `input.npy` (Z, Y, X) and `request.json`, {"sigmas": [...]}. It gets `0.npy`, `1.npy`,
-... for the sigmas in turn, and `answer.json` with the seconds each took. `alternatives.py` calls
-it; BM4D's licence is not free, so it is no dependency of this project:
+FOLDER holds `input.npy` (Z, Y, X) and `request.json`, {"sigmas": [...]}. The script writes `0.npy`,
+`1.npy`, ... for the sigmas in turn, and `answer.json` with the seconds of each. `alternatives.py`
+calls it. BM4D's licence is not free, so BM4D is no dependency of this project:
 
     python -m venv bm4d && bm4d/bin/pip install bm4d
     python benchmarks/alternatives.py --bm4d bm4d/bin/python

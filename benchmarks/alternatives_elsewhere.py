@@ -1,6 +1,6 @@
 """BM4D and Noise2Void, each run by the Python of an environment of its own.
 
-Neither is a dependency of this project. Arrays go to and fro as .npy files in a temporary folder.
+Neither is a dependency of this project. Arrays pass both ways as .npy files in a temporary folder.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from alternatives_results import LeftOut, Result
 from cyclegan.metrics.quality import affine_fit
 
 SHARES_OF_NOISE = (1.0, 1.5, 2.2, 3.2, 4.6, 6.6)
-"""BM4D's sigmas, in units of the fast scan's true noise, which only the reference tells.
+"""BM4D's sigmas, in units of the fast scan's true noise, which only the reference reveals.
 
-The best is above 1: a tomogram's noise is coloured, and BM4D is told that it is white.
+The best one is above 1 because a tomogram's noise is coloured and BM4D assumes white noise.
 """
 
 
 @dataclass(frozen=True)
 class Program:
-    """A script beside this one and what its environment must have."""
+    """A script beside this one, and the package that its environment must have."""
 
     option: str
     module: str
@@ -62,7 +62,7 @@ def require(program: Program, python: Path | None) -> Path:
 def call(
     program: Program, python: Path, arrays: Mapping[str, Array], request: Mapping[str, Any]
 ) -> tuple[list[Array], dict[str, Any]]:
-    """Run `program`; its arrays `0.npy`, `1.npy`, ... and its answer. Errors: `LeftOut`."""
+    """Run `program`; return its arrays `0.npy`, `1.npy`, ... and its answer. Errors: `LeftOut`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for stem, array in arrays.items():
@@ -81,8 +81,10 @@ def call(
 
 
 def bm4d(python: Path | None, source: Array, scale: int, judge: Judge, reference: Array) -> Result:
-    """Return BM4D's result with its best sigma; interpolated afterwards, because it knows white
-    noise only."""
+    """Return BM4D's result with its best sigma.
+
+    It is interpolated afterwards, because BM4D knows white noise only.
+    """
     found = require(BM4D, python)
     noise = true_noise(source, reference, scale)
     sigmas = [share * noise for share in SHARES_OF_NOISE]
@@ -122,13 +124,13 @@ def noise2void(
 
 
 def true_noise(source: Array, reference: Array, scale: int) -> float:
-    """Return the standard deviation of what in `source` is not the reference."""
+    """Return the standard deviation of `source` less the reference, both at one resolution."""
     z, y, x = source.shape
     coarse = reference.reshape(z, scale, y, scale, x, scale).mean(axis=(1, 3, 5))
     return float(np.std(source - affine_fit(coarse, source)(coarse)))
 
 
 def _environment() -> dict[str, str]:
-    """One thread, and nothing of this environment's packages."""
+    """Return an environment with one thread and without this environment's packages."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return kept | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")

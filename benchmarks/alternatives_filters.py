@@ -1,7 +1,7 @@
-"""Plain filters, each with the parameter that is best against the reference: generous to them.
+"""Plain filters, each with the parameter that is best against the reference, which favours them.
 
-At 2x and 4x every parameter is tried twice: filtered on the coarse grid and then interpolated with
-cubic splines, and the other way round; a parameter is in voxels of the grid it is used on.
+At 2x and 4x every parameter is tried in both orders: filter on the coarse grid and interpolate with
+cubic splines, or the other way round. Parameters are in voxels of the grid that is filtered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Filter = Callable[[Array], Array]
 _NLM_H = (0.05, 0.08, 0.12, 0.2, 0.35, 0.45, 0.55, 0.7, 1.0)
 """Cut-offs of non-local means, in standard deviations of the fast scan."""
 _WAVELET_STRENGTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5, 11.0, 17.0, 25.0)
-"""Far above 1: a blurred scan has much less noise in its diagonal details than elsewhere."""
+"""Factors on the noise, far above 1: a blurred scan has little noise in its diagonal details."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The best of some candidates."""
+    """The best of several candidates."""
 
     label: str
     image: Array
     seconds: float
-    """That it took alone; choosing took the sum over all."""
+    """Time of the chosen candidate alone; the choice took the sum over all."""
     tried: dict[str, float]
     """PSNR in dB of every candidate."""
 
@@ -156,4 +156,4 @@ FILTERS: dict[str, Callable[[], dict[str, Filter]]] = {
     "non-local means": _non_local_means,
     "wavelets": _wavelets,
 }
-"""By name: what gives all parameters, by label, and the filter with each."""
+"""Functions by name; each returns the filter with every parameter, by label."""

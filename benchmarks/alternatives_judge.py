@@ -1,4 +1,4 @@
-"""How `alternatives.py` measures an image against its reference, for everybody alike."""
+"""The judge of `alternatives.py`: it measures every image against its reference in the same way."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cyclegan.metrics.quality import AffineFit, affine_fit, psnr, ssim
 Array = NDArray[np.floating]
 
 RIM = 4
-"""Voxels at the faces that don't count: filters and networks see the padding there."""
+"""Width in voxels of the rim that is not judged: filters and networks see padding there."""
 CRITERION = 0.5
-"""Of the Fourier shell correlation with a reference: what two halves at 1/7 make of a whole."""
+"""Threshold of the Fourier shell correlation with a reference; two halves would have 1/7."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class Figures:
     ssim: float
     resolution: float
     slope: float
-    """Of the affine fit; negative for an inverted image, which is then judged as a constant."""
+    """Slope of the affine fit; a negative one (inverted image) is judged as a constant image."""
 
 
 class Judge:
-    """Measures images against one reference (Z, Y, X), whose percentiles set the data range."""
+    """Measure images against one reference (Z, Y, X), whose percentiles set the data range."""
 
     def __init__(self, reference: Array) -> None:
         self.reference = _inner(reference)
 
     def psnr(self, image: Array) -> float:
-        """Return the PSNR after the affine fit: what filters' parameters are chosen by."""
+        """Return the PSNR after the affine fit, in dB; it chooses the filters' parameters."""
         return psnr(self.fitted(_inner(image))[0], self.reference)
 
     def __call__(self, image: Array) -> Figures:
@@ -55,7 +55,7 @@ class Judge:
         )
 
     def slice(self, image: Array) -> Array:
-        """Return the middle slice (Y, X), fitted to the reference: what a picture shows."""
+        """Return the middle slice (Y, X), fitted to the reference, for pictures."""
         fitted, _ = self.fitted(_inner(image))
         return fitted[len(fitted) // 2]
 

@@ -1,11 +1,11 @@
-"""Noise2Void by careamics in an environment of its own: no part of this project is imported here.
+"""Noise2Void by careamics in an environment of its own; it imports no part of this project.
 
     PYTHON alternatives_n2v.py FOLDER
 
-FOLDER holds `input.npy` (Z, Y, X), what is to be denoised, `train.npy`, another noisy volume (both
-are trained on: Noise2Void may), and `request.json`, {"seed": 0, "steps": N or null, "seconds": S or
-null}: one of them ends the training. It gets `0.npy` and `answer.json` with the seconds of training
-and of applying. `alternatives.py` calls it:
+FOLDER holds `input.npy` (Z, Y, X), the volume to denoise, `train.npy`, another noisy volume
+(Noise2Void trains on both), and `request.json`, {"seed": 0, "steps": N or null, "seconds": S or
+null}: one of the two ends the training. The script writes `0.npy` and `answer.json` with the
+seconds of training and of application. `alternatives.py` calls it:
 
     python -m venv n2v && n2v/bin/pip install careamics
     python benchmarks/alternatives.py --n2v n2v/bin/python
@@ -29,14 +29,14 @@ BATCH = 4
 
 
 class Stop(Callback):
-    """Ends a training after so many steps or seconds, whichever is given."""
+    """End a training after a number of steps or seconds, whichever is given."""
 
     def __init__(self, steps: int | None, seconds: float | None) -> None:
         self.steps, self.seconds = steps, seconds
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer, *_) -> None:
-        """Ask to stop when it is time."""
+        """Stop the training when its time is over."""
         late = self.seconds is not None and time.perf_counter() - self.started >= self.seconds
         if late or (self.steps is not None and trainer.global_step >= self.steps):
             trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""One small PNG a data set: the same slice by every alternative, with its PSNR and SSIM."""
+"""One small PNG per data set: the same slice by every alternative, with its PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Panel = tuple[str, Slice]
 
 LARGEST_BYTES = 150_000
 _SIDES = (96, 88, 80, 72, 64, 56, 48)
-"""Pixels of a panel tried, the largest first, until the file is small enough."""
+"""Sizes of a panel in pixels, tried from the largest until the file is small enough."""
 _COLUMNS, _ZOOM, _TITLE, _GAP, _GREYS = 4, 2, 18, 6, 48
 
 
@@ -61,7 +61,7 @@ def _png(panels: Sequence[Panel], side: int, window: tuple[float, float]) -> byt
 
 
 def _font(pen: ImageDraw.ImageDraw, title: str, width: int) -> ImageFont.FreeTypeFont:
-    """The largest that lets the title fit its panel."""
+    """Return the largest font with which the title fits its panel."""
     for size in (12, 11, 10, 9, 8, 7):
         font = ImageFont.load_default(size)
         if pen.textlength(title, font=font) <= width:
@@ -70,7 +70,7 @@ def _font(pen: ImageDraw.ImageDraw, title: str, width: int) -> ImageFont.FreeTyp
 
 
 def _grey(image: Slice, window: tuple[float, float]) -> Image.Image:
-    """In few greys, because noise in 256 of them hardly compresses."""
+    """Return the picture in few greys, because noise in 256 greys hardly compresses."""
     low, high = window
     levels = np.rint(np.clip((image - low) / (high - low), 0, 1) * (_GREYS - 1))
     grey = np.rint(levels * 255 / (_GREYS - 1)).astype(np.uint8)

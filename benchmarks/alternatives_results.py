@@ -1,4 +1,4 @@
-"""What `alternatives.py` has found so far: kept in the results folder, one JSON a data set.
+"""The results of `alternatives.py` so far, in a folder: one JSON per data set.
 
 RESULTS/phantom_1x.json                        {"rows": [{row, seed, settings, figures}, ...]}
 RESULTS/slices/phantom_1x/ours-promoted-0.npy  the middle slice, for pictures
@@ -24,19 +24,19 @@ Record = dict[str, Any]
 
 
 class LeftOut(Exception):  # noqa: N818 - no error: the table goes on without the row
-    """A row that can't be had here; the message says in one line why, and the way out."""
+    """A row that can't be computed here; the message says why, and how to change that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What an alternative made of the fast scan."""
+    """The image that an alternative made of the fast scan, and its times."""
 
     image: Array
     enhance_seconds: float
     train_seconds: float | None = None
-    """None for what needs no training."""
+    """Seconds of training; None for a row without training."""
     parameter: str = "-"
-    """The best of those tried, or how long it was trained."""
+    """The best parameter tried, or the length of the training."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -63,7 +63,7 @@ class Store:
         return found
 
     def put(self, data: str, record: Record, slice_: Array) -> None:
-        """Keep a row; one of the same name and seed that was made otherwise is replaced."""
+        """Store a row in place of one with the same name and seed."""
         path = self.slice_path(data, record["row"], record["seed"])
         with replacing(path) as temporary, temporary.open("wb") as handle:
             np.save(handle, np.asarray(slice_, np.float16))
@@ -72,11 +72,11 @@ class Store:
         write_text(self._path(data), json.dumps({"rows": [*others, record]}, indent=1) + "\n")
 
     def slice_path(self, data: str, row: str, seed: int | None) -> Path:
-        """Return where the middle slice of a row's image is."""
+        """Return the path of the middle slice of a row's image."""
         return self.folder / "slices" / data / f"{slug(row)}-{seed or 0}.npy"
 
     def training_folder(self, data: str, training: str, seed: int) -> Path:
-        """Return where a training's generators are."""
+        """Return the folder of a training's generators."""
         return self.folder / "trainings" / data / f"{slug(training)}-{seed}"
 
     def _path(self, data: str) -> Path:
@@ -84,5 +84,5 @@ class Store:
 
 
 def slug(name: str) -> str:
-    """Return a name that a file can have."""
+    """Return the name as a valid file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

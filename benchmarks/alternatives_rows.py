@@ -1,4 +1,4 @@
-"""The rows of `alternatives.py`: what each is called, what makes it, and what it depends on."""
+"""The rows of `alternatives.py`: their names, computations and settings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cyclegan import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says of the rows."""
+    """The options of the command line for the rows."""
 
     budget: training.Budget
     recipe: Path | None = None
     seed_recipe: Path | None = None
     pseudo_recipe: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted configuration keys that all trainings have."""
+    """Dotted configuration keys that all trainings set."""
     bm4d: Path | None = None
     n2v: Path | None = None
 
@@ -37,7 +37,7 @@ class Options:
         return training.recipe_path(kind, scale, given[kind])
 
     def our_recipe(self, scale: int) -> Path | None:
-        """Return our own recipe, which says how long all are trained; None if it is missing."""
+        """Return our own recipe, which sets the length of all trainings; None if it is missing."""
         try:
             return self.recipe_path("ours", scale)
         except LeftOut:
@@ -64,9 +64,9 @@ class Row:
     """A sentence for the documents."""
     run: Callable[[Job], Result]
     settings: Callable[[Job], dict[str, Any]]
-    """What a finished row must have been made with to count as the same. Errors: `LeftOut`."""
+    """Settings with which a stored row must have been made to be used. Errors: `LeftOut`."""
     seeded: bool
-    """False for what is computed once, because nothing is drawn."""
+    """False for a row that is computed once, because it draws no random numbers."""
 
 
 def compute(row: Row, job: Job) -> Record:
@@ -139,7 +139,7 @@ def _noise2void_settings(job: Job) -> dict[str, Any]:
 
 
 def _trained(name: str, kind: str, about: str, *, share: bool = False, last: bool = False) -> Row:
-    """A CycleGAN of our trainer. `share`: only as long as a trial; `last`: not the kept one."""
+    """Return the row of a CycleGAN. `share`: trained as long as a trial; `last`: last generator."""
 
     def settings(job: Job) -> dict[str, Any]:
         return _training_settings(job, kind, _share(job, share))
@@ -170,14 +170,14 @@ def _share(job: Job, trial: bool) -> float:
 
 
 def _config(job: Job, kind: str, name: str) -> Config:
-    """What to train, but for the number of steps."""
+    """Return the configuration of a training, without its number of steps."""
     recipe = job.options.recipe_path(kind, job.scans.data.scale)
     changes = training.fitting(job.options.changes, recipe)
     return training.configuration(recipe, job.scans, name, job.seed, changes)
 
 
 def _steps(job: Job, kind: str, share: float) -> int:
-    """How long to train; measures how fast that is, if it is to take so many minutes."""
+    """Return the number of steps; measure the speed first if the minutes are given."""
     ours = job.options.our_recipe(job.scans.data.scale)
     return training.steps_of(_config(job, kind, kind), job.options.budget, share, ours)
 
@@ -201,7 +201,7 @@ def _supervised_settings(job: Job) -> dict[str, Any]:
 
 
 def _training_settings(job: Job, kind: str, share: float) -> dict[str, Any]:
-    """The recipe, by its content, and how long it is followed."""
+    """Return the recipe's content and the length of the training."""
     recipe = job.options.recipe_path(kind, job.scans.data.scale)
     minutes = job.options.budget.minutes
     return {

@@ -1,16 +1,16 @@
 """The data sets of `alternatives.py`, each made by the simulator into a folder of its own.
 
-No choice in this project was made on any of them: the phantoms have other seeds, thicker fibres and
-worse scans than those of `cyclegan simulate`; the real volumes are scanned with other settings than
-the demo's. Training, slow training and validation share no slice:
+This project made none of its choices on these sets: the phantoms have other seeds, thicker fibres
+and worse scans than those of `cyclegan simulate`; the real volumes are scanned with other settings
+than the demo's. Training, slow training and validation share no slice:
 
     fast_train.h5      domain A to train on
     slow_train.h5      domain B to train on, of another phantom or another part of the volume
     aligned_train.h5   the slow scan of what fast_train.h5 shows; only the supervised bound sees it
-    fast_validate.h5   what is enhanced and judged
+    fast_validate.h5   the scan that is enhanced and judged
     slow_validate.h5   aligned with it: the reference where there is no truth
-    validate_truth.h5  of phantoms: the reference
-    set.json           what they were made by; written last
+    validate_truth.h5  the reference of phantoms
+    set.json           the settings of the simulation; written last
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ Array = NDArray[np.float32]
 Shape = tuple[int, int, int]
 
 RECIPE = 1
-"""Raise it when the same definition gives other volumes than before."""
+"""Version of the simulation; raise it when the same definition gives other volumes."""
 PARTS = ("fast_train", "slow_train", "validate")
 ATTENUATION_ACROSS = 1.6
-"""Mean attenuation of a real volume from side to side of a slice, that of the demo's fibres."""
+"""Mean attenuation of a real volume across a slice; it equals that of the demo's fibres."""
 RECORD = "set.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """Three fibre composites, one a part."""
+    """Three fibre composites, one per part."""
 
     fibre_diameter: float
     packing: float
@@ -80,7 +80,7 @@ class Real:
     truth = False
 
     def part(self, name: str, seed: np.random.SeedSequence) -> Array:
-        """Return the attenuation of a part, (Z, Y, X); nothing is drawn."""
+        """Return the attenuation of a part, (Z, Y, X), without random numbers."""
         start, end = self.parts[name]
         return self._attenuation()[start:end]
 
@@ -100,7 +100,7 @@ class Real:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What is scanned, and how."""
+    """An object and the settings of its scans."""
 
     name: str
     title: str
@@ -109,20 +109,20 @@ class DataSet:
     slow: ScanSettings = SLOW
     seed: int
     window: Shape
-    """Fine voxels (Z, Y, X) in the middle of the validation volume that everybody enhances."""
+    """Fine voxels (Z, Y, X) in the middle of the validation volume that all rows enhance."""
 
     @property
     def scale(self) -> int:
-        """How many times finer B is than A."""
+        """Factor by which B is finer than A."""
         return self.fast.binning
 
     @property
     def reference(self) -> str:
-        """What the results are measured against."""
+        """Name of the reference of the results."""
         return "the noise-free truth" if self.sample.truth else "the aligned slow scan"
 
     def definition(self) -> dict[str, Any]:
-        """All that the files depend on, as plain values."""
+        """Plain values of all settings on which the files depend."""
         content = {"recipe": RECIPE, **dataclasses.asdict(self)}
         del content["title"], content["window"]
         plain: dict[str, Any] = json.loads(json.dumps(content))
@@ -199,7 +199,7 @@ class Scans:
     data: DataSet
     folder: Path
     seconds: float
-    """Of making it."""
+    """Seconds of the simulation."""
     source: Array
     """The fast scan's window, (Z, Y, X), standardised."""
     reference: Array

@@ -18,14 +18,14 @@ COLUMNS = {
     "train_seconds": ("training / s", 0),
     "enhance_seconds": ("enhancing / s", 1),
 }
-"""Key in a record: heading and decimals."""
+"""Heading and decimals by key of a record."""
 HEAD = ["", *(title for title, _ in COLUMNS.values()), "parameter"]
 Found = Mapping[str, Sequence[Record]]
 """Finished rows by data set."""
 
 
 def lines_of(records: Sequence[Record]) -> list[list[str]]:
-    """Return a line of cells for every row that was found: means over seeds, and the spread."""
+    """Return a line of cells for every finished row: means over seeds, and the spread."""
     lines = []
     for name, same in _by_row(records).items():
         cells = [_cell([r[key] for r in same], digits) for key, (_, digits) in COLUMNS.items()]
@@ -105,7 +105,7 @@ def _section(data: DataSet, records: Sequence[Record]) -> str:
 
 
 def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """In the order of the table, seeds in turn."""
+    """Return the records by row, in the order of the table, sorted by seed."""
     ordered = sorted(records, key=lambda record: record["seed"] or 0)
     groups = {name: [r for r in ordered if r["row"] == name] for name in ROWS}
     return {name: group for name, group in groups.items() if group}

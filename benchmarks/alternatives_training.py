@@ -1,7 +1,7 @@
 """The trained rows of `alternatives.py`: our trainer with several recipes, the supervised bound.
 
-All trainings of a data set get the same number of steps, or the same number of seconds: then the
-rate is measured first, because schedules must know how long they are.
+All trainings of a data set get the same number of steps, or the same number of seconds. In that
+case the script measures the rate first, because schedules must know their length.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RECIPES = {
 """Training YAMLs in `studies/` by recipe and super resolution."""
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 LEARNING_RATE = 1e-3
-"""Of the supervised bound at its start; it falls to 0."""
+"""Learning rate of the supervised bound at its start; it falls to 0."""
 _RECORD = "training.json"
 _MEAN = 0.999
 """Decay of the running mean of the supervised bound's weights."""
@@ -48,12 +48,12 @@ _MEAN = 0.999
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long trainings are: steps, or seconds, or as many steps as our recipe says."""
+    """The length of trainings: steps, seconds, or else the steps of our recipe."""
 
     steps: int | None
     minutes: float | None
     trial: float
-    """Share of it that a trial of a study gets."""
+    """Share of the length that a trial of a study gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Trained:
     seconds: float
     steps: int
     kept: int
-    """Step of the generator that is kept."""
+    """Step of the best generator."""
 
     @property
     def best(self) -> Path:
@@ -89,7 +89,7 @@ OPTIONS = {"seed": "--seed-recipe", "pseudo": "--pseudo-recipe", "ours": "--reci
 
 
 def fitting(changes: Mapping[str, Any], recipe: Path) -> dict[str, Any]:
-    """Return those of `changes` that make sense in a recipe: pre-training only where there is."""
+    """Return the `changes` that suit a recipe: pre-training only where the recipe has some."""
     whole = load_yaml(recipe)
     return {k: v for k, v in changes.items() if k != "pretrain_steps" or k in whole}
 
@@ -97,7 +97,7 @@ def fitting(changes: Mapping[str, Any], recipe: Path) -> dict[str, Any]:
 def configuration(
     recipe: Path, scans: Scans, name: str, seed: int, more: Mapping[str, Any] | None = None
 ) -> Config:
-    """Return what to train. Errors: `LeftOut` for a recipe of another super resolution."""
+    """Return the configuration. Errors: `LeftOut` for a recipe of another super resolution."""
     values = _read(recipe, scans.data.scale)
     changes = {
         "run_name": name,
@@ -111,7 +111,7 @@ def configuration(
 
 
 def steps_of(config: Config, budget: Budget, share: float, ours: Path | None) -> int:
-    """Return for how many steps to train: as many as are given, fit into the time, or are ours."""
+    """Return the number of steps: those given, those that fit into the time, or our recipe's."""
     if budget.minutes is not None:
         return max(int(60 * budget.minutes * share / _seconds_a_step(config)), 1)
     whole = budget.steps
@@ -130,7 +130,7 @@ def finished(folder: Path, settings: Any) -> Trained | None:
 
 
 def train(config: Config, folder: Path, settings: Any) -> Trained:
-    """Train as `config` says and keep the generators in `folder`."""
+    """Train with `config` and store the generators in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _RECORD).unlink(missing_ok=True)
     keeper = KeepBest(folder / "generator.pt")
@@ -149,7 +149,7 @@ def train(config: Config, folder: Path, settings: Any) -> Trained:
 
 
 def enhanced(path: Path, source: Array) -> tuple[Array, float]:
-    """Return what the stored generator makes of `source`, in exact tiles, and the seconds."""
+    """Enhance `source` with the stored generator in exact tiles; return it and the seconds."""
     generator = load_generator(path)
     bf16 = generator.config.precision == "bf16"
     return _enhanced(generator.network, source, choose_device(generator.config.device), bf16)
@@ -160,8 +160,8 @@ def supervised(
 ) -> tuple[Array, dict[str, Any]]:
     """Train G_A on aligned pairs of the fast training volume, with L1, and enhance.
 
-    What is judged is not among them. Ends after so many steps or seconds, whichever is given.
-    Returns the image and the figures of a record.
+    The judged volume is not among them. The training ends after a number of steps or seconds,
+    whichever is given. Returns the image and the figures of a record.
     """
     device = choose_device(config.device)
     torch.set_num_threads(1)
@@ -180,7 +180,7 @@ def supervised(
 def _fit(
     model: CycleGAN, pairs: _Pairs, batch_size: int, steps: int | None, seconds: float | None
 ) -> int:
-    """Train G_A and its running mean; the number of steps that were done."""
+    """Train G_A and its running mean; return the number of steps done."""
     optimizer = torch.optim.Adam(model.G_A.parameters(), lr=LEARNING_RATE)
     started, step, progress = time.perf_counter(), 0, 0.0
     while progress < 1:
@@ -202,7 +202,7 @@ def _fit(
 
 
 class _Pairs:
-    """Patches of the fast scan and, of the same places, the slow one; flipped at random."""
+    """Patches of the fast scan and of the slow scan at the same places, flipped at random."""
 
     def __init__(self, volumes: Sequence[Array], config: Config) -> None:
         self.volumes = volumes
@@ -238,7 +238,7 @@ def _enhanced(
 
 
 def _seconds_a_step(config: Config) -> float:
-    """Seconds of a step, with its share of a validation."""
+    """Return the seconds of a step, with its share of a validation."""
     trainer = Trainer(config)
     for _ in range(3):
         trainer._train_one_step()

@@ -1,4 +1,4 @@
-"""BayesShrink in three dimensions, shift-invariant: wavelets without another dependency.
+"""Shift-invariant BayesShrink in three dimensions: wavelets without another dependency.
 
 Source: S. G. Chang, B. Yu, M. Vetterli, IEEE Trans. Image Process. 9, 1532 (2000); the shifts: R.
 R. Coifman, D. L. Donoho, Translation-Invariant De-Noising (1995).
@@ -29,8 +29,9 @@ _GAUSSIAN_MAD = 0.6745
 def bayes_shrink(image: Array, wavelet: str, levels: int, strength: float, by_level: bool) -> Array:
     """Return `image` (Z, Y, X) with its details shrunk, averaged over the 8 shifts by 0 or 1.
 
-    The noise is told by the median of the diagonal details: `by_level` those of each level, because
-    a tomogram's noise is coloured, else those of the finest; `strength` multiplies it.
+    The noise is estimated from the median of the diagonal details: with `by_level` those of each
+    level, because a tomogram's noise is coloured, else those of the finest; `strength` multiplies
+    it.
     """
     result = np.zeros_like(image)
     for shift in itertools.product((0, 1), repeat=3):
@@ -40,9 +41,9 @@ def bayes_shrink(image: Array, wavelet: str, levels: int, strength: float, by_le
 
 
 def _padded(image: Array, shift: tuple[int, ...], unit: int) -> tuple[Array, tuple[slice, ...]]:
-    """Reflected at the faces to multiples of `unit`, and where the image is in it.
+    """Reflect the image at its faces to multiples of `unit`; return that and the image's place.
 
-    No voxel comes twice in a row: equal neighbours would look like no noise.
+    No voxel occurs twice in a row: equal neighbours would look like no noise.
     """
     width = [(unit + s, unit + (-n - s) % unit) for s, n in zip(shift, image.shape, strict=True)]
     where = tuple(
@@ -70,7 +71,7 @@ def _shrink(
 
 
 def _soft(band: Array, noise: float) -> Array:
-    """Soft threshold noise^2 / signal's standard deviation; all goes where there is no signal."""
+    """Shrink by noise^2 / the signal's standard deviation; return 0 where there is no signal."""
     signal = math.sqrt(max(float(np.mean(np.square(band))) - noise**2, 0.0))
     if signal == 0:
         return np.zeros_like(band)
@@ -90,7 +91,7 @@ def analyse(image: Array, wavelet: str) -> Bands:
 
 
 def synthesise(bands: Bands, wavelet: str) -> Array:
-    """Return the image of which `analyse` makes `bands`."""
+    """Return the image for which `analyse` returns `bands`."""
     for axis in (2, 1, 0):
         names = sorted({name[:-1] for name in bands})
         bands = {
@@ -113,7 +114,7 @@ def _filter(image: Array, taps: Array, axis: int) -> Array:
 
 
 def _unfilter(band: Array, taps: Array, axis: int) -> Array:
-    """The transpose of `_filter`."""
+    """Apply the transpose of `_filter`."""
     shape = tuple(2 * n if a == axis else n for a, n in enumerate(band.shape))
     spread = np.zeros(shape, band.dtype)
     spread[tuple(slice(None, None, 2) if a == axis else slice(None) for a in range(3))] = band

@@ -1,15 +1,15 @@
-"""How fast a volume is enhanced, beside MONAI's sliding window and one pass over everything.
+"""Speed of enhancement, compared with MONAI's sliding window and one pass over everything.
 
     python benchmarks/enhancement.py [--size 160] [--filters 32] [--repeats 3] [--device cpu]
 
-Variants are run in turn, each in a process of its own, so that its peak memory is its own; a round
-of all of them is repeated, and medians are printed with their ratio to MONAI. Seconds are those of
-a second pass in the process: start-up and compiling are printed by themselves. Beside them stands
-the share of this machine's matrix-product speed in the same precision, counting the network's
-operations on the volume once: what is computed twice in halos and overlaps counts as lost.
+The script runs the variants in turn, each in a process of its own to measure its peak memory. It
+repeats the round and prints medians with their ratio to MONAI. Seconds are those of a second pass
+in the process; start-up and compilation are printed separately. Another column is the share of this
+machine's matrix-product speed in the same precision. It counts the network's operations on the
+volume once: operations repeated in halos and overlaps count as lost.
 
-MONAI is not a dependency of this project. To have it in the comparison, install it away from here
-and say where it is:
+MONAI is not a dependency of this project. To compare with it, install it elsewhere and pass its
+location:
 
     python -m venv /tmp/monai && /tmp/monai/bin/pip install --no-deps monai
     MONAI_PATH=$(echo /tmp/monai/lib/python3*/site-packages) python benchmarks/enhancement.py
@@ -54,25 +54,25 @@ VARIANTS = (
 
 
 def network(filters: int) -> UNet3d:
-    """UNetSim3d with the same random weights in every process."""
+    """Return a UNetSim3d with the same random weights in every process."""
     torch.manual_seed(0)
     return build_generator("UNetSim3d", filters=filters).eval().requires_grad_(False)
 
 
 def volume(size: int) -> np.ndarray:
-    """White noise, standard deviation 1: the hardest case for tiles."""
+    """Return white noise of standard deviation 1, the hardest case for tiles."""
     return np.random.default_rng(0).normal(size=(size,) * 3).astype(np.float32)
 
 
 def flop_per_voxel(filters: int) -> float:
-    """Operations of the network for one input voxel."""
+    """Return the operations of the network for one input voxel."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(filters)(torch.zeros(1, 1, 32, 32, 32))
     return counter.get_total_flops() / 32**3
 
 
 def enhancer(variant: str, filters: int, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that enhances an array in the way that `variant` says."""
+    """Return a function that enhances an array with `variant`."""
     net = network(filters).to(device)
     if variant == MONAI:
         from monai.inferers import sliding_window_inference
@@ -103,7 +103,7 @@ def run_one(variant: str, options: argparse.Namespace) -> None:
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        result = enhance(image)  # on the host in the end: a GPU has finished
+        result = enhance(image)  # the result is on the host, so a GPU has finished
         seconds.append(time.perf_counter() - start)
     peak = peak_bytes(options.device)
     if variant == WHOLE:
@@ -114,7 +114,7 @@ def run_one(variant: str, options: argparse.Namespace) -> None:
 
 
 def in_a_process(variant: str, options: argparse.Namespace, reference: Path) -> dict[str, float]:
-    """What `run_one` prints, from a process of its own."""
+    """Call `run_one` in a process of its own and return what it prints."""
     paths = [str(Path(__file__).parents[1]), os.environ.get("MONAI_PATH", "")]
     line = [
         *(sys.executable, __file__, "--variant", variant, "--reference", str(reference)),
@@ -128,7 +128,7 @@ def in_a_process(variant: str, options: argparse.Namespace, reference: Path) -> 
 
 
 def has_monai() -> bool:
-    """Whether MONAI is installed or `MONAI_PATH` leads to it."""
+    """Return True if MONAI is installed or `MONAI_PATH` leads to it."""
     import importlib.util
 
     sys.path.append(os.environ.get("MONAI_PATH", ""))

@@ -1,9 +1,9 @@
-"""What each image loss costs beside L1, forward and backward, and beside a training step.
+"""Cost of each image loss, forward and backward, compared with L1 and with a training step.
 
     python benchmarks/loss_cost.py [--patch 64] [--batch 1] [--repeats 9]
 
-All losses in turn, interleaved, on the same random patch. Prints ratios to L1 and the share of a
-training step (two generators, cycle, UNetSim3d with nf = 32); nothing is asserted.
+The losses run in turn on the same random patch. The script prints ratios to L1 and the share of a
+training step (two generators, cycle, UNetSim3d with nf = 32); it asserts nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cyclegan.model import CycleGAN
 
 
 def evaluation(name: str, shape: list[int]) -> Callable[[], None]:
-    """A function that evaluates the loss `name` and its gradient once."""
+    """Return a function that evaluates the loss `name` and its gradient once."""
     random = torch.Generator().manual_seed(0)
     image, target = (torch.randn(shape, generator=random) for _ in range(2))
     image.requires_grad_()
@@ -34,14 +34,14 @@ def evaluation(name: str, shape: list[int]) -> Callable[[], None]:
 
 
 def seconds(function: Callable[[], None]) -> float:
-    """How long one call takes."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def step_seconds(patch: int, batch: int) -> float:
-    """A training step in fp32 with the usual losses, the second of two."""
+    """Return the seconds of a training step in fp32 with the usual losses, the second of two."""
     values = {"data_A": "-", "data_B": "-", "norm_D": "instance", "precision": "fp32"}
     config = parse_config(values | {"imsize_A": [patch] * 3, "batch_size": batch})
     model = CycleGAN(config, torch.device("cpu"))

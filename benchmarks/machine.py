@@ -1,4 +1,4 @@
-"""What the scripts beside this measure of a machine: time, peak memory, the most it can do."""
+"""Measurements of a machine for the other scripts: time, peak memory and top speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seconds_of(device: str, call: Callable[[], object]) -> float:
-    """Seconds of one call, a GPU's work included."""
+    """Return the seconds of one call, a GPU's work included."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     wait()
     start = time.perf_counter()
@@ -20,14 +20,14 @@ def seconds_of(device: str, call: Callable[[], object]) -> float:
 
 
 def matmul_speed(device: str, dtype: torch.dtype) -> float:
-    """Best FLOP/s of a large matrix product: what this machine can do at most in `dtype`."""
+    """Return the best FLOP/s of a large matrix product: this machine's top speed in `dtype`."""
     size = 8192 if device.startswith("cuda") else 2048
     a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / min(seconds_of(device, lambda: torch.mm(a, a)) for _ in range(6))
 
 
 def peak_bytes(device: str) -> int:
-    """Most memory this process has used, of the GPU if that is the device."""
+    """Return the peak memory of this process in bytes, on the GPU if that is the device."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     # Not getrusage: its peak begins with that of the process that started this one.

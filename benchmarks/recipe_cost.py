@@ -1,12 +1,12 @@
-"""What a step of the recipe costs, against one with cycles, adversaries and identities as before.
+"""Cost of a step of the recipe, compared with the earlier cycles, adversaries and identities.
 
     python benchmarks/recipe_cost.py [--recipe FILE] [--filters 8] [--patch 32] [--repeats 10]
 
 The peer is the base of the studies before there were pseudo pairs: least squares, cycles and
-identities, no spectral norm, transposed convolutions. Networks and patches are as large for all;
-they take turns in one process on one thread, in the precision that is faster here, each time as
-many steps as there are between gradient penalties. Prints ratios of medians, with the smallest and
-the largest over the repeats.
+identities, no spectral norm, transposed convolutions. Networks and patches have the same size for
+all. The models take turns in one process on one thread, in the precision that is faster here, each
+time for as many steps as there are between gradient penalties. The script prints ratios of medians,
+with the smallest and the largest ratio over the repeats.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BEFORE = {
 
 
 def model_of(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[CycleGAN, Config]:
-    """Return a model as large as asked for, with white noise for its pseudo pairs."""
+    """Return a model of the requested size, with white noise for its pseudo pairs."""
     sizes = {"filters": options.filters, "imsize_A": [options.patch] * 3, "threads": 1}
     config = parse_config(override(load_yaml(options.recipe), sizes | changes))
     config = choose_precision(config, torch.device("cpu"))
@@ -48,7 +48,7 @@ def model_of(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[Cycl
 
 
 def main() -> None:
-    """Time the steps in turns and print their ratios."""
+    """Time the steps in turn and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--filters", type=int, default=8)
@@ -80,7 +80,7 @@ def main() -> None:
             seconds[name].append(seconds_of("cpu", step))
     base = statistics.median(seconds["before"][1:])
     for name, found in seconds.items():
-        ratios = [value / base for value in found[1:]]  # the first one pays for preparations
+        ratios = [value / base for value in found[1:]]  # the first one includes preparations
         print(
             f"{name:22} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             f"  {1000 * statistics.median(found[1:]) / count:.0f} ms, {config.precision}"

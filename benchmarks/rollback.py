@@ -7,19 +7,19 @@
     python benchmarks/rollback.py cost --sizes small     # 15 minutes; moderate is for a GPU
     python benchmarks/rollback.py faults --report        # tables in Markdown, nothing is trained
 
-`faults` puts faults (`rollback_faults.py`) into healthy trainings at an iteration drawn from 40 to
-60 % of the run. Its twin is the training of the same seed without fault and optimizer; a training
-is as good if the PSNR of its generator against the phantom's truth is at most 0.5 dB lower. All
-scenarios of an arm and a seed go on from one checkpoint, taken ahead of the fault.
+`faults` injects faults (`rollback_faults.py`) into healthy trainings at an iteration drawn from 40
+to 60 % of the run. The twin of a training has the same seed, but no fault and no optimizer. A
+training is as good as its twin if the PSNR of its generator against the phantom's truth is at most
+0.5 dB lower. All scenarios of an arm and a seed continue one checkpoint from before the fault.
 
-`natural` draws lambdas and rates from a wide space, in part such that are known to end badly, and
-spends the same number of iterations on each. A generator is usable if it passes the gates of a
-validation and its PSNR is above that of the unprocessed scan.
+`natural` draws lambdas and rates from a wide space, which includes some that are known to end
+badly, and spends the same number of iterations on each draw. A generator is usable if it passes the
+gates of a validation and its PSNR is above that of the unprocessed scan.
 
-Both judge what is there after the last step (last) and what a user gets, the generators of the best
-validation (kept). Arms: no optimizer, the original's policy, the guard and, if asked for, the guard
-with corrections. A finished training is a JSON file in `--folder`; called again, the benchmark
-trains what is missing.
+Both judge the generators of the last step (last) and those that a user gets, of the best validation
+(kept). The arms are no optimizer, the original's policy, the guard and, on request, the guard with
+corrections. A finished training is a JSON file in `--folder`; on another call the benchmark trains
+only what is missing.
 """
 
 from __future__ import annotations
@@ -80,46 +80,46 @@ class Job:
     experiment: str
     """`faults` or `natural`."""
     scenario: str
-    """Or the draw, which also is the seed."""
+    """Name of the fault; `draw` for natural draws, whose seed is their number."""
     arm: str
     seed: int
     length: int
-    """Steps, or iterations of a natural draw."""
+    """Number of steps, or of iterations for a natural draw."""
     precision: str
     data: Path
     folder: Path
 
     @property
     def record(self) -> Path:
-        """Where its result lies."""
+        """File of the result."""
         return self.folder / f"{self.scenario}-{self.arm}-{self.seed}.json"
 
     @property
     def start(self) -> Path:
-        """The checkpoint ahead of the fault; the generators kept until then lie beside it."""
+        """Checkpoint before the fault; the best generators until then lie beside it."""
         return self.folder / "starts" / f"{self.arm}-{self.seed}.pt"
 
     @property
     def at(self) -> int:
-        """Iterations ahead of the fault."""
+        """Number of iterations before the fault."""
         share = np.random.default_rng((self.seed, 46)).uniform(0.4, 0.6)
         return int(share * self.length)
 
 
 class Spend(Callback):
-    """Ends a training when it has spent its iterations, rolled back or not."""
+    """End a training when it has spent its iterations, rolled back or not."""
 
     def __init__(self, iterations: int) -> None:
         self.iterations = iterations
 
     def on_step_end(self, trainer: Trainer, metrics: object) -> None:
-        """See the class."""
+        """Request the stop."""
         if trainer.iteration == self.iterations:
             trainer.request_stop(BUDGET)
 
 
 def configuration(job: Job) -> dict[str, Any]:
-    """What to train."""
+    """Return the configuration of a job."""
     corrections = job.arm == "corrections"
     policy = "guard" if corrections else job.arm
     on = {"enabled": True, "policy": policy, "corrections": corrections, "seed": job.seed}
@@ -136,7 +136,7 @@ def configuration(job: Job) -> dict[str, Any]:
 
 
 def train(job: Job) -> str:
-    """Train, measure against the truth, write the record; what came out in a line."""
+    """Train, measure against the truth and write the record; return one line on the result."""
     with tempfile.TemporaryDirectory() as folder:
         kept, last = Path(folder) / "kept.pt", Path(folder) / "last.pt"
         config = parse_config(configuration(job))
@@ -149,14 +149,14 @@ def train(job: Job) -> str:
             inject(trainer, "healthy", job.at, lambda: _save_start(trainer, job, kept))
         else:
             inject(trainer, job.scenario, job.at)
-            if job.start.is_file():  # not if the healthy training gave up before
+            if job.start.is_file():  # there is none if the healthy training gave up before it
                 resume = job.start
                 shutil.copyfile(job.start.with_suffix(".kept"), kept)
         started = time.perf_counter()
         result = trainer.fit(resume)
         seconds = time.perf_counter() - started
         save_generators(trainer.model, last, step=trainer.step)
-        # Not the last report: a training that gave up is back at a snapshot.
+        # Validate again: a training that gave up is back at a snapshot.
         gate = trainer.validator(trainer.model, step=result.step, iteration=result.iteration).gate
         truth = truth_of_data(job.data)
         record: dict[str, Any] = asdict(job) | asdict(result)
@@ -175,7 +175,7 @@ def train(job: Job) -> str:
 
 def _save_start(trainer: Trainer, job: Job, kept: Path) -> None:
     job.start.parent.mkdir(parents=True, exist_ok=True)
-    if not kept.is_file():  # nothing was usable yet
+    if not kept.is_file():  # no generator was usable yet
         save_generators(trainer.model, kept, step=trainer.step)
     shutil.copyfile(kept, job.start.with_suffix(".kept"))
     states.save(trainer.state_dict(), job.start)
@@ -186,7 +186,7 @@ unprocessed = functools.cache(lambda truth: truth.of(truth.source))
 
 
 def jobs_of(options: argparse.Namespace, arms: Sequence[str]) -> list[Job]:
-    """The trainings of an experiment, healthy ones first: the others start from theirs."""
+    """Return the jobs of an experiment, healthy ones first: the others continue from them."""
     faults = options.experiment == "faults"
     length = options.steps if faults else options.iterations
     count = options.seeds if faults else options.draws
@@ -201,7 +201,7 @@ def jobs_of(options: argparse.Namespace, arms: Sequence[str]) -> list[Job]:
 
 
 def run(jobs: list[Job], workers: int, anew: bool) -> None:
-    """Train what is missing, or all, `workers` at a time, and say how each went."""
+    """Train what is missing, or all if `anew`, `workers` at a time; print one line on each."""
     for path in [p for job in jobs for p in (job.record, job.start)] if anew else []:
         path.unlink(missing_ok=True)
     missing = [job for job in jobs if not job.record.is_file()]
@@ -225,16 +225,22 @@ def main() -> None:
     trainings.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:3])
     trainings.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     trainings.add_argument("--workers", type=int, default=1, help="trainings at a time")
-    trainings.add_argument("--first", type=int, default=0, help="seed or draw; others to confirm")
-    trainings.add_argument("--report", action="store_true", help="tables only")
-    trainings.add_argument("--clean", action="store_true", help="forget what these arms have")
-    faults = commands.add_parser("faults", parents=[trainings], help="faults by injection")
+    trainings.add_argument(
+        "--first", type=int, default=0, help="first seed or draw; choose others to confirm"
+    )
+    trainings.add_argument("--report", action="store_true", help="print the tables only")
+    trainings.add_argument("--clean", action="store_true", help="delete the results of these arms")
+    faults = commands.add_parser("faults", parents=[trainings], help="inject faults")
     faults.add_argument("--seeds", type=int, default=5)
     faults.add_argument("--steps", type=int, default=2000)
-    natural = commands.add_parser("natural", parents=[trainings], help="random hyperparameters")
+    natural = commands.add_parser(
+        "natural", parents=[trainings], help="draw random hyperparameters"
+    )
     natural.add_argument("--draws", type=int, default=20)
     natural.add_argument("--iterations", type=int, default=1000)
-    rollback_cost.add_options(commands.add_parser("cost", parents=[common], help="time, memory"))
+    rollback_cost.add_options(
+        commands.add_parser("cost", parents=[common], help="measure time and memory")
+    )
     options = parser.parse_args()
     options.data = options.data.resolve()
     if options.experiment == "cost":

@@ -1,8 +1,8 @@
-"""What the rollback optimizer costs a healthy training in time and memory: `rollback.py cost`.
+"""Cost of the rollback optimizer in time and memory for a healthy training: `rollback.py cost`.
 
-Two trainings of the same seed, one with the optimizer at its default cadence, run in turns: see
-`turns.py`. Snapshots are counted in bytes of their tensors, in host memory; on a GPU its own peak
-is shown as well.
+Two trainings of the same seed run in turns, one of them with the optimizer at its default cadence:
+see `turns.py`. Snapshots count with the bytes of their tensors in host memory; on a GPU the table
+also has its peak memory.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from cyclegan.snapshot import tensors_of
 from search.rollback import RollbackOptimizer
 
 SIZES = {"small": (8, 32), "moderate": (16, 48)}
-"""Filters of the generators, half those of the discriminators, and voxels along a patch's axes."""
+"""Filters of the generators (half those of the discriminators), and side of a patch in voxels."""
 ARMS = ("off", "on")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those that only this experiment has."""
+    """Add the options that only this experiment has."""
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=tuple(SIZES))
     parser.add_argument("--block", type=int, default=100, help="steps, a multiple of 100")
-    parser.add_argument("--rounds", type=int, default=10, help="of four blocks, after the first")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="rounds of four blocks, after a first one"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--policy", choices=("guard", "original"), default="guard")
@@ -37,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def configuration(options: argparse.Namespace, size: str, arm: str) -> dict[str, Any]:
-    """A healthy training that does not end by itself; validations as often as by default."""
+    """Return the settings of a healthy, endless training with the default validations."""
     filters, patch = SIZES[size]
     optimizer = {"enabled": True, "policy": options.policy} if arm == "on" else {"enabled": False}
     return {
@@ -63,7 +65,7 @@ def configuration(options: argparse.Namespace, size: str, arm: str) -> dict[str,
 
 
 def run_in_turns(options: argparse.Namespace, size: str) -> dict[str, Any]:
-    """Seconds and bytes of every block, by arm, and what the snapshots take."""
+    """Train in turns; return seconds and bytes of every block by arm, and bytes of snapshots."""
     trainers = {arm: Trainer(parse_config(configuration(options, size, arm))) for arm in ARMS}
     optimizer = RollbackOptimizer(trainers["on"].config.hp_optimizer)
     trainers["on"].add_callback(optimizer)
@@ -84,7 +86,7 @@ def run_in_turns(options: argparse.Namespace, size: str) -> dict[str, Any]:
 
 
 def unique_storages(state: object) -> dict[int, int]:
-    """Address -> bytes of all tensors in `state`; what is shared counts once."""
+    """Return the bytes of all tensors in `state` by address; shared memory counts once."""
     return {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in tensors_of(state)
@@ -92,7 +94,7 @@ def unique_storages(state: object) -> dict[int, int]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure every size, store what was found, print the table."""
+    """Measure every size, store the results and print the table."""
     rows = []
     for size in options.sizes:
         found = run_in_turns(options, size)
@@ -103,7 +105,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """A table in Markdown, one line a size."""
+    """Return a table in Markdown, one line per size."""
     names = (
         *("size", "device", "precision", "policy", "ms a step, off", "on / off (95 %)"),
         *("ms more in 100 steps", "snapshots / MB", "in training states", "GPU peak more / MB"),

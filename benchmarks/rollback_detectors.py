@@ -1,12 +1,12 @@
-"""What the rollback optimizer's detectors find in recorded trainings, against the original's tests.
+"""Alarms of the rollback optimizer's detectors and of the original's tests on recorded trainings.
 
     python benchmarks/rollback_detectors.py results/
 
-Reads the newest checkpoint of every training below the folders, and its scores from MLflow, and
-judges its history at every 100th step from step 300 on, as both policies would have done, without
-acting. Images are not recorded: the tests of contrast are left out on both sides. A training "ended
-badly" if its last score is over `FALL` below its best: that is the truth here, which neither policy
-sees.
+The script reads the newest checkpoint of every training below the folders, and its scores from
+MLflow. It judges the history at every 100th step from step 300 on, as both policies would have
+done, without acting. Images are not recorded, so the tests of contrast are left out on both sides.
+A training "ended badly" if its last score is over `FALL` below its best. That is the truth here,
+which neither policy sees.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class Recorded:
 
     name: str
     columns: Columns
-    """Metric -> (steps,), along the path that was accepted."""
+    """Metrics by name, (steps,), along the accepted path."""
     scores: Mapping[int, float]
-    """By step."""
+    """Scores by step."""
     bad: bool
-    """Whether it ended badly."""
+    """True if it ended badly."""
 
     @property
     def steps(self) -> int:
-        """How many there are."""
+        """Number of steps."""
         return min(len(values) for values in self.columns.values())
 
 
 def recorded(folders: Sequence[Path], store: Store) -> Iterator[Recorded]:
-    """All trainings below `folders` that are long enough to be judged."""
+    """Yield all trainings below `folders` that are long enough to be judged."""
     for path in sorted(p for folder in folders for p in folder.rglob("save/checkpoint.pt")):
         state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
         history = MetricHistory()
@@ -64,13 +64,13 @@ def recorded(folders: Sequence[Path], store: Store) -> Iterator[Recorded]:
 
 
 def guard(columns: Columns, scores: Mapping[int, float]) -> str:
-    """The kind of fault that the guard finds at the end of these columns, or nothing."""
+    """Return the kind of fault that the guard finds at the end of the columns, or nothing."""
     now = len(next(iter(columns.values())))
     evidence = Evidence(
         losses=_below(columns, "loss/"),
         gradient=columns.get("grad_norm_G", np.zeros(0)),
         truth=_below(columns, "truth/"),
-        # A step is judged before its own validation.
+        # The guard judges a step before its own validation.
         scores=[(now - step, score) for step, score in sorted(scores.items()) if step < now],
     )
     fault = judge(evidence)
@@ -78,7 +78,7 @@ def guard(columns: Columns, scores: Mapping[int, float]) -> str:
 
 
 def original(columns: Columns, scores: Mapping[int, float]) -> str:
-    """The largest part of over 1 point that the original's tests of losses give, or nothing."""
+    """Return the largest part of the original's points, or nothing if they are at most 1."""
     losses: dict[str, np.ndarray] = {}
     for name, values in _below(columns, "loss/").items():
         if name[:3] in SIX:
@@ -90,12 +90,12 @@ def original(columns: Columns, scores: Mapping[int, float]) -> str:
 
 
 def main() -> None:
-    """Judge everything and print a line a training with alarms, and a table."""
+    """Judge all trainings; print one line per training with alarms, and a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--tracking-uri", help="the store that has their runs")
+    parser.add_argument("--tracking-uri", help="MLflow store of their runs")
     options = parser.parse_args()
     trainings = list(recorded(options.folders, Store.open(options.tracking_uri)))
     bad = [training for training in trainings if training.bad]

@@ -1,8 +1,8 @@
-"""What goes wrong in the trainings of `rollback.py`: injected faults, and blindly drawn values.
+"""The faults of the trainings in `rollback.py`: injected ones, and random hyperparameters.
 
 Each fault happens once, from a given iteration on: iterations are never rewound, so a rollback does
-not meet its fault again, as it would not in life. A fault acts ahead of an iteration, where the
-trainer asks for the next batches; the trainer itself is not changed. `FAULTS` has them by name:
+not meet its fault again, just as in practice. A fault acts before an iteration, where the trainer
+asks for the next batches; the trainer itself is unchanged. `FAULTS` has them by name:
 
     healthy              nothing
     nan_gradient         one gradient of G_A is NaN in one iteration
@@ -26,13 +26,13 @@ from cyclegan import Trainer
 
 Batches = tuple[Tensor, Tensor]
 SPIKE = 100.0
-"""What both learning rates are multiplied by."""
+"""Factor on both learning rates."""
 BRIGHTER = 20.0
-"""What bad patches are multiplied by; good ones have a standard deviation of about 1."""
+"""Factor on bad patches; good ones have a standard deviation of about 1."""
 SATURATED = 1000.0
-"""Of a saturated voxel, in the same units."""
+"""Grey value of a saturated voxel, in the same units."""
 SATURATED_SHARE = 0.01
-"""Of a bad patch's voxels."""
+"""Share of a bad patch's voxels that are saturated."""
 SPACE = {
     "lr_g": (2e-4, 3e-2),
     "lr_d": (5e-5, 1e-2),
@@ -42,69 +42,69 @@ SPACE = {
 }
 """Ranges of natural draws, log-uniform; lambdas are those of both directions."""
 KNOWN = ({"C": 10.0, "I": 0.0, "G": 1.0}, {"C": 100.0, "I": 0.0, "G": 10.0})
-"""Lambdas without identity loss; with the first ones the contrast is often inverted."""
+"""Lambdas without identity loss; the first ones often invert the contrast."""
 
 
 class Fault:
-    """Base of the faults, and the one that does nothing."""
+    """Base of the faults; it does nothing itself."""
 
     lasts = 1
-    """Iterations."""
+    """Number of disturbed iterations."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def begin(self) -> None:
-        """Ahead of the first disturbed iteration."""
+        """Act before the first disturbed iteration."""
 
     def end(self) -> None:
-        """Ahead of the first undisturbed one."""
+        """Act before the first undisturbed iteration."""
 
     def spoilt(self, batches: Batches) -> Batches:
-        """What a disturbed iteration sees instead of `batches`, (B, C, Z, Y, X)."""
+        """Return the batches (B, C, Z, Y, X) of a disturbed iteration, instead of `batches`."""
         return batches
 
 
 class NanGradient(Fault):
-    """The gradient's norm becomes NaN, clipping spreads it to every weight of both generators."""
+    """Make the gradient's norm NaN: clipping spreads it to all weights of both generators."""
 
     def begin(self) -> None:
-        """Hook the first parameter of G_A."""
+        """Attach a hook to the first parameter of G_A."""
         parameter = next(self.trainer.model.G_A.parameters())
         self._hook = parameter.register_hook(  # type: ignore[no-untyped-call]
             lambda g: torch.full_like(g, math.nan)
         )
 
     def end(self) -> None:
-        """Unhook it."""
+        """Remove the hook."""
         self._hook.remove()
 
 
 class RateSpike(Fault):
-    """Rates as a user may set them by a slip of the pen, and put back.
+    """Raise the rates, as a user might by mistake, and restore them later.
 
-    Where a rollback put other rates in force meanwhile, nothing is put back. A snapshot taken
-    within the spike has the high rates; who falls back to it gets them again, as in life.
+    Rates that a rollback has changed meanwhile are not restored. A snapshot taken within the spike
+    has the high rates; a rollback to it brings them back, as in practice.
     """
 
     lasts = 20
 
     def begin(self) -> None:
-        """Raise what is in force."""
+        """Raise the current rates."""
         now = self.trainer.hparams
         self._before = {"lr_g": now.lr_g, "lr_d": now.lr_d}
         self._raised = {name: SPIKE * rate for name, rate in self._before.items()}
         self.trainer.set_hparams(self._raised, reason="rate spike")
 
     def end(self) -> None:
-        """Put back what nobody else changed."""
+        """Restore the rates that nobody else has changed."""
         now = self.trainer.hparams
         if {"lr_g": now.lr_g, "lr_d": now.lr_d} == self._raised:
             self.trainer.set_hparams(self._before, reason="rate spike over")
 
 
 class SwappedContrast(Fault):
-    """Bright becomes dark in both directions; cycles are as good as before."""
+    """Turn bright into dark in both directions; cycles stay as good as before."""
 
     def begin(self) -> None:
         """Change the signs of the last layers, which are linear."""
@@ -116,30 +116,30 @@ class SwappedContrast(Fault):
 
 
 class FrozenDiscriminator(Fault):
-    """Not even Adam's momentum moves them; a rollback may still restore older ones."""
+    """Freeze the discriminators, Adam's momentum too; a rollback may still restore older ones."""
 
     lasts = 300
 
     def begin(self) -> None:
-        """Hide the optimizer's method behind one that does nothing."""
+        """Replace the optimizer's method with one that does nothing."""
         vars(self.trainer.model.optimizer_D)["step"] = lambda: None
 
     def end(self) -> None:
-        """Show it again."""
+        """Restore the method."""
         del vars(self.trainer.model.optimizer_D)["step"]
 
 
 class BadData(Fault):
-    """A block of the data that was read with a wrong scale, by a detector that saturated."""
+    """Feed data as if a saturated detector had read them with a wrong scale."""
 
     lasts = 40
 
     def begin(self) -> None:
-        """Own random numbers: the trainer's stay as they would be."""
+        """Seed its own random numbers, to leave the trainer's as they are."""
         self._random = torch.Generator().manual_seed(self.trainer.config.seed)
 
     def spoilt(self, batches: Batches) -> Batches:
-        """Both domains alike."""
+        """Spoil both domains in the same way."""
         real_A, real_B = batches
         return self._spoilt(real_A), self._spoilt(real_B)
 
@@ -164,8 +164,8 @@ def inject(
 ) -> None:
     """Make `scenario` happen in `trainer` after `at` iterations.
 
-    `before` is called then, ahead of the fault: the state of the trainer is that of the boundary
-    between two steps, so a checkpoint of it is one of the undisturbed training.
+    `before` is called at that moment, before the fault: the trainer is at the boundary between two
+    steps, so that a checkpoint is still one of the undisturbed training.
     """
     fault, draw = FAULTS[scenario](trainer), trainer.data.next
 
@@ -183,7 +183,7 @@ def inject(
 
 
 def drawn(number: int) -> dict[str, Any]:
-    """Rates and lambdas of a natural draw: of five the last two have the lambdas of `KNOWN`."""
+    """Return rates and lambdas of a natural draw; two of every five use lambdas of `KNOWN`."""
     random = np.random.default_rng((number, 20))
     values = {
         name: float(np.exp(random.uniform(np.log(low), np.log(high))))

@@ -1,7 +1,7 @@
 """The tables of `rollback.py`, in Markdown, from the records of finished trainings.
 
-All intervals are 95 %: Wilson's for shares. Arms are compared with `off` draw by draw, by McNemar's
-exact test.
+All intervals are 95 %, those of shares are Wilson's. McNemar's exact test compares arms with `off`
+draw by draw.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scipy.stats import binomtest
 
 Record = dict[str, Any]
 TOLERANCE = 0.5
-"""dB below its twin at which a training still counts as good as undisturbed."""
+"""Loss against its twin, in dB, up to which a training counts as good as undisturbed."""
 JUDGED = ("last", "kept")
 
 
 def report_faults(records: Sequence[Record]) -> str:
-    """One line a scenario and arm. Trainings whose twin is missing are left out."""
+    """Print one line per scenario and arm, without trainings whose twin is missing."""
     twins = {r["seed"]: r for r in records if (r["scenario"], r["arm"]) == ("healthy", "off")}
     records = [r for r in records if r["seed"] in twins]
     if not records:
@@ -53,7 +53,7 @@ def _fault_line(scenario: str, arm: str, group: list[Record], twins: dict[int, R
         change = [r[judged]["psnr"] - twins[r["seed"]][judged]["psnr"] for r in group]
         good = sum(c >= -TOLERANCE for c in change)
         cells += [share(good, len(group)), f"{np.median(change):+.2f}"]
-    # A training that gave up has spent less, which is no merit.
+    # A training that gave up has spent less; that does not count in its favour.
     spent = [r["iteration"] / r["length"] - 1 for r in group if not r["gave_up"]]
     cells.append(f"{np.mean(spent):.0%}" if spent else "-")
     return _line(*cells, _rollbacks(group), str(sum(r["gave_up"] for r in group)))
@@ -69,7 +69,7 @@ def _alarms(records: Sequence[Record]) -> str:
 
 
 def usable(record: Record, judged: str) -> bool:
-    """Whether a generator passed the gates and beats doing nothing."""
+    """Return True if a generator passed the gates and beats the unprocessed scan."""
     result: bool = (
         record[judged]["gate"] is None and record[judged]["psnr"] > record["input"]["psnr"]
     )
@@ -77,7 +77,7 @@ def usable(record: Record, judged: str) -> bool:
 
 
 def report_natural(records: Sequence[Record]) -> str:
-    """One line an arm, then the comparison with `off`."""
+    """Print one line per arm, then the comparison with `off`."""
     if not records:
         return "nothing has been trained yet"
     arms = list(dict.fromkeys(r["arm"] for r in records))
@@ -118,13 +118,13 @@ def _paired_line(arm: str, judged: str, off: dict[int, Record], other: dict[int,
 
 
 def share(successes: int, count: int) -> str:
-    """As `4/5 (38 to 96 %)`."""
+    """Return a share as text, such as `4/5 (38 to 96 %)`."""
     interval = binomtest(successes, count).proportion_ci(method="wilson")
     return f"{successes}/{count} ({100 * interval.low:.0f} to {100 * interval.high:.0f} %)"
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds: what a difference has to be judged by."""
+    """Return mean and standard deviation over seeds, the measure for any difference."""
     deviation = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{deviation} dB"
 

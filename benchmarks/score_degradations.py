@@ -1,10 +1,10 @@
 """Does the score favour networks that have learned the very degradation it judges by?
 
-A network trained on pseudo pairs has seen the degradation that is fitted to real A. The score fits
-the same one. Here the score's pseudo pairs are made with *other* degradations, none of which a
-training has seen: another blur, more and less noise, noise of another colour, and each time other
-random numbers. A network that is as good as the score says keeps its place. Used by
-`score_validity.py judge --unfamiliar`.
+A network trained on pseudo pairs has seen the degradation that is fitted to real A, and the score
+fits the same one. This module makes the score's pseudo pairs with *other* degradations, none of
+which a training has seen: another blur, more and less noise, noise of another colour, and each time
+other random numbers. A network that is as good as the score says holds its rank.
+`score_validity.py judge --unfamiliar` uses it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from cyclegan.score import Generator, Score
 from cyclegan.score.degrade import Degradation
 
 SEED = 1_000
-"""Of the noise of all of them; a study's score has 0."""
+"""Seed of the noise in all of them; a study's score uses 0."""
 BLUR = 0.3
-"""Voxels of A by which the blur's sigma is made larger or smaller."""
+"""Change of the blur's sigma, in voxels of A."""
 NOISE = 1.25
 """Factor on the noise's standard deviation."""
 COLOUR = 1.0
 """Sigma in voxels of the Gaussian that makes the noise coarser, at the same variance."""
 NEW_TERM = "lambdas.P_A"
-"""The key that says whether a training has seen a degradation."""
+"""The key that tells if a training has seen a degradation."""
 
 
 def unfamiliar(fitted: Degradation) -> Mapping[str, Degradation]:
-    """Return degradations beside the fitted one by what they change; the first changes nothing."""
+    """Return variants of the fitted degradation, by name; the first changes the noise only."""
     blurred, sharp = fitted.sigma + BLUR, max(fitted.sigma - BLUR, 0.0)
     return {
         "other noise": fitted,
@@ -67,11 +67,11 @@ class Unfamiliar:
         }
 
     def __call__(self, G_A: Generator) -> dict[str, float]:
-        """Return the value by each degradation, by the names of `columns`."""
+        """Return the score with each degradation, by the names of `columns`."""
         return {column_of(name): score(G_A).value for name, score in self.scores.items()}
 
     def cached(self, path: Path, G_A: Generator, *, again: bool = False) -> dict[str, float]:
-        """Return the same from the file `path`, which is written if it isn't there."""
+        """Return the scores from the file `path`; compute and write it if it is missing."""
         if again or not path.exists():
             write_text(path, json.dumps(self(G_A)))
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
@@ -79,16 +79,15 @@ class Unfamiliar:
 
 
 def column_of(name: str) -> str:
-    """Return the column of a table that holds the score by this degradation."""
+    """Return the column of a table with the score by this degradation."""
     return OTHER_SCORE + name
 
 
 def print_favour(title: str, rows: list[Row], resamples: int) -> None:
-    """Compare trainings with the new term and without: does another degradation cost them more?
+    """Compare usable trainings with and without the new term, of a kind that can have it.
 
-    Only those of a kind that has the term, usable ones. Where the first line is above 0, trainings
-    with the term score higher than others of the same true PSNR; where the others are below 0,
-    other degradations cost them more.
+    If the first line is above 0, trainings with the term score higher than others of the same true
+    PSNR; if the other lines are below 0, other degradations cost them more.
     """
     rows = [row for row in rows if NEW_TERM in row and row["gate"] is None]
     if not rows:
@@ -111,9 +110,9 @@ def print_favour(title: str, rows: list[Row], resamples: int) -> None:
 def favour(
     numbers: Numbers, quality: Numbers, seen: Numbers, groups: Numbers, resamples: int
 ) -> Interval:
-    """Return how much more `numbers` are where `seen` than elsewhere at the same `quality`.
+    """Return the excess of `numbers` where `seen` over the others at the same `quality`.
 
-    The coefficient of `seen` in a linear regression on it and on the quality.
+    It is the coefficient of `seen` in a linear regression on `seen` and the quality.
     """
 
     def statistic(rows: Numbers) -> float:
@@ -130,14 +129,14 @@ def _numbers(rows: list[Row], name: str) -> Numbers:
 
 
 def _coloured(fitted: Degradation, power: Tensor) -> Degradation:
-    """Return `fitted` with noise of the colour of `power` and of its own variance."""
+    """Return `fitted` with noise of the colour of `power` and the variance of its own noise."""
     share = torch.from_numpy(cylindrical_share(fitted.shape))
     variance = (share * fitted.noise_power).sum() / (share * power).sum().clamp_min(1e-30)
     return dataclasses.replace(fitted, noise_power=power * variance)
 
 
 def _low_pass(fitted: Degradation) -> Tensor:
-    """Return what a Gaussian filter of `COLOUR` voxels leaves of the power in each bin."""
+    """Return the share of the power that a Gaussian filter of `COLOUR` voxels leaves per bin."""
     z, y, x = fitted.shape
     n_z, n_r = fitted.noise_power.shape
     k_z, k_r = torch.arange(n_z) / z, torch.arange(n_r) / min(y, x)

@@ -1,8 +1,7 @@
-"""Faults put on top of good trained generators: does the score see each of them?
+"""Faults on top of good trained generators: does the score see each of them?
 
-Every fault wraps a generator A -> B and spoils its output, given the input. What it costs in true
-PSNR is measured beside the score, so that nobody has to believe that it is a fault. Used by
-`score_validity.py`.
+Every fault wraps a generator A -> B and spoils its output, given the input. The loss of true PSNR
+is measured beside the score and proves that it is a fault. `score_validity.py` uses this module.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from cyclegan.simulate.phantom import ATTENUATION, FIBRE_DIAMETER, RESIN
 Fault = Callable[[Tensor, Tensor], Tensor]
 """Spoiled output (N, 1, Z, Y, X) from input and output."""
 FAINT = {"ZYX": "checkerboard", "YX": "checkerboard in slices", "Z": "stripes along Z"}
-"""Axes along which a faint pattern alternates, and what it is called."""
+"""Names of faint patterns by the axes along which they alternate."""
 FAINT_AMPLITUDES = (0.01, 0.03, 0.09)
-"""In standard deviations of B: what kept generators show, and what trainings do after long."""
+"""Amplitudes in standard deviations of B, from those of best generators to those of long runs."""
 
 
 def faults(truth_std: float) -> Mapping[str, Fault]:
-    """All faults by name; `truth_std` of the attenuation, which sets the contrast of a fibre."""
+    """Return all faults by name; `truth_std`, of the attenuation, sets the contrast of a fibre."""
     contrast = (1 - RESIN) * ATTENUATION / truth_std
     found: dict[str, Fault] = {
         "not finite": lambda x, y: torch.where(y > y.amax() - 1e-3, math.nan, y),
@@ -63,13 +62,15 @@ class Faulty:
         self.generator, self.fault = generator, fault
 
     def __call__(self, patches: Tensor) -> Tensor:
-        """What `generator` makes of `patches`, spoiled."""
+        """Return the spoiled output of `generator`."""
         return self.fault(patches, self.generator(patches))
 
 
 def painted_fibres(shape: tuple[int, ...]) -> Tensor:
-    """(N, 1, Z, Y, X): pieces of fibres along Z, 16 voxels long, bright and dark, as many in all
-    volumes as fill about a tenth, at places that don't depend on what is there."""
+    """Return pieces of fibres along Z, (N, 1, Z, Y, X), 16 voxels long, bright and dark.
+
+    They fill about a tenth of every volume, at places that don't depend on its content.
+    """
     random = torch.Generator().manual_seed(8)
     z, y, x = (
         torch.arange(n, dtype=torch.float32).reshape([-1 if a == i else 1 for a in range(3)])
@@ -97,7 +98,7 @@ def _fine(volumes: Tensor) -> Tensor:
 
 
 def _checkerboard(volumes: Tensor, axes: str = "ZYX") -> Tensor:
-    """(Z, Y, X): 1 and -1 in turn along `axes`."""
+    """Return 1 and -1 in turn along `axes`, (Z, Y, X)."""
     z, y, x = (
         torch.arange(n) if axis in axes else torch.zeros(n, dtype=torch.long)
         for axis, n in zip("ZYX", volumes.shape[2:], strict=True)

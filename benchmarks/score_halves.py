@@ -13,14 +13,14 @@ from cyclegan.simulate.domains import Description, write_volume
 from cyclegan.simulate.phantom import FIBRE_DIAMETER, fibre_composite
 
 SHAPE = (64, 176, 176)
-"""Of the validation phantom at 1x."""
+"""Shape (Z, Y, X) of the validation phantom at 1x."""
 
 
 def write_halves(data: Path) -> Path:
     """Write `fast_even.h5`, `fast_odd.h5` and `fast_halves.json`, `fast.json` with halves.
 
-    `data` is the folder of `cyclegan simulate --phantom` with seed 0 at 1x, whose random streams
-    are drawn again: these are halves of the very scan that is validated on.
+    `data` is the folder of `cyclegan simulate --phantom` with seed 0 at 1x. The same random streams
+    are drawn again, so that these are halves of the very scan used for validation.
     """
     path = data / "fast_halves.json"
     if path.exists():

@@ -1,4 +1,4 @@
-"""The plot of docs/score.md: what was chosen by, against what it is worth."""
+"""The plot of docs/score.md: criteria of choice against true quality."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PANELS = (
 
 
 def draw(path: Path, then: list[dict[str, Any]], end: list[dict[str, Any]], judge_at: int) -> None:
-    """Score, cycle loss and sliced Wasserstein distance against the true PSNR of each training.
+    """Draw score, cycle loss and sliced Wasserstein distance against true PSNR, per training.
 
-    Trainings that a gate ended are crosses at the left edge; what the criterion would choose among
-    the judged ones has a ring.
+    Trainings that a gate ended are crosses at the left edge; a ring marks the one that the
+    criterion would choose among those judged.
     """
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True, layout="constrained")
     for panel, (title, name, sign) in zip(axes, PANELS, strict=True):

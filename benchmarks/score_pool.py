@@ -1,16 +1,17 @@
-"""A pool of trainings of which everything is kept that a score could be made from.
+"""A pool of trainings that stores everything from which a score could be made.
 
 The configurations are drawn at random from spaces as wide as a study's (`SPACES`), so that good,
-mediocre and broken trainings occur. There are two kinds: `random`, what the score's weights were
-chosen by, and `recipe`, with the loss on pseudo pairs, which teaches a network the very degradation
-that the score judges by. Each training lies in a folder of its own, those of a recipe in `r07-s1`:
+mediocre and broken trainings occur. There are two kinds: `random`, by which the score's weights
+were chosen, and `recipe`, with the loss on pseudo pairs, which teaches a network the very
+degradation that the score uses. Each training has a folder of its own; those of a recipe are
+called `r07-s1`:
 
     POOL/c07-s1/config.yaml
     POOL/c07-s1/step-00120.pt     the mean generators
     POOL/c07-s1/losses.json       {step: {loss: mean over the steps since the step before}}
 
-`losses.json` is written last and marks a training as complete; started again, `train_pool` does
-what is missing. Used by `score_validity.py`.
+`losses.json` is written last and marks a training as complete; on another call, `train_pool` trains
+only what is missing. `score_validity.py` uses this module.
 """
 
 from __future__ import annotations
@@ -54,19 +55,18 @@ SPACES: Mapping[str, Space] = {
 }
 """Ranges of configuration keys by kind, log-uniform."""
 TIES = {"random": {"lambdas.I_B": "lambdas.I_A", "lambdas.G_B": "lambdas.G_A"}, "recipe": {}}
-"""Keys that take another's value."""
+"""Keys that take the value of another key."""
 OFTEN_ZERO = "lambdas.P_A"
-"""A key that is 0 in every third configuration that has it: the same recipe without its new term
-tells what the term does."""
+"""A key that is 0 in every third configuration that has it, to show the effect of the new term."""
 OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "random": {},
     "recipe": {"upsampling": "resize", "lambdas.I_A": 3.0, "lambdas.I_B": 3.0},
 }
-"""What all configurations of a kind have; the identity losses are those of studies/demo.yaml."""
+"""Settings of all configurations of a kind; identity losses are those of studies/demo.yaml."""
 FIRST_LETTERS = {"random": "c", "recipe": "r"}
-"""Of a kind's folders."""
+"""First letter of the folders, by kind."""
 STREAMS = {"random": 20, "recipe": 21}
-"""Seeds of what is drawn."""
+"""Seeds of the draws, by kind."""
 FIXED = {
     "filters": 8,
     "activation": "leaky_relu",
@@ -82,7 +82,7 @@ FIXED = {
     "threads": 1,
     "device": "cpu",
 }
-"""What studies/demo.yaml has, too."""
+"""Settings of all trainings, the same as in studies/demo.yaml."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,21 @@ class Member:
 
     @property
     def configuration(self) -> str:
-        """Its name, which all seeds of one configuration share."""
+        """Name of the configuration, which all its seeds share."""
         return f"{FIRST_LETTERS[self.kind]}{self.number:02d}"
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """Name of its folder."""
         return f"{self.configuration}-s{self.seed}"
 
     def folder(self, pool: Path) -> Path:
-        """Where it lies."""
+        """Return its folder."""
         return pool / self.name
 
 
 def members(configurations: int, seeds: int, kind: str = "random") -> list[Member]:
-    """All configurations with the first seed, then all with the next: a part is of use, too."""
+    """Return all configurations with the first seed, then with the next: a part is useful, too."""
     drawn = list(_drawn(configurations, kind))
     return [
         Member(number, seed, values, kind)
@@ -132,7 +132,7 @@ def _drawn(configurations: int, kind: str) -> Iterator[dict[str, float]]:
 
 
 def configuration(member: Member, data: Path, steps: int, precision: str) -> Config:
-    """What to train. Errors: `ConfigError` for a key that this version doesn't know."""
+    """Return the configuration. Errors: `ConfigError` for a key that this version doesn't know."""
     fixed = {
         **FIXED,
         "run_name": f"pool-{member.name}",
@@ -149,7 +149,7 @@ def configuration(member: Member, data: Path, steps: int, precision: str) -> Con
 
 
 def _known(values: Mapping[str, float]) -> dict[str, float]:
-    """`values` without a loss of weight 0 that this version doesn't have."""
+    """Return `values` without losses of weight 0 that this version doesn't have."""
     groups = {f"lambdas.{group}" for group in Lambdas.model_fields}
     return {
         key: value
@@ -159,14 +159,14 @@ def _known(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class Recorder(Callback):
-    """Stores the mean generators every so many steps, and the mean losses in between."""
+    """Store the mean generators at regular steps, and the mean losses in between."""
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
         self.losses: dict[int, dict[str, float]] = {}
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-        """Due or not, see the class."""
+        """Store the generators if they are due."""
         if trainer.step % self.every:
             return
         path = self.folder / f"step-{trainer.step:05d}.pt"
@@ -181,7 +181,7 @@ class Recorder(Callback):
 def train_pool(
     pool: Path, data: Path, wanted: Iterable[Member], steps: int, every: int, precision: str
 ) -> None:
-    """Train what is missing, one after the other, and say how long each took."""
+    """Train what is missing, one after the other, and print the time of each."""
     for member in wanted:
         folder = member.folder(pool)
         if (folder / "losses.json").exists():

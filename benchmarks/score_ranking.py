@@ -2,10 +2,11 @@
 
     cyclegan simulate data/demo && python benchmarks/score_ranking.py
 
-Applies filters (Gaussian, median, total variation, sharpening) to the simulated fast scan as if
-they were generators, scores them without reference, and measures them against the slow scan of the
-same part. Prints the table and Spearman's rank correlation. A filter is no CycleGAN: this says
-whether the score's parts point the right way, not how well it chooses among trainings.
+The script applies filters (Gaussian, median, total variation, sharpening) to the simulated fast
+scan as if they were generators, scores them without reference, and measures them against the slow
+scan of the same part. It prints the table and Spearman's rank correlation. A filter is no CycleGAN:
+the result shows if the score's parts point the right way, not how well the score chooses among
+trainings.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Filter = Callable[[np.ndarray], np.ndarray]
 
 
 def filters() -> dict[str, Filter]:
-    """Named filters from doing nothing to far too much."""
+    """Return filters by name, from none to far too strong ones."""
     chosen: dict[str, Filter] = {"nothing": lambda x: x}
     for sigma in (0.5, 0.7, 0.9, 1.2, 1.6, 2.2):
         chosen[f"Gaussian {sigma}"] = lambda x, s=sigma: gaussian_filter(x, s)
@@ -42,7 +43,7 @@ def filters() -> dict[str, Filter]:
 
 
 def as_generator(function: Filter, gain: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A filter as a map of patches (B, 1, Z, Y, X), with the contrast of domain B."""
+    """Return a filter as a map of patches (B, 1, Z, Y, X), with the contrast of domain B."""
 
     def apply(patches: torch.Tensor) -> torch.Tensor:
         images = [gain * function(p[0].numpy().astype(np.float64)) for p in patches]

@@ -1,6 +1,6 @@
 """Rank correlation, regret and AUC with bootstrap intervals. Used by `score_validity.py`.
 
-A table has one row a training; rows of one configuration (its seeds) are drawn together, because
+A table has one row per training; rows of one configuration (its seeds) are drawn together, because
 they are not independent. All intervals are 95 % percentile intervals.
 """
 
@@ -14,7 +14,7 @@ from scipy.stats import kendalltau, rankdata, spearmanr
 
 Numbers = np.ndarray
 Statistic = Callable[[Numbers], float]
-"""Of the numbers of the rows that count, which may occur more than once."""
+"""A statistic of the rows with these numbers, which may occur more than once."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Interval:
 
 
 def bootstrap(statistic: Statistic, groups: Numbers, resamples: int) -> Interval:
-    """Resample the groups with replacement; `groups` has one number a row."""
+    """Resample the groups with replacement; `groups` has one number per row."""
     random = np.random.default_rng(0)
     names = np.unique(groups)
     rows = {name: np.flatnonzero(groups == name) for name in names}
@@ -43,17 +43,17 @@ def bootstrap(statistic: Statistic, groups: Numbers, resamples: int) -> Interval
 
 
 def spearman(criterion: Numbers, quality: Numbers) -> Statistic:
-    """Spearman's rank correlation."""
+    """Return Spearman's rank correlation as a statistic."""
     return lambda rows: float(spearmanr(criterion[rows], quality[rows]).statistic)
 
 
 def kendall(criterion: Numbers, quality: Numbers) -> Statistic:
-    """Kendall's tau-b."""
+    """Return Kendall's tau-b as a statistic."""
     return lambda rows: float(kendalltau(criterion[rows], quality[rows]).statistic)
 
 
 def regret(criterion: Numbers, quality: Numbers, seeds: Numbers) -> Statistic:
-    """How far the row with the highest criterion lies below the best, mean over the seeds.
+    """Return the loss of the row with the highest criterion against the best, mean over seeds.
 
     Each seed is a study of its own, which chooses among all configurations.
     """
@@ -70,7 +70,7 @@ def regret(criterion: Numbers, quality: Numbers, seeds: Numbers) -> Statistic:
 
 
 def regret_by_chance(quality: Numbers, seeds: Numbers) -> Statistic:
-    """Expected regret of a random choice."""
+    """Return the expected regret of a random choice as a statistic."""
 
     def statistic(rows: Numbers) -> float:
         parts = [quality[rows[seeds[rows] == seed]] for seed in np.unique(seeds[rows])]
@@ -80,7 +80,7 @@ def regret_by_chance(quality: Numbers, seeds: Numbers) -> Statistic:
 
 
 def auc(healthy: Numbers, failed: Numbers) -> float:
-    """P(healthy > failed) over all pairs, ties count half."""
+    """Return P(healthy > failed) over all pairs; ties count half."""
     ranks = rankdata(np.concatenate([healthy, failed]))
     pairs = len(healthy) * len(failed)
     return float((ranks[: len(healthy)].sum() - len(healthy) * (len(healthy) + 1) / 2) / pairs)

@@ -1,4 +1,4 @@
-"""Tables of how well each criterion tells the quality of trainings. Used by `score_validity.py`."""
+"""Tables of how well each criterion predicts the quality of trainings, for `score_validity.py`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from score_statistics import (
 )
 
 Row = dict[str, Any]
-"""All that is known of one generator, see `score_validity.row_of`."""
+"""All that is known about one generator, see `score_validity.row_of`."""
 OTHER_SCORE = "value, "
-"""How the columns begin that hold the score by another degradation."""
+"""Prefix of the columns that hold the score by another degradation."""
 CRITERIA = {
     "score": ("value", 1),
     "the truth then": ("psnr", 1),
@@ -38,8 +38,8 @@ CRITERIA = {
     "cycle loss": ("cycle_loss", -1),
     "generator loss": ("generator_loss", -1),
 }
-"""Column and sign: +1 where more is better. The truth then is no criterion that anybody has: it is
-what the best possible one could tell of a training's future."""
+"""Column and sign, +1 where more is better. In practice nobody has `the truth then`: it shows what
+the best possible criterion could tell about a training's future."""
 
 
 def criteria(rows: list[Row]) -> dict[str, tuple[str, int]]:
@@ -50,12 +50,12 @@ def criteria(rows: list[Row]) -> dict[str, tuple[str, int]]:
 
 
 def column(rows: list[Row], name: str, sign: int = 1) -> np.ndarray:
-    """A column as numbers, more is better; what a gate left out is worst."""
+    """Return a column as numbers, more is better; rows that a gate left out are worst."""
     return np.array([sign * row[name] if name in row else -1e9 for row in rows])
 
 
 class Pairing:
-    """Rows of the criterion and rows of the quality they are to tell, of the same trainings."""
+    """Rows of the criterion and rows of the quality that it predicts, of the same trainings."""
 
     def __init__(self, told: list[Row], quality: list[Row], resamples: int) -> None:
         self.told, self.quality, self.resamples = told, quality, resamples
@@ -64,13 +64,13 @@ class Pairing:
         self.seeds = column(told, "seed")
 
     def rank(self, criterion: str, measure: str, tau: bool = False) -> Interval:
-        """Spearman's rho or Kendall's tau."""
+        """Return Spearman's rho or Kendall's tau."""
         statistic = kendall if tau else spearman
         told, quality = column(self.told, *self.criteria[criterion]), column(self.quality, measure)
         return bootstrap(statistic(told, quality), self.groups, self.resamples)
 
     def regret(self, criterion: str | None, measure: str = "psnr") -> Interval:
-        """Of the chosen training, in dB or SSIM; None: of a random one."""
+        """Return the regret of the choice by `criterion`, in dB or SSIM; None: of a random one."""
         quality = column(self.quality, measure)
         if criterion is None:
             statistic = regret_by_chance(quality, self.seeds)
@@ -81,7 +81,7 @@ class Pairing:
 
 
 def print_ranks(title: str, pairing: Pairing) -> None:
-    """One line a criterion."""
+    """Print one line per criterion."""
     count, configurations = len(pairing.told), len(np.unique(pairing.groups))
     print(f"\n{title}: {count} trainings of {configurations} configurations")
     print(f"{'criterion':26s} {'rho, PSNR':24s} {'rho, SSIM':24s} {'regret / dB':24s}")
@@ -94,7 +94,7 @@ def print_ranks(title: str, pairing: Pairing) -> None:
 
 
 def print_subsets(title: str, told: list[Row], quality: list[Row], resamples: int) -> None:
-    """Ranks of all trainings, of those that no weight was chosen by, and of each kind alone."""
+    """Print ranks for all trainings, those unseen by the weights' choice, and each kind alone."""
     subsets = {
         "": lambda row: True,
         "fresh configurations": lambda row: row["fresh"],

@@ -1,8 +1,8 @@
-"""What a generator of the pool is really worth, against the phantom's noise-free truth.
+"""True quality of a generator of the pool, against the phantom's noise-free truth.
 
-Measured on the validation volume, another phantom than those trained on, after an affine fit with a
-slope of at least 0: an inverted image must not count as a good one. PSNR and SSIM also against the
-slow scan. Used by `score_validity.py`, which caches the numbers beside the generators.
+The validation volume is another phantom than those used for training. An affine fit has a slope of
+at least 0: an inverted image must not count as a good one. PSNR and SSIM are also measured against
+the slow scan. `score_validity.py` uses this module and caches the numbers beside the generators.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cyclegan.metrics.quality import affine_fit, psnr, ssim
 from cyclegan.score import Generator
 
 REGION = (slice(0, 64), slice(24, 136), slice(24, 136))
-"""Of the validation volume, 0.8 million voxels."""
+"""Region of the validation volume that is measured, 0.8 million voxels."""
 RIM = 4
-"""Voxels at the faces that don't count."""
+"""Width in voxels of the rim that is not judged."""
 Image = np.ndarray
 
 
@@ -37,16 +37,16 @@ class Truth:
         )
         with h5py.File(data / "validate_truth.h5") as handle:
             self.std = float(handle["data"].attrs["std"])
-            """Of the attenuation before the file was standardised."""
+            """Standard deviation of the attenuation before the file was standardised."""
 
     def __call__(self, G_A: Generator) -> dict[str, float]:
-        """PSNR in dB and SSIM of what `G_A` makes of the fast scan."""
+        """Return PSNR in dB and SSIM of the fast scan after `G_A`."""
         with torch.no_grad():
             image = G_A(torch.from_numpy(self.source)[None, None]).float()[0, 0].numpy()
         return self.of(image)
 
     def of(self, image: Image) -> dict[str, float]:
-        """The same of an image that is there already."""
+        """Return the same for a finished image."""
         image = _inner(np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0))
         found = {}
         for suffix, reference in (("", self.truth), ("_slow", self.slow)):
@@ -58,14 +58,14 @@ class Truth:
         return found
 
     def best_gaussian(self) -> dict[str, float]:
-        """The plain baseline: the Gaussian filter with the highest PSNR against the truth."""
+        """Return the baseline: the Gaussian filter with the highest PSNR against the truth."""
         sigmas = np.arange(0.0, 2.5, 0.1)
         found = [self.of(gaussian_filter(self.source, sigma)) for sigma in sigmas]
         return max(found, key=lambda numbers: numbers["psnr"])
 
 
 def generator_of(path: Path, direction: str = "A", precision: str = "bf16") -> Generator:
-    """A stored generator in the arithmetic it was trained in."""
+    """Return a stored generator in the arithmetic of its training."""
     network = load_generator(path, "A" if direction == "A" else "B").network
     if precision == "bf16":
         network = network.to(memory_format=torch.channels_last_3d)
@@ -79,7 +79,7 @@ def generator_of(path: Path, direction: str = "A", precision: str = "bf16") -> G
 
 
 def truth_of(folder: Path, step: int, truth: Truth) -> dict[str, float]:
-    """The numbers of one stored generator, from the cache if they are there."""
+    """Return the numbers of one stored generator, from the cache if they are there."""
     cache = folder / f"truth-{step:05d}.json"
     if not cache.exists():
         numbers = truth(generator_of(folder / f"step-{step:05d}.pt"))

@@ -11,15 +11,15 @@
 scores their stored generators without reference on the patches that a study would use, measures
 them against the phantom's truth (`score_truth.py`), puts faults on top of the best
 (`score_failures.py`), prints tables with 95 % bootstrap intervals over configurations, and writes
-`results/score_validity.csv` and the plot of docs/score.md. `cost` measures how long a validation
-takes beside the steps between two.
+`results/score_validity.csv` and the plot of docs/score.md. `cost` compares the time of a validation
+with that of the steps between two validations.
 
 `--kind recipe` draws trainings with the loss on pseudo pairs; `--kind all` judges both kinds
-together and each by itself. `--unfamiliar` judges by degradations that no training has seen, too
+together and separately. `--unfamiliar` also judges by degradations that no training has seen
 (`score_degradations.py`), at the step where a study prunes and at the end.
 
-The score's weights were chosen by configurations c00 to c11 with seed 0; all others are shown by
-themselves, too.
+The score's weights were chosen on configurations c00 to c11 with seed 0; the tables also show all
+others separately.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PARTS_OF_VALUE = (
 
 
 def chosen(options: argparse.Namespace) -> list[Member]:
-    """The trainings of the kind that is asked for, or of all kinds."""
+    """Return the trainings of the requested kind, or of all kinds."""
     kinds = list(SPACES) if options.kind == "all" else [options.kind]
     return [
         member for kind in kinds for member in members(options.configurations, options.seeds, kind)
@@ -67,7 +67,7 @@ def chosen(options: argparse.Namespace) -> list[Member]:
 
 
 def validator(options: argparse.Namespace) -> Validator:
-    """What judges a trial of a study: eight patches of 32^3 of each domain; half scans as well."""
+    """Return the validator of a study: eight patches of 32^3 per domain, and half scans."""
     write_halves(options.data)
     member = members(options.configurations, options.seeds)[0]
     config = configuration(member, options.data, options.steps, "bf16")
@@ -77,9 +77,9 @@ def validator(options: argparse.Namespace) -> Validator:
 
 
 def judged(options: argparse.Namespace, judge: Validator) -> list[Row]:
-    """One row for each complete training and each stored step; cached beside the generators.
+    """Return one row for each complete training and stored step; cache it beside the generators.
 
-    The cache holds parts, so that other weights need no other run.
+    The cache holds parts, so that other weights need no new run.
     """
     truth = Truth(options.data)
     others = None
@@ -103,7 +103,7 @@ def judged(options: argparse.Namespace, judge: Validator) -> list[Row]:
 
 
 def parts_of(path: Path, score: Score, *, again: bool) -> Row:
-    """The gate and the parts of a stored generator; scored anew if the cache lacks a part."""
+    """Return gate and parts of a stored generator; score it anew if the cache lacks a part."""
     cache = path.with_name(path.name.replace("step-", "parts-")).with_suffix(".json")
     if not again and cache.exists():
         parts: Row = json.loads(cache.read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def parts_of(path: Path, score: Score, *, again: bool) -> Row:
 
 
 def row_of(member: Member, step: int, quality: Row, parts: Row, losses: dict[str, float]) -> Row:
-    """All that is known of one generator: what was trained, its true quality, every criterion."""
+    """Return all that is known about one generator: its training, true quality and criteria."""
     return {
         "kind": member.kind,
         "configuration": member.configuration,
@@ -135,14 +135,14 @@ def row_of(member: Member, step: int, quality: Row, parts: Row, losses: dict[str
 
 
 def value(parts: Row, without: str | None = None) -> float:
-    """The score from cached parts with today's weights, or with one part left out."""
+    """Return the score from cached parts with the current weights, or with one part left out."""
     if parts["gate"]:
         return GATED
     return max(value_of(parts | {without: 0.0} if without else parts), GATED + 1)
 
 
 def kept_generators(rows: list[Row]) -> list[Row]:
-    """Of each training the row of the best score: what a training keeps in `generator.pt`."""
+    """Return each training's row of the best score: that of the generator in `generator.pt`."""
     best: dict[str, Row] = {}
     for row in rows:
         name = row["training"]
@@ -152,7 +152,7 @@ def kept_generators(rows: list[Row]) -> list[Row]:
 
 
 def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -> None:
-    """AUC of every fault on top of the best third of the trainings, against that third."""
+    """Print the AUC of every fault on the best third of the trainings, against that third."""
     truth = Truth(options.data)
     end = sorted((r for r in rows if r["step"] == options.steps), key=lambda r: -r["psnr"])
     healthy = end[: max(len(end) // 3, 2)]
@@ -168,7 +168,7 @@ def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -
         failed = np.array([report.value for report in spoiled])
         kind = half if "half as strong" in name else faint if name.startswith("faint") else full
         kind.append(failed)
-        # What the last generator's image loses in truth.
+        # Loss of true quality of the last generator's image.
         lost = truth(Faulty(generator_of(path), fault))
         gated = np.mean([report.gate is not None for report in spoiled])
         change = np.median(failed - good)
@@ -187,13 +187,13 @@ def print_failures(options: argparse.Namespace, score: Score, rows: list[Row]) -
 def _auc(
     good: np.ndarray, failed: list[np.ndarray], groups: np.ndarray, resamples: int
 ) -> Interval:
-    """AUC over all pairs; configurations are resampled, each with its seeds and its faults."""
+    """Return the AUC over all pairs; resample configurations with their seeds and faults."""
     table = np.stack(failed)
     return bootstrap(lambda rows: auc(good[rows], table[:, rows].ravel()), groups, resamples)
 
 
 def judge(options: argparse.Namespace) -> None:
-    """Everything but the training."""
+    """Judge all trainings: print the tables, write the CSV file and the plot."""
     judging = validator(options)
     rows = judged(options, judging)
     _write_csv(Path("results/score_validity.csv"), rows)
@@ -230,7 +230,7 @@ def _write_csv(path: Path, rows: list[Row]) -> None:
 
 
 def cost(options: argparse.Namespace) -> None:
-    """Time of a validation over the time of the 100 steps between two and itself."""
+    """Print the share of a validation in the time of itself and the 100 steps before it."""
     member = members(options.configurations, options.seeds)[0]
     for size, halves in ((32, False), (32, True), (64, False)):
         config = configuration(member, options.data, 10**6, "bf16")

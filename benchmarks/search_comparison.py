@@ -1,4 +1,4 @@
-"""What a study finds against the plain grid and against random search, for the same iterations.
+"""Compare a study with a plain grid and with random search, for the same iterations.
 
     cyclegan simulate data/phantom --phantom
     OMP_NUM_THREADS=1 python benchmarks/search_comparison.py --workers 2
@@ -9,11 +9,12 @@ Three recipes search the same space and spend the same number of optimisation st
     random   random values, each trial trained for --judge steps; the best score wins
     study    TPE and successive halving: first rung at half of --judge, survivors go on
 
-Each is repeated with several seeds (first weights, patches, sampler). What is reported is not the
-score that the searches see but the truth they never see: PSNR and SSIM of the chosen trial's
-generator against the noise-free phantom of the validation volume, as a function of the iterations
-spent; and how many iterations each recipe needs until its choice is as good as the grid's last one
-of the same seed. Every search is a real study in `--folder`; called again the benchmark goes on.
+Each is repeated with several seeds (first weights, patches, sampler). The report does not use the
+score, which the searches see, but the truth, which they never see: PSNR and SSIM of the chosen
+trial's generator against the noise-free phantom of the validation volume, as a function of the
+iterations spent; and the iterations that each recipe needs until its choice is as good as the
+grid's last one of the same seed. Every search is a real study in `--folder`; on another call the
+benchmark goes on.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ SPACE = {
     "lambdas.C_B": (0.5, 20.0, 2),
     "lambdas.I_A": (0.3, 10.0, 2),
 }
-"""Range, and points of the grid in it; logarithmic. `lambdas.I_B` goes with `lambdas.I_A`."""
+"""Range and grid points by key, logarithmic; `lambdas.I_B` follows `lambdas.I_A`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched and for how long."""
+    """The folders, data and lengths of the searches."""
 
     folder: Path
     data: Path
@@ -70,7 +71,7 @@ class Plan:
     """Iterations of one search."""
 
     def definition(self, recipe: str, seed: int) -> dict[str, Any]:
-        """The study of one recipe and seed, as its YAML file has it."""
+        """Return the definition of the study of one recipe and seed, as in a YAML file."""
         grid = recipe == "grid"
         space = {
             key: {"type": "float", "low": low, "high": high, "log": True}
@@ -102,7 +103,7 @@ class Plan:
 
 
 def search(plan: Plan, recipe: str, seed: int, workers: int) -> list[dict[str, Any]]:
-    """Run (or finish) one search; its trials in the order they ended, with their truth."""
+    """Run or finish one search; return its trials in the order of their end, with the truth."""
     folder = plan.folder / f"{recipe}-{seed}"
     (folder / "studies").mkdir(parents=True, exist_ok=True)
     (folder / "mlruns").mkdir(exist_ok=True)
@@ -127,9 +128,9 @@ def search(plan: Plan, recipe: str, seed: int, workers: int) -> list[dict[str, A
 
 
 def curve(trials: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
-    """(iterations spent, PSNR, SSIM) of the choice after each trial: the best score so far.
+    """Return (iterations spent, PSNR, SSIM) of the best score so far, after each trial.
 
-    A trial that was pruned can be chosen too while nothing better is there: its generator is kept.
+    A pruned trial can also be the best so far: its generator is stored.
     """
     spent, best, points = 0, -np.inf, []
     chosen: dict[str, Any] = {}
@@ -143,7 +144,7 @@ def curve(trials: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
 
 
 def iterations_to(points: Sequence[tuple[int, float, float]], psnr: float) -> float:
-    """Iterations until the choice has that PSNR; infinite if it never has."""
+    """Return the iterations until the choice has that PSNR; infinite if it never has."""
     return next((float(spent) for spent, reached, _ in points if reached >= psnr), float("inf"))
 
 
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--judge", type=int, default=100, help="steps of a trial of the grid")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--clean", action="store_true", help="begin anew")
+    parser.add_argument("--clean", action="store_true", help="delete all results and begin anew")
     options = parser.parse_args()
     if options.clean:
         shutil.rmtree(options.folder, ignore_errors=True)
@@ -178,7 +179,7 @@ def main() -> None:
 
 
 def report(found: dict[str, list[Any]], plan: Plan) -> None:
-    """The table over the seeds, and the curves as JSON."""
+    """Print the table over the seeds, and write the curves as JSON."""
     goals = [points[-1][1] for points in found["grid"]]
     print(f"\n{'':8s} {'PSNR / dB':>22s} {'SSIM':>18s} {'iterations to the grid choice':>32s}")
     for recipe, curves in found.items():

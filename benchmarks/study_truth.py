@@ -4,10 +4,10 @@
     python benchmarks/study_truth.py find_recipe
     python benchmarks/study_truth.py demo --data data/demo
 
-Applies the generator that each trial kept to the fast scan of the validation part and measures it
-against the phantom's noise-free truth, or, where there is none, against the slow scan. Prints one
-line a trial, the best first, Spearman's correlation of the score with PSNR and SSIM, and how far
-the study's choice lies below the best. For studies at 1x.
+The script applies the best generator of each trial to the fast scan of the validation part. It
+measures the result against the phantom's noise-free truth or, if there is none, against the slow
+scan. It prints one line per trial, the best first, Spearman's correlation of the score with PSNR
+and SSIM, and the loss of the study's choice against the best trial. For studies at 1x.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from score_truth import RIM, generator_of
 from cyclegan.metrics.quality import affine_fit, psnr, ssim
 
 LARGEST = 112
-"""Voxels along each axis that are measured."""
+"""Most voxels along each axis that are measured."""
 STEP = 8
-"""The window's size is a multiple of it, as networks want."""
+"""Divisor of the window's size, as networks need it."""
 
 
 class Judge:
-    """The fast scan of the validation part, and what an image of it is measured against."""
+    """The fast scan of the validation part and its reference."""
 
     def __init__(self, data: Path) -> None:
         truth = data / "validate_truth.h5"
@@ -59,7 +59,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def trials_of(study: str) -> list[dict[str, Any]]:
-    """Return the trials as `cyclegan study show --json` has them."""
+    """Return the trials in the form of `cyclegan study show --json`."""
     command = ["cyclegan", "study", "show", study, "--json"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     trials: list[dict[str, Any]] = json.loads(shown.stdout)["trials"]
@@ -67,7 +67,7 @@ def trials_of(study: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure every trial that kept a generator."""
+    """Measure every trial that has stored a generator."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study")
     parser.add_argument("--data", type=Path, default=Path("data/phantom"))

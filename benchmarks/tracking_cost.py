@@ -1,13 +1,14 @@
-"""What does full tracking cost a training?
+"""Cost of full tracking for a training.
 
     cyclegan simulate data/phantom --phantom
     OMP_NUM_THREADS=1 python benchmarks/tracking_cost.py            # 10 minutes on a CPU
     OMP_NUM_THREADS=1 python benchmarks/tracking_cost.py --every 1  # a point for every iteration
 
-Two trainings of the same seed, one with its tracking callback (metrics, pictures, system metrics;
-a fresh embedded store in a temporary folder), run in turns: see `turns.py`. At the end of a block
-the thread that writes is waited for, so that all it does counts, though a training would not wait:
-the ratio is an upper bound. The server of a store over HTTP is another process and does not count.
+Two trainings of the same seed run in turns, one of them with its tracking callback (metrics,
+pictures, system metrics; a fresh embedded store in a temporary folder): see `turns.py`. At the end
+of a block the benchmark waits for the thread that writes, so that all its work counts. A training
+would not wait, so the ratio is an upper bound. The server of a store over HTTP is another process
+and does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tracking import Store, TrackingCallback
 
 
 def measure(options: argparse.Namespace, size: str) -> dict[str, Any]:
-    """Both trainings in turns."""
+    """Run both trainings in turns and return their times."""
     options.policy = "guard"
     values = configuration(options, size, "off") | {"log_every": options.every}
     trainers = {arm: Trainer(parse_config(values)) for arm in ("off", "on")}
@@ -50,7 +51,7 @@ def measure(options: argparse.Namespace, size: str) -> dict[str, Any]:
 
 
 def report(row: dict[str, Any]) -> str:
-    """A line of the table in Markdown."""
+    """Return a line of the table in Markdown."""
     off, on = turns.by_round(row["seconds"])
     ratio = turns.ratio(on, off)
     cells = (
@@ -62,14 +63,16 @@ def report(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure every size, store what was found, print the table."""
+    """Measure every size, store the results and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data/phantom"))
     parser.add_argument("--folder", type=Path, default=Path("results/tracking"))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=("small",))
     parser.add_argument("--every", type=int, default=10, help="log_every of the configuration")
     parser.add_argument("--block", type=int, default=100, help="steps, a multiple of 100")
-    parser.add_argument("--rounds", type=int, default=5, help="of four blocks, after the first")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of four blocks, after a first one"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--threads", type=int, default=1)

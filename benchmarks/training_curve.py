@@ -5,12 +5,12 @@
     python benchmarks/training_curve.py run "R1 0.1" --set filters=8 penalty_R1=0.1 --seeds 0 1
     python benchmarks/training_curve.py table
 
-`run` trains `studies/recipe.yaml`, with some keys changed, and at every validation measures the
-mean generators against the phantom's noise-free truth (`score_truth.py`), beside the score, which
-does not know it. Each training is a file RESULTS/NAME-sSEED.json; what is there already is left
-alone. `table` prints one line a name: quality at the end, how deep it ever fell below the best
-before, and the parts of the score. With several seeds figures are means, and the deepest fall is
-that of the worst seed.
+`run` trains `studies/recipe.yaml`, with some keys changed. At every validation it records the score
+and measures the mean generators against the phantom's noise-free truth (`score_truth.py`), which
+the score does not know. Each training is a file RESULTS/NAME-sSEED.json; `run` skips existing ones.
+`table` prints one line per name: quality at the end, the deepest fall below an earlier best, and
+the parts of the score. With several seeds the figures are means, and the deepest fall is that of
+the worst seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from search.rollback import RollbackOptimizer
 
 RECIPE = Path(__file__).resolve().parent.parent / "studies" / "recipe.yaml"
 VALIDATIONS = 12
-"""Of a training."""
+"""Number of validations of a training."""
 PARTS = ("spectrum_distance_db", "sliced_wasserstein", "checkerboard", "noise_in_cycle_db")
 Record = dict[str, Any]
 
@@ -55,7 +55,7 @@ class Curve(Callback):
         self.resumed = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """Measure; the clock stands still."""
+        """Measure the generators while the clock stands still."""
         self.seconds += time.perf_counter() - self.resumed
         model = trainer.model
 
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def trained(options: argparse.Namespace, seed: int, truth: Truth) -> Record:
-    """Train once and return what was seen on the way; `diverged` says why it ended early."""
+    """Train once and return the record; `diverged` has the reason of an early end."""
     changes = {
         "data_A": str(options.data / "fast.json"),
         "data_B": str(options.data / "slow.json"),
@@ -109,12 +109,12 @@ def trained(options: argparse.Namespace, seed: int, truth: Truth) -> Record:
 
 
 def deepest_fall(values: Sequence[float]) -> float:
-    """Return how far a value ever lies below the best before it."""
+    """Return the largest distance of a value below the best one before it."""
     return max(max(values[: i + 1]) - value for i, value in enumerate(values))
 
 
 def table(options: argparse.Namespace) -> None:
-    """Print one line a name, in the order of names, and the curve of each seed if asked for."""
+    """Print one line per name, in the order of names, and the curve of each seed on request."""
     groups: dict[str, list[Record]] = {}
     for path in sorted(options.results.glob("*-s*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/phantom"))
     stages = parser.add_subparsers(dest="stage", required=True)
     running = stages.add_parser("run", help="train and measure")
-    running.add_argument("name", help="of this configuration in the table")
+    running.add_argument("name", help="name of this configuration in the table")
     running.add_argument("--recipe", type=Path, default=RECIPE)
     running.add_argument("--set", type=_setting, nargs="*", default=[], metavar="KEY=VALUE")
     running.add_argument("--seeds", type=int, nargs="*", default=[0])

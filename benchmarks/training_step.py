@@ -1,12 +1,12 @@
-"""How fast a training step is here, against the same step written plainly.
+"""Speed of a training step, compared with the same step written plainly.
 
     python benchmarks/training_step.py [--filters 32] [--patch 64] [--repeats 5] [--device cpu]
 
-The peer is the same CycleGAN step as a textbook has it: eager, fp32, real and generated images in
+The peer is the same CycleGAN step as in a textbook: eager, fp32, real and generated images in
 separate discriminator passes, discriminators' gradients computed in the generators' step and thrown
 away, PyTorch's default Adam. Variants run interleaved in one process; the peak memory of each is
-that of a process of its own. Beside the times: the share of this machine's matrix-product speed in
-the same precision, measured in the same run. Prints ratios; nothing is asserted.
+that of a process of its own. The table also has the share of this machine's matrix-product speed in
+the same precision, measured in the same run. The script prints ratios and asserts nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIANTS = ("plain fp32", "ours fp32", "ours bf16")
 
 
 def configuration(options: argparse.Namespace, precision: str) -> Config:
-    """Least squares, cycle and identity losses; batch 1, no normalisation."""
+    """Return a configuration with least squares, cycle and identity losses; batch 1, no norm."""
     adversarial = dict.fromkeys(("G_A", "G_B", "D_A", "D_B"), "lsgan")
     return parse_config(
         {
@@ -52,7 +52,7 @@ def configuration(options: argparse.Namespace, precision: str) -> Config:
 
 
 def patches(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Fixed random patches of both domains."""
+    """Return fixed random patches of both domains."""
     random = torch.Generator().manual_seed(0)
     shape = (1, 1, *[options.patch] * 3)
     one, other = (torch.randn(shape, generator=random).to(options.device) for _ in range(2))
@@ -60,7 +60,7 @@ def patches(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def plain_step(options: argparse.Namespace) -> Step:
-    """The peer."""
+    """Return a function for one step of the peer."""
     model = CycleGAN(configuration(options, "fp32"), torch.device(options.device))
     judges = [*model.D_A.parameters(), *model.D_B.parameters()]
     generators = [*model.G_A.parameters(), *model.G_B.parameters()]
@@ -94,7 +94,7 @@ def plain_step(options: argparse.Namespace) -> Step:
 
 
 def our_step(options: argparse.Namespace, precision: str) -> Step:
-    """A step as the trainer does it, running means of the generators included."""
+    """Return a function for a step of the trainer, with running means of the generators."""
     model = CycleGAN(configuration(options, precision), torch.device(options.device))
     real_A, real_B = patches(options)
 
@@ -106,13 +106,13 @@ def our_step(options: argparse.Namespace, precision: str) -> Step:
 
 
 def build(options: argparse.Namespace, variant: str) -> Step:
-    """The step of one of `VARIANTS`."""
+    """Return the step of one of `VARIANTS`."""
     kind, precision = variant.split()
     return plain_step(options) if kind == "plain" else our_step(options, precision)
 
 
 def peak_memory(options: argparse.Namespace, variant: str) -> float:
-    """GB that a process of its own takes for two steps of `variant`."""
+    """Return the GB that a process of its own takes for two steps of `variant`."""
     line = [sys.executable, __file__, "--memory-of", variant]
     line += ["--filters", str(options.filters), "--patch", str(options.patch)]
     line += ["--layers", str(options.layers), "--device", options.device]
@@ -121,7 +121,7 @@ def peak_memory(options: argparse.Namespace, variant: str) -> float:
 
 
 def report_memory(options: argparse.Namespace) -> None:
-    """What the process of `peak_memory` prints."""
+    """Print the peak memory, in the process of `peak_memory`."""
     step = build(options, options.memory_of)
     step()
     step()

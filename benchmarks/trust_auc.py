@@ -3,16 +3,17 @@
     python benchmarks/trust_auc.py --scale 1 --folder data/trust1
     python benchmarks/trust_auc.py --scale 2 --folder data/trust2
 
-Simulates a fibre composite of which the truth is known, trains a small CycleGAN on the fast and the
-slow scan (or takes a generator file), enhances the validation scan with its trust maps, and asks of
-every map how well it tells wrong voxels from right ones: the area under the ROC curve (AUC), 0.5 by
-chance, with an interval from resampling blocks of 16^3 voxels, as neighbours are not independent.
+The script simulates a fibre composite with a known truth, trains a small CycleGAN on the fast and
+the slow scan (or takes a generator file) and enhances the validation scan with its trust maps. It
+measures how well every map tells wrong voxels from right ones: the area under the ROC curve (AUC),
+0.5 by chance, with an interval from resampling blocks of 16^3 voxels, as neighbours are not
+independent.
 
-*Wrong* is a voxel at which the enhanced volume, fitted to the truth by one slope and one offset,
-differs from it by more than a share of the contrast between fibre and resin, both low-passed over
-half a fibre's radius. The truth is blurred as the slow scan is: what no slow scan shows is not
-missed. A second test paints fibre-like pieces into the output, whatever the input shows, at places
-that mirror each other, so that flips can't see them.
+A voxel is *wrong* if the enhanced volume, fitted to the truth by one slope and one offset, differs
+from it there by more than a share of the contrast between fibre and resin, both low-passed over
+half a fibre's radius. The truth is blurred like the slow scan, so that details that no slow scan
+shows are not missed. A second test paints fibre-like pieces into the output, whatever the input
+shows, at places that mirror each other, so that flips can't see them.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ from cyclegan.trust import TrustOperator
 Image = np.ndarray
 
 HALF_RADIUS = FIBRE_DIAMETER / 4
-"""Low-pass before voxels are judged, a Gaussian's standard deviation in voxels of the truth."""
+"""Standard deviation of the Gaussian low pass before the judgement, in voxels of the truth."""
 SHARES = (0.15, 0.25, 0.5)
-"""Of the contrast between fibre and resin, beyond which a voxel is wrong."""
+"""Shares of the contrast between fibre and resin beyond which a voxel is wrong."""
 RIM = 8
-"""Voxels at the faces that don't count."""
+"""Width in voxels of the rim that is not judged."""
 BLOCK = 16
-"""Side of the blocks that are resampled: about two fibres."""
+"""Side in voxels of the blocks that are resampled: about two fibres."""
 BINS = 1024
-"""Quantiles by which scores are ranked."""
+"""Number of quantiles by which scores are ranked."""
 NEAR_AIR = 8
-"""Voxels around voids and breaks that the second table leaves out."""
+"""Width in voxels of the margin around voids and breaks that the second table leaves out."""
 
 NETWORKS = {1: ("UNetSim3d", "UNetSim3d"), 2: ("UNetSim3dSRx2", "UNetSim3dSRd2")}
 SETTINGS = {
@@ -73,7 +74,7 @@ LAMBDAS_SR = {"G_A": 1, "G_B": 1, "D_A": 1, "D_B": 1, "C_A": 0.7, "C_B": 12, "I_
 
 
 def trained(folder: Path, options: argparse.Namespace) -> Path:
-    """The generator file: the one given, the one made before, or one trained here."""
+    """Return the generator file: the given one, an earlier one, or one trained now."""
     path = options.generator or folder / f"generator-{options.steps}.pt"
     if path.exists():
         return path
@@ -100,19 +101,19 @@ def trained(folder: Path, options: argparse.Namespace) -> Path:
 
 
 class Painting(Generator):
-    """A generator that adds the same picture to whatever it makes of its input."""
+    """A generator that adds the same picture to all its outputs."""
 
     def __init__(self, network: UNet3d, picture: Image) -> None:
         super().__init__(network)
         self.picture = torch.from_numpy(picture)
 
     def translate(self, patch: torch.Tensor) -> torch.Tensor:
-        """See `Generator.translate`; the patch must be the whole volume."""
+        """Translate as `Generator.translate`; the patch must be the whole volume."""
         return super().translate(patch) + self.picture
 
 
 def fibre_pieces(shape: tuple[int, ...], amplitude: float, seed: int) -> Image:
-    """Pieces of fibres, bright and dark, 16 voxels long, mirrored along all axes."""
+    """Return pieces of fibres, bright and dark, 16 voxels long, mirrored along all axes."""
     random = np.random.default_rng(seed)
     z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
     picture = np.zeros(shape, np.float32)
@@ -148,7 +149,7 @@ class Judge:
         )
 
     def __call__(self, score: Image) -> tuple[float, float, float, float]:
-        """AUC, the ends of its 95 % interval, and the lift of the 1 % highest scores."""
+        """Return the AUC, the ends of its 95 % interval, and the lift of the 1 % highest scores."""
         values = score.ravel()[self.counted]
         edges = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1])
         place = np.searchsorted(edges, values) + BINS * self.block
@@ -165,7 +166,7 @@ class Judge:
 
 
 def _auc(wrong: Image, right: Image) -> Image:
-    """AUC (N,) of histograms (N, bins); ties count half."""
+    """Return the AUC (N,) of histograms (N, bins); ties count half."""
     below = np.cumsum(right, axis=1) - right
     pairs = wrong.sum(axis=1) * right.sum(axis=1)
     with np.errstate(invalid="ignore"):
@@ -186,14 +187,14 @@ def show(title: str, judge: Judge, scores: Mapping[str, Image]) -> None:
 
 
 def on_fine_grid(image: Image, factor: int) -> Image:
-    """(Z, Y, X) repeated to factor x (Z, Y, X)."""
+    """Repeat the voxels of (Z, Y, X) to factor x (Z, Y, X)."""
     for axis in range(3):
         image = np.repeat(image, factor, axis)
     return image
 
 
 def baselines(image: Image, factor: int) -> dict[str, Image]:
-    """What one might look at without any trust map."""
+    """Return scores that need no trust map, as baselines."""
     low = gaussian_filter(image, 1.5)
     noise = gaussian_filter((image - gaussian_filter(image, 1)) ** 2, 1.5)
     found = {
@@ -205,13 +206,13 @@ def baselines(image: Image, factor: int) -> dict[str, Image]:
 
 
 def read(path: Path) -> tuple[Image, Mapping[str, float]]:
-    """A volume of the simulator and its attributes."""
+    """Return a volume of the simulator and its attributes."""
     with h5py.File(path) as handle:
         return handle["data"][()], dict(handle["data"].attrs)
 
 
 def maps_of(operator: TrustOperator, source: Image) -> tuple[Image, dict[str, Image]]:
-    """The enhanced image and all maps on its grid, in one pass."""
+    """Return the enhanced image and all maps on its grid, in one pass."""
     results = {name: image[0] for name, image in apply_tiled(operator, source).items()}
     enhanced = results.pop("data")
     factor = operator.factor
@@ -224,11 +225,13 @@ def maps_of(operator: TrustOperator, source: Image) -> tuple[Image, dict[str, Im
 def main() -> None:
     """Simulate, train, enhance, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="of the simulated data")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the simulated data")
     parser.add_argument("--scale", type=int, default=1, choices=(1, 2))
-    parser.add_argument("--seed", type=int, default=1, help="of phantoms and training")
-    parser.add_argument("--steps", type=int, default=250, help="of the training")
-    parser.add_argument("--generator", type=Path, help="instead of a training")
+    parser.add_argument("--seed", type=int, default=1, help="seed of phantoms and training")
+    parser.add_argument("--steps", type=int, default=250, help="steps of the training")
+    parser.add_argument(
+        "--generator", type=Path, help="generator file to use instead of a training"
+    )
     parser.add_argument("--resamples", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,7 +239,7 @@ def main() -> None:
     simulate(options.folder, phantom=True, scale=factor, seed=options.seed)
     path = trained(options.folder, options)
     source, _ = read(options.folder / "fast_validate.h5")
-    # Whole multiples of the alignment: the mirror of a place is then a place, too.
+    # Use whole multiples of the alignment: the mirror of a place is then a place, too.
     source = source[tuple(slice(0, n // 8 * 8) for n in source.shape)]
     fine = tuple(slice(0, n * factor) for n in source.shape)
     slow, truth = (

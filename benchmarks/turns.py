@@ -1,9 +1,10 @@
-"""Two trainings in turns in one process: what does the second have that the first has not?
+"""Run two trainings in turns in one process to measure the extra cost of the second.
 
 Blocks of steps run in the order off, on, on, off, so that a drift of a shared machine cancels. The
-first round warms up. Counted is the process's CPU time, of all its threads, which other processes
-disturb less than the clock on the wall; on a GPU it is that clock, with the device synchronised.
-The ratio is the median of the rounds' ratios, its 95 % interval a bootstrap over the rounds.
+first round does not count. The time is the CPU time of all threads of the process, which other
+processes disturb less than wall-clock time; on a GPU it is wall-clock time, with the device
+synchronised. The ratio is the median of the rounds' ratios, its 95 % interval a bootstrap over the
+rounds.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from cyclegan.callbacks import Callback
 from cyclegan.trainer import TrainResult
 
 ORDER = ("off", "on", "on", "off")
-"""Of a round's blocks."""
+"""Order of a round's blocks."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured, by arm, a value a block."""
+    """The measurements by arm, one value per block."""
 
     seconds: dict[str, list[float]]
     gpu_bytes: dict[str, list[int]]
 
 
 class Turns(Callback):
-    """Lets a training go on by one block whenever it is asked to, and times the block."""
+    """Let a training go on by one block on request, and time the block."""
 
     def __init__(self, block: int, settle: Callable[[], object]) -> None:
         self.block, self.settle = block, settle
         self.over = False
-        """Set before the last `go`: the training ends."""
+        """Set it before the last `go` to end the training."""
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.seconds: list[float] = []
         self.gpu_bytes: list[int] = []
@@ -50,7 +51,7 @@ class Turns(Callback):
         self._wait(trainer)
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, torch.Tensor]) -> None:
-        """Hand over at the end of a block; what other callbacks do at its last step is in it."""
+        """Hand over at the end of a block; other callbacks' work at its last step counts."""
         if trainer.iteration % self.block:
             return
         self.settle()
@@ -61,7 +62,7 @@ class Turns(Callback):
         self._wait(trainer)
 
     def ended(self, future: Future[TrainResult]) -> None:
-        """The training is over, or failed: nobody shall wait for it."""
+        """Release whoever waits for the training, which is over or has failed."""
         self.done.release()
 
     def _wait(self, trainer: Trainer) -> None:
@@ -74,7 +75,7 @@ class Turns(Callback):
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on the clock that counts, see the module."""
+    """Return the seconds on the clock that counts, see the module."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -89,12 +90,13 @@ def run(
 ) -> Found:
     """Train `off` and `on` of `trainers`, which would not end by themselves, in turns.
 
-    `settle`, by arm, is called at the end of a block, and counts: what threads still have to do.
+    `settle`, by arm, is called at the end of a block, and its time counts: it waits for the work
+    that threads still have to do.
     """
     settles = {"off": bool, "on": bool} | dict(settle or {})
     turns = {arm: Turns(block, settles[arm]) for arm in trainers}
     for arm, trainer in trainers.items():
-        trainer.add_callback(turns[arm])  # last: what the others do lies within its block
+        trainer.add_callback(turns[arm])  # last: its block includes the work of the others
     with ThreadPoolExecutor(2) as pool:
         futures = {arm: pool.submit(trainer.fit) for arm, trainer in trainers.items()}
         for arm, future in futures.items():
@@ -103,7 +105,7 @@ def run(
             for arm in ORDER * (rounds + 1):
                 turns[arm].go.release()
                 turns[arm].done.acquire()
-                if futures[arm].done():  # not before its time, unless it failed
+                if futures[arm].done():  # only at the end, unless it failed
                     futures[arm].result()
         finally:
             for turn in turns.values():
@@ -116,13 +118,13 @@ def run(
 
 
 def by_round(seconds: Mapping[str, list[float]]) -> tuple[Numbers, Numbers]:
-    """Seconds of each round but the first, without and with."""
+    """Return the seconds of each round but the first, for `off` and for `on`."""
     off, on = (np.array(seconds[arm]).reshape(-1, 2)[1:].sum(axis=1) for arm in ("off", "on"))
     return off, on
 
 
 def ratio(on: Numbers, off: Numbers) -> Interval:
-    """How many times as long a round takes, with its interval."""
+    """Return the ratio of the rounds' times, with its interval."""
     return bootstrap(_ratio(on, off), np.arange(len(off)), 5000)
 
 

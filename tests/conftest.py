@@ -1,4 +1,4 @@
-"""What the tests share: small volumes of two domains, and configurations that train in seconds."""
+"""Shared fixtures: small volumes of two domains, and configurations that train in seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# One thread a process: two that share a core are slower than one.
+# Use one thread per process: two threads that share a core are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -27,7 +27,7 @@ from viz.console import FLOORS
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Of tests/fixtures: projects with a real study, and studies whose trials nobody had to train.
+# In tests/fixtures: projects with a real study, and studies whose trials need no training.
 pytest_plugins = ("study_projects", "made_studies", "written_studies")
 
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ SHAPE = (32, 40, 40)
 
 
 def blobs(seed: int, noise: float, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    """Two-phase material with smooth walls, noisy, standardised: (Z, Y, X) float32."""
+    """Return a noisy two-phase material with smooth walls, standardised: (Z, Y, X) float32."""
     random = np.random.default_rng(seed)
     field = gaussian_filter(random.normal(size=shape), 2)
     volume = np.tanh(2 * field / field.std()) + noise * random.normal(size=shape)
@@ -62,7 +62,7 @@ def write_dataset(folder: Path, name: str, noise: float, seed: int) -> Path:
 
 @pytest.fixture(scope="session")
 def make_blobs() -> Callable[..., np.ndarray]:
-    """The function `blobs`, for volumes of a test's own."""
+    """The function `blobs`, for a test's own volumes."""
     return blobs
 
 
@@ -75,7 +75,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def tiny(datasets: tuple[Path, Path]) -> dict[str, Any]:
-    """Values of a configuration that trains a step in a few hundredths of a second."""
+    """Values of a configuration whose training step takes a few hundredths of a second."""
     adversarial = dict.fromkeys(("G_A", "G_B", "D_A", "D_B"), "lsgan")
     lambdas = {"G_A": 1, "G_B": 1, "D_A": 1, "D_B": 1, "C_A": 0.5, "C_B": 5, "I_A": 3, "I_B": 3}
     return {
@@ -104,7 +104,7 @@ def tiny(datasets: tuple[Path, Path]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    """The command line sends log messages to the stream of its own call: undo that."""
+    """Undo the redirection of log messages to the stream of one call of the command line."""
     loggers = [logging.getLogger(name) for name in FLOORS]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
@@ -120,7 +120,7 @@ def config(tiny: dict[str, Any]) -> Config:
 
 @pytest.fixture(scope="session")
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of a fresh embedded store, made once: that takes seconds."""
+    """The database of a fresh embedded store, made only once because it takes seconds."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     Store.open(f"sqlite:///{database}")
     return database
@@ -128,14 +128,14 @@ def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(empty_project: Path, fresh_database: Path) -> Path:
-    """A project folder as working directory, with its own store, where nothing was run yet."""
+    """A project folder as working directory, with a store of its own, before any run."""
     shutil.copy(fresh_database, empty_project / "mlruns")
     return empty_project
 
 
 @pytest.fixture
 def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder as working directory, as cloned: its store is still to be made."""
+    """A project folder as working directory, just cloned: it has no store yet."""
     for name in ("studies", "mlruns"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The documents are true: the example runs, links lead somewhere, tables are up to date."""
+"""The documents are true: the example runs, links work, tables are up to date."""
 
 from __future__ import annotations
 

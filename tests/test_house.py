@@ -1,4 +1,4 @@
-"""The house: who may import whom, and that lock, environment and project agree."""
+"""The layers: which package may import which; lock, environment and project agree."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 FLOORS = ("workbench", "search", "tracking", "viz", "cyclegan")
-"""From the top down; each may import those below it."""
+"""Packages from the top down; each may import those below it."""
 OWNERS = {"mlflow": "tracking", "optuna": "search", "typer": "workbench"}
-"""The only floor that may import a package."""
+"""The only package of this project that may import each of these libraries."""
 
 
 def imports(path: Path) -> set[str]:

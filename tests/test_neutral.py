@@ -1,4 +1,4 @@
-"""Watching changes nothing: callbacks that only look leave every loss as it is, bit for bit."""
+"""Observation changes nothing: callbacks that only read leave every loss bit for bit the same."""
 
 from __future__ import annotations
 

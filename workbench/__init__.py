@@ -1,4 +1,4 @@
-"""What a user calls: the command line `cyclegan`, and the same from Python.
+"""The user's entry points: the command line `cyclegan` and its Python functions.
 
 `from workbench import run_study, promote, enhance, train, evaluate`; see `workbench.api`. Only
 `cli.py`, `cli_study.py` and `cli_runs.py` print and end the process; all other modules return

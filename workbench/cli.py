@@ -1,6 +1,6 @@
-"""The command line `cyclegan`. Each command says what it takes and hands over to its module.
+"""The command line `cyclegan`. Each command declares its options and calls its own module.
 
-Heavy imports (PyTorch, MLflow, Optuna) are inside the commands, so that help is quick.
+Commands import PyTorch, MLflow and Optuna inside their functions, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ app.add_typer(study_app, name="study", epilog="Example: cyclegan study run studi
 app.add_typer(runs_app, name="runs", epilog="Example: cyclegan runs list --sort size")
 
 _MODEL = (
-    "champion, STUDY@champion or STUDY@3 (a version); an MLflow run (name or id); a generator or "
-    "checkpoint file."
+    "Registered model (champion, STUDY@champion, or STUDY@3 for a version), MLflow run (name, id "
+    "or STUDY:TRIAL), generator file or checkpoint file."
 )
 
 
@@ -41,17 +41,21 @@ def simulate(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder to write into.")],
     phantom: Annotated[
         bool,
-        typer.Option("--phantom", help="A simulated fibre composite with its noise-free truth."),
+        typer.Option(
+            "--phantom", help="Scan simulated fibre composites, and write a noise-free truth too."
+        ),
     ] = False,
     scale: Annotated[
-        int, typer.Option(min=1, max=4, help="Resolution of B over A: 1, 2 or 4.")
+        int, typer.Option(min=1, max=4, help="Resolution of B relative to A: 1, 2 or 4.")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives the same files.")
+    ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Scan a volume numerically, fast (A) and slow (B): HDF5 files and dataset JSONs.
+    """Simulate a fast (A) and a slow (B) scan; write them as HDF5 files with dataset JSONs.
 
-    The volume is a real microCT scan of a fibre composite, or with --phantom a simulated one.
+    The sample is a real microCT scan of a fibre composite, or with --phantom a simulated one.
     """
     from workbench.simulate import output_of, simulate_scans
 
@@ -78,14 +82,12 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="INPUT...",
-            help="HDF5, NeXus, TIFF or NPY file, Zarr folder, folder or list of TIFF slices.",
+            help="HDF5, NeXus, TIFF or NPY file, Zarr folder, or folder or list of TIFF slices.",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option(help="HDF5 file to write; of several volumes the folder.")
-    ],
+    output: Annotated[Path, typer.Option(help="HDF5 file to write; for several volumes a folder.")],
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which dataset of an HDF5 or Zarr input.")
+        str | None, typer.Option(metavar="NAME", help="Dataset to read from an HDF5 or Zarr input.")
     ] = None,
     roi: Annotated[
         str | None,
@@ -94,7 +96,9 @@ def prepare(
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
     validate: Annotated[
         list[str] | None,
-        typer.Option(metavar="Z0:Z1", help="Planes kept for validation (default: the last 15 %)."),
+        typer.Option(
+            metavar="Z0:Z1", help="Planes to hold out for validation (default: the last 15 %)."
+        ),
     ] = None,
     validate_file: Annotated[
         Path | None, typer.Option(metavar="INPUT", help="A separate volume for validation.")
@@ -104,7 +108,7 @@ def prepare(
         typer.Option(metavar="UM", help="Voxel size in micrometres: one number, or z,y,x."),
     ] = None,
     channel: Annotated[
-        int | None, typer.Option(min=0, help="Which channel of an array (C, Z, Y, X).")
+        int | None, typer.Option(min=0, help="Channel to read from an array (C, Z, Y, X).")
     ] = None,
     compression: Annotated[
         str, typer.Option(help="none (quickest to train from), gzip or lz4.")
@@ -113,13 +117,14 @@ def prepare(
         bool, typer.Option("--no-standardise", help="Keep the values as they are.")
     ] = False,
     each: Annotated[
-        bool, typer.Option("--each", help="Every INPUT is a volume by itself, TIFF slices too.")
+        bool,
+        typer.Option("--each", help="Treat every INPUT as a volume of its own, even a TIFF slice."),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Crop, standardise and convert volumes into HDF5 and a dataset JSON to train from.
 
-    The same command after an interruption goes on where it was.
+    After an interruption, run the same command again: it goes on where it stopped.
     """
     from workbench.prepare import PrepareRequest, prepare_volumes
 
@@ -163,7 +168,7 @@ def train(
         bool, typer.Option("--resume", help="Continue the training of this run_name.")
     ] = False,
 ) -> None:
-    """Train one CycleGAN, tracked in MLflow."""
+    """Train one CycleGAN and track it in MLflow."""
     from cyclegan.config import load_config
     from workbench.training import output_of
     from workbench.training import train as run_training
@@ -185,33 +190,40 @@ def train(
 def promote(
     session: Session,
     study: StudyArgument,
-    trial: Annotated[int | None, typer.Option(help="This trial, instead of the best.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Number of the trial, instead of the best.")
+    ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="The best so many trials, one after another.")
+        int | None, typer.Option(min=1, help="Promote this many of the best trials, in turn.")
     ] = None,
     confirm: Annotated[
         str | None,
         typer.Option(
             metavar="TRIALSxSEEDS",
-            help="Train the best trials with several seeds each first, e.g. 3x3; the highest mean "
-            "is promoted.",
+            help="First train the best trials with several seeds each, e.g. 3x3; promote the one "
+            "with the highest mean score.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the training.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps.")] = None,
     start: Annotated[
         bool | None,
         typer.Option(
-            "--continue/--from-scratch", help="Go on from the trial's checkpoint, or start afresh."
+            "--continue/--from-scratch",
+            help="Continue from the trial's checkpoint, or start afresh.",
         ),
     ] = None,
     hp_optimizer: Annotated[
         bool | None,
-        typer.Option("--hp-optimizer/--no-hp-optimizer", help="Dynamic rollback optimizer."),
+        typer.Option(
+            "--hp-optimizer/--no-hp-optimizer",
+            help="Switch the dynamic rollback optimizer on or off.",
+        ),
     ] = None,
 ) -> None:
-    """Turn a study's best trial into the real training; the study's file gives the defaults.
+    """Train a study's best trial in full; the study's file gives the defaults.
 
-    The generator is registered under the study's name, as champion if no score before was higher.
+    The command registers the generator under the study's name, and makes it champion if no earlier
+    generator has a higher score.
     """
     from workbench.promotion import PromoteRequest, promote_trials
 
@@ -236,7 +248,8 @@ def promote(
 def enhance(
     session: Session,
     volumes: Annotated[
-        list[Path], typer.Argument(metavar="VOLUME...", help="HDF5 files.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="VOLUME...", help="HDF5 files to enhance.", show_default=False),
     ],
     model: Annotated[
         str,
@@ -246,61 +259,68 @@ def enhance(
     dataset: Annotated[str, typer.Option(help="Name of the dataset in VOLUME.")] = "data",
     roi: Annotated[
         str | None,
-        typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this region, in input voxels."),
+        typer.Option(
+            metavar="Z0:Z1,Y0:Y1,X0:X1", help="Enhance only this region, in input voxels."
+        ),
     ] = None,
     series: Annotated[
         bool, typer.Option("--series", help="The dataset is a time series (T, Z, Y, X).")
     ] = False,
     reference: Annotated[
-        Path | None, typer.Option(help="HDF5 file of the same object, to measure against.")
+        Path | None, typer.Option(help="HDF5 file of the same object, to compare with.")
     ] = None,
     halves: Annotated[
         list[Path] | None,
         typer.Option(
-            "--half", help="Twice: half scans with independent noise, for the shell correlation."
+            "--half", help="Half scan with independent noise, for the shell correlation; give two."
         ),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust/--no-trust", help="With maps of where not to trust it.")
+        bool,
+        typer.Option("--trust/--no-trust", help="Write maps of where not to trust the result."),
     ] = True,
     other_models: Annotated[
         list[str] | None,
-        typer.Option("--other-model", help="Another model that joins the disagreement map."),
+        typer.Option("--other-model", help="Another model to include in the disagreement map."),
     ] = None,
     units: Annotated[
         str,
-        typer.Option(help="Grey values: standardised, input's, or target's (training domain B)."),
+        typer.Option(
+            help="Grey values to write: standardised, input (those of VOLUME) or target (those of "
+            "training domain B)."
+        ),
     ] = "standardised",
     compression: Annotated[str, typer.Option(help="gzip, lz4 or none.")] = "gzip",
     tile: Annotated[
         str | None,
-        typer.Option(metavar="Z,Y,X", help="Core of a tile in voxels, instead of the fastest."),
+        typer.Option(metavar="Z,Y,X", help="Core of a tile in voxels (default: the fastest)."),
     ] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Memory to keep to, instead of half of what is free.")
+        float | None, typer.Option(help="Memory limit in GB (default: half of the free memory).")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="fp32, bf16 (faster, not exact), or auto.")
     ] = "fp32",
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile: a slow start, then faster.")
+        bool, typer.Option("--compile", help="Use torch.compile: starts slowly, then runs faster.")
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report and viewer beside it.")
+        bool,
+        typer.Option("--report/--no-report", help="Write a report and a viewer beside the output."),
     ] = True,
     log_volume: Annotated[
         str,
         typer.Option(
             metavar="link|copy",
-            help="What the MLflow run gets of the volume: its path, or a copy of all of it.",
+            help="Record the volume's path in the MLflow run, or copy the whole volume there.",
         ),
     ] = "link",
     overwrite: Overwrite = False,
 ) -> None:
-    """Apply a trained generator to whole volumes; with --reference say how good it is.
+    """Apply a trained generator to whole volumes; with --reference, measure how good it is.
 
-    Killed or interrupted, the same command goes on with the tiles that are missing.
+    After a crash or an interruption, run the same command again: it computes only missing tiles.
     """
     from workbench.enhancement.command import enhance_volumes, output_of
     from workbench.enhancement.request import EnhanceRequest, parse_roi, parse_tile
@@ -338,19 +358,21 @@ def viewer(
         Path, typer.Argument(metavar="ENHANCED", help="HDF5 file that `cyclegan enhance` wrote.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Page to write, instead of ENHANCED.viewer.html beside it.")
+        Path | None,
+        typer.Option(help="Page to write (default: ENHANCED.viewer.html, beside ENHANCED)."),
     ] = None,
     fit: Annotated[
         str,
         typer.Option(
-            metavar="crop|bin", help="Of what is too large the centre, or all of it binned."
+            metavar="crop|bin", help="If the volume is too large: crop it to its centre, or bin it."
         ),
     ] = "crop",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a page to look into an enhanced volume in a browser, with its input if that is there.
+    """Write a web page that shows an enhanced volume, beside its input if that file is there.
 
-    One HTML file below 20 MB that needs no server: slices, curtain, difference, doubt.
+    The page is one HTML file below 20 MB that needs no server. It shows slices, a curtain, the
+    difference and the doubt.
     """
     from workbench.enhancement.judging import write_viewer_of
 
@@ -370,13 +392,14 @@ def export(
     ],
     output: Annotated[Path, typer.Option(help="File to write, FILE.pt2.")],
     direction: Annotated[
-        str, typer.Option(help="A: the generator from domain A to B. B: the one back.")
+        str, typer.Option(help="A: the generator from domain A to B. B: the one from B to A.")
     ] = "A",
     overwrite: Overwrite = False,
 ) -> None:
     """Export a trained generator as one file that PyTorch alone can load and run.
 
-    Inside are its halo, grey scales and configuration, and a script that applies it to a volume.
+    The file also holds the halo, the grey scales, the configuration and a script that applies the
+    generator to a volume.
     """
     from workbench.export import export_model, output_of
 
@@ -399,7 +422,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN RUN...",
-            help="Two to eight: names, ids (six characters do) or STUDY:TRIAL.",
+            help="Two to eight runs: names, ids (six characters are enough) or STUDY:TRIAL.",
             show_default=False,
         ),
     ],
@@ -407,18 +430,19 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Write a page with curves, slices, spectra and volumes side by side.",
+            help="Also write a page with curves, slices, spectra and volumes side by side.",
         ),
     ] = None,
     at: Annotated[
-        str, typer.Option(help="Which kept images of a training: best (score) or last.")
+        str,
+        typer.Option(help="Images of a training to compare: best (by score) or last."),
     ] = "best",
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare runs: parameters that differ, metrics, and how far their images agree.
+    """Compare runs: parameters that differ, metrics, and agreement of their images.
 
-    Trainings are compared by what they made of the same validation patches, enhancements by their
-    volumes.
+    The command compares trainings by their images of the same validation patches, and enhancements
+    by their volumes.
     """
     from workbench.compare.command import CompareRequest, compare_runs
 
@@ -431,17 +455,17 @@ def compare(
 def ui(
     session: Session,
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="With --optuna: the study to show.")
+        str | None, typer.Argument(metavar="[STUDY]", help="Study to show; only with --optuna.")
     ] = None,
     optuna: Annotated[
-        bool, typer.Option("--optuna", help="Serve optuna-dashboard instead, to look at a study.")
+        bool, typer.Option("--optuna", help="Serve a read-only optuna-dashboard instead.")
     ] = False,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port [5000, with --optuna 8080].")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Serve the MLflow user interface until Ctrl-C, or optuna-dashboard on one study."""
+    """Serve the MLflow user interface, or optuna-dashboard for one study, until Ctrl-C."""
     if optuna:
         from workbench.dashboard import PORT, serve_dashboard, study_to_show
 
@@ -449,7 +473,7 @@ def ui(
         serve_dashboard(opened, port=port or PORT, host=host, say=typer.echo)
         return
     if study is not None:
-        raise UsageError(f"{study}: a study is named with --optuna only; MLflow shows all of them")
+        raise UsageError(f"{study}: name a study only with --optuna; MLflow shows all of them")
     from tracking.ui import serve
 
     serve(session.store, port=port or 5000, host=host)
@@ -458,16 +482,18 @@ def ui(
 @command(app, "doctor", example="cyclegan doctor --dry-run")
 def doctor(
     session: Session,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only report; change nothing.")
+    ] = False,
 ) -> None:
-    """Find and repair what disagrees between studies, MLflow and the disk after a crash."""
+    """Find and repair disagreements between studies, MLflow and the disk after a crash."""
     from workbench.doctor import examine_and_repair
 
     session.show(examine_and_repair(session.store, dry_run=dry_run))
 
 
 def main() -> Any:
-    """Entry point of the command `cyclegan`."""
+    """Run the command `cyclegan`."""
     sys.exit(run_app(app))
 
 

@@ -1,4 +1,4 @@
-"""The commands `cyclegan runs ...`. Heavy imports are inside them, so that help is quick."""
+"""The commands `cyclegan runs ...`, with heavy imports inside, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import typer
 from cyclegan.errors import UsageError
 from workbench.session import Session, command
 
-runs_app = typer.Typer(
-    no_args_is_help=True, help="What is stored of all runs, how large it is, what can go."
-)
+runs_app = typer.Typer(no_args_is_help=True, help="List, show and delete the runs in the store.")
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Its name, id (six characters do) or STUDY:TRIAL.")
+    str,
+    typer.Argument(metavar="RUN", help="Name, id (six characters are enough) or STUDY:TRIAL."),
 ]
 
 
@@ -23,26 +22,30 @@ RunArgument = Annotated[
 def runs_list(
     session: Session,
     experiment: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only of this study or experiment.")
+        str | None, typer.Option(metavar="NAME", help="Only runs of this study or experiment.")
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="study, trial, seed, confirm, promoted, train or enhance."),
+        typer.Option(
+            help="Only runs of this kind: study, trial, seed, confirm, promoted, train or enhance."
+        ),
     ] = None,
     status: Annotated[
         str | None,
         typer.Option(
-            help="running, dead (its process is gone), completed, pruned, stopped, interrupted, "
-            "finished, failed, killed, or deleted."
+            help="Only runs in this state: running, dead (its process is gone), completed, pruned, "
+            "stopped, interrupted, finished, failed, killed, or deleted."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 30,
-    sort: Annotated[str, typer.Option(help="start (newest first), score or size.")] = "start",
+    limit: Annotated[int, typer.Option(min=0, help="Show at most this many; 0: all.")] = 30,
+    sort: Annotated[
+        str, typer.Option(help="Sort by start (newest first), score or size.")
+    ] = "start",
     sizes: Annotated[
-        bool, typer.Option("--sizes", help="Of runs on a server, too, which takes a while.")
+        bool, typer.Option("--sizes", help="Measure runs on a server, too; this takes a while.")
     ] = False,
 ) -> None:
-    """List the runs that are stored, and the disk space that their files take."""
+    """List the stored runs and the disk space of their files."""
     from workbench.runs.listing import Wanted, list_runs
 
     wanted = Wanted(
@@ -56,42 +59,47 @@ def runs_gc(
     session: Session,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN...]", help="These runs: names, ids or STUDY:TRIAL."),
+        typer.Argument(metavar="[RUN...]", help="Runs to delete: names, ids or STUDY:TRIAL."),
     ] = None,
     deleted: Annotated[
-        bool, typer.Option("--deleted", help="Runs deleted in MLflow's interface, for real.")
+        bool,
+        typer.Option("--deleted", help="Delete for good what was deleted in MLflow's interface."),
     ] = False,
     failed_days: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="N", help="Runs failed, killed or interrupted over N days ago."
+            min=0,
+            metavar="N",
+            help="Delete runs that failed, were killed or interrupted over N days ago.",
         ),
     ] = None,
-    pruned: Annotated[bool, typer.Option("--pruned", help="Pruned trials.")] = False,
+    pruned: Annotated[bool, typer.Option("--pruned", help="Delete pruned trials.")] = False,
     keep_best: Annotated[
         int | None,
-        typer.Option(min=1, metavar="K", help="Trials but for the K best of their study."),
+        typer.Option(min=1, metavar="K", help="Delete all but the K best trials of each study."),
     ] = None,
     orphans: Annotated[
-        bool, typer.Option("--orphans", help="Folders that no run of this store owns.")
+        bool, typer.Option("--orphans", help="Delete folders that no run of this store owns.")
     ] = False,
     artifacts_only: Annotated[
         bool,
         typer.Option(
             "--artifacts-only",
-            help="Only volumes, pictures and models; metrics, parameters and texts stay.",
+            help="Delete only volumes, pictures and models; keep metrics, parameters and texts.",
         ),
     ] = False,
     experiment: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Look only here, at other programs' runs, too."),
+        typer.Option(
+            metavar="NAME", help="Look only in this experiment, also at other programs' runs."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show; delete nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
     """Show what can go and how much space that frees, ask, and delete it for good.
 
-    Without a choice: --deleted --failed-days 30. Promoted runs, the trials they came from,
+    The default choice is --deleted --failed-days 30. Promoted runs, the trials they came from,
     registered models and runs in progress stay.
     """
     from workbench.runs.gc import Offer, collect, plan_text
@@ -127,7 +135,7 @@ def runs_gc(
 
 @command(runs_app, "show", example="cyclegan runs show demo:3")
 def runs_show(session: Session, run: RunArgument) -> None:
-    """Show one run: where it comes from, what came of it, its values, data, versions and files."""
+    """Show one run: its origin, result, metrics, parameters, data, versions and files."""
     from workbench.runs.show import show_run
 
     session.show(show_run(session.store, run))

@@ -1,4 +1,4 @@
-"""The commands `cyclegan study ...`. Heavy imports are inside them, so that help is quick."""
+"""The commands `cyclegan study ...`, with heavy imports inside, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from workbench.session import INTERRUPTED, Session, command
 
 study_app = typer.Typer(no_args_is_help=True, help="Search hyperparameters with Optuna.")
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of one run here.")
+    str,
+    typer.Argument(metavar="STUDY", help="Study: its YAML file, or its name if it was run here."),
 ]
 
 
@@ -22,19 +23,21 @@ def study_run(
     session: Session,
     study: StudyArgument,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Number of trials, instead of the file's.")
+        int | None, typer.Option(min=1, help="Number of trials, instead of that in the file.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes on this host, each with its GPU or CPU threads.")
+        int,
+        typer.Option(min=1, help="Processes on this host, each with its own GPU or CPU threads."),
     ] = 1,
     storage: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Database of the trials, e.g. postgresql://host/name, for hosts."
+            metavar="URL",
+            help="Database for workers on several hosts, e.g. postgresql://host/name.",
         ),
     ] = None,
 ) -> None:
-    """Run a study, go on with one that was interrupted, or join one that runs."""
+    """Run a study, resume an interrupted one, or join one that is running."""
     from search.study import definition_of, run_study
     from workbench.study_tables import study_data, study_table
 
@@ -60,7 +63,7 @@ def study_validate(
         bool, typer.Option("--probe/--no-probe", help="Time a few steps on the study's data.")
     ] = True,
 ) -> None:
-    """Check a study's file; show its space, its rungs, and what it will cost."""
+    """Check a study's file; show its space, its rungs and its expected cost."""
     from search.study import definition_of
     from search.study.forecast import probe as timed
     from workbench.study_preview import first_config, preview_data, preview_text
@@ -83,7 +86,7 @@ def study_list(session: Session) -> None:
 
 @command(study_app, "show", example="cyclegan study show demo")
 def study_show(session: Session, study: StudyArgument) -> None:
-    """Show a study's trials, best first: state, score, curve, values, and why one was pruned."""
+    """Show a study's trials, best first: state, score, curve, values and reasons for pruning."""
     from search.study import open_study
     from workbench.study_tables import study_data, study_table
 
@@ -104,7 +107,7 @@ def study_best(
     study: StudyArgument,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", help="Write its configuration, for cyclegan train."),
+        typer.Option(metavar="FILE.yaml", help="Also write its configuration, for cyclegan train."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -128,7 +131,7 @@ def study_export(
     ],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write all trials of a study to a file, one row a trial."""
+    """Write all trials of a study to a file, one row per trial."""
     from search.study import open_study
     from workbench.study_tables import export_study
 
@@ -172,7 +175,7 @@ def study_report(
     output: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a study's page, as its run in MLflow has it: trials, slices, curves, importance."""
+    """Write a study's page, as in its MLflow run: trials, slices, curves, importance."""
     from search.study import open_study
     from search.study.report import write_report
 
@@ -187,7 +190,7 @@ def study_unprune(
     study: StudyArgument,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a pruned trial.")],
 ) -> None:
-    """Let the next `study run` go on with a pruned trial, from its checkpoint to the last step."""
+    """Let the next `study run` continue a pruned trial from its checkpoint to the last step."""
     from search.study import open_study
     from search.study.revive import revive
 

@@ -1,7 +1,7 @@
-"""optuna-dashboard on a study's storage, to look at: it can change nothing.
+"""A read-only optuna-dashboard on a study's storage.
 
-It runs in this process, so that it dies with it. Of its pages only those that read are served: its
-buttons could rename or delete a study that is running, and it asks nobody for a password.
+The server runs in this process and ends with it. It answers only requests that read: the
+dashboard's buttons could rename or delete a running study, and it asks nobody for a password.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def study_to_show(name: str | None) -> OpenStudy:
-    """The study called `name`, or the only one here. Errors: `UsageError` names those there are."""
+    """Return the study called `name`, or the only one here.
+
+    Errors: `UsageError` if `name` is missing and there is no study, or more than one.
+    """
     if name is not None:
         return open_study(name)
     known = known_studies()
@@ -47,19 +50,19 @@ def serve_dashboard(
     host: str = "127.0.0.1",
     say: Callable[[str], None],
 ) -> None:
-    """Serve optuna-dashboard until Ctrl-C or SIGTERM; `say` gets each line for the user.
+    """Serve optuna-dashboard until Ctrl-C or SIGTERM; `say` receives each line for the user.
 
     Errors: `CycleGANError` if the port is taken.
     """
     with suppress(KeyboardInterrupt), running_dashboard(opened, port, host) as address:
-        say(f"optuna-dashboard, to look at only: {address}")
+        say(f"optuna-dashboard (read-only): {address}")
         say("stop it with Ctrl-C")
         threading.Event().wait()
 
 
 @contextmanager
 def running_dashboard(opened: OpenStudy, port: int, host: str = "127.0.0.1") -> Iterator[str]:
-    """A dashboard that answers; gives the address of the study's page.
+    """Run a dashboard that answers requests; yield the address of the study's page.
 
     Errors: `CycleGANError` if the port is taken.
     """
@@ -81,9 +84,9 @@ def running_dashboard(opened: OpenStudy, port: int, host: str = "127.0.0.1") -> 
 
 
 def read_only(app: WSGIApplication, host: str) -> WSGIApplication:
-    """`app`, but it answers only requests that read, and on this machine only to its own names.
+    """Wrap `app` to refuse requests that write, and on a local `host` all foreign host names.
 
-    The second keeps out web pages that give their server's name this machine's address.
+    The second rule keeps out web pages that give their server's name this machine's address.
     """
 
     def guarded(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -92,7 +95,7 @@ def read_only(app: WSGIApplication, host: str) -> WSGIApplication:
         if host in _LOCAL and (name or asked).strip("[]") not in _LOCAL:
             return _refused(start, "this dashboard answers to localhost only")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _refused(start, "this dashboard is for looking at; use cyclegan study")
+            return _refused(start, "this dashboard is read-only; use cyclegan study")
         return app(environ, start)
 
     return guarded
@@ -105,12 +108,12 @@ def _refused(start: StartResponse, reason: str) -> list[bytes]:
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers several requests at once: a page makes many, and one may take seconds."""
+    """Answer several requests at once: a page makes many, and one may take seconds."""
 
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # Without HTTPServer's look-up of the host's name, which hangs where there is no DNS.
+        # Skip HTTPServer's look-up of the host's name, which hangs where there is no DNS.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
@@ -121,7 +124,7 @@ class _Server6(_Server):
 
 
 class _Quiet(WSGIRequestHandler):
-    """Says nothing of the requests."""
+    """Handle requests without logging them."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -2,8 +2,8 @@
 
     python -m workbench.demo
 
-Every stage is the command line a user would type, printed before it runs. Each of them goes on
-where it was interrupted, so the demo does too.
+Every stage is a command line that a user would type; the demo prints it, then runs it. Each
+command goes on where it was interrupted, so the demo does too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENHANCEMENT = OUTPUT.with_suffix(".json")
 
 
 def main() -> int:
-    """Run the stages, then print a summary. The exit code of the first stage that fails."""
+    """Run the stages and print a summary; return 0 or the exit code of the stage that failed."""
     console = Console()
     clock: list[tuple[str, float]] = []
 
@@ -60,7 +60,7 @@ def _enhancement(model: str) -> list[str]:
     return [
         *("enhance", str(DATA / "fast_validate.h5"), "--model", model),
         *("--output", str(OUTPUT), "--reference", str(DATA / "slow_validate.h5")),
-        # The demo's own output, of another model or half recorded.
+        # Replace the demo's own output if another model made it, or if its record is missing.
         *(["--overwrite"] if OUTPUT.exists() else []),
     ]
 
@@ -73,7 +73,7 @@ def _finished_enhancement(run_id: str) -> Any:
 
 
 class _StageError(Exception):
-    """A stage ended with an exit code."""
+    """A stage that failed, with its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -121,7 +121,7 @@ def _summary(
         "",
         table(["against the slow scan", "PSNR / dB", "SSIM", "sign"], rows),
         "",
-        # The file of a demo that an earlier version finished has no such sentence.
+        # A file that an earlier version of the demo wrote has no verdict.
         *([enhanced["verdict"], ""] if enhanced.get("verdict") else []),
         "Written",
         f"  {DATA}/            both domains (HDF5, dataset JSON)",

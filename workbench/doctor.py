@@ -1,9 +1,9 @@
-"""The command `cyclegan doctor`: what disagrees between studies, MLflow and the disk, and its cure.
+"""The command `cyclegan doctor`: find and repair what a killed process left behind.
 
-A process that is killed can't tidy up. What it leaves: a run that MLflow shows as RUNNING for ever,
-a trial that Optuna calls RUNNING, half-written files, lock files, half a line in a journal. Each
-check below gives findings; a finding with a `cure` is repaired, the others say what a person can
-do. Nothing that could still be wanted is ever removed.
+A killed process can't tidy up. It leaves a run that MLflow shows as RUNNING for ever, a trial that
+Optuna calls RUNNING, half-written files, lock files, or half a line in Optuna's journal. Each check
+below yields the problems that it finds. The doctor repairs those with a `cure`; for the others it
+prints what a person can do. It never removes anything that could still be wanted.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ _STATUS: dict[str, Status] = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-"""Of a trial's MLflow run, by what Optuna says of the trial."""
+"""Status of a trial's MLflow run, by the trial's state in Optuna."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that disagrees."""
+    """A disagreement between studies, MLflow and the disk."""
 
     subject: str
     problem: str
     remedy: str
-    """What is done about it, or what a person can do."""
+    """The repair, or advice for a person."""
     cure: Callable[[], object] | None = None
     run_id: str = ""
-    """Of the MLflow run it is about."""
+    """Id of the MLflow run concerned; empty if there is none."""
 
 
 def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     """Examine everything, repair what can be, and return what was found.
 
-    The exit code is 1 if something is left that a person must see to.
+    The exit code is 1 if a problem is left for a person to solve.
     """
     found = list(examine(store))
     rows = []
@@ -84,7 +84,7 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
 
 
 def examine(store: Store) -> Iterator[Finding]:
-    """All findings; journals first, because the studies are read from them."""
+    """Yield all problems, journals first because the studies are read from them."""
     for name in known_studies():
         yield from _journal(studies_folder() / name)
     told: set[str] = set()
@@ -93,7 +93,9 @@ def examine(store: Store) -> Iterator[Finding]:
             opened = open_study(name)
         except CycleGANError as error:
             yield Finding(
-                subject=f"study {name}", problem=str(error), remedy="see there; left as it is"
+                subject=f"study {name}",
+                problem=str(error),
+                remedy="solve this first; the study is left as it is",
             )
             continue
         for finding in _study(opened, store):
@@ -115,7 +117,7 @@ def _journal(folder: Path) -> Iterator[Finding]:
         yield Finding(
             subject=str(path),
             problem="its last line is half-written",
-            remedy="the half line is cut off; what it said was not yet done",
+            remedy="the half line is cut off; its entry had not taken effect",
             cure=cure,
         )
 
@@ -150,7 +152,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
         try:
             newest_checkpoint(folder / SAVE_FOLDER)
         except CycleGANError as error:
-            remedy = f"bring it back, or remove {folder}: the trial then begins anew"
+            remedy = f"restore it, or remove {folder}: the trial then begins anew"
             yield Finding(subject=subject, problem=str(error), remedy=remedy)
     run_id = trial.run_id or recorded_run(folder)
     if trial.state not in _STATUS or not run_id:
@@ -165,7 +167,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
     wanted = _STATUS[trial.state]
     over = trial.state != "interrupted"
     if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
-        return  # just now between two leases
+        return  # between two leases just now
     wrong = run.status == "RUNNING" or (over and run.status != wanted)
     if wrong or (over and run.tags.get("state", trial.state) != trial.state):
 
@@ -179,7 +181,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
         yield Finding(
             subject=subject,
             problem=f"{what}, {run.status} in MLflow (run {run.id})",
-            remedy=f"the run is {wanted} now; continued, it is RUNNING again"
+            remedy=f"the run is {wanted} now; when it continues, it is RUNNING again"
             if not over
             else f"the run is {wanted} now, its tag state = {trial.state}",
             cure=cure,
@@ -188,18 +190,18 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
 
 
 def _undelivered(store: Store) -> Iterator[Finding]:
-    """What runs had to say while the store was away."""
+    """Yield the outboxes that hold records for MLflow, written while the store was away."""
     for outbox in waiting(store):
         if not len(outbox):
             continue
         run_id, folder = outbox.about["run_id"], outbox.folder
         try:
             store.run(run_id)
-        except DataError as error:  # deleted: nobody may want them
+        except DataError as error:  # the run was deleted: perhaps nobody wants its entries
             yield Finding(
                 subject=str(folder),
                 problem=f"{count(len(outbox), 'record')} waiting, but {error}",
-                remedy="bring the run back, or remove the folder",
+                remedy="restore the run, or remove the folder",
             )
             continue
         yield Finding(
@@ -211,7 +213,7 @@ def _undelivered(store: Store) -> Iterator[Finding]:
 
 
 def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
-    """Runs that MLflow shows as RUNNING although their process is gone."""
+    """Yield the runs that MLflow shows as RUNNING although their process is gone."""
     for run, alive in dead_runs(store):
         if run.id in told:
             continue
@@ -221,14 +223,14 @@ def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
             where = process.partition("/")[0] if process else "an unknown host"
             yield Finding(
                 subject=subject,
-                problem=f"RUNNING in MLflow, begun on {where}, which can't be asked from here",
+                problem=f"RUNNING in MLflow, started on {where}, which can't be checked from here",
                 remedy="run cyclegan doctor there",
             )
         else:
             yield Finding(
                 subject=subject,
                 problem="RUNNING in MLflow, but its process is gone",
-                remedy="the run is KILLED now; continued, it is RUNNING again",
+                remedy="the run is KILLED now; when it continues, it is RUNNING again",
                 cure=_closing(store, run),
             )
 
@@ -238,13 +240,13 @@ def _closing(store: Store, run: RunInfo) -> Callable[[], object]:
 
 
 def _litter(results: Path) -> Iterator[Finding]:
-    """Half-written files of processes that are gone."""
+    """Yield the half-written files of processes that are gone."""
     for path in sorted(results.rglob(".*.part")):
         lock = next((p / ".lock" for p in path.parents if (p / "run.json").is_file()), None)
         if lock is not None and is_free(lock):
             yield Finding(
                 subject=str(path),
                 problem="half-written by a process that is gone",
-                remedy="it is removed; the file it was to replace is whole",
+                remedy="it is removed; the file that it was to replace is whole",
                 cure=path.unlink,
             )

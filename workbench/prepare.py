@@ -1,4 +1,4 @@
-"""The command `cyclegan prepare`: which inputs become which files, and what is said about them."""
+"""The command `cyclegan prepare`: convert volumes for training, and report on them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRequest:
-    """What the command line asked for, as it was typed."""
+    """The options of the command line, as typed."""
 
     inputs: Sequence[Path]
     output: Path
@@ -61,7 +61,7 @@ class PrepareRequest:
     overwrite: bool = False
 
     def settings(self) -> Settings:
-        """Errors: `UsageError` for a value that makes no sense."""
+        """Return the checked settings. Errors: `UsageError` for an invalid value."""
         if self.dtype not in ("float16", "float32"):
             raise UsageError(f"--dtype {self.dtype}: must be float16 or float32")
         compression = next((c for c in COMPRESSIONS if c == self.compression), None)
@@ -80,7 +80,7 @@ class PrepareRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One volume: where it comes from, where it goes, and which parts of it serve what."""
+    """One volume: its source, its output, and its planes for training and validation."""
 
     source: Source
     output: Path
@@ -91,7 +91,7 @@ class _Job:
 def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
     """Prepare all volumes, write the dataset JSON, and return what came out.
 
-    Everything that can be found wrong without reading voxels is found before the first is written.
+    All checks that need no voxels run before the first volume is written.
     """
     settings = request.settings()
     ranges = [parse_range(text, "--validate") for text in request.validate]
@@ -164,12 +164,12 @@ def _announce(
         for note in job.source.notes:
             console.say(f"warning: {note}")
         if job.source.voxel_size_um is None and request.voxel_size is None:
-            console.say(f"{job.source.name}: voxel size unknown; --voxel-size gives it")
+            console.say(f"{job.source.name}: voxel size unknown; give it with --voxel-size")
         if job.train and job.validate and not ranges:
             start, end = job.validate[0] or (0, 0)
             console.say(
-                f"{job.output}: planes {start}:{end} of {end} are kept for validation; --validate "
-                "or --validate-file change that"
+                f"{job.output}: planes {start}:{end} of {end} are held out for validation; "
+                "--validate or --validate-file change that"
             )
 
 
@@ -233,5 +233,5 @@ def _text(done: Sequence[Prepared], json_file: Path) -> str:
         for one in done
     ]
     files = [str(path) for one in done for path in (one.output, one.picture) if path]
-    lines = [table(header, rows), "", "mean to max are those before standardisation", ""]
+    lines = [table(header, rows), "", "mean to max: before standardisation", ""]
     return "\n".join([*lines, *(f"written  {path}" for path in [*files, str(json_file)])])

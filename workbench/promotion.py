@@ -1,4 +1,4 @@
-"""The command `cyclegan promote`: what was asked for, in order, and its result."""
+"""The command `cyclegan promote`: confirm and promote trials, and print a verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteRequest:
-    """What the command line asked for."""
+    """The trials to promote, and how."""
 
     trial: int | None = None
     top: int | None = None
@@ -38,10 +38,10 @@ def promote_trials(
     given = {"--trial": request.trial, "--top": request.top, "--confirm": request.confirm}
     options = [name for name, value in given.items() if value is not None]
     if len(options) > 1:
-        raise UsageError(f"{options[0]} and {options[1]} choose trials both; give one of them")
+        raise UsageError(f"{options[0]} and {options[1]} both choose trials; give one of them")
     opened = open_study(study)
     confirmation, numbers = None, _candidates(opened, request)
-    for number in numbers:  # nothing is to be refused after hours of training others
+    for number in numbers:  # refuse now, not after hours of training the others
         plan_promotion(opened, store=store, trial=number, **_options(request))
     if request.confirm is not None:
         top, seeds = parse_confirm(request.confirm)
@@ -58,7 +58,7 @@ def promote_trials(
 
 
 def _candidates(opened: OpenStudy, request: PromoteRequest) -> list[int]:
-    """The trials that are, or could be, promoted; the best first."""
+    """Return the trials that are, or could be, promoted, the best first."""
     if request.trial is not None:
         return [request.trial]
     if request.confirm is not None:
@@ -83,7 +83,7 @@ def _promotions(
     store: Store,
     console: Console,
 ) -> Iterator[Promoted]:
-    """One after another, until one is interrupted."""
+    """Promote one trial after another, until one is interrupted."""
     for number in numbers:
         promoted = promote(
             opened,
@@ -104,7 +104,7 @@ def _result(
     promoted: list[Promoted],
     store: Store,
 ) -> tuple[Any, str]:
-    """As JSON and as text; several promotions come with what they tell of the screening."""
+    """Return the result as plain values and as text; with `--top` the screening is added."""
     parts = [_data(opened, p) for p in promoted]
     data: dict[str, Any] = {"promoted": parts}
     if len(parts) == 1 and request.top is None:
@@ -144,7 +144,7 @@ def _data(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
 
 
 def _judgement(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
-    """What the kept generator is worth, in words, once the promotion is over."""
+    """Return the verdicts on the promoted generator; None if the promotion was interrupted."""
     if promoted.interrupted:
         return {"verdict": None, "better_trial": None}
     name, trial, finished = opened.definition.name, promoted.trial, promoted.finished
@@ -175,13 +175,13 @@ def _text(opened: OpenStudy, promoted: Promoted) -> str:
     return "\n".join(lines)
 
 
-# -- What a promotion came to, in words: against a plain filter, and against its own trial -----
+# -- Verdicts on a promotion: against a plain filter, and against its own trial ---------------
 
 
 def gain_in_words(gain_db: float | None) -> str | None:
-    """Say what a kept generator's gain on pseudo pairs means; None if the gain is not known.
+    """Return a sentence on a generator's gain on pseudo pairs; None if the gain is not known.
 
-    The gain is compared as it is written, so what reads 0.0 dB is none.
+    The gain is rounded before it is judged, so that one that reads 0.0 dB counts as none.
     """
     if gain_db is None:
         return None
@@ -200,14 +200,14 @@ def gain_in_words(gain_db: float | None) -> str | None:
 
 
 def trial_command(study: str, trial: int) -> str:
-    """The command that enhances with the generator that a trial kept."""
+    """Return the command that enhances with the generator of a trial."""
     return f"cyclegan enhance VOLUME --model {study}:{trial} --output OUTPUT"
 
 
 def better_trial(study: str, trial: int, own: float | None, promoted: float | None) -> str | None:
-    """Say that the trial's own generator is better than the promoted one; None if it is not.
+    """Return a sentence if the trial's own generator is better than the promoted one, else None.
 
-    Scores are compared as they are written, so that no two are called different that read the same.
+    Scores are rounded before they are compared, so that two that read the same count as equal.
     """
     if own is None or (promoted is not None and round(promoted, 2) >= round(own, 2)):
         return None

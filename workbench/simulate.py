@@ -1,4 +1,4 @@
-"""The command `cyclegan simulate`."""
+"""The command `cyclegan simulate`: write simulated scans of both domains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `cyclegan study validate`: what a study would do, before it does anything."""
+"""The command `cyclegan study validate`: preview a study's space, rungs and cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from viz.console import duration
 
 _GB = 1e9
 _BUSY = 0.75
-"""Share of its cores below which a probe was slowed down by others."""
+"""Share of the cores, within [0, 1], below which other programs slowed down a probe."""
 
 
 def first_config(definition: StudyDefinition) -> Config:
-    """The configuration of a trial that could be the first."""
+    """Return the configuration of a trial that could be the first."""
     tried = dict(definition.enqueue[0]) if definition.enqueue else {}
     values = definition.first_values()
     if not isinstance(definition.space, FunctionSpace):
@@ -27,7 +27,7 @@ def first_config(definition: StudyDefinition) -> Config:
 
 
 def preview_data(definition: StudyDefinition, probe: Probe | None) -> dict[str, Any]:
-    """Space, rungs and forecast as plain values."""
+    """Return space, rungs and forecast as plain values."""
     planned = effort(definition)
     spent = cost(definition, first_config(definition), planned, probe) if probe else None
     dumped = definition.model_dump(mode="json")
@@ -42,11 +42,15 @@ def preview_data(definition: StudyDefinition, probe: Probe | None) -> dict[str, 
 
 
 def preview_text(definition: StudyDefinition, probe: Probe | None) -> str:
-    """The same for people."""
+    """Return space, rungs and forecast as text."""
     planned = effort(definition)
     lines = [
         f"study {definition.name}: {definition.trials} trials of {definition.steps} steps"
-        + (f", {definition.seeds} seeds for what is not pruned" if definition.seeds > 1 else "")
+        + (
+            f", {definition.seeds} seeds for trials that are not pruned"
+            if definition.seeds > 1
+            else ""
+        )
         + f", {definition.objective} maximised, reported every {definition.report_every} steps; "
         f"a trial's {definition.judge_by} report counts",
         "",
@@ -139,7 +143,7 @@ def _stops(definition: StudyDefinition) -> list[str]:
 def _iterations(definition: StudyDefinition, planned: Effort) -> str:
     text = f"{planned.at_most} if nothing is pruned"
     if planned.expected is None:
-        return f"{text}; what {definition.pruner.name} saves depends on the curves"
+        return f"{text}; the saving by {definition.pruner.name} depends on the curves"
     if planned.expected == planned.at_most:
         return text
     share = 100 * planned.expected / planned.at_most
@@ -165,6 +169,6 @@ def _busy(probe: Probe) -> list[str]:
     if probe.device != "cpu" or probe.core_share >= _BUSY:
         return []
     return [
-        "            others use this machine too: the probe got "
-        f"{100 * probe.core_share:.0f} % of its cores, alone it would be quicker"
+        "            other programs use this machine, too: the probe got "
+        f"{100 * probe.core_share:.0f} % of its cores, and would be quicker alone"
     ]

@@ -1,4 +1,4 @@
-"""Studies as text tables and as plain values."""
+"""Studies as text tables, as plain values, and as files for other programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REASON_LENGTH = 300
 
 
 def study_data(opened: OpenStudy) -> dict[str, Any]:
-    """A study and its trials as plain values."""
+    """Return a study and its trials as plain values."""
     records = opened.trials()
     best = best_of(records)
     return {
@@ -40,7 +40,7 @@ def study_data(opened: OpenStudy) -> dict[str, Any]:
 
 
 def one_line(opened: OpenStudy) -> str:
-    """Name, progress, best score, and what it took."""
+    """Return name, progress, best score and cost of a study as one line."""
     records = opened.trials()
     best = best_of(records)
     finished = sum(r.state in FINISHED for r in records)
@@ -54,13 +54,13 @@ def one_line(opened: OpenStudy) -> str:
 
 
 def study_table(opened: OpenStudy, *, width: int | None = None, blocks: bool | None = None) -> str:
-    """All trials, best first, with why a trial was pruned or failed below.
+    """Return a table of all trials, best first, followed by the reasons of pruning and failure.
 
     Args:
-        width: characters a line may have; the values stand in tables of their own where they don't
-            fit beside the rest. Default: the terminal's, and without a terminal any number.
-        blocks: whether curves may be drawn with block characters, or with plain ones. Default:
-            what standard output can encode.
+        width: most characters of a line; values that don't fit beside the rest go into tables of
+            their own. Default: the terminal's width, without a terminal no limit.
+        blocks: draw curves with block characters instead of plain ones. Default: if standard
+            output can encode them.
     """
     width = line_width(sys.stdout) if width is None else width
     blocks = can_draw_blocks(sys.stdout) if blocks is None else blocks
@@ -74,20 +74,20 @@ def study_table(opened: OpenStudy, *, width: int | None = None, blocks: bool | N
 
 
 def best_text(opened: OpenStudy) -> str:
-    """The best trial and its values. Errors: `DataError` if there is none."""
+    """Return the best trial and its values as text. Errors: `DataError` if there is none."""
     best = opened.best()
     values = "\n".join(f"  {key} = {short_text(value, 60)}" for key, value in best.values.items())
     return f"trial {best.number}, score {_number(best.score)}\n{values}"
 
 
 def best_data(opened: OpenStudy) -> dict[str, Any]:
-    """The best trial as plain values. Errors: `DataError` if there is none."""
+    """Return the best trial as plain values. Errors: `DataError` if there is none."""
     number = opened.best().number
     return next(r for r in opened.trials() if r.number == number).to_dict()
 
 
 Column = list[str]
-"""Its header, then a cell for each trial."""
+"""A header, then a cell for each trial."""
 
 
 def _progress_columns(records: Sequence[Trial], blocks: bool) -> list[Column]:
@@ -108,7 +108,7 @@ def _value_columns(records: Sequence[Trial], keys: Sequence[str]) -> list[Column
 
 
 def _side_by_side(fixed: list[Column], values: list[Column], width: int | None) -> list[str]:
-    """One table if it fits into `width`, else the values in as many tables as they need."""
+    """Return one table if it fits into `width`, else put the values into tables of their own."""
     if width is None or _width([*fixed, *values]) <= width:
         return [_table([*fixed, *values])]
     lines = [_table(fixed)]
@@ -165,12 +165,12 @@ COLUMNS = (
 
 
 def export_study(opened: OpenStudy, output: Path, *, overwrite: bool = False) -> int:
-    """Write all trials to `output`, as CSV or JSON by its name; the number of trials.
+    """Write all trials to `output`, as CSV or JSON by its suffix; return the number of trials.
 
-    CSV has one row a trial and one column for each searched key, under its full name; `seeds` is a
+    CSV has one row per trial and one column per searched key, under its full name; `seeds` is a
     JSON list. JSON has the curves, verdicts and origins too.
 
-    Errors: `UsageError` for another kind of file; `DataError` if it exists and `overwrite` is off.
+    Errors: `UsageError` for another suffix; `DataError` if the file exists and `overwrite` is off.
     """
     kind = output.suffix.lower()
     if kind not in (".csv", ".json"):

@@ -1,4 +1,4 @@
-"""The benchmark against what a user could take instead: fair, complete, and never done twice."""
+"""The benchmark against alternatives: it is fair and complete, and repeats no finished work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def module() -> Iterator[Callable[[str], ModuleType]]:
-    """Import a benchmark's module by name, with those beside it on the path."""
+    """Import a benchmark's module by name, with its neighbours on the path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         yield importlib.import_module
@@ -38,7 +38,7 @@ def noisy(make_blobs: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 @pytest.fixture
 def tiny_set(module: Callable[[str], ModuleType]) -> Any:
-    """A phantom that is made in a second."""
+    """A phantom that takes a second to make."""
     sets = module("alternatives_sets")
     sample = sets.Phantom(
         fibre_diameter=9.0,
@@ -71,7 +71,7 @@ def test_the_parameter_of_a_filter_is_the_best_of_those_tried(
         assert choice.tried == pytest.approx(quality)
         assert quality[choice.label] == max(quality.values())
         assert judge.psnr(choice.image) == pytest.approx(max(quality.values()))
-        # Best somewhere in between: the range that is tried is wide enough.
+        # The best lies somewhere in between: the range of candidates is wide enough.
         assert min(quality.values()) < judge.psnr(choice.image)
         assert choice.label not in (candidates[0].label, candidates[-1].label)
 

@@ -1,4 +1,4 @@
-"""The statistics by which the score is validated: numbers that are known beforehand."""
+"""The statistics that validate the score, on numbers with known answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_rank_correlations_don_t_mind_the_scale(statistics: dict[str, Any]) -> N
 def test_the_interval_draws_groups_whole_and_covers_the_mean(statistics: dict[str, Any]) -> None:
     random = np.random.default_rng(1)
     groups = np.repeat(np.arange(40), 2)
-    values = np.repeat(random.normal(size=40), 2)  # the two seeds of a group say the same
+    values = np.repeat(random.normal(size=40), 2)  # the two seeds of a group agree
 
     def mean(rows: np.ndarray) -> float:
         return float(values[rows].mean())

@@ -1,4 +1,4 @@
-"""The benchmark that validates the score: what it draws, what it judges by, and what it prints."""
+"""The benchmark that validates the score: its draws, its criteria and its tables."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_score_by_its_own_degradation_is_the_score_and_by_others_it_is_not(
 
 
 class World:
-    """Rows of trainings of both kinds, whose score is their quality and a bonus for P_A."""
+    """Rows of trainings of both kinds, whose score is their quality plus a bonus for P_A."""
 
     def __init__(self, benchmark: Any, bonus: float, lost: float) -> None:
         self.rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The benchmark of training curves: its numbers are those of the trainings."""
+"""The benchmark of training curves prints the numbers of the trainings."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_line_has_means_at_the_end_and_the_worst_seed_s_fall(benchmark: Module
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:6] == ["n", "2", "22.00 ± 0.50", "0.500 ± 0.000", "0.50", "0.50"]
     assert cells[7] == "1.000"
-    assert cells[9] == "-"  # no checkerboard was measured
+    assert cells[9] == "-"  # the checkerboard was not measured
     assert cells[-1] == "20"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: when, how many, and which one is continued from."""
+"""Checkpoints on disk: when they are written, how many stay, and which one is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: refused where they are wrong, in one line that says what to do."""
+"""Wrong configurations are refused in one line that says what to do."""
 
 from __future__ import annotations
 

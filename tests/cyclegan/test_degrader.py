@@ -1,4 +1,4 @@
-"""Pseudo pairs in training: the fit, the noise, and what leaves out cycles and discriminators."""
+"""Pseudo pairs in training: the fit, the noise, and trainings without cycles or discriminators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said to be needed on disk is what trainings really write."""
+"""The predicted disk space is what trainings really write."""
 
 from __future__ import annotations
 

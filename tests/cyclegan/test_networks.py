@@ -1,4 +1,4 @@
-"""Networks: sizes of the originals, and a geometry that agrees with measured gradients."""
+"""Networks have the sizes of the originals, and a geometry that agrees with measured gradients."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ KINDS = [
 
 
 def support(network: UNet3d) -> tuple[list[tuple[int, int]], int]:
-    """Input voxels along X with a gradient, for each output voxel of one aligned tile; its start.
+    """Return the input voxels along X with a gradient, per output voxel of a tile; and its start.
 
     Every weight is positive, so that no ReLU cuts a gradient. Max pooling passes a gradient to one
     voxel of its window: in every round another one is the largest.
@@ -119,7 +119,7 @@ def test_output_shape_follows_factor_and_channels(name: str, upsampling: str) ->
 
 
 def test_resizing_leaves_no_checkerboard_where_transposed_convolutions_do() -> None:
-    """Equal weights and a constant input: an even treatment of voxels gives a constant output."""
+    """With equal weights and a constant input, even treatment of voxels gives a constant output."""
     spread = {}
     for upsampling in UPSAMPLINGS:
         network = build_generator("UNetSim3d", filters=2, upsampling=upsampling)

@@ -1,4 +1,4 @@
-"""The image pool: what discriminators are shown."""
+"""The image pool: the images that discriminators see."""
 
 from __future__ import annotations
 

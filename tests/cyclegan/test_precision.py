@@ -35,7 +35,7 @@ def test_patches_too_small_for_bf16_convolutions_get_fp32(tiny: dict[str, Any]) 
 
 def test_bf16_step_is_repeatable_and_close_to_fp32(tiny: dict[str, Any]) -> None:
     def gradient(precision: str) -> torch.Tensor:
-        # Memory that was used before and is not zero is where the wrong kernels read.
+        # Wrong kernels read memory that was used before and is not zero.
         del [torch.full((n,), float("nan")) for n in (10_000, 100_000, 1_000_000)][:]
         config = parse_config(
             tiny | {"precision": precision, "imsize_A": [16, 16, 16], "grad_clip": 0.0}

@@ -1,4 +1,4 @@
-"""Snapshots: exact, restorable more than once, or half as large and still safe for Adam."""
+"""Snapshots are exact and restorable more than once, or half as large and still safe for Adam."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def taken(training: Mapping[str, Any], precision: Precision = "full") -> Snapsho
 
 
 class Each(Callback):
-    """Calls a function after every step."""
+    """Call a function after every step."""
 
     def __init__(self, function: Callable[[Trainer], None], name: str = "each") -> None:
         self.function, self._name = function, name
@@ -56,7 +56,7 @@ def test_a_snapshot_is_independent_of_what_comes_after(config: Config) -> None:
 
 
 def test_a_snapshot_can_be_restored_more_than_once(config: Config) -> None:
-    """Adam keeps the tensors that it is given: they must not be the snapshot's own."""
+    """Adam keeps the tensors that it receives: they must not be the snapshot's own."""
     kept: list[Snapshot] = []
     restored: list[list[Tensor]] = []
 
@@ -133,7 +133,7 @@ def test_a_snapshot_survives_a_checkpoint(config: Config) -> None:
 def test_on_a_gpu_a_snapshot_arrives_in_pinned_memory() -> None:
     weights = torch.arange(1 << 20, dtype=torch.float32, device="cuda")
     snapshot = taken({"networks": {"w": weights}})
-    weights.zero_()  # the training goes on while it is on its way
+    weights.zero_()  # the training goes on while the copy is in progress
     arrived = snapshot.state()["networks"]["w"]
     assert arrived.is_pinned()
     assert torch.equal(arrived, torch.arange(1 << 20, dtype=torch.float32))

@@ -1,4 +1,4 @@
-"""Files: what stands under the final name is whole, and holds no code."""
+"""Files: under the final name there is only a complete file, without code."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from cyclegan.snapshot import Snapshot
 
 
 class Recorder(Callback):
-    """Writes down every event."""
+    """Record every event."""
 
     def __init__(self, name: str = "recorder") -> None:
         self.given_name = name
@@ -51,7 +51,7 @@ class Recorder(Callback):
 
 
 class At(Callback):
-    """Does something at one iteration, once."""
+    """Do something at one iteration, once."""
 
     def __init__(self, iteration: int, action: Any, name: str = "at") -> None:
         self.iteration, self.action, self.given_name = iteration, action, name
@@ -66,7 +66,7 @@ class At(Callback):
 
 
 class KeepSnapshot(Callback):
-    """Takes a snapshot at one iteration."""
+    """Take a snapshot at one iteration."""
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration
@@ -172,7 +172,7 @@ def test_rollback_restores_the_training_but_not_the_random_state(config: Config)
     result = trainer.fit()
     assert "rollback 6->4" in recorder.events
     assert (result.step, result.iteration) == (12, 14)
-    # Adam's state remembers its old rate; the new one must be in force all the same.
+    # Adam's state remembers its old rate; the new one must be in force nevertheless.
     assert seen == [5e-4]
     assert trainer.model.optimizer_G.param_groups[0]["lr"] == 5e-4
     rows = trainer.history.rows()
@@ -234,7 +234,7 @@ def test_a_stop_beats_a_rollback(config: Config) -> None:
     trainer = fitted(config, keeper, At(4, both), recorder)
     assert trainer.step == 4
     assert not any(event.startswith("rollback") for event in recorder.events)
-    # Every callback has seen the step, and its validation, before the trainer acted.
+    # Every callback saw the step and its validation before the trainer acted.
     assert recorder.events[-4:] == ["step 4", "validation 4", "end stopped", "close"]
 
 
@@ -395,7 +395,7 @@ def test_super_resolution_trains(
 
 
 def test_loss_by_hand(config: Config) -> None:
-    """The generator's total is the weighted sum of what the metrics report."""
+    """The generator's total is the weighted sum of the reported metrics."""
     trainer = fitted(config)
     row = losses(trainer)[-1]
     weights = trainer.hparams.lambdas

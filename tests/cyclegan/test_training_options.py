@@ -1,4 +1,4 @@
-"""Pool, schedule, spectral normalisation, pre-trained start: what they do, and that they resume."""
+"""Pool, schedule, spectral normalisation and pre-trained start: their effects, and resuming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cyclegan.generator import save_generators
 
 
 class StopAt(Callback):
-    """Stops a training as Ctrl-C does."""
+    """Stop a training as Ctrl-C does."""
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration

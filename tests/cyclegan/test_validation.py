@@ -45,7 +45,7 @@ def test_halves_are_cut_at_the_same_places_and_their_gain_is_logged(
     halves = trainer.validator.score.halves
     assert halves is not None
     first, second = halves.inputs.chunk(2)
-    # Independent noise on one structure: at any other place they would not correlate.
+    # Both halves show one structure with independent noise; elsewhere they would not correlate.
     assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1] > 0.4
     trainer.fit()
     report = trainer.last_report

@@ -1,4 +1,4 @@
-"""A training whose numbers are not finite any more fails, and leaves what was good before."""
+"""A training whose numbers are no longer finite fails, but leaves its earlier good state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAVE = Path("results/t/save")
 
 
 class Breaks(Callback):
-    """Puts a NaN into a weight after a step."""
+    """Put a NaN into a weight after a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -68,7 +68,7 @@ def test_an_absurd_weight_ends_in_failure_and_leaves_no_generator(
 def test_what_was_good_before_stays(
     config: Config, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The tiny network's contrast may fall below the gates, which are not what is tested here.
+    # The tiny network's contrast may fail the gates, which are not tested here.
     for gate in ("collapsed", "inverted"):
         monkeypatch.setattr(f"cyclegan.score.objective.{gate}", lambda *_: None)
     steps = {"steps": 12, "validate_every": 4, "checkpoint_every": 4}
@@ -82,7 +82,7 @@ def test_what_was_good_before_stays(
 
 
 class Freezes(Callback):
-    """A gradient whose square is too large for a number: its weight never moves again."""
+    """A gradient whose square overflows: its weight never moves again."""
 
     def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
         if trainer.iteration == 6:
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(config: Config, project: Pat
     launch(changed(config, steps=8, **steps))
     path = SAVE / "checkpoint.pt"
     state = dict(states.load(path, formats=(states.CHECKPOINT_FORMAT,)))
-    # Then what a step did not compute could not be told from NaN.
+    # Otherwise values that a step did not compute could not be told from NaN.
     del state["history"]["layouts"], state["history"]["layout_of"]
     states.save(state, path)
     result = launch(changed(config, steps=12, **steps)).result

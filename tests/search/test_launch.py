@@ -1,4 +1,4 @@
-"""A tracked training in its folder: kept generators, statuses, one process at a time."""
+"""A tracked training in its folder: stored generators, statuses, one process at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def launch(config: Config, *callbacks: Callback, **changes: Any) -> Finished:
 
 
 class Scores(Callback):
-    """Replaces what the validations found: a score that rises and falls."""
+    """Replace the results of the validations with a score that rises and falls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, scores: list[float | None]) -> None:
         self.weights: dict[int, torch.Tensor] = {}
@@ -146,14 +146,14 @@ def test_continuing_another_training_keeps_its_values_but_for_what_is_asked(
     assert second.result.step == 16
     assert seen["lr_g"] == seen["adam"] == 5e-4
     assert (seen["lambdas.C_A"], seen["lr_d"]) == (7.0, 3e-4)
-    # Continued once more from its own checkpoint, nothing is changed a second time.
+    # When it continues from its own checkpoint, nothing changes a second time.
     longer = parse_config(more.to_dict() | {"steps": 20})
     launch(longer, Looks(), folder=Path("results/more"), start=start)
     assert seen["lr_g"] == 5e-4
 
 
 class Dies(Callback):
-    """The process is gone in the middle of a training: nothing is written any more."""
+    """The process dies in the middle of a training and writes nothing any more."""
 
     def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
         if trainer.step == 3:

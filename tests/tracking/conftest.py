@@ -1,4 +1,4 @@
-"""A real store per test: a copy of one database, as making a fresh one takes seconds."""
+"""A real store per test: a copy of one database, because a fresh one takes seconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(database: Path) -> Store:
 
 @pytest.fixture
 def client(store: Store) -> MlflowClient:
-    """MLflow itself: what others see of the store."""
+    """MLflow's own client, to see the store as others do."""
     return MlflowClient(store.uri, store.uri)
 
 

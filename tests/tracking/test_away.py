@@ -1,4 +1,4 @@
-"""A real MLflow server that is stopped, hangs, or fails under a training."""
+"""A real MLflow server that stops, hangs or fails during a training."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.slow
 
 STEPS = 150
 PACE = 0.05
-"""Seconds a step takes at least."""
+"""Least seconds of a step."""
 
 
 class Outage(Callback):
-    """Steps of a known pace; at `i10` the store goes, at `i60` it comes back if it does."""
+    """Steps at a known pace; the store goes away at `i10`, and may come back at `i60`."""
 
     def __init__(self, go: Callable[[], object], back: Callable[[], object] | None) -> None:
         self.go, self.back = go, back
@@ -52,7 +52,7 @@ class Outage(Callback):
 
 
 class Fleeting:
-    """A server on one port that can be stopped and started again."""
+    """A server on one port that can be stopped and restarted."""
 
     def __init__(self, store: Store, port: int) -> None:
         self.store, self.port = store, port
@@ -82,7 +82,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def fleeting(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleeting]:
-    monkeypatch.chdir(tmp_path)  # where outboxes of a server's runs wait
+    monkeypatch.chdir(tmp_path)  # where the outboxes of a server's runs wait
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     server = Fleeting(store, free_port())
@@ -106,7 +106,7 @@ def train(config: Config, remote: Run, outage: Outage) -> Trainer:
 
 
 def check(fleeting: Fleeting, remote: Run, trainer: Trainer) -> None:
-    """Everything is there once, as if nothing had happened."""
+    """Check that everything is there exactly once, as if nothing had happened."""
     store = Store.open(fleeting.address)
     run = store.run(remote.id)
     points = run._client.get_metric_history(run.id, "loss/G_total")
@@ -133,7 +133,7 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(
         back = lambda: fleeting.signal(signal.SIGCONT)  # noqa: E731
     outage = Outage(go, back)
     trainer = train(tiny(steps=STEPS, validate_every=50), remote, outage)
-    # Stopping the server is the test's own doing, in the training's thread; the rest are steps.
+    # The test itself stops the server, in the training's thread; the rest are steps.
     assert outage.longest < 4.0  # a request that hangs takes 5
     deliver_waiting(Store.open(fleeting.address))
     check(fleeting, remote, trainer)
@@ -159,7 +159,7 @@ def test_a_server_that_stays_away_gets_everything_at_the_next_start(
     check(fleeting, remote, trainer)
     end_ms = store.find_run(remote.id).end_ms
     assert end_ms is not None
-    assert end_ms / 1000 < ended  # when it ended, not when it was told
+    assert end_ms / 1000 < ended  # the time of its end, not of the delivery
 
 
 class _Fails(BaseHTTPRequestHandler):

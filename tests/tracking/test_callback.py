@@ -36,7 +36,7 @@ Make = Callable[..., Config]
 
 
 class At(Callback):
-    """Does something at given iterations."""
+    """Do something at given iterations."""
 
     def __init__(self, **actions: Callable[[Trainer], object]) -> None:
         self.actions = {int(key.removeprefix("i")): action for key, action in actions.items()}
@@ -47,7 +47,7 @@ class At(Callback):
 
 
 class FallBack(At):
-    """Snapshot at iteration `start`, fall back to it two iterations later."""
+    """Take a snapshot at iteration `start`; fall back to it two iterations later."""
 
     def __init__(self, start: int = 6) -> None:
         super().__init__(**{f"i{start}": self.take, f"i{start + 2}": self.fall})
@@ -124,7 +124,7 @@ def test_data_that_cannot_be_hashed_ends_no_training(
 def test_after_a_kill_nothing_is_logged_twice(
     run: Run, store: Store, client: MlflowClient, tiny: Make, tmp_path: Path
 ) -> None:
-    # A killed process leaves a store that is ahead of the checkpoint. Here: 10 against 4.
+    # A killed process leaves a store that is ahead of the checkpoint: here 10 and 4.
     def saved(trainer: Trainer) -> None:  # the checkpoint of step 4 is there when 5 is trained
         shutil.copy(tmp_path / "checkpoint.pt", tmp_path / "old.pt")
 
@@ -155,7 +155,7 @@ def test_after_a_kill_nothing_is_logged_twice(
     assert len(json.loads(run.artifact_path("rollbacks.json").read_text())) == 1
     files = [item.path for item in client.list_artifacts(run.id, "images")]
     pictures = [path.split("/")[1].split("+")[0] for path in files if path.endswith(".png")]
-    assert pictures.count("Cycle~slices") == 1 + len(after["score"])  # and of the start
+    assert pictures.count("Cycle~slices") == 1 + len(after["score"])  # and that of the start
     assert pictures.count("Cycle~rollbacks") == 1
     assert client.get_run(run.id).data.tags["changed.steps"] == "8 -> 16"
 
@@ -168,7 +168,7 @@ def test_a_rollback_is_told_with_its_hyperparameters(
     assert (event["from_step"], event["to_step"], event["iteration"]) == (8, 6, 8)
     assert event["reason"] == "no good"
     assert (event["before"]["lr_g"], event["after"]["lr_g"]) == (2e-4, 5e-4)
-    # The chart is a step at the iteration of the change, not a ramp from the last writing.
+    # The chart has a step at the iteration of the change, not a ramp from the last entry.
     lr_g = curves(client, run)["hparam/lr_g"]
     assert [point for point in lr_g if 7 <= point[0] <= 8] == [(7, 2e-4), (8, 5e-4)]
     assert lr_g[-1] == (10, 5e-4)
@@ -202,7 +202,7 @@ def test_a_validation_is_in_the_store_one_step_later(
     looks = At(i4=lambda trainer: seen.append(score()), i5=look)
     Trainer(tiny(steps=6), [TrackingCallback(run, seconds=1e9), looks]).fit()
     assert seen[0] is None
-    assert seen[1] is not None  # though the next batch is due in thirty years
+    assert seen[1] is not None  # although the next batch is due in thirty years
 
 
 @pytest.mark.parametrize("outcome", ["pruned", "stopped", "interrupted"])
@@ -244,7 +244,7 @@ def test_an_error_closes_the_run(
     found = client.get_run(run.id)
     assert (found.info.status, found.data.tags["outcome"]) == (status, outcome)
     assert found.data.tags["reason"] == reason
-    assert run.last_iteration() == 3  # what led to the error is there
+    assert run.last_iteration() == 3  # the values before the error are there
 
 
 def test_values_that_are_not_finite_are_counted(run: Run, client: MlflowClient, tiny: Make) -> None:
@@ -340,10 +340,10 @@ def test_a_resumed_training_goes_on_behind_what_waits(
 def test_a_score_that_was_on_its_way_survives_a_kill(
     run: Run, store: Store, client: MlflowClient, tiny: Make, tmp_path: Path
 ) -> None:
-    """The checkpoint has what the store has not: metrics that are in no history, too."""
+    """The checkpoint has what the store lacks, including metrics that are in no history."""
 
     class Dead(TrackingCallback):
-        """Its process was killed before its first batch."""
+        """A writer whose process was killed before its first batch."""
 
         name = "TrackingCallback"
 
@@ -420,7 +420,7 @@ def test_kill_minus_nine_then_resume(
     assert killed.returncode == -signal.SIGKILL
     run = store.run(store.find_run("killed").id)
     assert client.get_run(run.id).info.status == "RUNNING"
-    assert run.last_iteration() <= 7  # what was on its way went with the process
+    assert run.last_iteration() <= 7  # entries on their way were lost with the process
     Trainer(tiny(), [TrackingCallback(store.open_run(run.id), every=1, seconds=0)], tmp_path).fit(
         resume=tmp_path / "checkpoint.pt"
     )

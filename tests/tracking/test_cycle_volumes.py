@@ -1,4 +1,4 @@
-"""Which validations keep their volumes, and that a run stays within its budget."""
+"""Volumes of validations: which ones are stored, and a run's budget."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_run_stays_within_its_budget(budget: float, scale: int) -> None:
     sizes = [sum(image.nbytes for image in volume.images.values()) for volume in kept]
     assert sum(sizes) <= budget
     assert kept[-1].about["iteration"] == 3900
-    for volume in kept:  # a crop keeps the grids together
+    for volume in kept:  # a crop keeps the grids aligned
         shapes = {name: image.shape[2] for name, image in volume.images.items()}
         assert shapes["real_B"] == scale * shapes["real_A"]
 

@@ -1,4 +1,4 @@
-"""Deletion for real, on real stores: what goes, what stays, and what happens in between."""
+"""Permanent deletion in real stores: what goes, what stays, and interruptions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folder(store: Store, run: Run) -> Path:
 
 
 def rows(database: Path, run_id: str) -> int:
-    """In all tables of the database."""
+    """Return the rows in all tables of the database."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return sum(
             connection.execute(
@@ -61,7 +61,7 @@ def rows(database: Path, run_id: str) -> int:
 
 
 def collect(store: Store, rules: Rules) -> dict[str, int]:
-    """Bytes freed by name of the run; those that were left count nothing."""
+    """Return the bytes freed by name of the run, without the runs that were left."""
     done = list(carry_out(store, plan(survey(store), rules), rules))
     assert not [one.error for one in done if one.error]
     return {one.run.name: one.bytes for one in done if not one.kept}
@@ -86,7 +86,7 @@ def test_what_was_deleted_in_the_interface_is_freed(
     client.delete_run(runs[0].id)
     other = store.create_run("other", "whole", kind="train", params={}, tags={})
     other.finish("FINISHED")
-    client.delete_experiment(other.experiment_id)  # with all that is in it
+    client.delete_experiment(other.experiment_id)  # with all its content
     assert set(collect(store, Rules(deleted=True))) == {"deleted", "whole"}
     assert [rows(database, run.id) > 0 for run in (*runs, other)] == [False, True, True, False]
     assert {run.name for run in store.search(stage="all")} == {"stays", "of a study"}
@@ -112,7 +112,7 @@ def test_a_link_in_a_folder_goes_but_not_what_it_leads_to(store: Store, tmp_path
     (place / "out").symlink_to(precious)
     (place / "volumes" / "scan.h5").symlink_to(precious / "scan.h5")
     files = store.artifacts(store.find_run("r")).files() or []
-    assert sum(file.bytes for file in files) < 1500  # links are not followed to be measured
+    assert sum(file.bytes for file in files) < 1500  # the measurement does not follow links
     collect(store, Rules(failed_days=0, artifacts_only=True))
     assert not (place / "out").is_symlink()
     (place / "out").symlink_to(precious)
@@ -161,7 +161,7 @@ def test_an_address_that_leads_elsewhere_is_not_followed(
 def test_an_artifact_folder_on_another_disk_is_the_stores_own(
     store: Store, database: Path, tmp_path: Path
 ) -> None:
-    """People move `artifacts` away and put a link in its place."""
+    """People move `artifacts` elsewhere and leave a link in its place."""
     made(store, "r")
     disk = tmp_path / "disk"
     (database.parent / "artifacts").rename(disk)
@@ -194,7 +194,7 @@ def test_what_a_kill_left_is_finished_by_the_next_call(
 
 
 class _Stop(BaseException):
-    """As Ctrl-C, at a place of the test's choice."""
+    """Ctrl-C at a place of the test's choice."""
 
 
 @pytest.mark.parametrize("place", ["hide", "free_rows", "shutil.rmtree"])
@@ -290,7 +290,7 @@ def test_a_locked_database_is_told_and_no_file_is_touched(store: Store, database
     run = made(store, "r")
     found = plan(survey(store), FAILED)
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute("BEGIN IMMEDIATE")  # as a training that writes
+        connection.execute("BEGIN IMMEDIATE")  # like a training that writes
         with pytest.raises(CycleGANError, match="database is locked") as caught:
             list(carry_out(store, found, FAILED))
         connection.rollback()
@@ -315,7 +315,7 @@ def test_what_changed_since_the_question_was_asked_counts(store: Store) -> None:
 
 
 def test_a_training_that_resumes_while_others_are_deleted_is_spared(store: Store) -> None:
-    """Between two looks at the whole store every run is looked at once more."""
+    """Between two surveys of the whole store, every run is checked once more."""
     runs = [made(store, f"r{i}") for i in range(3)]
     agreed = plan(survey(store), FAILED)
     spared = agreed.free[-1][0]
@@ -401,7 +401,7 @@ def test_through_a_server_the_files_go_and_the_server_keeps_the_rows(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    local = made(store, "local")  # its files lie on this disk, and the server says where
+    local = made(store, "local")  # its files are on this disk, and the server says where
     with running_server(store, port) as server:
         remote = Store.open(server.address)
         runs = [

@@ -135,7 +135,7 @@ def test_compared_has_whatever_was_changed() -> None:
         "grad_clip": "5.0",
         "lr_schedule.kind": "step",
         "lr_schedule.gamma": "0.9",
-    }  # and nothing of the kickstart, which is off
+    }  # and nothing about the kickstart, which is off
     optimizer = {"enabled": True, "keep": 9}
     found = params.compared(parse_config(base | {"hp_optimizer": optimizer, "kickstart": True}))
     assert (found["hp_optimizer.enabled"], found["hp_optimizer.keep"]) == ("True", "9")

@@ -1,4 +1,4 @@
-"""The model registry: a file is registered once, the better one becomes champion, names find it."""
+"""The model registry registers a file once, makes the better one champion, and finds names."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_only_a_better_score_takes_the_alias(
         holder = store.registry.holder("demo")
         assert holder is not None
         assert holder.version == champion
-        assert store.registry.challenge(holder).won  # compared with itself: it stays
+        assert store.registry.challenge(holder).won  # compared with itself, it stays
 
 
 def test_a_champion_without_a_score_was_chosen_by_hand_and_stays(
@@ -170,9 +170,9 @@ def test_mlflow_knows_sizes_and_halo_of_an_exported_generator(
     assert found.portable is not None
     assert run.artifact_path(found.portable).read_bytes() == b"two"
     assert found.tags["portable_sha256"] == hashlib.sha256(b"two").hexdigest()
-    assert artifact_of(found) == artifact_of(version)  # what `enhance` takes
+    assert artifact_of(found) == artifact_of(version)  # as `enhance` takes it
     assert register(store, run, tmp_path, b"one", 0.5) == (found, False)
-    # As MLflow's pages read it: the file MLmodel at the version's source.
+    # MLflow's pages read it so: the file MLmodel at the version's source.
     model = Model.load(client.get_model_version("demo", "1").source.removeprefix("file://"))
     assert model.signature is not None
     for schema, name in ((model.signature.inputs, "input"), (model.signature.outputs, "output")):

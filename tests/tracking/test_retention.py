@@ -1,4 +1,4 @@
-"""What can go and what stays, as tables: plain values, no store."""
+"""Retention as tables of what can go and what stays: plain values, no store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = Rules(deleted=True, failed_days=0, pruned=True, keep_best=1)
 
 
 def run(name: str, kind: str = "train", *, ago: float = 60, **given: Any) -> RunInfo:
-    """A run that ended `ago` days before now; its name is its id."""
+    """Return a run that ended `ago` days ago; its name is its id."""
     tags = {"kind": kind, "mlflow.source.name": f"cyclegan {kind}", **given.pop("tags", {})}
     score = given.pop("score", None)
     values: dict[str, Any] = {
@@ -105,7 +105,7 @@ def test_the_best_trials_of_each_study_stay() -> None:
     for count, gone in ((1, {0, 2, 3, 4}), (2, {0, 3, 4}), (3, {3, 4}), (4, {4}), (5, set())):
         wanted = {f"demo-{number}" for number in gone}
         assert freed(Rules(keep_best=count), *every) == wanted, count
-    # What was deleted has no place to keep: the next best does not go for it.
+    # A deleted trial takes no place: the next best one does not go because of it.
     gone_best = trial(7, 99.0, deleted=True)
     assert freed(Rules(keep_best=1), *trials, gone_best) == {
         *("demo-0", "demo-2", "demo-3", "demo-4", "demo-7")
@@ -120,7 +120,7 @@ def test_trainings_with_other_seeds_go_with_their_trial() -> None:
 
 
 def test_an_abandoned_run_of_a_trial_follows_the_one_that_counts() -> None:
-    """A trial that died before its first checkpoint begins anew, in another run."""
+    """A trial that died before its first checkpoint begins anew in another run."""
     died = {"state": None, "outcome": "interrupted"}
     for state, goes in (("complete", False), ("pruned", True)):
         first = trial(1, None, ago=9, status="KILLED", tags=died, id="first")
@@ -130,7 +130,7 @@ def test_an_abandoned_run_of_a_trial_follows_the_one_that_counts() -> None:
 
 
 def project() -> list[RunInfo]:
-    """A study with a promoted trial, a champion, a confirmation, a training, and rubbish."""
+    """A study with a promoted trial, a champion, a confirmation, a training and leftovers."""
     tags = {"study": "demo", "trial": "1"}
     parent = {PARENT: "study"}
     return [
@@ -152,7 +152,7 @@ SAFE = {"promoted", "champion", "demo-1", "demo-2", "going", "chosen by hand"}
 
 
 def test_what_must_stay_stays_under_every_combination_of_rules() -> None:
-    """However these runs look: failed, deleted, pruned, last of their study, or named."""
+    """These runs stay whether failed, deleted, pruned, last of their study or named."""
     looks: list[dict[str, Any]] = [
         {},
         {"status": "FAILED"},
@@ -221,7 +221,7 @@ def test_parents_go_after_their_children_or_not_at_all() -> None:
     living = run("grandchild", "enhance", tags={PARENT: "child"})
     partly = plan(stored(study, child, living), rules)
     assert (partly.ids, [one.id for one, _ in partly.kept]) == (frozenset(), ["study", "child"])
-    only = Rules(failed_days=0, artifacts_only=True)  # the rows stay, so nothing is torn apart
+    only = Rules(failed_days=0, artifacts_only=True)  # the rows stay, so no context is lost
     assert freed(only, study, child, living) == {"study", "child"}
     hidden = run("grandchild", tags={PARENT: "child"}, deleted=True)
     assert freed(rules, study, child, hidden) == {"study", "child"}

@@ -31,7 +31,7 @@ def test_an_attempt_lasts_until_it_is_concluded() -> None:
     events = [event(10, 1, "failed again", 20), event(20, 2, "recovered", 30), event(40, 1)]
     at = {i: attempt_at(events, i) for i in (9, 10, 19, 20, 29, 30, 39, 40, 99)}
     assert at == {9: 0, 10: 1, 19: 1, 20: 2, 29: 2, 30: 0, 39: 0, 40: 1, 99: 1}
-    given_up = event(40, 3, "gave up", 40)  # known at once, and seen in the chart all the same
+    given_up = event(40, 3, "gave up", 40)  # known at once, and nevertheless visible in the chart
     assert [attempt_at([given_up], i) for i in (39, 40, 41)] == [0, 3, 0]
 
 
@@ -44,7 +44,7 @@ def test_points_do_not_depend_on_when_they_are_written() -> None:
             parts.setdefault(i, {}).update(values)
     assert all(parts[i] == values for i, values in whole.items())
     assert [i for i, v in whole.items() if "rollbacks" in v] == [10, 20, 40]
-    # Seen as steps: the value before, and after, each change.
+    # The chart shows steps: the values before and after each change.
     assert {9, 10, 19, 20, 29, 30, 39, 40} <= whole.keys()
 
 

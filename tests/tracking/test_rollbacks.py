@@ -1,4 +1,4 @@
-"""What the store shows of rollbacks, as they happen."""
+"""Rollbacks in the store, as they happen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RED = np.array([255, 0, 0])
 
 
 class Drill(Callback):
-    """Snapshot at step `start`; falls at iterations, outcomes at iterations."""
+    """Take a snapshot at step `start`, fall back and report outcomes at given iterations."""
 
     def __init__(
         self, start: int, falls: Mapping[int, Cause], outcomes: Mapping[int, str] | None = None
@@ -61,7 +61,7 @@ class Drill(Callback):
 
 
 class Look(Callback):
-    """Keeps what `see` finds at every step."""
+    """Record the result of `see` at every step."""
 
     def __init__(self, see: Callable[[], Any]) -> None:
         self.see = see
@@ -84,7 +84,7 @@ def drill(**changes: Any) -> Drill:
 
 @pytest.fixture
 def guarded(tiny: Make) -> Make:
-    """A training of a configuration with an optimizer, which is not there."""
+    """A configuration that names an optimizer; the tests run none."""
 
     def make(**changes: Any) -> Config:
         return tiny(**{"steps": 12, "hp_optimizer": {"enabled": True}} | changes)
@@ -128,7 +128,7 @@ def test_events_and_what_became_of_them_are_told(
     attempts = dict(points(client, run, "attempt"))
     steps = {7: 0, 8: 1, 9: 1, 10: 2, 12: 2, 13: 0, 16: 0}
     assert {i: attempts[i] for i in steps} == steps
-    # One picture an event, and one of the recovery; the second fall is the first one's outcome.
+    # One picture per event and one of the recovery; the second fall is the first one's outcome.
     assert run.image_steps(ROLLBACK_PICTURES) == {8, 10, 13}
     page = run.artifact_path("rollback_path.html").read_text()
     assert page.count("failed again") > 1
@@ -139,7 +139,7 @@ def test_an_outcome_is_in_the_store_one_step_later(run: Run, guarded: Make) -> N
     tracking = TrackingCallback(run, seconds=1e9)
 
     def outcome() -> object:
-        tracking.settle()  # what is on its way by now
+        tracking.settle()  # entries on their way by now
         return record(run)[-1]["outcome"] if run.image_steps(ROLLBACK_PICTURES) else None
 
     look = Look(outcome)
@@ -227,7 +227,7 @@ def test_a_resume_neither_loses_nor_doubles(
     killed: bool,
 ) -> None:
     class Leave(Callback):
-        """Interrupts the training; or keeps the checkpoint of the iteration before, goes on."""
+        """Interrupt the training, or copy the checkpoint of the iteration before and go on."""
 
         def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
             if trainer.iteration == iteration and killed:
@@ -249,7 +249,7 @@ def test_a_resume_neither_loses_nor_doubles(
     assert len(steps) == len(set(steps))
     files = [item.path for item in client.list_artifacts(run.id, "images")]
     assert len([f for f in files if "/Cycle~rollbacks+" in f and f.endswith(".png")]) == 3
-    # All validations, that of the discarded step 8 included.
+    # All validations, including that of the discarded step 8.
     scores = [at for at, _, _ in tracking.state_dict()["scores"]]
     assert scores == [at for at, _ in points(client, run, "score")]
     assert tracking.state_dict()["initial"]["lr_g"] == 2e-4

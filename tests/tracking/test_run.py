@@ -24,7 +24,7 @@ def test_rows_land_on_the_iteration_axis(run: Run, client: MlflowClient) -> None
 
 
 def test_more_rows_than_a_request_takes_arrive_whole(run: Run, client: MlflowClient) -> None:
-    # 40 rows are just MLflow's 1000 metrics; the mark of the last iteration needs room as well.
+    # 40 rows are just MLflow's 1000 metrics; the mark of the last iteration needs room, too.
     rows = [Sample(i, {f"m{k}": float(i * k) for k in range(25)}, i) for i in range(1, 101)]
     run.log_rows(rows)
     assert history(client, run, "m24") == [(i, 24.0 * i) for i in range(1, 101)]

@@ -31,7 +31,7 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.Popen[str]
     )
 
 
-# -- where the store is -----------------------------------------------------------------------
+# -- place of the store -----------------------------------------------------------------------
 
 
 def test_the_project_is_the_nearest_folder_with_both_rooms(
@@ -223,7 +223,7 @@ def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) 
         "tags.`outcome`",
         "metrics.`iteration`",
     ]
-    # What MLflow 3.17's own interface writes and expects; a missing key breaks the page.
+    # MLflow 3.17's own interface writes and expects this; a missing key breaks the page.
     assert set(state) == {
         *("searchFilter", "orderByKey", "orderByAsc", "startTime", "lifecycleFilter"),
         *("datasetsFilter", "modelVersionFilter", "selectedColumns", "columnOrder"),
@@ -237,7 +237,7 @@ def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) 
     assert [card["type"] for card in others] == ["LINE", "PARALLEL"]
     sections = [section["uuid"] for section in state["compareRunSections"]]
     assert {card["metricSectionId"] for card in state["compareRunCharts"]} == set(sections)
-    # The filter is in the store's own language: the table would be empty, not wrong.
+    # The filter uses the store's own syntax: a mistake would leave the table empty, not wrong.
     store.create_run("study", "trial", kind="trial", params={}, tags={})
     store.create_run("study", "parent", kind="study", params={}, tags={})
     assert [run.name for run in store.search("study", state["searchFilter"])] == ["trial"]
@@ -291,4 +291,4 @@ def test_of_several_processes_one_gets_a_run(database: Path, store: Store) -> No
         for process in processes:
             process.kill()
             process.communicate()
-    assert store.open_run(run.id).id == run.id  # nobody living writes to it any more
+    assert store.open_run(run.id).id == run.id  # no living process writes to it any more

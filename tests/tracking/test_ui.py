@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def children(pid: int) -> Iterator[int]:
-    """All descendants of a process (Linux)."""
+    """Return all descendants of a process (Linux)."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         yield int(child)
         yield from children(int(child))
@@ -72,7 +72,7 @@ def test_the_server_answers_and_leaves_nothing_behind(
     port = free_port()
     experiment = store.experiment("study")
     store.ship_view(experiment, trials_view(["lr_g"]))
-    # The server must obey its arguments: MLflow's own would make ./mlflow.db.
+    # The server must obey its arguments: MLflow's defaults would make ./mlflow.db.
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
@@ -136,7 +136,7 @@ def test_kill_minus_nine_leaves_no_server_behind(store: Store, tmp_path: Path) -
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process (Linux) is there, and no zombie that nobody has waited for yet."""
+    """Return True if a process (Linux) exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -144,7 +144,7 @@ def _runs(pid: int) -> bool:
 
 
 def _use_over_http(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of the store through the server, as from another host."""
+    """Use all of the store through the server, as from another host."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     remote = Store.open()
     run = remote.create_run("elsewhere", "remote", kind="train", params={"a": 1}, tags={})
@@ -156,13 +156,13 @@ def _use_over_http(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert again.artifact_path("notes/words.txt").read_text() == "words"
     with pytest.raises(DataError, match="no artifact"):
         again.artifact_path("notes/word.txt")
-    # Its files lie with the store, not where the server was started.
+    # Its files are beside the store, not where the server was started.
     assert list((tmp_path / "mlruns" / "artifacts").glob(f"**/{run.id}/artifacts/notes/words.txt"))
     assert f"{address}/#/experiments/{run.experiment_id}/runs/{run.id}?" in str(
         remote.run_url(run.id)
     )
     said: list[str] = []
-    serve(remote, say=said.append)  # a store that is a server is only named
+    serve(remote, say=said.append)  # for a store that is a server, only its address is printed
     assert address in said[0]
     with pytest.raises(DataError, match="no run has the id"):
         remote.find_run("0" * 32)

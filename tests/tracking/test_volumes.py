@@ -1,4 +1,4 @@
-"""The six images as a file that HDF5 viewers open."""
+"""The six images as a file for HDF5 viewers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracking.cycle_volumes import read_cycle, write_cycle
 
 
 def cycle(factor: int) -> dict[str, np.ndarray]:
-    """Two patches of 6 x 8 x 10 voxels in A, `factor` times as fine in B."""
+    """Return two patches of 6 x 8 x 10 voxels in A, `factor` times as fine in B."""
     random = np.random.default_rng(0)
     return {
         name: random.normal(
@@ -23,7 +23,7 @@ def cycle(factor: int) -> dict[str, np.ndarray]:
 
 
 def test_viewers_find_the_image_and_its_axes(tmp_path: Path) -> None:
-    """As https://manual.nexusformat.org/datarules.html#find-plottable-data says."""
+    """See https://manual.nexusformat.org/datarules.html#find-plottable-data."""
     images = cycle(2)
     path = tmp_path / "cycle.h5"
     write_cycle(path, images, {"iteration": 400, "score": -1.5}, (0.8, 0.4, 0.4))
@@ -31,7 +31,7 @@ def test_viewers_find_the_image_and_its_axes(tmp_path: Path) -> None:
         group = file
         while "default" in group.attrs:
             group = group[group.attrs["default"]]
-        assert group.name == "/entry/fake_B"  # what the training is about is shown first
+        assert group.name == "/entry/fake_B"  # the most important image is shown first
         for name in IMAGES:
             group = file["entry"][name]
             assert group.attrs["NX_class"] == "NXdata"

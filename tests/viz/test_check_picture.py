@@ -1,4 +1,4 @@
-"""The picture that `cyclegan prepare` draws to check a volume by."""
+"""The picture that `cyclegan prepare` draws to check a volume."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_a_log_gets_plain_lines_with_rate_and_time_left() -> None:
     assert "left, score 1" in lines[0]
     assert lines[1] == "fell back [to] step 1"
     assert lines[-1].startswith("work: 4/4 steps")
-    assert len(lines) == 3  # not a line a step
+    assert len(lines) == 3  # not one line per step
 
 
 def test_a_terminal_gets_a_bar_and_messages_above_it() -> None:
@@ -63,5 +63,5 @@ def test_the_rate_counts_work_that_a_rollback_has_undone(monkeypatch: pytest.Mon
         for done in (*range(11, 31), *range(11, 41)):  # at step 30 back to step 10
             update(done)
     *_, last = stream.getvalue().splitlines()
-    # 50 steps were computed; the clock ticks twice a step.
+    # 50 steps were computed; the clock ticks twice per step.
     assert last.startswith("work: 40/40 steps, 0.5")

@@ -26,7 +26,7 @@ def cycle(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> dict[str, Tenso
 
 
 def cell(picture: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-    """The part of a six-image picture that shows `name`."""
+    """Return the part of a six-image picture that shows `name`."""
     row, column = next((r, names.index(name)) for r, names in enumerate(CYCLES) if name in names)
     # A frame of 4 pixels, 4 between the rows, 16 between the columns.
     height, width = (picture.shape[0] - 12) // 2, (picture.shape[1] - 40) // 3
@@ -35,7 +35,7 @@ def cell(picture: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
 
 
 def brightness(picture: NDArray[np.uint8]) -> float:
-    """Mean grey, the paper left out."""
+    """Return the mean grey without the paper."""
     return float(picture[picture < 255].mean())
 
 
@@ -73,7 +73,7 @@ def test_images_of_a_domain_share_the_window_of_its_real_one() -> None:
     assert brightness(cell(after, "rec_A")) < brightness(cell(before, "rec_A")) - 20
     for name in ("real_A", "real_B", "fake_A", "rec_B"):
         assert np.array_equal(cell(after, name), cell(before, name)), name
-    # Another unit in one domain changes nothing that is seen, in either.
+    # Another unit in one domain changes nothing visible in either.
     scaled = {n: image * 100 + 7 if n[-1] == "B" else image for n, image in images.items()}
     assert np.abs(six_images(scaled).astype(int) - after.astype(int)).max() <= 1
 
@@ -115,7 +115,7 @@ def test_voxels_that_are_not_finite_are_red() -> None:
     images["fake_A"][0, 0, 8, 12, 12] = torch.nan
     picture = six_images(images)
     assert (cell(picture, "fake_A") == red).all(axis=2).sum() >= 256
-    images["real_A"][:] = torch.nan  # nothing to take a window from
+    images["real_A"][:] = torch.nan  # no values to choose a window from
     six_images(images)
 
 

@@ -1,4 +1,4 @@
-"""`train()` with the old software's arguments, the presets, and what is refused."""
+"""`train()` with the old software's arguments, its presets, and its refusals."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_help_of_the_whole_names_every_command_and_is_quick() -> None:
 def test_shell_completion_is_there() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "workbench.cli", "--show-completion", "bash"],
-        # Else the shell is the one the tests were started from, if they were.
+        # Otherwise the shell is the one that started the tests, if any.
         env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
         capture_output=True,
         text=True,
@@ -221,7 +221,7 @@ def test_a_training_leaves_a_schedule_that_another_replays(call: Any, tiny: dict
     line = ["--replay", str(schedule), "--set", "run_name=again", "--set", "lr_g=0.0007"]
     code, out, _ = call("train", path, *line, "--json")
     assert (code, json.loads(out)["outcome"]) == (0, "completed")
-    # The schedule counts, not what was asked for beside it.
+    # The schedule counts, not the other options.
     again = yaml.safe_load((Path("results") / "again" / "schedule.yaml").read_text())
     assert again["changes"][0]["values"]["lr_g"] == tiny.get("lr_g", 2e-4)
 

@@ -1,4 +1,4 @@
-"""optuna-dashboard: a real server that shows a study, can change nothing, and ends when told."""
+"""optuna-dashboard: a real server that shows a study, changes nothing, and ends on request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def on_disk(make_study: Any) -> Any:
-    """A function that puts a study of that name on disk, as a run leaves it."""
+    """A function that writes a study of that name to disk, as a run leaves it."""
 
     def make(name: str) -> OpenStudy:
         made = make_study(8, name=name)
@@ -73,7 +73,7 @@ def test_page_and_trials_are_answered_while_the_study_goes_on(served: Any) -> No
     assert (status, len(script) > 100_000) == (200, True)
     summaries = json.loads(ask(port, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in summaries] == ["one"]
-    # Another process, as far as the storage can tell.
+    # The storage takes it for another process.
     other = optuna_study(opened.definition, StudyStorage(opened.folder))
     assert len(json.loads(ask(port, "/api/studies/0?after=0")[1])["trials"]) == 8
     other.ask()
@@ -93,7 +93,7 @@ def test_it_changes_nothing(served: Any) -> None:
         ("POST", "/api/trials/0/tell"),
     ):
         status, answer = ask(port, path, method)
-        assert (status, b"for looking at" in answer) == (403, True)
+        assert (status, b"read-only" in answer) == (403, True)
     assert (opened.folder / "journal.log").read_bytes() == before
 
 
@@ -140,7 +140,7 @@ def test_the_command_ends_in_peace_when_told(on_disk: Any, number: signal.Signal
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Tests that are run in the background have it ignored, and hand that down.
+        # Tests in the background ignore the signal, and child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:

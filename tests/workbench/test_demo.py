@@ -1,4 +1,4 @@
-"""The demo end to end in small: the same program, real data, tiny networks and few steps."""
+"""The small demo end to end: the same program, real data, tiny networks and few steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).parents[2] / "studies" / "demo.yaml"
 
 @pytest.fixture(scope="module")
 def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose demo study is the shipped one, made small."""
+    """A project whose demo study is a small version of the shipped one."""
     folder = tmp_path_factory.mktemp("demo")
     for name in ("studies", "mlruns"):
         (folder / name).mkdir()
@@ -152,7 +152,7 @@ def test_everything_is_in_mlflow(
     }
     best = next(t for t in by_kind["trial"] if t.info.run_id == promoted.data.tags["promoted_from"])
     assert best.data.tags["promoted_to"] == promoted.info.run_id
-    # A continued training shows what it starts from.
+    # A continued training shows its start.
     store = Store.open(f"sqlite:///{project_folder / 'mlruns' / 'mlflow.db'}")
     pictures = store.run(promoted.info.run_id).image_steps(CYCLE_PICTURES)
     assert min(pictures) == best.data.metrics["iteration"]

@@ -1,4 +1,4 @@
-"""The doctor: what a killed process left is found, told, and repaired."""
+"""The doctor finds, reports and repairs what a killed process left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workbench.doctor import examine
 def test_a_process_is_known_by_more_than_its_number() -> None:
     assert is_alive(this_process()) is True
     host, boot, pid, start = this_process().split("/")
-    assert is_alive(f"{host}/{boot}/{pid}/{int(start) - 1}") is False  # the number given out again
+    assert is_alive(f"{host}/{boot}/{pid}/{int(start) - 1}") is False  # a reused number
     assert is_alive(f"elsewhere/{boot}/{pid}/{start}") is None
     assert is_alive(f"{host}/before the restart/{pid}/{start}") is None
     assert is_alive("nonsense") is None
@@ -120,7 +120,7 @@ def test_half_written_files_go_only_where_nobody_works(project: Path) -> None:
     (folder / "save").mkdir(parents=True)
     part = folder / "save" / ".checkpoint.pt.part"
     part.touch()
-    assert not list(examine(store))  # whose it is can't be told
+    assert not list(examine(store))  # its owner can't be determined
     (folder / "run.json").write_text("{}")
     (finding,) = examine(store)
     assert finding.cure is not None
@@ -167,7 +167,7 @@ def test_a_trial_that_mlflow_knows_otherwise_is_set_right(study_project: Any) ->
     client.set_terminated(run_id, "FAILED")
     (study_project.results / "trial-007").mkdir()
     done = study_project.call("doctor", "--json")
-    assert done.returncode == 1  # a folder without a trial is left to a person
+    assert done.returncode == 1  # a person must deal with a folder without a trial
     assert "complete in Optuna, FAILED in MLflow" in done.stdout
     assert "has no such trial" in done.stdout
     assert client.get_run(run_id).info.status == "FINISHED"

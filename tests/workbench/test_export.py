@@ -1,4 +1,4 @@
-"""The command `export`: one file of a model, whatever names the model, and nothing lost."""
+"""The command `export`: one complete file of a model, however the model is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workbench.session import run
 
 @pytest.fixture
 def generator(project: Path, tiny: dict[str, Any]) -> Path:
-    """A generator file in the project's folder; untrained will do."""
+    """A file with an untrained generator in the project's folder."""
     path = project / "generator.pt"
     model = CycleGAN(parse_config(tiny | {"init_std": 0.2}), torch.device("cpu"))
     save_generators(model, path, step=7, score=0.5)

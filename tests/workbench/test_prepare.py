@@ -1,4 +1,4 @@
-"""`cyclegan prepare`: what a user types, sees and gets; one clear line for every mistake."""
+"""`cyclegan prepare` as a user sees it: options, messages, files; one clear line per mistake."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def call(
 
 @pytest.fixture(autouse=True)
 def unseen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest: only a test about the picture draws one."""
+    """Disable drawing, which takes longer than all the rest, except in tests of the picture."""
     if "picture" not in request.node.name:
         monkeypatch.setattr(prepare, "write_check_picture", lambda *arguments: None)
 
@@ -76,7 +76,7 @@ def test_a_volume_becomes_a_file_a_picture_and_a_dataset(call: Any, tmp_path: Pa
     assert "18 x 20 x 27" in out and "0.8 um" in out
     for name in ("a.h5", "a.png", "a.json"):
         assert f"written  out/{name}" in out
-    assert "planes 15:18 of 18 are kept for validation" in err
+    assert "planes 15:18 of 18 are held out for validation" in err
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.h5", "a.png", "a.json"}
     spec = DatasetSpec.load(tmp_path / "out" / "a.json")
     assert [e.roi[0] for e in (*spec.train, *spec.validate)] == [(0, 15), (15, 18)]
@@ -252,7 +252,7 @@ def test_a_failed_preparation_leaves_what_was_there(call: Any) -> None:
 
 
 def test_killed_between_two_volumes_the_same_command_goes_on(call: Any, tmp_path: Path) -> None:
-    """A real process, killed with the first volume finished; the first is not made again."""
+    """A real process is killed after the first volume, which is not made again."""
     shape = (200, 200, 200)
     for i in range(2):
         np.save(f"v{i}.npy", volume(i, shape))

@@ -1,4 +1,4 @@
-"""What a promotion says of its generator: against a plain filter, and against its trial's."""
+"""Verdicts on a promoted generator: against a plain filter, and against its trial's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job on an MLflow server whose runs are in PostgreSQL, as a group would have it."""
+"""The main job on an MLflow server with PostgreSQL, as a group of users would run it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tracking import Store
 pytestmark = pytest.mark.slow
 
 OWN = ("speed/", "system/", "time/", "memory/", "volume/gb")
-"""Metrics that no two runs have in common."""
+"""Metrics that differ between any two runs."""
 TAGS = (
     "kind",
     "study",
@@ -40,7 +40,7 @@ TAGS = (
 
 @pytest.fixture
 def database(postgresql: str) -> str:
-    """A database of its own: MLflow and Optuna can't share one."""
+    """A separate database: MLflow and Optuna can't share one."""
     name = f"mlflow_{os.getpid()}_{time.monotonic_ns()}"
     with closing(psycopg.connect(postgresql, autocommit=True)) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
@@ -48,7 +48,7 @@ def database(postgresql: str) -> str:
 
 
 class MlflowServer:
-    """`mlflow server` by its own command line, on one port; stopped and started as one likes."""
+    """`mlflow server` with its own command line, on one port; a test can stop and restart it."""
 
     def __init__(self, database: str, folder: Path) -> None:
         with socket.socket() as probe:
@@ -93,7 +93,7 @@ def server(database: str, tmp_path: Path) -> Iterator[MlflowServer]:
 
 
 def job(project: Any, scans: tuple[str, str], *where: str) -> None:
-    """A study, its promotion, an enhanced volume with the champion."""
+    """Run a study, promote its best trial, and enhance a volume with the champion."""
 
     def call(*arguments: str) -> dict[str, Any]:
         done = project.call(*arguments, *where, "--json", "--quiet")
@@ -110,7 +110,7 @@ def job(project: Any, scans: tuple[str, str], *where: str) -> None:
 
 
 def content(client: MlflowClient, run: MlflowRun) -> dict[str, Any]:
-    """What is to be the same wherever it is stored."""
+    """Return the content that must be the same in every store."""
     names = sorted(name for name in run.data.metrics if not name.startswith(OWN))
     curves = {
         name: [

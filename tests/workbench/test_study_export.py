@@ -1,4 +1,4 @@
-"""Files for other programs: whole, complete, and nothing overwritten unasked."""
+"""Files for other programs: complete, and never overwritten unasked."""
 
 from __future__ import annotations
 

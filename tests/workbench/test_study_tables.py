@@ -1,4 +1,4 @@
-"""Studies as text: best first, within the terminal's width, curves that can be compared."""
+"""Studies as text: best first, within the terminal's width, with comparable curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cyclegan train` in a real process, killed at random moments, ends where it would have ended."""
+"""`cyclegan train` in a real process, killed at random moments, ends as if undisturbed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
 def uninterrupted(
     tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]
 ) -> tuple[dict[str, Any], float]:
-    """The last state of a training nobody disturbed, and the seconds its process took."""
+    """The last state of an undisturbed training, and the seconds of its process."""
     folder = make_project(tmp_path_factory.mktemp("whole") / "p", tiny)
     with start(folder) as process:
         began = time.monotonic()

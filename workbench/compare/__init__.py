@@ -1,13 +1,12 @@
 """`cyclegan compare`: two to eight runs side by side.
 
 ```
-command            finds the runs, puts the rest together
-runs               one run as it is compared: when it was judged, how it ended
-parameters         what differs, and whether the runs were judged on the same data
-metrics            what each run reached, and which is best
+command            finds the runs, compares them, prints the result, writes the page
+runs               one run with its scores, its outcome, and the validation that counts
+parameters         differences of parameters and environment, and a check of the data
 cycles enhanced    the images: fixed validation patches of trainings, enhanced volumes
-measured           how far the images agree
-result text        all of it as plain values, and as text for a terminal
-page               as one HTML document: panels with tables, drawings with curves and pictures
+measured           agreement of the images
+result text        metrics and all the rest as plain values, and as text for a terminal
+page               one HTML document: panels with tables, drawings with curves and pictures
 ```
 """

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """What is to be compared, and where the page goes."""
+    """The runs to compare, and the file of the page."""
 
     runs: Sequence[str]
     html: Path | None = None
     at: At = "best"
-    """Of the validations whose volumes a run keeps, the one that is compared."""
+    """Validation to compare, of those whose volumes a run has stored."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ def _images(
 
 
 def _losses(runs: Sequence[ComparedRun]) -> Histories:
-    """The losses of all runs by name, those first that most runs have."""
+    """Return the histories of all losses, by name and by number of the run."""
     names = sorted({name for run in runs for name in run.info.metrics if name.startswith("loss/")})
     return {
         name: {run.number: run.run.history(name) for run in runs if name in run.info.metrics}

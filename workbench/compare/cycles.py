@@ -1,4 +1,4 @@
-"""The images that trainings made of their fixed validation patches."""
+"""Comparison of the images that trainings made of their fixed validation patches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ At = Literal["best", "last"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Volumes:
-    """Of one run, all patches of the first channel (B, Z, Y, X)."""
+    """One run's images of all validation patches, first channel only, (B, Z, Y, X)."""
 
     iteration: int
     real_A: Blocks
@@ -46,10 +46,10 @@ class _Volumes:
 
 
 def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Compared:
-    """The images at the best or the last validation whose volumes each run keeps.
+    """Compare the images of the best or the last validation whose volumes each run has stored.
 
     Only runs that translate the same patch to the same resolution are measured against each other.
-    `pictures`: with slices, differences and layers for a page.
+    `pictures` adds slices, differences and layers for a page.
     """
     remarks: list[str] = []
     volumes = {}
@@ -60,7 +60,7 @@ def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Co
             remarks.append(str(error))
             continue
         if found is None:
-            remarks.append(f"run {run.number}: no volumes are kept of its images")
+            remarks.append(f"run {run.number}: its images are not stored as volumes")
         else:
             volumes[run.number] = found
     first = same_images(volume.real_A for volume in volumes.values())
@@ -102,7 +102,7 @@ def _volumes(run: ComparedRun, at: At) -> _Volumes | None:
 
 
 def chosen(kept: Sequence[int], curve: Mapping[int, float], at: At) -> int:
-    """Of the iterations that are kept the last, or the one with the best score that is usable."""
+    """Return the last of the stored iterations, or the one with the best usable score."""
     scores = {iteration: curve[iteration] for iteration in kept if iteration in curve}
     best = judged_iteration(scores) if at == "best" else None
     return max(kept) if best is None else best
@@ -154,7 +154,7 @@ def _measured(
 
 
 def _differences(blocks: Mapping[int, Blocks], limit: float) -> dict[Pair, Picture]:
-    """Central xy slices of each run less the first one, of the first patch."""
+    """Return central xy slices of the first patch: each run less the first run."""
     (first, base), *others = blocks.items()
     middle = base.shape[1] // 2
     return {
@@ -184,7 +184,7 @@ def _shown(
     volumes: Mapping[int, _Volumes],
     at: At,
 ) -> dict[int, Shown]:
-    """Slices of the volumes; of a run without any those of its pictures in MLflow."""
+    """Return slices of the volumes, or of the pictures in MLflow if a run has no volumes."""
     found: dict[int, Shown] = {}
     inputs: list[Picture] = []
     for run in runs:

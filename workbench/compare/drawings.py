@@ -1,4 +1,4 @@
-"""The drawings of a comparison's page: HTML from facts; empty where there is nothing to show."""
+"""The drawings of a comparison's page, as HTML; empty if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from workbench.compare.text import agreement_text
 
 History = Mapping[int, float]
 _NAMED = 10
-"""Pairs up to which every curve bears their numbers."""
+"""Most pairs for which every curve is labelled with its runs."""
 _WIDE, _SMALL = (980.0, 320.0), (480.0, 280.0)
 
 
 def score(found: Comparison) -> str:
-    """The score of all runs on one plot."""
+    """Draw the scores of all runs in one plot."""
     curves = {run.number: run.curve for run in found.runs if run.curve}
     if not curves:
         return ""
@@ -33,12 +33,12 @@ def score(found: Comparison) -> str:
         limits=(low - margin, high + margin),
         size=_WIDE,
     )
-    rim = '<p class="note">What lies far below the others is drawn on the lower rim.</p>'
+    rim = '<p class="note">Points far below the others are drawn on the lower rim.</p>'
     return f'{rim}<div class="wide">{plot(_series(found, curves), axes)}</div>'
 
 
 def losses(found: Comparison, histories: Mapping[str, Mapping[int, History]]) -> str:
-    """One plot a loss with all runs on it."""
+    """Draw one plot per loss, with all runs in it."""
     plots = []
     for name, curves in histories.items():
         values = [value for curve in curves.values() for value in curve.values()]
@@ -54,7 +54,7 @@ def losses(found: Comparison, histories: Mapping[str, Mapping[int, History]]) ->
 
 
 def slices(found: Comparison) -> str:
-    """Input, what each run made of it, and a real slow scan, on one scale of greys."""
+    """Show the input, each run's output and a real slow scan, on one grey scale."""
     shown = found.images.shown
     if not shown:
         return ""
@@ -63,17 +63,17 @@ def slices(found: Comparison) -> str:
     figures = []
     if "real_A" in first.slices:
         source = address(first.slices["real_A"], lossless=True)
-        figures.append(figure(source, "real_A", "what they start from"))
+        figures.append(figure(source, "real_A", "the input of the runs"))
     for number, one in shown.items():
         made = one.slices.get("fake_B", one.slices.get("enhanced"))
         if made is None:
             continue
-        caption = one.caption + ("" if one.same_input else "; of another patch, on its own greys")
+        caption = one.caption + ("" if one.same_input else "; another patch, on its own grey scale")
         drawn = figure(address(made, lossless=True), names[number], caption)
         figures.append(drawn.replace("<figure", f'<figure data-runs="{number}"', 1))
     if "real_B" in first.slices:
         source = address(first.slices["real_B"], lossless=True)
-        figures.append(figure(source, "real_B", "a slow scan, elsewhere: how it should look"))
+        figures.append(figure(source, "real_B", "a slow scan of another place: how it should look"))
     whole = "".join(
         f'<figure data-runs="{number}"><figcaption><b>{escape(names[number])}</b>, '
         f'{escape(one.caption)}</figcaption><img loading="lazy" '
@@ -83,13 +83,13 @@ def slices(found: Comparison) -> str:
     )
     more = f"<details><summary>All six images of each</summary>{_whole(whole)}</details>"
     return (
-        '<p class="note">Central slices of the same held-out region, greys on one scale.</p>'
+        '<p class="note">Central slices of the same held-out region, on one grey scale.</p>'
         f'<div class="slices">{"".join(figures)}</div>{more if whole else ""}'
     )
 
 
 def differences(found: Comparison) -> str:
-    """Central slices of each run less the first."""
+    """Show central slices of each run less the first."""
     images = found.images
     names = {run.number: run.name for run in found.runs}
     figures = "".join(
@@ -110,7 +110,7 @@ def differences(found: Comparison) -> str:
 
 
 def spectra(found: Comparison) -> str:
-    """Radial power of every run, and of what it should be like."""
+    """Draw the radial power of every run, and of the images that it should be like."""
     images = found.images
     named = {run.number: run.name for run in found.runs}
     series = [
@@ -135,7 +135,7 @@ def spectra(found: Comparison) -> str:
 
 
 def agreement(found: Comparison) -> str:
-    """Shell correlation of every pair, where it ends, and how far they lie apart."""
+    """Draw the shell correlation of every pair; list where it ends and the differences."""
     images = found.images
     if not images.pairs:
         return ""
@@ -160,16 +160,16 @@ def agreement(found: Comparison) -> str:
         size=(980.0, 340.0),
     )
     return (
-        f'<p class="note">{escape(images.region)}. Below 0.5 (dashed) more of what two runs show '
-        "is their own than they have in common: of detail finer than that at least one of them "
-        "invents. Where they agree both may still be wrong, and noise that both pass on from the "
-        "same input counts as agreement.</p>"
+        f'<p class="note">{escape(images.region)}. Below 0.5 (dashed) two runs have less in '
+        "common than each has of its own: at least one of them invents the finer detail. Where "
+        "they agree both may still be wrong, and noise that both pass on from the same input "
+        "counts as agreement.</p>"
         f'<div class="wide">{plot(series, axes)}</div>{_matrix(found)}'
     )
 
 
 def _matrix(found: Comparison) -> str:
-    """Above the diagonal where pairs stop agreeing, below it how they correlate."""
+    """Return a table: above the diagonal where pairs stop agreeing, below it correlation."""
     images, numbers = found.images, found.images.runs
     rows = []
     for a in numbers:

@@ -1,4 +1,4 @@
-"""The volumes that enhancements wrote, read in blocks: they may be larger than memory."""
+"""Comparison of enhanced volumes, read in blocks because they may be larger than memory."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from workbench.compare.runs import ComparedRun
 
 _DATASET = "data"
 _SIDE = 128
-"""Voxels of a block along an axis that is read at once."""
+"""Side in voxels of the blocks that are read at once."""
 _SHELLS, _BLOCKS = 64, 8
-"""Side of the blocks of which spectra and shells are taken, and how many."""
+"""Side in voxels, and number, of the blocks for spectra and shell correlations."""
 _PIXELS = 384
 
 
 class FirstImage:
-    """The first volume (Z, Y, X) of an open dataset with leading axes; reads what is sliced."""
+    """The first volume (Z, Y, X) of an open dataset with leading axes; slicing reads it."""
 
     ndim = 3
 
@@ -58,7 +58,7 @@ class FirstImage:
         self.size = z * y * x
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        """A part, read now."""
+        """Read and return a part."""
         inner = index if isinstance(index, tuple) else (index,)
         part: NDArray[Any] = self.dataset[self.leading + inner]
         return part
@@ -67,11 +67,11 @@ class FirstImage:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        """Its slices along Z."""
+        """Iterate over the slices along Z."""
         return (self[z] for z in range(len(self)))
 
     def block(self, origin: Size, size: Size) -> NDArray[np.float32]:
-        """A window (z, y, x)."""
+        """Read the window of `size` at `origin`, both (z, y, x)."""
         window = tuple(slice(o, o + n) for o, n in zip(origin, size, strict=True))
         return np.asarray(self[window], dtype=np.float32)
 
@@ -82,17 +82,17 @@ class _Open:
 
     image: FirstImage
     source: tuple[str, ...]
-    """What it was made of: runs with the same can be compared voxel by voxel."""
+    """Input volume, region and units: runs that share them can be compared voxel by voxel."""
 
 
 def compare_enhanced(
     runs: Sequence[ComparedRun], stack: contextlib.ExitStack, *, pictures: bool
 ) -> Compared:
-    """The enhanced volumes, of those whose files are still there.
+    """Compare the enhanced volumes whose files are still there.
 
     Only volumes of the same input region and resolution are measured against each other.
-    `pictures`: with slices, differences and layers for a page; the layers read from the files,
-    which stay open until `stack` is closed.
+    `pictures` adds slices, differences and layers for a page; the layers read from the files, which
+    stay open until `stack` is closed.
     """
     remarks: list[str] = []
     found: dict[int, _Open] = {}
@@ -116,7 +116,7 @@ def compare_enhanced(
 
 
 def output_of(run: ComparedRun) -> Path:
-    """Where an enhancement wrote; a relative path counts from here, else from the project."""
+    """Return the output path of an enhancement, relative to here, else to the project."""
     path = Path(run.info.params.get("output", ""))
     at_home = project_root() / path
     return at_home if not path.exists() and at_home.exists() else path
@@ -176,7 +176,7 @@ def _measured(
 
 
 def _differences(images: Sequence[FirstImage]) -> tuple[Differences, float]:
-    """Of all voxels, a block at a time, or of a sample where they are too many; and its share."""
+    """Return the differences of all voxels, or of a sample if they are too many; and its share."""
     found, shape = Differences(len(images)), images[0].shape
     read = 0
     for origin, size in _places(images[0]):
@@ -186,7 +186,7 @@ def _differences(images: Sequence[FirstImage]) -> tuple[Differences, float]:
 
 
 def _places(image: FirstImage) -> Iterator[tuple[Size, Size]]:
-    """Blocks that cover a volume along its chunks; blocks spread over one that is very large."""
+    """Yield blocks that cover a volume along its chunks, or are spread over a very large one."""
     if image.size > SCANNED:
         yield from spread_blocks(image.shape, _SIDE, SAMPLED_BLOCKS)
         return
@@ -200,7 +200,7 @@ def _places(image: FirstImage) -> Iterator[tuple[Size, Size]]:
 
 
 def _shown(images: Mapping[int, FirstImage]) -> dict[int, Shown]:
-    """Central slices, all on the grey scale of the first."""
+    """Return central slices, all on the grey scale of the first volume."""
     window = _window(next(iter(images.values())))
     return {
         number: Shown(
@@ -216,7 +216,7 @@ def _window(image: FirstImage) -> Window:
 
 
 def _middle(image: FirstImage) -> NDArray[np.float32]:
-    """The middle of the central xy slice."""
+    """Return the middle of the central xy slice."""
     z, y, x = image.shape
     height, width = min(y, _PIXELS), min(x, _PIXELS)
     plane: NDArray[np.float32] = image.block(

@@ -1,4 +1,4 @@
-"""How far the images of several runs agree."""
+"""Agreement of the images of several runs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PairAgreement:
-    """Of two runs' images."""
+    """Agreement of two runs' images."""
 
     difference: Difference
-    """Of the second less the first."""
+    """Statistics of the second image less the first."""
     curve: ShellCorrelation | None
-    """None where the images are too small for shells."""
+    """Fourier shell correlation; None if the images are too small for shells."""
 
     @property
     def voxels(self) -> float | None:
-        """The finest period at which they agree, in voxels: 2 up to Nyquist, infinite at none."""
+        """Finest period of agreement in voxels: 2 is Nyquist; infinite if there is none."""
         return None if self.curve is None else self.curve.resolution(HALF).voxels
 
 
@@ -44,46 +44,46 @@ class Shown:
     slices: Mapping[str, Picture]
     caption: str
     whole: Picture | None = None
-    """All of them as one picture, with titles."""
+    """All slices as one picture, with titles."""
     same_input: bool = True
-    """Whether it starts from the same image as the first that is shown."""
+    """True if the run starts from the same image as the first run shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """The images of the runs; runs by their numbers."""
+    """The compared images; runs are given by their numbers."""
 
     what: str
     """`fake_B` or `enhanced`."""
     runs: tuple[int, ...] = ()
-    """Those whose images are of the same region and resolution, and were measured."""
+    """Runs that were measured: their images have the same region and resolution."""
     iterations: Mapping[int, int] = field(default_factory=dict)
-    """Of the validations that the images are from; not of enhancements."""
+    """Iteration of the validation that made each run's images; empty for enhancements."""
     pairs: Mapping[Pair, PairAgreement] = field(default_factory=dict)
     spectra: Mapping[int, Curve] = field(default_factory=dict)
     references: Mapping[str, Curve] = field(default_factory=dict)
-    """Spectra that the runs' should be like (`real_B`), or were made of (`real_A`)."""
+    """Spectra of real images: of the target (`real_B`) and of the input (`real_A`)."""
     shown: Mapping[int, Shown] = field(default_factory=dict)
     differences: Mapping[Pair, Picture] = field(default_factory=dict)
-    """Central slices of second less first, red where it is brighter, blue where darker."""
+    """Central slices of second less first, red where the second is brighter, blue where darker."""
     layers: tuple[Layer, ...] = ()
-    """For the viewer."""
+    """Volumes for the viewer."""
     limit: float = 0.0
     """Grey values that the strongest red and blue stand for."""
     voxel_um: float | None = None
-    """Of cubic voxels, where it is known."""
+    """Edge of a cubic voxel in micrometres; None if it is not known."""
     region: str = ""
-    """What was measured, in words."""
+    """Description of the region that was measured."""
     remarks: tuple[str, ...] = ()
-    """What is missing, and why."""
+    """Missing parts and the reasons."""
 
 
 def agreements(
     numbers: Sequence[int], blocks: Mapping[int, Blocks], found: Differences
 ) -> dict[Pair, PairAgreement]:
-    """Of every pair of runs, from blocks that lie at the same places and whole-image sums.
+    """Return the agreement of every pair, from blocks at the same places and whole-image sums.
 
-    Errors: `DataError` if no voxel is finite in all.
+    Errors: `DataError` if no voxel is finite in all images.
     """
     return {
         (numbers[i], numbers[j]): PairAgreement(
@@ -95,36 +95,36 @@ def agreements(
 
 
 def largest_shown(found: Iterable[PairAgreement]) -> float:
-    """What full colour stands for in pictures of differences: of all pairs the same."""
+    """Return the difference shown in full colour in the pictures of all pairs."""
     return 4 * max((pair.difference.rms for pair in found), default=0.0)
 
 
 def spectra(blocks: Mapping[int, Blocks]) -> dict[int, Curve]:
-    """Mean power of each run's blocks, of those large enough."""
+    """Return the mean power of each run's blocks, for those large enough."""
     curves = {number: mean_power(given) for number, given in blocks.items()}
     return {number: curve for number, curve in curves.items() if curve is not None}
 
 
 def cubic(size: VoxelSize | None) -> float | None:
-    """The edge of a cubic voxel in micrometres; None if it is no cube, or not known."""
+    """Return the edge of a cubic voxel in micrometres; None if it is no cube, or not known."""
     if size is None or max(size) > 1.01 * min(size):
         return None
     return size[0]
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """`1, 2 and 5`."""
+    """Return numbers as text, such as `1, 2 and 5`."""
     *before, last = map(str, numbers)
     return f"{', '.join(before)} and {last}" if before else last
 
 
 def names_of_runs(numbers: Sequence[int]) -> str:
-    """`run 3`, `runs 1 and 2`."""
+    """Return runs as text, such as `run 3` or `runs 1 and 2`."""
     return f"run{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
 
 
 def groups(keys: Mapping[int, object]) -> Iterator[list[int]]:
-    """Numbers with one key each, the largest group first, of equal ones that with the first run."""
+    """Yield the runs with equal keys, the largest group first; on a tie that of the first run."""
     found: dict[object, list[int]] = {}
     for number, key in keys.items():
         found.setdefault(key, []).append(number)

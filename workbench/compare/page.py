@@ -1,4 +1,4 @@
-"""A comparison as one HTML document that needs nothing from elsewhere."""
+"""A comparison as one self-contained HTML document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.compare.drawings import History
 from workbench.compare.result import Comparison
 
 _VIEWER = 12_000_000
-"""Bytes of the viewer, at most."""
+"""Most bytes of the viewer."""
 _ESCAPED = 0.97
 _STYLE = """
 .warning { border-left: 4px solid var(--warm); background: var(--card); padding: .5em .9em;
@@ -31,9 +31,9 @@ Histories = Mapping[str, Mapping[int, History]]
 
 
 def comparison_page(found: Comparison, histories: Histories) -> str:
-    """The whole document, below 20 MB. A panel that fails is left out with a warning.
+    """Return the whole document, below 20 MB. A panel that fails shows the reason instead.
 
-    `histories`: by the name of a metric and the number of a run, by iteration.
+    `histories` holds values by name of the metric, number of the run and iteration.
     """
     shown: dict[str, Callable[[Comparison], str]] = {
         "Runs": panels.runs,
@@ -72,7 +72,7 @@ def _head(found: Comparison) -> str:
 
 
 def _viewer(room: int) -> Callable[[Comparison], str]:
-    """The volumes in a page of their own within the page; it needs no server and no second file."""
+    """Return a panel with the viewer as a page within the page; it needs no second file."""
 
     def panel(found: Comparison) -> str:
         layers = found.images.layers

@@ -1,4 +1,4 @@
-"""The tables of a comparison's page: HTML from facts; empty where there is nothing to show."""
+"""The tables of a comparison's page, as HTML; empty if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONG = 120
 
 
 def runs(found: Comparison) -> str:
-    """One line a run: what it is and how it ended."""
+    """Return a table of the runs: name, id, kind, outcome, score, steps, time and reason."""
     names = ("", "run", "id", "kind", "outcome", "score", "steps", "time", "why it ended")
     rows = [
         [
@@ -38,7 +38,7 @@ def runs(found: Comparison) -> str:
 
 
 def parameters(found: Comparison) -> str:
-    """Only those that differ."""
+    """Return tables of the parameters and the environment that differ."""
     count = units.count(found.parameters.same, "parameter")
     tables = [
         _values(found, group.values, what)
@@ -51,7 +51,7 @@ def parameters(found: Comparison) -> str:
 
 
 def data(found: Comparison) -> str:
-    """What each run was judged on."""
+    """Return a table of the data that each run was judged on."""
     told = {True: "the same", False: "<b>different</b>", None: "not known"}
     rows = [
         [
@@ -65,7 +65,7 @@ def data(found: Comparison) -> str:
 
 
 def metrics(found: Comparison) -> str:
-    """The score where it was judged, then the last value of all metrics."""
+    """Return tables of the score that counts and its parts, and of all metrics at the end."""
     if not found.judged and not found.last:
         return ""
     last = _metric_table(found, found.last)
@@ -79,7 +79,7 @@ def metrics(found: Comparison) -> str:
 
 
 def missing(found: Comparison) -> str:
-    """What could not be compared, and why."""
+    """Return a list of what could not be compared, with the reasons."""
     lines = "".join(f"<li>{escape(line)}</li>" for line in found.images.remarks)
     return f"<ul>{lines}</ul>" if lines else ""
 

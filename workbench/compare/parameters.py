@@ -1,4 +1,4 @@
-"""What differs between runs: parameters, data, and what they were made with."""
+"""Differences between runs: parameters, data, devices and versions."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _DIGITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Differing:
-    """Values by name, one a run; None where a run has none."""
+    """Values that differ, by name, one per run; None where a run has none."""
 
     values: Mapping[str, tuple[str | None, ...]]
     same: int
-    """How many names have one value in all runs."""
+    """Number of names that have the same value in all runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """Whether the runs had the same data."""
+    """Identity of the runs' data."""
 
     hashes: Mapping[str, tuple[str | None, ...]]
-    """By what it is, one a run; None where a run does not say it."""
+    """Hashes or paths by the data's name, one per run; None where a run has no record."""
 
     def equal(self, name: str) -> bool | None:
-        """Whether all runs have the same; None if that is not known."""
+        """Return True if all runs have the same data called `name`; None if that is not known."""
         known = {value for value in self.hashes[name] if value is not None}
         if len(known) > 1:
             return False
@@ -43,12 +43,12 @@ class DataCheck:
 
     @property
     def comparable(self) -> bool:
-        """False if it is known that some are not the same."""
+        """False if some data is known to differ."""
         return all(self.equal(name) is not False for name in self.hashes)
 
 
 def differing(tables: Sequence[Mapping[str, str]]) -> Differing:
-    """Names whose values are not the same in all tables; `1` and `1.0` are."""
+    """Find the names whose values differ between tables; `1` and `1.0` are the same."""
     names = dict.fromkeys(name for table in tables for name in table)
     found = {name: tuple(table.get(name) for table in tables) for name in names}
     unequal = {name: values for name, values in found.items() if not _all_same(values)}
@@ -56,9 +56,9 @@ def differing(tables: Sequence[Mapping[str, str]]) -> Differing:
 
 
 def parameters(runs: Sequence[ComparedRun]) -> Differing:
-    """Of the runs' parameters. One that a resumed training changed has both values.
+    """Compare the runs' parameters. One that a resumed training changed has both values.
 
-    What a training leaves at its default is no parameter of its run: it is called `default`.
+    MLflow has no parameter for what a training leaves at its default: the value is `default` here.
     """
     names = [name for run in runs if _trains(run) for name in _settings(run)]
     usual = dict.fromkeys(names, "default")
@@ -66,7 +66,7 @@ def parameters(runs: Sequence[ComparedRun]) -> Differing:
 
 
 def environment(runs: Sequence[ComparedRun]) -> Differing:
-    """Of devices, versions and the code."""
+    """Compare devices, versions and the code."""
     return differing(
         [
             {
@@ -80,7 +80,7 @@ def environment(runs: Sequence[ComparedRun]) -> Differing:
 
 
 def data_check(runs: Sequence[ComparedRun]) -> DataCheck:
-    """Of the hashes of a training's data; of an enhancement the volume and the reference."""
+    """Return the hashes of trainings' data; for enhancements volume, reference and region."""
     if all(run.is_enhancement for run in runs):
         of = {name: [run.info.params.get(name) or None for run in runs] for name in _ENHANCED}
         found = {name: tuple(values) for name, values in of.items() if any(values)}
@@ -95,7 +95,7 @@ _ENHANCED = ("volume", "reference", "roi")
 
 
 def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: Differing) -> list[str]:
-    """Why scores may not be comparable, one line each."""
+    """Return the reasons why scores may not be comparable, one line each."""
     lines = []
     different = [name for name in data.hashes if data.equal(name) is False]
     if different:
@@ -108,17 +108,17 @@ def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: Differing) 
     ]
     if unknown:
         them = ", ".join(map(str, unknown))
-        lines.append(f"run {them}: no record of its data; whether it is the same is not known")
+        lines.append(f"run {them}: its data is not recorded, so it may be different")
     changed = [name for name in _VALIDATION if name in settings.values]
     if changed:
-        lines.append(f"scores are of different validations: {', '.join(changed)} differ")
+        lines.append(f"scores come from different validations: {', '.join(changed)} differ")
     if "units" in settings.values:
         lines.append("grey values are in different units: their differences mean little")
     return lines
 
 
 def short_hash(value: str | None) -> str:
-    """The beginning of a hash; a path as it is."""
+    """Return the beginning of a hash; a path as it is."""
     if value is None:
         return "–"
     return value if "/" in value or len(value) <= 2 * _DIGITS else value[:_DIGITS]

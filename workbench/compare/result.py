@@ -1,4 +1,4 @@
-"""A comparison as plain values: for `--json`, and what text and page are made of."""
+"""A comparison as plain values, with its metrics: the source of JSON, text and page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workbench.compare.runs import PARTS, ComparedRun
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All that was found out about some runs."""
+    """The complete comparison of some runs."""
 
     runs: Sequence[ComparedRun]
     parameters: Differing
@@ -35,7 +35,7 @@ class Comparison:
     images: Compared
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what is not finite is None."""
+        """Return plain values; numbers that are not finite become None."""
         return {
             "runs": [_run(run, self.images) for run in self.runs],
             "parameters": _differing(self.parameters),
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compared(runs: Sequence[ComparedRun], images: Compared) -> Comparison:
-    """Put together what there is."""
+    """Compare everything but the images, and add the given comparison of these."""
     settings, data = parameters(runs), data_check(runs)
     return Comparison(
         runs=runs,
@@ -135,7 +135,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-# -- What each run reached, metric by metric, and which is best --------------------------------
+# -- Metrics of each run, and the best of them -------------------------------------------------
 
 _HIGHER = (
     *("score", "score/best", "score/value", "score/pseudo_pair_gain_db", "score/shell_gain"),
@@ -159,13 +159,13 @@ class MetricRow:
     name: str
     values: tuple[float | None, ...]
     best: frozenset[int]
-    """Places of the best values; empty where there is no better and worse, or no comparison."""
+    """Indices of the best values; empty if none is better, or the runs are not comparable."""
 
 
 def judged_rows(runs: Sequence[ComparedRun], *, comparable: bool = True) -> list[MetricRow]:
-    """The score that counts, where it was reached, and its parts there.
+    """Return the score that counts, its iteration, and its parts there.
 
-    `comparable`: whether one may be called the best.
+    `comparable`: mark the best values.
     """
     rows = [
         _row("score", [run.score for run in runs], comparable=comparable),
@@ -177,7 +177,7 @@ def judged_rows(runs: Sequence[ComparedRun], *, comparable: bool = True) -> list
 
 
 def last_rows(runs: Sequence[ComparedRun], *, comparable: bool = True) -> list[MetricRow]:
-    """The last value of every metric but hyperparameters and counters."""
+    """Return the last value of every metric but hyperparameters and counters."""
     names = dict.fromkeys(name for run in runs for name in run.info.metrics)
     shown = [n for n in names if not n.startswith(_LEFT_OUT) and n not in _COUNTERS]
     return [

@@ -1,4 +1,4 @@
-"""One run as it is compared with others."""
+"""The runs to compare, each with its scores and its outcome."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = (
     *("checkerboard", "contrast", "lowpass_correlation", "pseudo_pair_fitted_gain_db", "shell_gap"),
     *("cross_half_gain_db", "noise_in_cycle_db", "cycle_fragility_db"),
 )
-"""What the score is made of, and what stands beside it, as metrics `score/...`."""
+"""Parts of the score, and the metrics beside it; in MLflow they are called `score/...`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,32 +30,32 @@ class ComparedRun:
     """A run with the history of its score."""
 
     number: int
-    """1, 2, ... as they were named."""
+    """Place on the command line, from 1."""
     info: RunInfo
     run: Run
     curve: Mapping[int, float] = field(default_factory=dict)
-    """The score by iteration."""
+    """Score by iteration."""
     parts: Mapping[str, float] = field(default_factory=dict)
-    """Parts of the score where it was judged, by their names in MLflow."""
+    """Parts of the score at the validation that counts, by their names in MLflow."""
 
     @property
     def name(self) -> str:
-        """Its number and its name, which together are unique."""
+        """Number and name, which together are unique."""
         return f"{self.number} {self.info.name}"
 
     @property
     def is_enhancement(self) -> bool:
-        """Whether it applied a generator, instead of training one."""
+        """True if the run applied a generator instead of training one."""
         return kind_of(self.info) == "enhance"
 
     @property
     def judged(self) -> int | None:
-        """The iteration of the validation that counted; None without a score."""
+        """Iteration of the validation that counts; None without a score."""
         return judged_iteration(self.curve, self.info.metrics.get("score/value"))
 
     @property
     def score(self) -> float | None:
-        """What a trial counts in its study, else the best score of a usable generator."""
+        """Score of a trial in its study, else the best score of a usable generator."""
         value = self.info.metrics.get("score/value")
         if value is not None or self.judged is None:
             return value
@@ -63,32 +63,33 @@ class ComparedRun:
 
     @property
     def outcome(self) -> str:
-        """In a word how it ended, or `running`."""
+        """Outcome in one word, or `running`."""
         if self.info.status in ("RUNNING", "SCHEDULED"):
             return "running"
         return self.info.tags.get("outcome") or self.info.status.lower()
 
     @property
     def reason(self) -> str:
-        """Why it ended so; empty if it did all its steps."""
+        """Reason for the outcome; empty if the run did all its steps."""
         return " ".join(self.info.tags.get("reason", "").split())
 
     @property
     def steps(self) -> int | None:
-        """The training step it reached."""
+        """Training step that the run reached."""
         return steps_of(self.info)
 
     @property
     def seconds(self) -> float:
-        """From its start to its end, or to now."""
+        """Seconds from the start to the end, or to now."""
         end = round(1000 * time.time()) if self.info.end_ms is None else self.info.end_ms
         return max(0.0, (end - self.info.start_ms) / 1000)
 
 
 def judged_iteration(curve: Mapping[int, float], value: float | None = None) -> int | None:
-    """Where the score is `value`, the last such place; else where it is best and no gate failed.
+    """Return the last iteration with the score `value`, else the one with the best usable score.
 
-    A value over several seeds is a mean and found nowhere in the curve.
+    A score is usable if no gate failed. A value over several seeds is a mean, which the curve does
+    not contain.
     """
     same = [at for at, score in curve.items() if score == value]
     if same:
@@ -98,9 +99,9 @@ def judged_iteration(curve: Mapping[int, float], value: float | None = None) -> 
 
 
 def find_runs(store: Store, names: Sequence[str]) -> list[ComparedRun]:
-    """The runs that are meant, in the order given.
+    """Return the runs with these names, in the order given.
 
-    Errors: `UsageError` for fewer than two or more than eight; as `Store.find_run` for a name.
+    Errors: `UsageError` for fewer than two or more than eight; those of `Store.find_run`.
     """
     if not FEWEST <= len(names) <= MOST:
         raise UsageError(

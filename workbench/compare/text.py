@@ -17,11 +17,11 @@ from workbench.compare.runs import ComparedRun
 _VALUE = 28
 _REASON = 160
 _SHORT = 9
-"""Characters of a number that is shown as it is."""
+"""Most characters of a number that is shown as it is."""
 
 
 def comparison_text(found: Comparison, width: int | None = None) -> str:
-    """Runs, warnings, what differs, metrics, data and how far the images agree."""
+    """Return runs, warnings, differences, metrics, data and agreement of images as text."""
     parts = [
         _runs(found.runs),
         "\n".join(_wrapped(f"warning: {line}", width) for line in found.warnings),
@@ -89,14 +89,14 @@ def _cells(rows: Sequence[MetricRow], suffix: str = "") -> list[tuple[str, ...]]
 
 
 def number_text(value: float | None) -> str:
-    """Four digits; whole numbers whole, a dash for none."""
+    """Return a number with four digits, an integer in full, and None as a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def value_text(value: str) -> str:
-    """A parameter's value, a long fraction with six digits."""
+    """Return a parameter's value, a long fraction with six digits."""
     try:
         return value if len(value) <= _SHORT else f"{float(value):.6g}"
     except ValueError:
@@ -110,7 +110,7 @@ def _data(data: DataCheck) -> str:
 
 
 def images_text(images: Compared, width: int | None = None) -> str:
-    """How far the images agree, and what is missing."""
+    """Return the agreement of the images, and what is missing, as text."""
     lines = []
     if images.pairs:
         header = ("runs", "correlation", "rms difference", "largest", "agree down to")
@@ -131,8 +131,9 @@ def images_text(images: Compared, width: int | None = None) -> str:
             _wrapped(f"{images.what}{of}, {images.region}", width),
             table(header, rows, words=("runs",)),
             _wrapped(
-                "Where shell correlation falls below 0.5 two runs stop agreeing: of finer detail "
-                "at least one invents. Noise that both pass on from one input counts as agreement.",
+                "Two runs stop agreeing where their shell correlation falls below 0.5: at least "
+                "one invents finer detail. Noise that both pass on from one input counts as "
+                "agreement.",
                 width,
             ),
         ]
@@ -141,7 +142,7 @@ def images_text(images: Compared, width: int | None = None) -> str:
 
 
 def agreement_text(pair: PairAgreement, voxel_um: float | None) -> str:
-    """The finest period at which two runs agree."""
+    """Return the finest period at which two runs agree, as text."""
     if pair.voxels is None:
         return "–"
     if math.isinf(pair.voxels):

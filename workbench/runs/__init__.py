@@ -1,1 +1,1 @@
-"""Housekeeping: what is stored of all runs, how large it is, and what can go."""
+"""The commands `cyclegan runs`: list, show and delete the runs in the store."""

@@ -1,4 +1,4 @@
-"""The command `cyclegan runs gc`: what can go, the question, the deletion."""
+"""The command `cyclegan runs gc`: show what can go, ask, and delete it."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ if TYPE_CHECKING:
 
 
 LOCK = ".gc.lock"
-"""Beside the database of an embedded store: one collection at a time."""
+"""Name of the lock file beside an embedded store's database: one deletion at a time."""
 
 
 @dataclass
 class Offer:
-    """What can go, with its sizes."""
+    """The runs and folders that can go, with their sizes."""
 
     request: Request
     rules: Rules
     stored: Stored
     plan: Plan
     sizes: dict[str, int | None]
-    """By run id: the bytes that the run frees; None or missing if they are not known."""
+    """Bytes that each run frees, by run id; None or missing if they are not known."""
     menu: list[dict[str, Any]]
     lost: list[tuple[Path, int]]
-    """Folders of no run, and their bytes."""
+    """Folders that no run owns, and their bytes."""
     scope: str
-    """Where the rules look, if that needs to be said."""
+    """Note on the experiments that the rules are limited to; empty if there is no limit."""
 
     @property
     def doomed(self) -> list[tuple[Path, int]]:
-        """Folders that were asked to go."""
+        """Folders to delete, and their bytes."""
         return self.lost if self.request.orphans else []
 
     @property
     def bytes(self) -> int:
-        """What all of it frees, as far as it is known."""
+        """Bytes that the deletion frees, as far as they are known."""
         runs = sum(self.sizes.get(run.id) or 0 for run, _ in self.plan.free)
         return runs + sum(size for _, size in self.doomed)
 
     @property
     def summary(self) -> str:
-        """Such as `12 runs and 1 folder, 3.2 GB`."""
+        """Short text such as `12 runs and 1 folder, 3.2 GB`."""
         parts = [units.count(len(self.plan.free), "run")] if self.plan.free else []
         parts += [units.count(len(self.doomed), "folder")] if self.doomed else []
         only = "the large files of " if self.rules.artifacts_only and self.plan.free else ""
@@ -69,18 +69,18 @@ class Offer:
 
 @dataclass
 class Done:
-    """What became of it."""
+    """The result of a deletion."""
 
     freed: list[Freed] = field(default_factory=list)
     folders: list[tuple[Path, int]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     interrupted: bool = False
     failure: CycleGANError | None = None
-    """The store's, which ended it."""
+    """Error of the store that ended the deletion."""
 
     @property
     def bytes(self) -> int:
-        """What was freed."""
+        """Bytes freed."""
         return sum(one.bytes for one in self.freed) + sum(size for _, size in self.folders)
 
 
@@ -111,17 +111,17 @@ def collect(
 
 
 def make_offer(store: Store, request: Request) -> Offer:
-    """What can go now; nothing is changed."""
+    """Return what can go now, and change nothing."""
     rules = request.rules(store)
     root = _orphan_root(store)
     lost = orphans(root, lambda: list(store.run_ids())) if root else []
     stored = survey(store)
     found = plan(stored, rules)
     single = {name: plan(stored, one) for name, (_, _, one) in request.menu(rules).items()}
-    # A server is asked only for what is to go: a listing takes a request a folder.
+    # Ask a server only about what is to go: a listing takes one request per folder.
     measured = [found] if store.location.is_server else [found, *single.values()]
     sizes = {run.id: _size(store, run, rules) for p in measured for run, _ in p.free}
-    if rules.artifacts_only or store.location.is_server:  # nothing left to free: not an offer
+    if rules.artifacts_only or store.location.is_server:  # drop runs with nothing to free
         found, *rest = (_without_empty(p, sizes, rules) for p in [found, *single.values()])
         single = dict(zip(single, rest, strict=True))
     menu = [
@@ -143,7 +143,7 @@ def make_offer(store: Store, request: Request) -> Offer:
 
 
 def _orphan_root(store: Store) -> Path | None:
-    """Where folders without a run can be told: in the embedded store, which holds all its runs."""
+    """Return the folder to search for orphans: an embedded store's, which holds all its runs."""
     location = store.location
     return local_path(location.artifacts) if location.database and location.artifacts else None
 
@@ -174,13 +174,13 @@ def _scope(store: Store, rules: Rules) -> str:
         return ""
     names = ", ".join(sorted(rules.experiments or ())) or "none"
     return (
-        f"{store.location} may be others', too: rules see only the studies started here ({names}); "
-        "name more with --experiment"
+        f"others may use {store.location}, too: the rules see only the studies started here "
+        f"({names}); name more with --experiment"
     )
 
 
 def _refuse_wanted(offer: Offer) -> None:
-    """A named run that must stay is an error rather than a line among others."""
+    """Raise `UsageError` if the user named a run that must stay."""
     for run, reason in offer.plan.kept:
         if run.id in offer.rules.named:
             raise UsageError(f"run {run.name} ({run.id[:8]}) stays: {reason}")
@@ -271,15 +271,15 @@ def _done_text(offer: Offer, done: Done) -> str:
     lines += [f"not deleted: {error}" for error in done.errors]
     if gone and not offer.rules.artifacts_only and not any(one.rows for one in gone):
         lines.append(
-            "the server keeps their metrics, marked as deleted; on its machine this frees them, "
-            "too: cyclegan runs gc --deleted --tracking-uri <its database>"
+            "the server keeps their metrics, marked as deleted; to free them, too, run on its "
+            "machine: cyclegan runs gc --deleted --tracking-uri <its database>"
         )
     if done.interrupted or done.failure:
         lines.append("the same command goes on with the rest")
     return "\n".join(lines)
 
 
-# -- What can go, as text: the rules with what each frees, the runs, and what stays all the same
+# -- The offer as text: rules and what each frees, runs to delete, runs that stay --------------
 
 _RUNS_SHOWN, _KEPT_SHOWN, _FOLDERS_SHOWN = 30, 8, 5
 
@@ -288,7 +288,7 @@ _COLUMNS = ("id", "run", "experiment", "kind", "rule", "state", "score", "size")
 
 
 def plan_text(offer: Offer) -> str:
-    """Rules, runs, what stays."""
+    """Return the rules, the runs to delete and the runs that stay as text."""
     parts = [_menu(offer)]
     if offer.plan.free:
         parts.append(_runs(offer))
@@ -346,7 +346,7 @@ def _kept(offer: Offer) -> str:
     lines = [f"  {run.name} ({run.id[:8]}): {why}" for run, why in kept[:_KEPT_SHOWN]]
     if len(kept) > _KEPT_SHOWN:
         lines.append(f"  and {len(kept) - _KEPT_SHOWN} more")
-    return "\n".join(["stays all the same:", *lines])
+    return "\n".join(["stays in any case:", *lines])
 
 
 def _folders(offer: Offer) -> str:

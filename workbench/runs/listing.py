@@ -1,4 +1,4 @@
-"""The command `cyclegan runs list`: what is stored, and how large it is."""
+"""The command `cyclegan runs list`: list the stored runs and their sizes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SORTS = ("start", "score", "size")
 _ID = 8
 _COLUMNS = ("id", "run", "experiment", "kind", "state", "score", "steps", "start", "took", "size")
 _LEFT_OUT = ("experiment", "steps", "took", "kind")
-"""Columns that a narrow terminal goes without, the first one first."""
+"""Columns to leave out on a narrow terminal, in this order."""
 _LEAST = {"run": 14, "experiment": 8}
-"""Characters below which a column of names says nothing."""
+"""Least useful width of each column of names, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which runs, and in which order."""
+    """The choice and the order of the runs."""
 
     experiment: str | None = None
     kind: str | None = None
@@ -108,7 +108,7 @@ def _data(run: RunInfo, stored: Stored, size: int | None) -> dict[str, Any]:
 
 
 def described(run: RunInfo, stored: Stored) -> dict[str, Any]:
-    """What every command tells of a run in JSON."""
+    """Return the fields of a run that every command prints as JSON."""
     return {
         "id": run.id,
         "name": run.name,
@@ -125,7 +125,7 @@ def described(run: RunInfo, stored: Stored) -> dict[str, Any]:
 
 
 def steps_of(run: RunInfo) -> int | None:
-    """The training step that a run reached."""
+    """Return the training step that a run reached."""
     step = run.metrics.get("step")
     return None if step is None else round(step)
 
@@ -173,7 +173,7 @@ def _cells(row: Mapping[str, Any], now_ms: int) -> dict[str, str]:
 
 
 def fitted(columns: Sequence[str], cells: Sequence[Mapping[str, str]], width: int | None) -> str:
-    """A table of these columns no wider than `width`: names are shortened, columns left out."""
+    """Return a table no wider than `width`; shorten names and leave out columns to fit."""
     left = list(columns)
     for column in (None, *_LEFT_OUT):
         if column in left:
@@ -183,7 +183,7 @@ def fitted(columns: Sequence[str], cells: Sequence[Mapping[str, str]], width: in
         flexible = [c for c in _LEAST if c in left]
         if over <= sum(max(taken[c] - _LEAST[c], 0) for c in flexible):
             break
-    for _ in range(max(over, 0)):  # the longer name gives
+    for _ in range(max(over, 0)):  # shorten the longer name
         longest = max(flexible, key=lambda c: taken[c] - _LEAST[c])
         taken[longest] -= 1
     rows = [[units.shortened(line[c], taken[c]) for c in left] for line in cells]

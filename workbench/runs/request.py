@@ -1,4 +1,4 @@
-"""What `cyclegan runs gc` was asked for, and the rules that follow from it."""
+"""The options of `cyclegan runs gc`, and the retention rules that follow from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RUNS_NAMED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The command line's words."""
+    """The options of the command line."""
 
     runs: tuple[str, ...] = ()
     deleted: bool = False
@@ -35,7 +35,7 @@ class Request:
 
     @property
     def chosen(self) -> frozenset[str]:
-        """The rules that apply. A choice replaces the default: only what is named goes."""
+        """Names of the rules that apply: those chosen, else `deleted` and `failed`."""
         given = {
             "named": bool(self.runs),
             "deleted": self.deleted,
@@ -48,10 +48,12 @@ class Request:
         return names or frozenset({"deleted", "failed"})
 
     def rules(self, store: Store) -> Rules:
-        """The rules that apply. Errors: `DataError` for unknown names, `UsageError` for vague ones.
+        """Return the retention rules.
 
         In a store that others may use, too, they see only the studies that were started here,
         unless experiments are named.
+
+        Errors: `DataError` for unknown names, `UsageError` for ambiguous ones.
         """
         for name in self.experiments:
             store.search(name, limit=1, stage="all")  # refuses an unknown one
@@ -74,16 +76,16 @@ class Request:
 
     @property
     def days(self) -> float:
-        """After which a failed run can go."""
+        """Days after which a failed run can go."""
         return _DAYS if self.failed_days is None else self.failed_days
 
     @property
     def best(self) -> int:
-        """How many trials of a study stay."""
+        """Number of a study's best trials that stay."""
         return self.keep_best or _BEST
 
     def menu(self, rules: Rules) -> Mapping[str, tuple[str, str, Rules]]:
-        """By name every rule by itself: what it frees, its option, and it as `Rules`."""
+        """Return each rule by name: its text, its option, and `Rules` with that rule alone."""
         none = replace(
             rules, named=frozenset(), deleted=False, failed_days=None, pruned=False, keep_best=None
         )
@@ -109,7 +111,7 @@ class Request:
 
 
 def is_own(store: Store) -> bool:
-    """Whether this is the project's own store rather than one that others may use, too."""
+    """Return True if this is the project's own store, not one that others may use, too."""
     return store.location.database == project_root() / "mlruns" / DATABASE_NAME
 
 
@@ -118,5 +120,5 @@ def _named(store: Store, text: str) -> str:
     if len(found) > 1:
         ids = ", ".join(run.id[:8] for run in found[:_RUNS_NAMED])
         more = ", ..." if len(found) > _RUNS_NAMED else ""
-        raise UsageError(f"{text}: {len(found)} runs bear that name; give an id: {ids}{more}")
+        raise UsageError(f"{text}: {len(found)} runs have that name; give an id: {ids}{more}")
     return found[0].id

@@ -1,4 +1,4 @@
-"""The command `cyclegan runs show`: all about one run on one screen."""
+"""The command `cyclegan runs show`: show everything about one run on one screen."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 _RECORD = "run.json"
-"""File of a training's folder with the id of its run; see `search.launch`."""
+"""File in a training's folder that holds the id of its run; see `search.launch`."""
 _WIDTH = 100
-"""Of lines where standard output is no terminal."""
+"""Line width in characters if standard output is no terminal."""
 
 
 def show_run(store: Store, text: str) -> Output:
@@ -80,13 +80,13 @@ def _named(run_id: str | None, stored: Stored) -> dict[str, str] | None:
 
 
 def training_folder(run: RunInfo) -> Path | None:
-    """The folder of this project's `results` where the run was trained; None if there is none."""
+    """Return the folder in this project's `results` where the run was trained, or None."""
     results = project_root() / "results"
     for pattern in ("*", "*/*", "*/*/*"):  # a training, a trial, another seed of a trial
         for path in sorted(results.glob(f"{pattern}/{_RECORD}")):
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # being written, or not ours
+            except (OSError, ValueError):  # half-written, or not ours
                 continue
             if isinstance(record, dict) and record.get("run_id") == run.id:
                 return path.parent
@@ -107,15 +107,15 @@ _VALUES = (
     *("lr_g", "lr_d", "lr_schedule.kind", "net_A", "net_B", "filters", "filters_D", "kickstart"),
 )
 _FILES_SHOWN = 4
-"""Files of a folder that are listed one by one; of more only how many."""
+"""Most files of a folder to list one by one; more are only counted."""
 _CHILDREN_SHOWN = 4
 _INDENT = 9
 _SERVER = "http://127.0.0.1:5000"
-"""Where `cyclegan ui` serves by itself."""
+"""Default address of `cyclegan ui`."""
 
 
 def page(run: RunInfo, data: Mapping[str, Any], width: int) -> str:
-    """`data` of `workbench.runs.show` as lines no wider than `width`, but for addresses."""
+    """Return `data` from `_data` as lines no wider than `width`, addresses excepted."""
     sections: Mapping[str, Iterable[str]] = {
         "": [_what(data), *([data["reason"]] if data["reason"] else [])],
         "origin": _origin(run, data),
@@ -137,8 +137,8 @@ def page(run: RunInfo, data: Mapping[str, Any], width: int) -> str:
 
 
 def _wrap(line: str, width: int) -> list[str]:
-    """Two spaces part the items of a line, of which none is broken."""
-    if line.startswith(" ") or len(line) <= width:  # a table's line has its own form
+    """Wrap a line between its items, which two spaces separate."""
+    if line.startswith(" ") or len(line) <= width:  # a table's line stays as it is
         return [line]
     glued = (
         "  ".join(item.replace(" ", "\0") for item in line.split("  ")) if "  " in line else line
@@ -217,7 +217,7 @@ def _scores(run: RunInfo) -> list[str]:
     own = [("score/value", "in its study"), ("score/best", "best"), ("score", "at the end")]
     first = ", ".join(f"{metrics[n]:.2f} {what}" for n, what in own if n in metrics)
     if "best_step" in run.tags and first:
-        first += f"; kept generator: step {run.tags['best_step']}"
+        first += f"; best generator: step {run.tags['best_step']}"
     if run.tags.get("gate", "passed") != "passed":
         first += f"; unusable: {run.tags['gate']}"
     parts = [f"{n} {metrics[f'score/{n}']:.3g}" for n in _PARTS if f"score/{n}" in metrics]
@@ -244,7 +244,7 @@ def _values(run: RunInfo) -> list[str]:
 
 
 def _number(text: str) -> str:
-    """Four digits of a real number; everything else as it is."""
+    """Return a real number with four digits, and any other text as it is."""
     try:
         return text if text.isdigit() else f"{float(text):.4g}"
     except ValueError:
@@ -290,7 +290,7 @@ def _files(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
 
 
 def _branch(folder: str, inside: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """One folder of the tree; many files, and pictures with their endless names, are counted."""
+    """Yield the lines of one folder; only count many files, and pictures with long names."""
     counted = len(inside) > _FILES_SHOWN or any("+step+" in file["path"] for file in inside)
     if folder or counted:
         size = units.size(sum(file["bytes"] for file in inside))

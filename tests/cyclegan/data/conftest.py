@@ -17,7 +17,7 @@ WriteVolume = Callable[..., VolumeEntry]
 
 @pytest.fixture
 def write(tmp_path: Path) -> WriteVolume:
-    """Writes an array to a file and returns the entry that points to it."""
+    """Write an array to a file and return the entry that points to it."""
 
     def make(
         array: np.ndarray,
@@ -53,5 +53,5 @@ def whole() -> Callable[[Volume], np.ndarray]:
 
 @pytest.fixture
 def budget() -> type[MemoryBudget]:
-    """Makes budgets of some bytes; with none, patches are read from the file."""
+    """Make budgets of some bytes; with none, patches are read from the file."""
     return MemoryBudget

@@ -1,4 +1,4 @@
-"""Dataset JSONs: errors that help, regions that are right, warnings where a score would flatter."""
+"""Dataset JSONs: helpful errors, correct regions, and warnings if a score would flatter."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def test_damage_is_one_clear_line(
 
 @pytest.fixture
 def large(tmp_path: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A dataset JSON of one file which counts as large."""
+    """A dataset JSON of one file that counts as large."""
     monkeypatch.setattr(module, "_CACHED_FROM_BYTES", 1000)
     path = write(tmp_path / "v.h5", noise(8, 20, 20))
     age(path)
@@ -184,14 +184,14 @@ def age(path: Path) -> None:
 
 @pytest.fixture
 def much_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files were written long ago; their times can't be set back as they have to be."""
+    """Pretend that the files were written long ago: their times can't be set back."""
     now = time.time()
     monkeypatch.setattr(module.time, "time", lambda: now + 1000)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are hashed, as they are."""
+    """Names of the files that are hashed, in order."""
     done: list[str] = []
     original = hashlib.file_digest
 
@@ -242,7 +242,7 @@ def test_a_damaged_cache_is_ignored_and_mended(
     cache.write_text(text.replace("%s", str(tmp_path / "v.h5")))
     first = fingerprint(large, cache=cache)
     assert fingerprint(large, cache=cache) == first == fingerprint(large)
-    assert reads.count("v.h5") == 2  # without a cache once more
+    assert reads.count("v.h5") == 2  # again without a cache
 
 
 @pytest.mark.usefixtures("much_later")
@@ -274,7 +274,7 @@ def test_of_a_huge_file_samples_are_read_and_its_ends_and_size_count(
     path.write_bytes(content + b"\0")
     assert value() != before
     changed = bytearray(content)
-    changed[last - 200] ^= 1  # between two samples: what the documents say is not found
+    changed[last - 200] ^= 1  # between two samples: the docs say that this is not found
     path.write_bytes(changed)
     assert value() == before
 

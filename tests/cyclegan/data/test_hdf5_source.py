@@ -1,4 +1,4 @@
-"""Finding and opening datasets: what is accepted, and one clear line for what isn't."""
+"""Finding and opening datasets: what is accepted, and a clear one-line error for the rest."""
 
 from __future__ import annotations
 

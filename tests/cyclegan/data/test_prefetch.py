@@ -1,4 +1,4 @@
-"""Batches drawn in the background are the sampler's own, in order, none lost over a resume."""
+"""Batches drawn in the background are those of the sampler, in order; a resume loses none."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_an_error_of_the_thread_is_raised_where_the_batch_is_asked_for(
     with pytest.raises(DataError, match="the file is damaged"):
         prefetcher.next()
     assert threads() == 0
-    assert prefetcher.next().equal(expected[2])  # the third, once it can be read
+    assert prefetcher.next().equal(expected[2])  # the third, as soon as it can be read
     prefetcher.close()
 
 
@@ -139,7 +139,7 @@ def test_batches_are_drawn_while_the_caller_computes(
     monkeypatch.setattr(sampler, "draw", signalling)
     prefetcher = Prefetcher(sampler, 2, depth=2)
     prefetcher.next()
-    # Two more are drawn although nobody asks, and not a third.
+    # Two more are drawn although nobody asks, but not a third.
     assert all(ready.acquire(timeout=5) for _ in range(3))
     assert not ready.acquire(timeout=0.1)
     prefetcher.close()

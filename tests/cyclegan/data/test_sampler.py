@@ -77,7 +77,7 @@ def test_flips_are_equally_likely_and_nothing_else_happens(write: Any, channels:
 
 
 def generated(size: Size, *, flips: bool) -> set[tuple[float, ...]]:
-    """The orientations of a patch, by turning it with `numpy.rot90` until nothing new comes."""
+    """Return all orientations of a patch: turn it with `numpy.rot90` until none is new."""
     first = counting(*size)
     found, waiting = {tuple(first.ravel())}, [first]
     planes = [(a, b) for a, b in ((0, 1), (0, 2), (1, 2)) if size[a] == size[b]]

@@ -1,4 +1,4 @@
-"""Scans: regions of one dataset of one file share one grey scale, and a scan is found again."""
+"""Scans: regions of one dataset in one file share a grey scale, and a scan is recognised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLABS = [(slice(0, 8), 0.0, 1.0), (slice(8, 12), -0.2, 0.8)]
 
 
 def unlike(mean: float = 0.0, std: float = 1.0) -> np.ndarray:
-    """Two slabs, of which the second is darker and has less contrast, about `mean` and `std`."""
+    """Two slabs with about this `mean` and `std`; the second is darker and has less contrast."""
     array = np.random.default_rng(0).normal(size=(12, 10, 10))
     for slab, offset, factor in SLABS:
         part = array[slab]
@@ -52,7 +52,7 @@ def test_a_region_is_read_as_the_known_one_of_its_scan(
     (first,) = open_volumes([entry(source, TOP)], budget=budget(memory))
     alone = Volume(entry(source, BOTTOM))
     (second,) = open_volumes([entry(source, BOTTOM)], scans=[first.scan], budget=budget(memory))
-    assert (alone.mean, alone.std) != (first.mean, first.std)  # else this would show nothing
+    assert (alone.mean, alone.std) != (first.mean, first.std)  # otherwise this would prove nothing
     assert ((first.mean, first.std) == (0, 1)) == (mean == 0)
     assert (second.mean, second.std) == (first.mean, first.std)
     np.testing.assert_allclose(
@@ -153,12 +153,12 @@ def test_one_line_says_whose_numbers_are_taken(
         assert name in record.getMessage()
 
 
-# -- a scan is found again --------------------------------------------------------------------
+# -- recognition of a scan --------------------------------------------------------------------
 
 
 @pytest.fixture
 def trained(write: Any) -> Scan:
-    """A scan as it is kept with a generator."""
+    """A scan as stored with a generator."""
     scan = Volume(entry(write(unlike(300, 20)), TOP)).scan
     kept = replace(scan, fingerprint=fingerprint_of(scan.place))
     assert kept.fingerprint
@@ -191,7 +191,7 @@ def test_another_content_under_the_old_path_is_another_scan(
     place = Volume(write(unlike(500, 20))).scan.place
     found, why = find_scan([trained], place)
     assert (found, "has changed" in why) == (None, True)
-    # Without the old content there is only the path to go by.
+    # Without the old content only the path can identify it.
     found, why = find_scan([replace(trained, fingerprint="")], place)
     assert found is not None
     assert "by the file's path" in why

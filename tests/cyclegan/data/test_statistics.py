@@ -1,4 +1,4 @@
-"""Statistics: NumPy's in float64, over finite voxels, each chunk read once, none that is empty."""
+"""Statistics equal NumPy's in float64 over finite voxels; each non-empty chunk is read once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSIDE = (slice(3, 29), slice(1, 30), slice(0, 27))
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small that a small volume has many."""
+    """Blocks so small that a small volume has many."""
     monkeypatch.setattr("cyclegan.data.blocks._BLOCK_BYTES", 4_000)
     monkeypatch.setattr("cyclegan.data.statistics._PIECE", 700)
 
@@ -52,7 +52,7 @@ def test_statistics_are_those_of_numpy(
     exact = array[INSIDE].astype(np.float64) - mean
     assert found.count == exact.size
     assert found.non_finite == 0
-    # What float64 can hold of the mean limits what it can hold of the deviation.
+    # The precision of the mean in float64 limits that of the deviation.
     rounding = 2 * np.finfo(np.float64).eps * abs(mean) / std
     assert found.mean - mean == pytest.approx(exact.mean(), abs=(1e-9 + 2 * rounding) * std)
     assert found.std == pytest.approx(exact.std(), rel=1e-9 + rounding)

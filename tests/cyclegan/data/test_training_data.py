@@ -1,4 +1,4 @@
-"""Both domains of a training: shared memory, channels, grey scales, what raw data becomes."""
+"""Both domains of a training: shared memory, channels, grey scales, raw data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Blobs = Callable[..., np.ndarray]
 
 
 def dataset(folder: Path, name: str, volumes: dict[str, np.ndarray]) -> str:
-    """A dataset JSON with one volume a part."""
+    """A dataset JSON with one volume per part."""
     for part, volume in volumes.items():
         with h5py.File(folder / f"{name}_{part}.h5", "w") as handle:
             handle["data"] = volume
@@ -140,7 +140,7 @@ def test_a_sparse_volume_of_4096_cubed_trains_in_the_memory_of_a_small_one(
             data = handle.create_dataset("data", (side,) * 3, "f4", **chunks)
             for z, y, x in random.integers(0, side // 32, (8, 3)) * 32:
                 data[z : z + 32, y : y + 32, x : x + 32] = random.integers(0, 99, (32, 32, 32))
-            # Validation patches come from here: all zeros would be refused as constant.
+            # Validation patches come from here; all zeros would be refused as constant.
             data[:32, :32, :32] = random.integers(0, 99, (32, 32, 32))
         roi = {f"ROI{axis}": [0, 32] for axis in range(3)}
         entry = {"path": f"{side}.h5", "dset": "data"}
@@ -159,7 +159,7 @@ def test_a_sparse_volume_of_4096_cubed_trains_in_the_memory_of_a_small_one(
     assert large < small + 50
 
 
-# -- one grey scale a scan --------------------------------------------------------------------
+# -- one grey scale per scan ------------------------------------------------------------------
 
 CONTRAST = {0.0: (0.0, 1.0), 5_000.0: (5_000.0, 300.0)}
 
@@ -267,14 +267,14 @@ def test_a_checkpoint_decides_where_the_same_file_is_measured_otherwise_now(
     trainer = Trainer(config)
     state = trainer.state_dict()
     (stored,) = state["scans"]["A"]
-    stored["mean"] += 300.0  # as by another version's way to measure; plain enough to be seen
+    stored["mean"] += 300.0  # as if another version had measured it; different enough to be seen
     before = trainer.validator.patches_A.clone()
     trainer.load_state_dict(state)
     assert {v.mean for v in trainer.data._volumes["A"]} == {stored["mean"]}
     shift = 300 / stored["std"]
     torch.testing.assert_close(trainer.validator.patches_A, before - shift, rtol=1e-4, atol=1e-4)
     assert trainer.data.scans() == state["scans"]
-    # Another file under that name is not the scan that was measured then.
+    # Another file of that name is not the scan that was measured.
     one_scan(tmp_path, make_blobs, 9_000, 300, [[0, 20], [24, 44]])
     other = Trainer(config)
     other.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Volumes: standardised, finite, shared in memory; what the file says about the voxels' size."""
+"""Volumes: standardised, finite, shared in memory, with the voxel size of the file."""
 
 from __future__ import annotations
 

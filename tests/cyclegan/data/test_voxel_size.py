@@ -1,4 +1,4 @@
-"""Voxel sizes: units as formats spell them, and the many places where an HDF5 file states one."""
+"""Voxel sizes: units as formats spell them, and the many places for a size in an HDF5 file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Enhancement: files hold the exact result, survive kills, and memory follows the tile."""
+"""Enhancement: files hold the exact result and survive kills; memory depends on the tile."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def source(folder: Path, array: np.ndarray, name: str = "in.h5", **options: Any)
 
 
 class Slow:
-    """An operator with a coarse second output that takes its time and writes down its calls."""
+    """A slow operator with a coarse second output that records its calls."""
 
     alignment, halo_left, halo_right = 4, 4, 4
     channels_in, channels_out = 1, 1
@@ -128,7 +128,7 @@ def test_file_holds_what_the_array_has_and_says_what_it_is(
 
 
 def test_silx_finds_the_image_and_its_axes(tmp_path: Path) -> None:
-    """As https://manual.nexusformat.org/datarules.html#find-plottable-data says."""
+    """See https://manual.nexusformat.org/datarules.html#find-plottable-data."""
     roi = ((2, 20), (0, 16), (5, 21))
     entry = source(tmp_path, volume((20, 16, 24)))
     enhance_file(Slow(), entry, tmp_path / "out.h5", tile=(8, 8, 8), region=roi)
@@ -142,7 +142,7 @@ def test_silx_finds_the_image_and_its_axes(tmp_path: Path) -> None:
         axes = [group[name] for name in group.attrs["axes"]]
         assert tuple(len(axis) for axis in axes) == signal.shape
         assert {axis.attrs["units"] for axis in axes} == {"um"}
-        # Voxels of half the size; the middle of the first one, from the whole volume's face.
+        # Voxels of half the size; the offset is the middle of the first, from the volume's face.
         np.testing.assert_allclose(axes[0][:2], [(4 + 0.5) * 0.4, (5 + 0.5) * 0.4])
         coarse = handle["entry/trust_half"]
         assert coarse[coarse.attrs["signal"]] == handle["trust/half"]
@@ -273,7 +273,7 @@ except CycleGANError as error:
 def test_a_write_that_fails_is_one_line_and_what_was_done_is_not_lost(
     tmp_path: Path, limit: int
 ) -> None:
-    """HDF5 by itself dies of it; a limit on file sizes stands for the full disk."""
+    """HDF5 alone crashes; a limit on file sizes stands in for the full disk."""
     source(tmp_path, volume((16, 64, 64)))
     root = str(Path(__file__).parents[3])
     line = [sys.executable, "-c", FULL, str(tmp_path), root]
@@ -295,13 +295,13 @@ def test_a_write_that_fails_is_one_line_and_what_was_done_is_not_lost(
 def run_until_killed(
     operator: Slow, entry: VolumeEntry, out: Path, chance: np.random.Generator
 ) -> tuple[int, int | None]:
-    """Kills it took, and the exit code in the end."""
+    """Return the number of kills and the last exit code."""
     process, kills = None, 0
     for kills in range(60):
         process = multiprocessing.get_context("fork").Process(
             target=enhance_file,
             args=(operator, entry, out),
-            kwargs={"tile": (8, 8, 8), "keep": True},  # it may be killed when all is done
+            kwargs={"tile": (8, 8, 8), "keep": True},  # the kill may come when all is done
         )
         process.start()
         process.join(float(chance.uniform(0.03, 0.25)) + kills / 100)
@@ -324,7 +324,7 @@ def test_killed_at_random_moments_it_ends_the_same_and_redoes_no_tile(
     assert code == 0
     assert kills >= 3
     tiles = 4 * 4 * 4
-    # The tile at work when the kill came is lost, no other.
+    # Only the tile in progress at the kill is lost.
     assert tiles <= len(log.read_text()) <= tiles + kills
     expected = apply_tiled(Slow(), image)
     for name, array in contents(out).items():
@@ -368,7 +368,7 @@ def test_only_the_same_job_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixt
         caplog.clear()
         out.unlink()
     interrupted(network(), entry, out, 5)
-    source(tmp_path, volume((16, 16, 32), seed=3))  # another input under the same name
+    source(tmp_path, volume((16, 16, 32), seed=3))  # another input of the same name
     assert resumed(network(), entry, out).resumed == 0
     out.unlink()
     interrupted(network(), entry, out, 5)
@@ -383,7 +383,7 @@ def test_with_more_or_less_memory_than_before_it_goes_on_with_the_tiles_it_has(
 ) -> None:
     entry, out = source(tmp_path, volume((16, 16, 32))), tmp_path / "out.h5"
     interrupted(Slow(), entry, out, 5)
-    assert resumed(Slow(), entry, out, tile=None).resumed == 5  # one tile would do
+    assert resumed(Slow(), entry, out, tile=None).resumed == 5  # one tile would be enough
     out.unlink()
     interrupted(Slow(), entry, out, 5)
     monkeypatch.setattr("cyclegan.enhance.volumes.window_bytes", lambda *_: 1e15)
@@ -404,7 +404,7 @@ def test_what_a_power_failure_tore_is_done_again(tmp_path: Path, damage: str) ->
         data = bytearray(chunks.read_bytes())
         data[-5] ^= 255
         chunks.write_bytes(data)
-    interrupted(Slow(), entry, out, 2)  # goes on, and is stopped again
+    interrupted(Slow(), entry, out, 2)  # it goes on and is stopped again
     assert resumed(Slow(), entry, out).resumed == 7
     np.testing.assert_array_equal(contents(out)["data"], apply_tiled(Slow(), image)["data"][0])
 
@@ -421,7 +421,7 @@ def test_killed_while_it_clears_up_it_only_clears_up(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--overwrite"):
         resumed(Slow(), entry, out)
     part_folder(out).mkdir()
-    with pytest.raises(DataError, match="--overwrite"):  # an output of something else
+    with pytest.raises(DataError, match="--overwrite"):  # an output from something else
         resumed(Slow(), entry, out, scale=(1.0, 2.0))
 
 

@@ -1,4 +1,4 @@
-"""Tiles: whatever their size, they give what one pass over the padded volume gives."""
+"""Tiles of any size give the same result as one pass over the padded volume."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def volume(shape: Size, dtype: Any = np.float32) -> np.ndarray:
 
 
 def assert_same(tiled: np.ndarray, whole: np.ndarray) -> None:
-    """Equal but for the order of summation, which libraries choose by the image's shape.
+    """Assert equality up to the order of summation, which libraries choose by the image's shape.
 
-    16 units in the last place of the largest value; seen are at most 4 with these networks.
+    The limit is 16 units in the last place of the largest value; these networks reach at most 4.
     """
     assert tiled.shape == whole.shape
     assert tiled.dtype == whole.dtype
@@ -86,7 +86,7 @@ def test_one_pass_is_the_plain_network_over_the_padded_volume(name: str) -> None
 @pytest.mark.parametrize("side", ["halo_left", "halo_right"])
 @pytest.mark.parametrize("name", [name for name in GENERATORS if name != "UNet113d"])
 def test_a_halo_one_step_smaller_would_be_seen(name: str, side: str) -> None:
-    # float64: what differs then is the halo and not the rounding.
+    # float64: any difference comes from the halo, not from rounding.
     generator = Generator(network(name).double())
     length = 2 * (generator.halo_left + generator.halo_right)
     image = volume((length, 16, 16), np.float64)
@@ -99,7 +99,7 @@ def test_a_halo_one_step_smaller_would_be_seen(name: str, side: str) -> None:
 
 
 class Several:
-    """A toy of an operator: finer, coarser and equal outputs, one with two channels."""
+    """A toy operator with finer, coarser and equal outputs, one of them with two channels."""
 
     alignment, halo_left, halo_right = 4, 8, 4
     channels_in, channels_out = 1, 2
@@ -165,7 +165,7 @@ def test_all_windows_have_one_shape_and_cores_cover_once(core: Size, region: Any
 
 
 class Small(Several):
-    """Memory for so many voxels, as a GPU's that is nearly full."""
+    """The same with memory for some voxels only, as on a nearly full GPU."""
 
     def __init__(self, voxels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Image losses: against independent implementations, and properties that all of them have."""
+"""Image losses: compared with independent implementations, and their common properties."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_ssim_is_large_for_inverted_contrast_and_its_data_range_can_be_given() -
 
 
 def direct_fsc(x: NDArray[np.float64], y: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """Shell by shell over the full complex transform."""
+    """Compute it shell by shell over the full complex transform."""
     window = np.ones(())
     for n in x.shape:
         window = np.multiply.outer(window, np.hanning(n + 2)[1:-1])
@@ -259,7 +259,7 @@ def test_fsc_does_not_depend_on_contrast_and_brightness() -> None:
 
 
 def test_a_patch_s_faces_do_not_pass_for_fine_structure() -> None:
-    # Common coarse structure that is no period of the patch, independent faint white noise.
+    # Common coarse structure that is not periodic in the patch, and independent white noise.
     coarse = field(0, 64, 64, 64, sigma=4)[16:48, 16:48, 16:48]
     noise = np.random.default_rng(1).normal(size=(2, 32, 32, 32))
     x, y = (torch.from_numpy(coarse + 0.1 * n)[None, None] for n in noise)
@@ -296,7 +296,7 @@ def test_kl_grows_with_a_shift_and_ignores_where_voxels_lie() -> None:
 
 
 def bytes_kept(function: Callable[[Tensor, Tensor], Tensor], image: Tensor, target: Tensor) -> int:
-    """Bytes that are kept for the way back."""
+    """Bytes that are stored for the backward pass."""
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

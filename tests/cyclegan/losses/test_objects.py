@@ -1,4 +1,4 @@
-"""Torch's loss objects, as the seed document passes them, are mapped to functions' names."""
+"""Torch's loss objects, as the seed document passes them, become names of functions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_list_of_the_seed_document() -> None:
 
 @pytest.fixture
 def classes() -> Any:
-    """A module with classes of a user's."""
+    """A module with a user's classes."""
     module = ModuleType("losses_of_a_user")
     source = """
 from torch import nn

@@ -179,7 +179,7 @@ def test_parameters_are_frozen_the_same_every_time_and_move_to_the_device(module
     assert torch.equal(first.layer.weight, second.layer.weight)  # type: ignore[union-attr,arg-type]
     assert not any(p.requires_grad for p in first.parameters())
     assert not first.training
-    # No accelerator is needed to see that parameters and buffers leave the CPU.
+    # This shows without an accelerator that parameters and buffers leave the CPU.
     (term,) = resolve_terms("C_A", [Term("x", f"{module}:Features")], "meta")
     assert term.function(*pair()).device.type == "meta"
 

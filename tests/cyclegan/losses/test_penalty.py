@@ -32,7 +32,7 @@ def test_it_depends_on_the_size_of_the_patch_by_its_rim_alone() -> None:
         float(gradient_penalty(judge, torch.randn(2, 1, size, size, size)).detach())
         for size in (48, 64)
     ]
-    # As a mean over voxels it differs by a few percent; as a sum it would by a factor of 2.4.
+    # A mean over voxels differs by a few percent; a sum would differ by a factor of 2.4.
     assert values[0] == pytest.approx(values[1], rel=0.2)
 
 

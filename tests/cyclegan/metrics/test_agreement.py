@@ -1,4 +1,4 @@
-"""Agreement of images: equal ones agree everywhere, others as far as what they have in common."""
+"""Agreement of images: equal ones agree everywhere, others as far as they share structure."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_what_is_not_finite_in_one_image_counts_in_none() -> None:
     with_nan.add([broken[0], second[0]])
     with_nan.add([broken[1, 5:], second[1, 5:]])
     assert with_nan.of(0, 1).rms == pytest.approx(whole.rms)
-    assert shell_agreement(broken, second) is not None  # of the patch that is whole
+    assert shell_agreement(broken, second) is not None  # of the patch without gaps
     nothing = np.full((1, 9, 9, 9), np.nan)
     with pytest.raises(DataError, match="no voxel is finite"):
         differences([nothing, nothing]).of(0, 1)

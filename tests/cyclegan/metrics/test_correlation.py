@@ -25,7 +25,7 @@ def noise(seed: int, shape: tuple[int, ...] = (32, 32, 32)) -> np.ndarray:
 
 
 def direct(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Shell by shell over the full spectrum, as the definition says."""
+    """Compute it shell by shell over the full spectrum, as in the definition."""
     size = min(a.shape)
     grid = np.meshgrid(*(np.fft.fftfreq(n) for n in a.shape), indexing="ij")
     shell = np.rint(np.sqrt(sum(k**2 for k in grid)) * size)
@@ -76,7 +76,7 @@ def test_independent_noise_correlates_by_chance_only_and_as_often_as_said(window
 
 
 def test_the_resolution_is_where_signal_drowns_in_noise() -> None:
-    """Signal of a Gaussian spectrum in white noise: the FSC is known, SNR / (SNR + 1)."""
+    """A signal with a Gaussian spectrum in white noise has a known FSC, SNR / (SNR + 1)."""
     shape, sigma, level = (64, 64, 64), 1.5, 0.05
     signal = gaussian_filter(noise(0, shape), sigma, mode="wrap")
     halves = [signal + level * noise(seed, shape) for seed in (1, 2)]

@@ -61,7 +61,7 @@ def test_ssim_is_one_for_equal_falls_with_noise_and_uses_gaussian_weights() -> N
     assert ssim(reference, reference) == pytest.approx(1.0)
     values = [ssim(noisy(reference, std), reference) for std in (0.1, 0.3, 1.0)]
     assert 1 > values[0] > values[1] > values[2] > 0
-    # The definition with Gaussian windows, written out.
+    # The definition with Gaussian windows, written out in full.
     image, span = noisy(reference, 0.3), 4.0
     x, y = image.astype(np.float64), reference.astype(np.float64)
     mean_x, mean_y, xx, yy, xy = (
@@ -132,9 +132,9 @@ def test_a_coarse_input_is_laid_on_the_reference_grid_without_a_shift(factor: in
     size = 32 // factor
     blocks = reference.reshape(size, factor, size, factor, size, factor).mean(axis=(1, 3, 5))
     fair = compare_with_reference(reference, blocks, reference)[0]
-    # Stretching the outermost voxels' centres to the edges, up to half a voxel off, gives 25 dB.
+    # Stretching the outermost voxel centres to the edges, half a voxel off, gives 25 dB.
     assert fair.psnr > 26.5
-    # Repeating voxels is the cruder choice with the right alignment.
+    # Repeating voxels is cruder, but its alignment is right.
     repeated = blocks.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
     assert fair.psnr > psnr(repeated, reference) + 1
     assert compare_with_reference(reference, blocks, reference)[2].psnr > 100
@@ -212,7 +212,7 @@ WORSE = " This model does worse than a filter here."
             f"t{FILTER[1:]} in SSIM by 0.01.",
         ),
         (
-            (30.04, 0.803, 1.0),  # leads that read 0.0 and 0.00
+            (30.04, 0.803, 1.0),  # differences that read 0.0 and 0.00
             (30.0, 0.80, 1.0),
             f"The enhanced volume and t{FILTER[1:]} are equally close to the reference: PSNR "
             "differs by less than 0.1 dB, SSIM by less than 0.01. This model does no better than "

@@ -68,7 +68,7 @@ def test_the_cylindrical_power_sums_to_the_variance(shape: tuple[int, int, int])
     assert index.shape == (shape[0], shape[1], shape[2] // 2 + 1)
     assert index.max() < bins[0] * bins[1]
     share = cylindrical_share(shape)
-    # The same bins counted over the full spectrum, of which rfftn keeps half.
+    # The same bins counted over the full spectrum; rfftn returns half of it.
     k_z, k_y, k_x = (np.fft.fftfreq(size) for size in shape)
     i_z = np.rint(np.abs(k_z) * shape[0])[:, None, None]
     i_r = np.rint(np.hypot(k_y[:, None], k_x[None, :]) * min(shape[1:]))[None]

@@ -14,7 +14,7 @@ def white(count: int, size: int, seed: int) -> Tensor:
 
 
 def material(seed: int, count: int = 8, size: int = 32) -> Tensor:
-    """Two phases with walls that are about one voxel thick, periodic, and some noise."""
+    """Two periodic phases with walls about one voxel thick, and some noise."""
     axes = (2, 3, 4)
     k = [torch.fft.fftfreq(size), torch.fft.fftfreq(size), torch.fft.rfftfreq(size)]
     squared = k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2
@@ -25,7 +25,7 @@ def material(seed: int, count: int = 8, size: int = 32) -> Tensor:
 
 
 def same_spectrum(volumes: Tensor, seed: int) -> Tensor:
-    """Random fields with the very power spectrum of `volumes`, but nothing else of them."""
+    """Random fields that share only the power spectrum with `volumes`."""
     axes = (2, 3, 4)
     amplitude = torch.fft.rfftn(volumes, dim=axes).abs().square().mean(dim=0).sqrt()
     noise = torch.fft.rfftn(white(len(volumes), volumes.shape[-1], seed), dim=axes)

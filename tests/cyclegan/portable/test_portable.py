@@ -1,4 +1,4 @@
-"""Exported generators: the same result as the original at any size, without this project."""
+"""Exported generators give the original's result at any size, without this project."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NETS = {
 
 @pytest.fixture
 def generator_file(tiny: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
-    """Writes a generator file; untrained will do, if its weights are not too small to tell."""
+    """Write a generator file, untrained but with weights large enough to see differences."""
 
     def write(scale: int = 1, **changes: Any) -> Path:
         net_A, net_B = NETS[scale]
@@ -59,7 +59,7 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
 
 
 def difference(got: Any, wanted: Any) -> float:
-    """The largest, of the largest value."""
+    """Return the largest difference relative to the largest value."""
     assert got.shape == wanted.shape
     return float(abs(got - wanted).max() / abs(wanted).max())
 
@@ -67,12 +67,12 @@ def difference(got: Any, wanted: Any) -> float:
 @pytest.mark.parametrize("upsampling", ["transposed", "resize"])
 @pytest.mark.parametrize("name", GENERATORS)
 def test_every_network_keeps_any_batch_and_any_size(name: str, upsampling: str) -> None:
-    depth = 2 if name == "UNet113d" else None  # else much the slowest, and of the same layers
+    depth = 2 if name == "UNet113d" else None  # else it is the slowest by far
     network = build_generator(name, filters=2, depth=depth, upsampling=upsampling, channels_in=2)
     network.requires_grad_(False).eval()
     read = torch.export.load(io.BytesIO(exporting._packed(network, {}))).module()
     n = network.geometry.alignment
-    # A single block, a batch of one, axes of different lengths, all the same, the example's own.
+    # A single block, a batch of one, unequal axes, equal axes, the shape of the example.
     for shape in (
         (1, n, n, n),
         (2, n, 2 * n, 3 * n),
@@ -200,7 +200,7 @@ def test_tiles_by_the_halo_inside_give_the_whole(
     assert difference(whole[0], enhance_array(trained.network, volume)) <= 1e-5
     with pytest.raises(ValueError, match=f"multiples of {step}"):
         recipe.translate(generator, about, volume, step + 1)
-    # A halo one block smaller would not do.
+    # A halo one block smaller would not be enough.
     short = about | {"halo_left": about["halo_left"] - step}
     assert difference(recipe.translate(generator, short, volume, step), whole) > 1e-5
 
@@ -277,7 +277,7 @@ def test_nothing_is_overwritten_and_mistakes_are_told(
         export_generator(path, tmp_path / "g.onnx")
     with pytest.raises(CheckpointError, match="no such file"):
         export_generator(tmp_path / "none.pt", tmp_path / "h.pt2")
-    # It is for elsewhere: this project takes what it was made from.
+    # It is for use elsewhere: this project takes the file that it was made from.
     with pytest.raises(CheckpointError, match=r"exported.*generator\.pt"):
         load_generator(output)
 

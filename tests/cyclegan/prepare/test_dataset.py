@@ -1,4 +1,4 @@
-"""The dataset JSON: no plane is lost, none is in train and validate, and paths are relative."""
+"""The dataset JSON has every plane, none in both train and validate, and relative paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A preparation that is killed goes on where it was, and ends with the same bytes."""
+"""A killed preparation resumes where it stopped, and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def kill_at(slab: int, source: Path, output: Path, compression: str = "none") ->
 
 
 def stop_at(slab: int, source: Path, output: Path) -> None:
-    """Leave a part with `slab` slabs, without the time that another process takes."""
+    """Leave a partial file with `slab` slabs, without the cost of another process."""
 
     @contextlib.contextmanager
     def stopping(label: str, total: int, start: int) -> Any:
@@ -123,7 +123,7 @@ def test_killed_at_random_moments_again_and_again_it_ends_with_the_same_bytes(
 
 
 def test_a_part_is_not_believed_beyond_its_record(source: Path, tmp_path: Path) -> None:
-    """Slabs that the record does not name are written again, whatever is in the part."""
+    """Slabs missing from the record are written again, whatever the partial file holds."""
     whole, output = tmp_path / "whole.h5", tmp_path / "killed.h5"
     prepare(source, whole)
     stop_at(5, source, output)

@@ -1,4 +1,4 @@
-"""Every format gives the same voxels; what can't be a volume is refused in one line."""
+"""Every format gives the same voxels; anything that is not a volume is refused in one line."""
 
 from __future__ import annotations
 

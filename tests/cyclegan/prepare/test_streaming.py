@@ -1,4 +1,4 @@
-"""Statistics, blocks and values: what is written is right, and memory follows the block."""
+"""Statistics, blocks and values: the output is right, and memory depends on the block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TIFF in its many forms: the same voxels, the voxel size, and one line for what is broken."""
+"""TIFF in its many forms: the same voxels, the voxel size, and one line on a broken file."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_imagej_stacks_are_read_with_their_spacing(tmp_path: Path, axes: str) ->
 
 
 def test_pages_called_channels_are_planes_and_it_is_said(tmp_path: Path) -> None:
-    """As tifffile writes a volume for ImageJ when it is not told the axes."""
+    """tifffile writes a volume for ImageJ in this way if it does not know the axes."""
     tifffile.imwrite(tmp_path / "a.tif", volume(), imagej=True)
     np.testing.assert_array_equal(whole(tmp_path / "a.tif"), volume())
     assert "taken as Z planes" in open_source([tmp_path / "a.tif"]).notes[0]

@@ -1,4 +1,4 @@
-"""The part of the score that sees a checkerboard: planted patterns, and what is none."""
+"""The part of the score that sees checkerboards: planted patterns, and harmless structure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyclegan.score.checkerboard import Checkerboard
 
 SIZE, COUNT = 32, 8
 DIRECTIONS = [axes for axes in itertools.product((0, 1), repeat=3) if any(axes)]
-"""Along which of Z, Y and X a pattern alternates."""
+"""Axes, of Z, Y and X, along which a pattern alternates."""
 
 
 def white(seed: int, size: int = SIZE, count: int = COUNT) -> Tensor:
@@ -110,7 +110,7 @@ def test_what_has_no_pattern_has_no_checkerboard() -> None:
 
 
 def test_walls_along_the_grid_are_no_checkerboard() -> None:
-    """Slabs and blocks with faces in the voxels' planes, at any place."""
+    """Slabs and blocks with faces along the voxel planes, at any place."""
     random = torch.Generator().manual_seed(5)
     volumes = torch.zeros((COUNT, 1, SIZE, SIZE, SIZE))
     for volume in volumes[:, 0]:
@@ -125,7 +125,7 @@ def test_walls_along_the_grid_are_no_checkerboard() -> None:
 
 
 def test_a_transposed_convolution_shows_where_its_kernel_covers_voxels_unevenly() -> None:
-    """What it enlarges has the mean 0, and so has its pattern."""
+    """Its input has a mean of 0, and so has its pattern."""
     layer = nn.ConvTranspose3d(1, 1, 3, stride=2, padding=1, output_padding=1, bias=False)
     nn.init.constant_(layer.weight, 0.3)
     coarse = nn.functional.avg_pool3d(texture(200), 2)
@@ -215,7 +215,7 @@ def test_no_other_part_sees_a_faint_pattern() -> None:
 
 @pytest.mark.parametrize("axes", DIRECTIONS)
 def test_the_radial_spectrum_hardly_sees_it_at_all(axes: tuple[int, ...]) -> None:
-    """What the part is for: the mean over a shell hides what lies at one frequency."""
+    """The reason for this part: the mean over a shell hides a peak at one frequency."""
     clean = texture(200)
     spoiled = clean + 0.03 * board(axes)
     power = [10 * torch.log10(radial_power(v)[1].mean(dim=0) + 1e-2) for v in (clean, spoiled)]

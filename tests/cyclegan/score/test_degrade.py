@@ -72,7 +72,7 @@ def test_the_fit_recovers_gain_blur_and_noise_from_unpaired_patches(
         real_A, real_B = domains(factor, 0.8, sigma, seed)
         fit = fit_degradation(real_A, real_B, factor)
         assert fit.gain == pytest.approx(0.8, rel=0.12)
-        # What the blur does to the finest structures, about 6 voxels wide.
+        # The effect of the blur on the finest structures, about 6 voxels wide.
         transfer, true_transfer = (
             math.exp(-2 * (math.pi * v / 6) ** 2) for v in (fit.sigma, sigma)
         )
@@ -89,7 +89,7 @@ def test_the_noise_spectrum_is_coloured_within_the_slice_and_white_between() -> 
     noise = real_A - 0.8 * gaussian_low_pass(blobs(12, SIZE, 1.8, 31), 0.5)
     truth = cylindrical_power(noise)[2].mean(dim=0)
     decibels = 10 * torch.log10(fit.noise_power / truth)
-    # Where structure and noise meet, single bins are uncertain; where the noise is alone, none is.
+    # Single bins are uncertain where structure and noise meet, none where there is only noise.
     assert float(decibels[:, 6:13].abs().mean()) < 0.5
     assert float(decibels[:, 6:13].abs().max()) < 3.0
     assert 0.5 < float(fit.noise_power[:5, 1:4].mean() / truth[:5, 1:4].mean()) < 2.0

@@ -31,12 +31,12 @@ def structure(seed: int, size: int = SIZE) -> Tensor:
 
 
 def scanned(clean: Tensor, seed: int, noise: float = NOISE) -> Tensor:
-    """White noise on top, and the standard deviation brought to 1."""
+    """Add white noise and rescale to a standard deviation of 1."""
     return (clean + noise * white(seed, len(clean), clean.shape[-1])) / (1 + noise**2) ** 0.5
 
 
 GAIN = 1 / (1 + NOISE**2) ** 0.5
-"""Of structure in what `scanned` gives."""
+"""Share of structure in the result of `scanned`."""
 
 
 @functools.cache
@@ -79,20 +79,20 @@ def test_the_gap_is_about_nothing_for_what_treats_both_domains_alike_and_large_e
 
 @functools.cache
 def halves() -> tuple[CrossHalves, Tensor]:
-    """Judge of halves, and the structure that both halves show."""
+    """The judge of half scans, and the structure that both halves show."""
     clean = structure(30)
     return CrossHalves(scanned(clean, 31), scanned(clean, 32), structure(33), 1), clean
 
 
 def gain(image: Tensor) -> float:
-    """Cross-half gain of an output (N, 1, ...) that was made of both halves alike."""
+    """Return the cross-half gain of an output (N, 1, ...) made from both halves in the same way."""
     return halves()[0].parts(lambda _: torch.cat([image, image]))["cross_half_gain_db"]
 
 
 def test_halves_know_the_noise_and_the_error_without_a_truth() -> None:
     judge, clean = halves()
     assert judge.noise == pytest.approx((NOISE * GAIN) ** 2, rel=0.03)
-    # The estimate of the Gaussian's error, against the truth that the judge has not seen.
+    # The estimated error of the Gaussian filter, against the truth that the judge never sees.
     filtered = gaussian_low_pass(judge.inputs, judge.baseline_sigma)
     target = GAIN * torch.cat([clean, clean])
     slope = (filtered * target).mean() / filtered.square().mean()
@@ -118,17 +118,17 @@ def test_halves_that_differ_in_shape_are_refused() -> None:
 
 
 STEP, DEPTH = 0.2, 0.01
-"""Grey levels of an output that hides the rest between them, and how faint it does so."""
+"""Grey levels of an output that hides the rest between them, and how faint that is."""
 
 
 def hiding(x: Tensor) -> Tensor:
-    """A generator whose output looks filtered, with all of its input in the last decimals."""
+    """A generator whose output looks filtered, but hides its input in the last decimals."""
     levels = STEP * torch.round(gaussian_low_pass(x, 1.0) / STEP)
     return levels + DEPTH * (x - levels)
 
 
 def finding(x: Tensor) -> Tensor:
-    """The generator that reads what `hiding` hid."""
+    """The generator that recovers what `hiding` has hidden."""
     levels = STEP * torch.round(x / STEP)
     return levels + (x - levels) / DEPTH
 

@@ -1,4 +1,4 @@
-"""Noise for the score's pseudo pairs: the fitted one, or what total variation takes from real A."""
+"""Noise for the score's pseudo pairs: fitted, or what total variation removes from real A."""
 
 from __future__ import annotations
 

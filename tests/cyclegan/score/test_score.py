@@ -52,7 +52,7 @@ class Domains:
         self._wiener = self._wiener_gain()
 
     def _wiener_gain(self) -> Tensor:
-        """The best linear filter, from the true spectra of field, blur and noise."""
+        """Return the best linear filter, from the true spectra of field, blur and noise."""
         scan = scanner(self.factor)
         k_z, k_r, power = cylindrical_power(to_coarse(field(self.factor, 777), self.factor))
         transfer = GAIN * torch.exp(
@@ -76,7 +76,7 @@ class Domains:
         return scale * gaussian_low_pass(self.identity(x), 3.0 * self.factor)
 
     def hallucination(self, x: Tensor) -> Tensor:
-        """A good estimate, and the detail of other patches of B on top of it."""
+        """A good estimate with the detail of other patches of B on top."""
         other = self.real_B.roll(3, dims=0)[: len(x)]
         return self.wiener(x) + other - gaussian_low_pass(other, 1.5 * self.factor)
 
@@ -95,7 +95,7 @@ def test_the_best_estimate_beats_noise_blur_and_invention_at_every_resolution(fa
     reports = {name: world.score(generator) for name, generator in generators.items()}
     best = reports.pop("wiener")
     assert best.gate is None
-    # At 4x the patches have 16 voxels, and the filter's wrap-around costs it a little.
+    # At 4x the patches have 16 voxels, and the filter loses a little by wrap-around.
     assert best.parts["pseudo_pair_gain_db"] > (-0.8 if factor == 4 else 0.0)
     for name, report in reports.items():
         assert report.gate is None, name

@@ -1,4 +1,4 @@
-"""Both domains on the disk: what is in the files, and that nothing is lost or half there."""
+"""Both domains on the disk: the content of the files, none of them lost or incomplete."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDomains:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small phantoms and few angles: for what does not depend on the pictures."""
+    """Small phantoms and few angles, for tests that don't depend on the images."""
     monkeypatch.setattr(rooms, "_PHANTOM_DEPTH", dict.fromkeys(rooms._PHANTOM_DEPTH, 8))
     monkeypatch.setattr(rooms, "_PHANTOM_SIZE", {1: 48, 2: 48, 4: 72})
     monkeypatch.setattr(rooms, "SLOW", replace(SLOW, angles=30))
@@ -69,7 +69,7 @@ def test_volumes_are_standardised_and_described(made: SimulatedDomains) -> None:
             assert "voxel_size_um" not in data.attrs
             settings = FAST[1] if path.name.startswith("fast") else SLOW
             assert json.loads(handle.attrs["scan"])["angles"] == settings.angles
-            # What was taken off puts the attenuation back.
+            # The recorded mean and deviation restore the attenuation.
             map_mean = real_attenuation().mean()
             restored = data[()] * data.attrs["std"] + data.attrs["mean"]
             assert restored.mean() == pytest.approx(map_mean, rel=0.05)

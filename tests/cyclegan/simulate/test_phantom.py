@@ -1,4 +1,4 @@
-"""The phantom: what it is made of, and that fibres are where they can be."""
+"""The phantom: its materials, and fibres only where they fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPE = (64, 96, 96)
 
 @pytest.fixture(scope="module")
 def phantom() -> np.ndarray:
-    """Relative to a fibre's attenuation."""
+    """The phantom, relative to a fibre's attenuation."""
     volume = fibre_composite(SHAPE, 3)
     assert volume.shape == SHAPE
     assert volume.dtype == np.float32
@@ -56,7 +56,7 @@ def test_three_grey_levels(phantom: np.ndarray) -> None:
     assert mode(0.8, 1.2) == pytest.approx(1, abs=0.03)
     assert mode(0.4, 0.8) == pytest.approx(RESIN, abs=0.03)
     assert mode(-0.1, 0.4) == pytest.approx(0, abs=0.03)
-    # Partly filled voxels lie between, but no level has its peak there.
+    # Partly filled voxels lie between the levels, but form no peak there.
     for value in (0.3, 0.83):
         assert counts[np.argmin(abs(middles - value))] < 0.5 * counts.max()
     assert phantom.min() >= 0

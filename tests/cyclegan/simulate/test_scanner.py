@@ -1,4 +1,4 @@
-"""The scanner: right geometry, right noise, right borders."""
+"""The scanner has the right geometry, noise and borders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trust maps: tiles change nothing, and each part sees what it is there to see."""
+"""The trust maps: tiles change nothing, and each part detects its kind of fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAPS = ["trust/consistency", "trust/cycle", "trust/disagreement", "trust/doubt"]
 
 def network(name: str, seed: int = 0, filters: int = 1) -> UNet3d:
     torch.manual_seed(seed)
-    # float64: what differs then is the halo and not the rounding.
+    # float64: any difference comes from the halo, not from rounding.
     net = build_generator(name, filters=filters, activation="leaky_relu").double()
     initialise(net, std=0.4)
     return net
@@ -63,7 +63,7 @@ def test_the_tile_size_changes_no_map(scale: str, shape: Size, core: Size) -> No
     match = Calibration(slope=0.7, offset=0.1, blur=0.5)
     trust = operator(scale, others=others, flips=flips, calibration=match)
     image = volume(shape)
-    # Else the windows are the whole volume and nothing is shown.
+    # Otherwise the windows are the whole volume, and the test proves nothing.
     assert Grid.of(trust, shape, core).window[1] < shape[1]
     whole = apply_tiled(trust, image)
     tiled = apply_tiled(trust, image, core)
@@ -115,7 +115,7 @@ def test_the_low_pass_is_the_truncated_gaussian_of_scipy() -> None:
 
 
 class _Painting(Generator):
-    """Passes the image on, and paints a blob at a place of the volume whatever the input is."""
+    """Return the image with a blob painted at one place of the volume, whatever the input is."""
 
     def __init__(self, place: tuple[slice, slice, slice] | None = None) -> None:
         super().__init__(network("UNetSim3d"))

@@ -1,4 +1,4 @@
-"""The top trials again with other seeds: the winner by its mean, and how sure that is."""
+"""The top trials with other seeds: the best mean wins, with a statement of its certainty."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_wrong_size_is_refused(text: str) -> None:
 
 
 class Trains(Callback):
-    """Stands for `run_training`'s own callbacks: counts steps, and can press Ctrl-C."""
+    """Stand in for `run_training`'s own callbacks: count steps, and press Ctrl-C on request."""
 
     def __init__(self, interrupt_at: int | None) -> None:
         self.steps, self.interrupt_at = 0, interrupt_at
@@ -95,7 +95,7 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
         )
         return confirm(opened, top=2, seeds=2, store=store, console=QUIET), watch.steps
 
-    # Trial 1's second seed is whole, trial 2's is interrupted at its second step.
+    # Trial 1's second seed is complete, trial 2's is interrupted at its second step.
     first, steps = run(interrupt_at=10)
     assert (first.complete, steps) == (False, 10)
     assert [(t.trial, len(t.scores)) for t in first.trials] == [(2, 1), (1, 2)]
@@ -120,7 +120,7 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
 
 
 class Breaks(Callback):
-    """Puts a NaN into a weight after the first step of one of several trainings."""
+    """Put a NaN into a weight after the first step of one of several trainings."""
 
     def __init__(self, training: int) -> None:
         self.training, self.trainings = training, 0
@@ -157,7 +157,7 @@ def test_seeds_that_the_study_trained_itself_count(
     def run_of(seed: int, score: float) -> dict[str, Any]:
         return {"seed": seed, "run_id": f"r{seed}", "score": score, "iteration": 8}
 
-    both = ((2.0, 4.0, 9.0), (2.0, 2.0, 9.0))  # of the third seed nobody asks
+    both = ((2.0, 4.0, 9.0), (2.0, 2.0, 9.0))  # nobody asks for the third seed
     attributes = [{"seeds": [run_of(i, s) for i, s in enumerate(scores)]} for scores in both]
     opened = written([5.0, 4.0], attributes=attributes)
     done = confirm(opened, top=2, seeds=2, store=store, console=QUIET)

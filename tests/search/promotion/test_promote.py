@@ -1,4 +1,4 @@
-"""`cyclegan promote` and what comes of it: training, links, champion, enhancement."""
+"""`cyclegan promote` and its results: training, links, champion, enhancement."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
     assert holder is not None
     assert holder.label == best
 
-    # Enhancing with it says which version it was, in the file and in MLflow.
+    # An enhancement with it records its version in the file and in MLflow.
     code, done, err = call(
         "enhance", volume(project), "--model", "champion", "--output", "e.h5", "--no-trust"
     )
@@ -122,7 +122,7 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
         "--other-model",
         "s@1",
     )
-    assert code == 2  # --no-trust leaves out what the other model is for
+    assert code == 2  # --no-trust leaves out the map that needs the other model
     code, _, err = call("enhance", "a.h5", "--model", "s@7", "--output", "f.h5")
     assert (code, "there are s@champion, s@2, s@1" in err) == (1, True)
 
@@ -171,7 +171,7 @@ def test_a_promotion_that_continues_begins_where_the_trial_ended(
     done = promote(opened, store=store, console=QUIET, start="continue")
     assert done.finished.result.step == 12
     assert store.find_run(done.finished.run_id).tags["start"] == "continue"
-    # How it began is remembered, so that nothing need be said again, and no checkpoint kept.
+    # The start is recorded, so that nobody has to repeat it and no checkpoint is needed.
     shutil.rmtree(opened.trial_folder(0))
     assert promote(opened, store=store, console=QUIET).start == "continue"
 
@@ -184,7 +184,7 @@ def test_a_promotion_that_continues_keeps_the_trial_s_generators_until_it_has_be
     trained(opened, store)
     save = opened.trial_folder(0) / "save"
     state = dict(states.load(save / "checkpoint.pt", formats=(states.CHECKPOINT_FORMAT,)))
-    state["callbacks"]["KeepBest"] = {"score": 1e6, "step": 4}  # not to be beaten
+    state["callbacks"]["KeepBest"] = {"score": 1e6, "step": 4}  # cannot be beaten
     states.save(state, save / "checkpoint.pt")
     done = promote(opened, store=store, console=QUIET, start="continue").finished
     assert (done.best_score, done.best_step) == (1e6, 4)
@@ -215,8 +215,8 @@ def test_the_study_s_file_and_the_call_change_what_they_name(
     ("arguments", "code", "words"),
     [
         (["--trial", "7"], 2, "--trial 7: study s has trials 0 to 1"),
-        (["--trial", "1", "--top", "2"], 2, "--trial and --top choose trials both"),
-        (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm choose trials both"),
+        (["--trial", "1", "--top", "2"], 2, "--trial and --top both choose trials"),
+        (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm both choose trials"),
         (["--confirm", "nine"], 2, "--confirm nine: TRIALSxSEEDS is wanted"),
         (["--confirm", "9x2"], 1, "has 2 complete trials, but you asked for 9"),
         (["--top", "3"], 1, "has 2 complete trials, but you asked for 3"),
@@ -284,7 +284,7 @@ def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
 
 @pytest.fixture
 def finished(store: Store, project: Path, tiny: dict[str, Any]) -> Finished:
-    """A training that kept a generator."""
+    """A training that stored a generator."""
     kept = project / "p" / "save" / "generator.pt"
     save_generators(CycleGAN(parse_config(tiny), torch.device("cpu")), kept, step=7, score=0.5)
     made = store.create_run("s", "p", kind="promoted", params={}, tags={})
@@ -369,7 +369,7 @@ def test_enhancing_with_the_champion_of_a_server(
         code, done, err = call(
             "enhance", volume(project), "--model", "champion", "--output", "e.h5", *uri
         )
-        assert code == 0, err  # an untrained generator is warned of
+        assert code == 0, err  # the command warns of an untrained generator
         assert (done["model_version"], done["model_run"]) == ("demo@1", training.id)
         run, tags = remote.run(done["run_id"]), remote.find_run(done["run_id"]).tags
         assert (tags["model_version"], tags["log_volume"]) == ("demo@1", "copied")

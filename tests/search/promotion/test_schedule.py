@@ -1,4 +1,4 @@
-"""The schedule of a trial's hyperparameters: what survived its rollbacks, and setting it again."""
+"""The schedule of a trial's hyperparameters that survived its rollbacks, and its replay."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ QUIET = Console(quiet=True)
         ([], []),
         # Set on the way, no rollback.
         ([(4, {"lr_g": 1}), (8, {"lr_g": 2})], [(4, {"lr_g": 1}), (8, {"lr_g": 2})]),
-        # From 12 back to 6: what was set at 8 and 10 is discarded, what was set at 4 stays.
+        # From 12 back to 6: the values set at 8 and 10 are discarded, those set at 4 stay.
         (
             [(4, {"lr_g": 1}), (8, {"lr_g": 2}), (10, {"lr_d": 3}), (6, {"lr_g": 4, "lr_d": 5})],
             [(4, {"lr_g": 1}), (6, {"lr_g": 4, "lr_d": 5})],
         ),
-        # Twice back to the same step: the second attempt's values, and others of that step.
+        # Twice back to the same step: the second attempt's values, with other ones at that step.
         ([(4, {"lr_g": 1, "lr_d": 9}), (4, {"lr_g": 2})], [(4, {"lr_g": 2, "lr_d": 9})]),
         # Further back than the first time.
         ([(8, {"lr_g": 1}), (4, {"lr_g": 2}), (0, {"lr_g": 3})], [(0, {"lr_g": 3})]),
-        # Back, on, and back again to where nothing was.
+        # Back, on, and back again to a step without values.
         (
             [(4, {"lr_g": 1}), (6, {"lr_g": 2}), (5, {"lr_g": 3})],
             [(4, {"lr_g": 1}), (5, {"lr_g": 3})],
@@ -68,7 +68,7 @@ def test_values_that_were_asked_to_differ_leave_the_schedule() -> None:
 
 
 class Falls(Callback):
-    """At iteration `at` back to the snapshot that was taken at step `to`, once."""
+    """Fall back once, at iteration `at`, to the snapshot of step `to`."""
 
     def __init__(self, at: int, to: int) -> None:
         self.at, self.to, self.taken = at, to, None
@@ -84,7 +84,7 @@ class Falls(Callback):
 
 
 class Sees(Callback):
-    """The generators' rate of every step that was made."""
+    """Record the generators' rate at every step."""
 
     def __init__(self) -> None:
         self.rates: dict[int, float] = {}
@@ -134,7 +134,7 @@ def test_the_first_rollback_of_its_own_ends_a_replay(config: Config) -> None:
     trainer = Trainer(config, [Replay(SCHEDULE), Falls(at=5, to=2)])
     trainer.fit()
     assert [c.step for c in trainer.hparam_log] == [0, 3, 2]
-    assert trainer.hparams.lr_g == 1e-4  # of step 2, for good
+    assert trainer.hparams.lr_g == 1e-4  # that of step 2, from then on
     assert trainer.hparams.lr_d == 7e-5
 
 
@@ -164,14 +164,14 @@ OPTIMIZER = {
 def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     store: Store, definition_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real study with a real optimizer, which sees faults that are not there."""
+    """A real study with a real optimizer, whose detectors report false faults."""
     monkeypatch.setattr(Guard, "judge", faults(4, 12))
-    late = {"name": "none", "prune_after": 100}  # it is flat so early
+    late = {"name": "none", "prune_after": 100}  # a generator is flat so early
     path = definition_file({"hp_optimizer": OPTIMIZER}, trials=1, pruner=late)
     opened = run_study(load_definition(path), store=store, console=QUIET).opened
     (trial,) = opened.trials()
     schedule = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
-    assert [c.step for c in schedule] == [0, 4]  # at 4 back to 0, at 12 (step 8) back to 4
+    assert [c.step for c in schedule] == [0, 4]  # from 4 to 0, from 8 to 4
     monkeypatch.setattr(Guard, "judge", faults())
     promoted = promote(open_study("s"), store=store, console=QUIET, trial=0, start="scratch")
     assert promoted.replayed == 2
@@ -181,12 +181,12 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     assert [(c["step"], c["changes"]) for c in log] == [(c.step, c.values) for c in schedule]
     run = store.find_run(promoted.finished.run_id)
     assert run.metrics["hparam/lr_g"] == pytest.approx(schedule[-1].values["lr_g"])
-    # The chart begins with what was set before the first step, not with the configuration's.
+    # The chart begins with the values set before the first step, not with the configuration's.
     history = store._client.get_metric_history(run.id, "hparam/lr_g")
     assert history[0].value == pytest.approx(schedule[0].values["lr_g"])
     assert load_config(promoted.finished.folder / "config.yaml").hp_optimizer.enabled
 
-    # The checkpoint may have been removed to save space: the schedule and MLflow say the same.
+    # The checkpoint may have been removed to save space: the schedule and MLflow agree.
     for file in (opened.trial_folder(0) / "save").glob("checkpoint*"):
         file.unlink()
     for source in ("schedule.yaml", "rollbacks.json"):

@@ -1,4 +1,4 @@
-"""Did the trials' scores rank what the full trainings reached?"""
+"""Screening: did the trials' scores rank the full trainings?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fault detectors as tables: what is a fault, what is not."""
+"""Fault detectors as tables: what is a fault, and what is not."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_exploding(values: np.ndarray, found: bool) -> None:
 
 @pytest.mark.parametrize(("level", "found"), [(0.05, False), (0.9, False), (2.0, True)])
 def test_an_adversarial_loss_may_come_back_to_chance(level: float, found: bool) -> None:
-    """A discriminator that was winning has tiny losses; eight times that is no fault."""
+    """A winning discriminator has tiny losses; eight times as much is no fault."""
     assert bool(exploding(of(D_A_bce=JUMP * level))) == found
 
 
@@ -92,7 +92,7 @@ def test_exploding_names_the_worst_loss_and_its_network() -> None:
     assert fault
     assert fault.networks == ("D_B",)
     assert fault.severity > 1
-    assert 50 <= fault.age <= 61  # half of a median's steps must be in it
+    assert 50 <= fault.age <= 61  # at least half of a median's steps must be in it
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_exploding_names_the_worst_loss_and_its_network() -> None:
         (FALLING, False),
         (np.r_[HEALTHY, np.linspace(1, 1.6, 200)], True),
         (np.r_[HEALTHY, np.linspace(1, 1.1, 200)], False),
-        (np.r_[HEALTHY, np.linspace(1, 2, 100), np.linspace(2, 1.2, 100)], False),  # over already
+        (np.r_[HEALTHY, np.linspace(1, 2, 100), np.linspace(2, 1.2, 100)], False),  # already over
         (np.linspace(1, 2, 200), False),  # too young
     ],
 )
@@ -113,7 +113,7 @@ def test_rising(values: np.ndarray, found: bool) -> None:
 
 
 def drifted(factor: float) -> np.ndarray:
-    """Falls to 1 at step 400, then slowly rises to `factor` at step 1400."""
+    """Fall to 1 at step 400, then rise slowly to `factor` at step 1400."""
     rise = np.geomspace(1, factor, 1000)
     return np.r_[FALLING, rise * (1 + 0.1 * RNG.normal(size=1000))]
 
@@ -126,7 +126,7 @@ def test_drifting(factor: float, found: bool) -> None:
     assert not drifting(of(RISEN, **losses))
     assert not drifting(of(**losses))  # nobody knows
     if fault:
-        assert 200 < fault.age < 600  # since the limit was passed, not since the best
+        assert 200 < fault.age < 600  # counted from the passing of the limit, not from the best
         assert fault.networks == ("C_A", "C_B")
 
 
@@ -146,7 +146,7 @@ def test_a_long_way_is_a_fault_whatever_the_score_says() -> None:
         (FALLEN, True),
         (RISEN, False),
         (((300, -2.0), (200, -2.0), (100, -2.4)), False),  # noise
-        (((300, -2.0), (200, -9.0), (100, -2.1)), False),  # over already
+        (((300, -2.0), (200, -9.0), (100, -2.1)), False),  # already over
         (((300, -2.0), (200, -2.0), (100, -100.0)), True),  # a gate failed
         (((300, -100.0), (100, -5.0)), False),
         (((900, -2.0), (500, -9.0)), False),  # long ago
@@ -157,7 +157,7 @@ def test_the_score_worsens(scores: tuple[tuple[int, float], ...], expected: bool
 
 
 def test_one_cycle_loss_alone_may_double() -> None:
-    """Nobody can restore noise: as the generators learn to remove it that cycle must rise."""
+    """No generator can restore noise: as the other learns to remove it, that cycle must rise."""
     still = drifted(1.0)
     losses = {"C_A_l1": drifted(1.9), "C_B_l1": still, "I_A_l1": still, "I_B_l1": still}
     assert not drifting(of(FALLEN, **losses))
@@ -177,7 +177,7 @@ def tables(*, fooled_share: float = 0.2, accuracy: float = 0.7, steps: int = 120
 
     def table(name: str, share: float, right: float) -> dict[str, np.ndarray]:
         ones = np.ones(steps)
-        # Of 100 generated patches; the real ones make up for the wanted accuracy.
+        # Of 100 generated patches; the real ones make up for the requested accuracy.
         positive = np.clip(200 * right - (100 - 100 * share), 0, 100)
         return {
             f"{name}_FP": 100 * share * ones,
@@ -258,10 +258,10 @@ def test_flat(factor: float, found: bool) -> None:
         ((), False),
         ((1.0, -19.0), False),
         ((0.0, 5.0, -9.0, 4.5), False),  # one bad validation
-        ((0.0, 5.0, 0.2, 0.1), False),  # as deep as healthy ones go
+        ((0.0, 5.0, 0.2, 0.1), False),  # as deep as in healthy trainings
         ((0.0, 5.0, -9.0, -8.0), True),
         ((-100.0, 5.0, -100.0, -100.0), True),  # gates that fail again
-        ((-100.0, -100.0, -100.0), False),  # nothing was usable yet
+        ((-100.0, -100.0, -100.0), False),  # no validation was usable yet
         ((-5.0, -1.0, 0.0, 1.0), False),
     ],
 )

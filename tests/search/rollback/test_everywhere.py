@@ -1,4 +1,4 @@
-"""The optimizer in a study's trials, and alone from the command line, and what it leaves."""
+"""The optimizer in a study's trials and alone from the command line, and the records it leaves."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def finds(monkeypatch: pytest.MonkeyPatch, *iterations: int, always: bool = Fals
 
 
 def gentle(tiny: dict[str, Any]) -> dict[str, Any]:
-    # A generator a few steps old is flat for the score with a small rate.
+    # After a few steps with a small rate the score finds a generator flat.
     return tiny | {"filters": 4, "batch_size": 2, "lr_g": 5e-3, "checkpoint_every": 4}
 
 
@@ -105,7 +105,7 @@ def test_a_training_leaves_the_schedule_it_ended_with_and_another_follows_it(
     steps = [change["step"] for change in yaml.safe_load(path.read_text())["changes"]]
     assert steps == [0, 4]
 
-    finds(monkeypatch, always=True)  # nobody asks it
+    finds(monkeypatch, always=True)  # a replay asks no detector
     (project / "again").mkdir()
     second = alone(store, tiny, project / "again", policy="replay", schedule=str(path))
     assert (second.result.outcome, second.rollbacks) == ("completed", 0)

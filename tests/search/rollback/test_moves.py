@@ -41,7 +41,7 @@ def moved(asked: Retry, seed: int = 0) -> Move:
 
 
 def mean_of(asked: Retry, name: str) -> float:
-    """Over the random part, which averages out."""
+    """Return the mean over the random part, which averages out."""
     return sum(moved(asked, seed).changes[name] for seed in range(200)) / 200
 
 
@@ -87,7 +87,7 @@ def test_moves_are_directed(
         assert mean_of(asked, name) < expected * first[name]
         if name not in lower:
             assert mean_of(asked, name) > 0.97 * first[name]
-    for name in raised:  # against its twin, as the sum is kept
+    for name in raised:  # against its twin, because their sum stays constant
         twin = name[:-1] + ("B" if name.endswith("A") else "A")
         assert mean_of(asked, name) > 1.2 * mean_of(asked, twin)
 
@@ -119,13 +119,13 @@ def test_a_young_training_gets_more_as_it_never_went_well() -> None:
 
 def test_what_was_tried_is_not_forgotten_when_another_fault_shows_up() -> None:
     lowered = FIRST.changed({"lr_g": FIRST.lr_g / 4, "lr_d": FIRST.lr_d / 4})
-    asked = retry("won", ("G_A",), attempt=2, current=lowered)  # minds lr_d only
+    asked = retry("won", ("G_A",), attempt=2, current=lowered)  # considers lr_d only
     assert mean_of(asked, "lr_g") == pytest.approx(lowered.lr_g, rel=0.02)
     assert mean_of(asked, "lr_d") < 0.6 * lowered.lr_d
 
 
 def test_the_first_attempt_begins_with_the_values_of_its_snapshot() -> None:
-    raised = FIRST.changed({"lr_g": FIRST.lr_g * 10})  # after the snapshot, maybe by mistake
+    raised = FIRST.changed({"lr_g": FIRST.lr_g * 10})  # after the snapshot, perhaps by mistake
     assert mean_of(retry(base=FIRST, current=raised), "lr_g") < FIRST.lr_g
 
 

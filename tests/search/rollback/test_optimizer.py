@@ -1,4 +1,4 @@
-"""The rollback optimizer: saves what can be saved, leaves healthy runs alone, never loops."""
+"""The rollback optimizer saves what it can, leaves healthy runs alone, and never loops."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from search.rollback.optimizer import check_memory
 SETTINGS = HPOptimizer(
     enabled=True, snapshot_every=2, check_every=2, warmup=0, fall_back=4, keep=4, max_rollbacks=5
 )
-# Two generators a few steps old are flat; only what is not finite counts as a fault then.
+# Generators a few steps old are flat; here only values that are not finite count as a fault.
 YOUNG = SETTINGS.model_copy(update={"warmup": 1000})
 FAULT = Fault(kind="exploding", reason="x", severity=2.0, networks=("C_A",))
 
 
 class Finds(Guard):
-    """A guard that finds a fault where it is told to."""
+    """A guard that finds faults at given places."""
 
     def __init__(self, when: Callable[[Trainer], bool], settings: HPOptimizer = SETTINGS) -> None:
         super().__init__(settings)
@@ -41,7 +41,7 @@ class Finds(Guard):
 
 
 class Watch(Callback):
-    """Remembers every rollback."""
+    """Record every rollback."""
 
     def __init__(self) -> None:
         self.events: list[RollbackEvent] = []
@@ -55,7 +55,7 @@ class Watch(Callback):
 
 
 class BreakAt(Callback):
-    """Puts NaN into a generator at one iteration, as an overflow would."""
+    """Put NaN into a generator at one iteration, as an overflow would."""
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration
@@ -80,7 +80,7 @@ def test_a_training_broken_by_nan_is_saved(config: Config) -> None:
     assert trainer.hparams.lr_g < config.lr_g
     weights = torch.cat([p.flatten() for p in trainer.model.G_A.parameters()])
     assert torch.isfinite(weights).all()
-    # Without it the same training ends in NaN, and in failure.
+    # Without the optimizer the same training ends in NaN and fails.
     lost = Trainer(config, [BreakAt(7)])
     with pytest.raises(DivergedError, match="at step 8 loss/"):
         lost.fit()
@@ -88,7 +88,7 @@ def test_a_training_broken_by_nan_is_saved(config: Config) -> None:
 
 
 def test_it_never_falls_back_into_the_fault(config: Config) -> None:
-    """Steps 5 and 6 are broken already when step 6 is judged: their snapshots must not be used."""
+    """Steps 5 and 6 are already broken when step 6 is judged: their snapshots must not be used."""
     watch = Watch()
     Trainer(config, [BreakAt(5), RollbackOptimizer(YOUNG), watch]).fit()
     assert watch.targets == [2]
@@ -101,7 +101,7 @@ def test_a_detector_that_always_fires_ends_the_training(config: Config) -> None:
     assert result.outcome == "stopped"
     assert "5 rollbacks did not help" in result.reason
     assert optimizer.rollbacks == 5
-    assert result.iteration <= 2 * 6  # one check interval an attempt
+    assert result.iteration <= 2 * 6  # one check interval per attempt
     assert [event.outcome for event in trainer.rollbacks] == ["failed again"] * 5 + ["gave up"]
 
 
@@ -109,7 +109,7 @@ def test_a_detector_that_always_fires_ends_the_training(config: Config) -> None:
 def test_a_fault_that_comes_and_goes_ends_the_training_too(config: Config, period: int) -> None:
     """The original loops for ever: it fails at s, passes at s - 100, and counts from 0 again.
 
-    Here the training gains no new ground, whichever judgements pass in between.
+    Here the training gains no new ground, whatever judgements pass in between.
     """
     settings = SETTINGS.model_copy(update={"window": 10})
     calls = 0
@@ -126,7 +126,7 @@ def test_a_fault_that_comes_and_goes_ends_the_training_too(config: Config, perio
 
 
 def test_rollbacks_long_ago_are_forgiven(config: Config) -> None:
-    """One accident every 20 steps of new ground, more of them than are allowed in a window."""
+    """One accident every 20 steps of new ground; there are more than a window allows."""
     seen: set[int] = set()
 
     def once_each(trainer: Trainer) -> bool:
@@ -167,7 +167,7 @@ def test_a_retry_that_fails_sooner_falls_back_from_there(config: Config) -> None
 
 
 def test_a_retry_moves_from_what_was_in_force_at_its_snapshot(config: Config) -> None:
-    """A learning rate that was raised to what breaks the training is not where a retry begins."""
+    """A retry does not begin with the raised learning rate that broke the training."""
 
     class Raise(Callback):
         def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
@@ -182,7 +182,7 @@ def test_a_retry_moves_from_what_was_in_force_at_its_snapshot(config: Config) ->
 
 
 def test_it_stops_at_the_best_known_state(config: Config) -> None:
-    """Validations are more often than snapshots: the best is kept all the same."""
+    """Validations occur more often than snapshots, but the best state is stored nevertheless."""
     scores = {3: -2.0, 6: -1.0, 9: -4.0}
     wanted = with_settings(config, steps=100, validate_every=3)
     optimizer = RollbackOptimizer(SETTINGS, policy=Finds(lambda trainer: trainer.step == 12))
@@ -238,7 +238,7 @@ def test_a_budget_too_small_to_fall_back_is_refused_with_the_ways_out(config: Co
     with pytest.raises(ConfigError, match=r"memory_gb = 1e-05: .* 5 are needed .*bf16.*spill"):
         check_memory(with_settings(config, hp_optimizer=small))
     check_memory(with_settings(config, hp_optimizer=small | {"spill": True}))
-    # What it says a snapshot takes is what it takes.
+    # The stated size of a snapshot is its real size.
     optimizer = RollbackOptimizer(YOUNG)
     Trainer(config, [optimizer]).fit()
     real = optimizer.ring.recent[-1].nbytes
@@ -246,12 +246,12 @@ def test_a_budget_too_small_to_fall_back_is_refused_with_the_ways_out(config: Co
 
 
 def test_an_inverted_contrast_falls_back_before_it_and_kickstarts(config: Config) -> None:
-    """Snapshots that show the inversion are left out, though nobody judged them then."""
+    """Snapshots that show the inversion are left out, although nobody judged them at the time."""
     turned = 5
 
     class Turn(Callback):
         def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-            # As if both generators had answered with the negative, from this iteration on.
+            # From this iteration on, both generators return the negative.
             sign = -1 if turned <= trainer.iteration <= 16 else 1
             trainer.images["fake_B"] = sign * trainer.images["real_A"]
             trainer.images["fake_A"] = sign * trainer.images["real_B"]
@@ -267,7 +267,7 @@ def test_an_inverted_contrast_falls_back_before_it_and_kickstarts(config: Config
 
 
 def test_a_healthy_training_is_left_alone(config: Config) -> None:
-    # Wide and fast enough to be neither flat nor inverted when it is judged first.
+    # Wide and fast enough to be neither flat nor inverted at the first judgement.
     healthy = with_settings(config, filters=4, batch_size=2, lr_g=5e-3, steps=24)
     settings = SETTINGS.model_copy(
         update={"warmup": 8, "check_every": 4, "snapshot_every": 4, "fall_back": 8}
@@ -289,7 +289,7 @@ def test_a_killed_training_resumes_with_its_ring(config: Config, tmp_path: Path)
             if trainer.iteration == 6:
                 trainer.request_stop("SIGTERM", outcome="interrupted")
 
-    # Before the fault: no checkpoint is written of what is not finite.
+    # From before the fault: no checkpoint is written of a state that is not finite.
     Trainer(config, [BreakAt(7), RollbackOptimizer(YOUNG), StopAt()], tmp_path).fit()
     again = Trainer(config, [BreakAt(7), RollbackOptimizer(YOUNG)])
     again.fit(resume=tmp_path / CHECKPOINT_NAME)

@@ -1,4 +1,4 @@
-"""The original's dynamic optimizer: rules as tables, moves, and the drift it is known for."""
+"""The original's dynamic optimizer: rules as tables, moves, and its known drift."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TWO_TERMS = {
 
 
 def parts(*pieces: tuple[int, float]) -> np.ndarray:
-    """Steps and their value, piece by piece."""
+    """Return the values of the steps, piece by piece."""
     return np.concatenate([np.full(count, float(value)) for count, value in pieces])
 
 
@@ -40,7 +40,7 @@ def hparams(**changes: Any) -> HParams:
 
 
 def images(channels: int = 1) -> dict[str, torch.Tensor]:
-    """Translations at 2x that keep the contrast; the second channel of B is of no concern."""
+    """Translations at 2x that preserve the contrast; the second channel of B does not matter."""
     a = torch.randn(2, 1, 8, 10, 12, generator=seeded())
     b = torch.nn.functional.interpolate(a, scale_factor=2, mode="trilinear")
     b = torch.cat([b, -9 * b], dim=1)[:, :channels]
@@ -73,8 +73,8 @@ def test_flat_and_undefined_images_get_no_points(value: float) -> None:
         (parts((100, 1), (20, 3.9), (80, 0)), 0.0),
         (parts((80, 1), (20, 30), (100, 1)), 30 / 20.4 - 1),  # the jump lies in the first half
         (parts((300, 25)), 20.0),
-        (parts((50, 25)), 20.0),  # young: nothing to compare with
-        (parts((100, 1), (50, 10)), 10 / 3 - 1 + 5.5 - 1),  # the first 50 steps are compared with
+        (parts((50, 25)), 20.0),  # too young: nothing to compare with
+        (parts((100, 1), (50, 10)), 10 / 3 - 1 + 5.5 - 1),  # compared with the first 50 steps
         (parts((100, -2), (100, -1)), 0.0),
         (parts((100, 0), (100, 1)), 0.0),
         (parts((199, 1), (1, math.nan)), 0.0),
@@ -141,7 +141,7 @@ def test_direction_of_the_adversaries(
 )
 def test_direction_of_the_cycles(slope_A: float, slope_B: float, up_A: bool, up_B: bool) -> None:
     time = np.arange(200)
-    losses = {  # what was earlier does not count
+    losses = {  # earlier steps do not count
         "C_A": np.concatenate([99 * slope_B * time, slope_A * time]),
         "C_B": np.concatenate([99 * slope_A * time, slope_B * time]),
         "G_A": time,
@@ -218,7 +218,7 @@ def test_rates_decay_with_the_step() -> None:
 
 
 def history_of(config: Config, losses: dict[str, np.ndarray], accuracy: float) -> MetricHistory:
-    """200 steps with these losses, 1 where none is given."""
+    """Return a history of 200 steps with these losses, 1 for all others."""
     columns = {"loss/G_total": parts((200, 1e6))}
     for group in original.SIX:
         for term in config.terms(group):

@@ -1,4 +1,4 @@
-"""The ring: which snapshot is found, what is let go, and what a checkpoint brings back."""
+"""The ring: the snapshot found for a fault, those dropped, and those that a checkpoint restores."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ HUNDREDS = (100, 200, 300, 400, 500, 600, 700, 800)
         (HUNDREDS, 900, 200, 0, 700),
         (HUNDREDS, 950, 200, 0, 700),  # at least 200 steps older
         (HUNDREDS, 900, 300, 0, 600),
-        (HUNDREDS, 900, 5000, 0, 400),  # the oldest there is
+        (HUNDREDS, 900, 5000, 0, 400),  # the oldest one
         (HUNDREDS, 900, 200, 250, 600),  # never one taken inside the fault
         (HUNDREDS, 900, 200, 2000, 0),
         ((100, 200), 300, 200, 0, 100),
-        ((100,), 200, 200, 0, 0),  # fewer early on
+        ((100,), 200, 200, 0, 0),  # fewer at the beginning
         ((), 60, 200, 0, 0),
     ],
 )
@@ -61,12 +61,12 @@ def test_the_newest_that_is_old_enough(
 
 
 def test_a_long_training_is_not_thrown_back_to_its_start() -> None:
-    """The start is for young trainings, and for when nothing else is healthy."""
+    """The start is for young trainings, and for cases in which nothing else is healthy."""
     ring = ring_of(*HUNDREDS)
     assert found(ring, 900, distance=800) == 400
     ring.keep_best(Kept.of(snapshot(150)))
     assert found(ring, 900, distance=800) == 400
-    # Nothing of the recent is healthy: now the best-known one, and the start at last.
+    # No recent snapshot is healthy: take the best one, and finally the start.
     assert found(ring, 900, age=700) == 150
     assert found(ring, 900, age=800) == 0
 
@@ -134,12 +134,12 @@ def test_files_stay_as_long_as_a_checkpoint_needs_them_and_no_longer(tmp_path: P
     state = ring.state_dict()
     for step in HUNDREDS[2:]:
         ring.add(Kept.of(snapshot(step)))
-    # Killed here: the checkpoint finds all of its files.
+    # A kill at this point: the checkpoint finds all of its files.
     again = Ring(keep=2, memory=SIZE, folder=tmp_path)
     again.load_state_dict(state)
     assert [kept.step for kept in again.recent] == [100, 200]
     assert all(kept.read() for kept in again.recent)
-    # What the killed process had written since is removed.
+    # Files that the killed process wrote later are removed.
     assert {path.name for path in tmp_path.iterdir()} == {
         kept.path.name for kept in (again.start, *again.recent) if kept and kept.path
     }

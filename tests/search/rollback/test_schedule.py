@@ -1,4 +1,4 @@
-"""A schedule leads another training along the path that the first one ended with."""
+"""A schedule leads another training along the final path of the first one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Values(Callback):
 
 
 class Finds(Guard):
-    """Finds faults at some iterations."""
+    """Find faults at some iterations."""
 
     def judge(self, trainer: Trainer, *, young: bool) -> Fault | None:
         if trainer.iteration not in (4, 12, 16):
@@ -46,7 +46,7 @@ class Finds(Guard):
 
 def eventful(config: Config) -> tuple[Trainer, Values]:
     path = Values()
-    # The path comes first: it sees the values that the step was made with.
+    # The path comes first: it sees the values used for the step.
     trainer = Trainer(config, [path, RollbackOptimizer(SETTINGS, policy=Finds(SETTINGS))])
     trainer.fit()
     assert len(trainer.rollbacks) == 3
@@ -57,7 +57,7 @@ def test_a_replay_has_the_same_values_at_every_step(config: Config, tmp_path: Pa
     first, path = eventful(config)
     file = tmp_path / "schedule.yaml"
     file.write_text(to_yaml(first))
-    # It has other lambdas to begin with: the schedule's count.
+    # Its own lambdas are different at the start: those of the schedule count.
     other = parse_config(config.to_dict() | {"lr_g": 7e-3, "seed": 5})
     replayed = Values()
     again = Trainer(other, [replayed, Replay(read_schedule(file, other))])

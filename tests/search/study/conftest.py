@@ -1,4 +1,4 @@
-"""Studies on disk whose trials nobody had to train."""
+"""Studies on disk whose trials need no training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Begin = Callable[..., OpenStudy]
 
 @pytest.fixture
 def define(tiny: dict[str, Any], project: Path) -> Define:
-    """A definition that searches `lr_g` and `lambdas.C_A`; other keys as given."""
+    """Return a definition that searches `lr_g` and `lambdas.C_A`; other keys as given."""
 
     def make(name: str = "s", **changes: Any) -> StudyDefinition:
         content = {
@@ -44,7 +44,7 @@ def define(tiny: dict[str, Any], project: Path) -> Define:
 
 @pytest.fixture
 def begin(define: Define) -> Begin:
-    """The study of a definition with trials, each `(state, score, values, attributes)`."""
+    """Begin the study of a definition with trials, each `(state, score, values, attributes)`."""
 
     def make(
         trials: list[tuple[str, float | None, dict[str, Any], dict[str, Any]]],

@@ -62,7 +62,7 @@ def test_without_a_budget_only_free_space_counts(define: Define, tmp_path: Path)
 
     results = tmp_path / "not" / "made" / "yet"
     check_disk(define(), results, 100 * MB, free=free)
-    assert asked == [tmp_path]  # the folder it will lie in
+    assert asked == [tmp_path]  # the folder it will be in
     with pytest.raises(CycleGANError, match=r"has 0\.105 GB free and one more trial takes about"):
         check_disk(define(), results, 101 * MB, free=free)
 
@@ -86,7 +86,7 @@ def test_a_file_counts_once_and_what_links_lead_to_does_not(define: Define, tmp_
         check_disk(definition, results, 5 * MB, free=plenty)
 
 
-# -- what a trial takes -----------------------------------------------------------------------
+# -- disk space of a trial --------------------------------------------------------------------
 
 
 def test_a_first_trial_takes_no_more_than_expected(
@@ -109,7 +109,7 @@ def test_the_largest_trial_so_far_is_a_measure(begin: Begin, define: Define) -> 
     fill(opened.trial_folder(2) / "save" / "checkpoint.pt", 30 * MB)
     after = expected_bytes(opened)
     assert before < 3 * MB
-    # Two checkpoints of each of two seeds, one being written, and the pictures.
+    # Two checkpoints of each of two seeds, one in writing, and the pictures.
     assert after == (2 * 2 + 1) * 30 * MB + 3 * MB
 
 

@@ -1,4 +1,4 @@
-"""Values with which a training diverges are an outcome of a study, not its end."""
+"""A training that diverges is an outcome of a study, not its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forecasts: the play prunes what Optuna prunes, costs add up, the probe leaves nothing behind."""
+"""Forecasts: the simulation prunes as Optuna does, costs add up, the probe leaves no trace."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_effort_of_a_study(tiny: dict[str, Any]) -> None:
     assert halving.trainings == pytest.approx(12 + 2 * halving.complete)
     only_one = effort(definition(tiny, {}))
     assert only_one.expected is not None
-    # Seen with real curves in Optuna: some 55 % of the steps.
+    # With real curves Optuna needed about 55 % of the steps.
     assert 0.45 < only_one.expected / only_one.at_most < 0.7
     assert only_one.expected + 8000 * only_one.complete == pytest.approx(halving.expected, abs=1)
     assert effort(definition(tiny, {"name": "patience"})).expected is None
@@ -112,7 +112,7 @@ def test_costs_add_up(tiny: dict[str, Any]) -> None:
     # Starts and last checkpoints, steps, validations, checkpoints.
     seconds = 2 * 11 + 2000 * 0.5 + 20 * 2.0 + 10 * 1.0
     assert found.hours == found.hours_at_most == pytest.approx(seconds / 3600)
-    # The best and the running one; generators and pictures in two places.
+    # Checkpoints of the best and the running one; generators and pictures in two places.
     assert found.disk_bytes == 2 * 2 * 1000 + 2 * (2 * 100 + 20 * 10)
     stopped = parsed.model_copy(
         update={"stop": parsed.stop.model_copy(update={"iterations": 1000})}

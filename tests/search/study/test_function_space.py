@@ -1,4 +1,4 @@
-"""Spaces that are a user's own function: tried before a study, stored with their text."""
+"""Spaces defined by a user's own function: tried before a study, stored with their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importance: the key that matters comes first, and too few trials are told."""
+"""Importance: the key that matters comes first, and too few trials give a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is tried first: given values, defaults, the best of earlier studies; each once."""
+"""The first trials: given values, defaults, the best of earlier studies, each once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Define = Callable[..., StudyDefinition]
 Begin = Callable[..., OpenStudy]
 
 DEFAULTS = {"lr_g": 1e-3, "lambdas.C_A": 0.5}
-"""What the configuration `tiny` has at the searched keys."""
+"""Values of the configuration `tiny` for the searched keys."""
 
 FLOAT = FloatRange(low=1.0, high=2.0)
 STEPS = FloatRange(low=0.1, high=0.9, step=0.2)
@@ -118,8 +118,8 @@ def test_keys_that_were_not_searched_come_from_that_trial_s_configuration(
     old = define("old", config=tiny | {"lr_d": 7e-4}, space={"lr_g": between(1e-4, 1e-2)})
     begin([("complete", 1.0, {"lr_g": 3e-3}, {})], old)
     space: dict[str, Any] = {
-        "lr_d": between(1e-4, 1e-2),  # inside: that best had it
-        "lambdas.C_B": between(50.0, 90.0),  # outside: the sampler's
+        "lr_d": between(1e-4, 1e-2),  # inside: the value of that best trial
+        "lambdas.C_B": between(50.0, 90.0),  # outside: the value of the sampler
     }
     definition = define("new", space=space, warm_start=["old"], enqueue_defaults=False)
     assert first_values(definition) == [{"lr_d": 7e-4}]

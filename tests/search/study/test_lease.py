@@ -1,4 +1,4 @@
-"""Leases: whether a RUNNING trial is trained now, or was left over."""
+"""Leases tell a RUNNING trial in training from one that was left behind."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from search.study.lease import LEASE_SECONDS, Owner, host, is_held, lease_holds,
         ({}, False),  # never claimed, or given back
         ({"owner": "x", "host": "far", "pid": 1, "at": 1000.0}, True),
         ({"owner": "x", "host": "far", "pid": 1, "at": 1000.0 - LEASE_SECONDS}, False),
-        ({"owner": "x", "host": "here", "pid": 1, "at": 1000.0}, False),  # its lock was cleared up
+        ({"owner": "x", "host": "here", "pid": 1, "at": 1000.0}, False),  # its lock was removed
         ({"owner": "dead", "host": "here", "pid": 1, "at": 1000.0}, False),  # its lock is free
-        ({"owner": "dead", "host": "far", "pid": 1, "at": 1000.0}, True),  # not asked elsewhere
+        ({"owner": "dead", "host": "far", "pid": 1, "at": 1000.0}, True),  # can't be asked there
     ],
 )
 def test_a_lease_holds(tmp_path: Path, given: dict[str, Any], held: bool) -> None:

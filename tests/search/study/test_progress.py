@@ -1,4 +1,4 @@
-"""What a running study shows: a table on a terminal, plain lines in a log."""
+"""The progress of a running study: a table on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_table_has_state_step_score_curve_and_time_left(
     assert "50/100" in running
     assert "5.00" in running
     assert "___::===++##" in running  # the curve; a stream without an encoding gets no blocks
-    assert "50 s" in running  # a second a step, 50 steps are left
+    assert "50 s" in running  # a second per step, 50 steps are left
     assert "pruned" in shown(board)
     board.ended(0, "complete", "score 9.50", 9.5)
     assert "best score 9.50" in shown(board)

@@ -1,4 +1,4 @@
-"""A trial says what it was made from, and data that changed since are refused."""
+"""A trial records its origin, and data that has changed since is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 def copied(
     tiny: dict[str, Any], datasets: tuple[Path, Path], tmp_path: Path, project: Path
 ) -> Config:
-    """A configuration with data of its own, at relative paths, in a project folder."""
+    """A configuration with its own data, at relative paths, in a project folder."""
     shutil.copytree(datasets[0].parent, tmp_path / "data")
     return parse_config(tiny | {"data_A": "data/fast.json", "data_B": "data/slow.json", "seed": 7})
 

@@ -1,4 +1,4 @@
-"""Pruning: decided once, told why, never at the last step."""
+"""Pruning is decided once, with a reason, and never at the last step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def study_with_a_good_trial(pruner: Pruner = HALVING, value: float = 1000.0) -> 
 
 
 def fit(config: Config, trial: optuna.trial.Trial, pruner: Pruner = HALVING) -> Any:
-    # Two filters and a few steps are flat and would be gated, which is not what is looked at here.
+    # Two filters and a few steps are flat; the gate, which is not tested here, would prune them.
     callback = PruningCallback(trial, pruner)
     callback.pruner = pruner.model_copy(update={"prune_after": 1000})
     if pruner.name in ("successive_halving", "hyperband"):
@@ -53,7 +53,7 @@ def test_a_trial_that_fell_back_is_judged_by_its_best(
     rival, trial = study.ask(), study.ask()
     rival.report(2.0, 4)
     rival.should_prune()
-    trial.report(9.0, 2)  # before it is judged: does not count
+    trial.report(9.0, 2)  # before the first judgement: does not count
     trial.report(3.0, 4)
     trial.should_prune()
     rival.report(2.0, 8)
@@ -95,7 +95,7 @@ def test_every_pruner_tells_what_was_needed(config: Config, pruner: Pruner, cuto
 def test_a_trial_killed_right_after_its_verdict_is_pruned_all_the_same(config: Config) -> None:
     study = study_with_a_good_trial()
     first = fit(config, study.ask())
-    # The process died before the study was told; the next one attaches to the same trial.
+    # The process died before the study knew; the next one attaches to the same trial.
     running = study.get_trials(states=[optuna.trial.TrialState.RUNNING])
     again = fit(config, optuna.trial.Trial(study, running[0]._trial_id))
     assert (again.outcome, again.reason) == (first.outcome, first.reason)
@@ -104,7 +104,7 @@ def test_a_trial_killed_right_after_its_verdict_is_pruned_all_the_same(config: C
 def test_a_trial_killed_while_it_was_judged_is_judged_there_again(config: Config) -> None:
     study = study_with_a_good_trial()
     trial = study.ask()
-    # Optuna notes the rung first; then the process dies, before the verdict is stored.
+    # Optuna records the rung; then the process dies, before the verdict is stored.
     trial.report(-100.0, 4)
     assert trial.should_prune()
     assert rung_key(0) in study.trials[1].system_attrs
@@ -114,7 +114,7 @@ def test_a_trial_killed_while_it_was_judged_is_judged_there_again(config: Config
 
 
 class Racing(optuna.pruners.SuccessiveHalvingPruner):
-    """While it decides, another worker's trial comes to the rung."""
+    """While it decides, another worker's trial reaches the rung."""
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         decision = super().prune(study, trial)
@@ -133,7 +133,7 @@ def test_the_verdict_is_the_pruners_even_if_a_rival_comes_meanwhile() -> None:
     trial = study.ask()
     trial.report(5.0, 4)
     callback = PruningCallback(trial, HALVING)
-    # Among three one passes; among the four of a moment later, two would.
+    # One of three passes; of the four a moment later, two would.
     found = callback._judge(callback._frozen(), 4)
     assert found is not None
     assert (found.cutoff, found.rivals) == (1000.0, (1000.0, 1.0))

@@ -1,4 +1,4 @@
-"""Checkpoints stay where a trial can still be promoted or revived, and go everywhere else."""
+"""Checkpoints stay if a trial can still be promoted or revived, and go otherwise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trial(number: int, state: str, score: float | None) -> Trial:
 
 
 def drawn(seed: int) -> list[Trial]:
-    """Any mixture of states and scores, equal ones and gated ones among them."""
+    """Return any mixture of states and scores, including equal and gated ones."""
     source = np.random.default_rng(seed)
     scores = (None, GATED, -3.0, 0.0, 1.0, 2.0, 3.0, float(source.uniform(-5, 5)), float("nan"))
     draws = source.integers((len(STATES), len(scores)), size=(source.integers(30), 2))
@@ -102,7 +102,7 @@ def left(folder: Path) -> set[str]:
 
 @pytest.fixture
 def opened(begin: Begin, define: Define) -> OpenStudy:
-    """A best trial, another, pruned ones, one gated, one that runs; the folders of all."""
+    """A study with a best, another, pruned, gated and running trial, and the folders of all."""
     trials: list[tuple[str, float | None]] = [
         ("complete", 1.0),
         ("complete", 2.0),
@@ -233,7 +233,7 @@ def test_a_real_study_can_be_promoted_from_what_is_left(
     opened = run_study(definition, store=store, console=console).opened
     best = opened.best().number
     (other,) = {0, 1} - {best}
-    assert release_checkpoints(opened) == []  # the study has done it
+    assert release_checkpoints(opened) == []  # the study has removed it
     assert left(opened.trial_folder(best)) == {"checkpoint.pt", "generator.pt"}
     assert not can_continue(opened.trial_folder(other))
     assert load_generator(opened.trial_folder(other) / "save" / "generator.pt").step
@@ -241,6 +241,6 @@ def test_a_real_study_can_be_promoted_from_what_is_left(
         promote(opened, store=store, console=console, trial=other)
     promoted = promote(opened, store=store, console=console)
     assert (promoted.trial, promoted.finished.result.step) == (best, 14)
-    # Run again, the study finds all of its trials complete.
+    # On another run, the study finds all of its trials complete.
     again = run_study(definition, store=store, console=console).opened
     assert [t.state for t in again.trials()] == ["complete"] * 2

@@ -1,4 +1,4 @@
-"""A pruned trial that is revived goes on from its checkpoint, and further seeds make a mean."""
+"""A revived trial goes on from its checkpoint, and further seeds give a mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from viz.console import Console
 
 @pytest.fixture
 def pruned_study(project: Path, tiny: dict[str, Any]) -> OpenStudy:
-    """Trial 0 learns, trial 1 hardly does and is pruned at step 8 of 16."""
+    """Trial 0 learns; trial 1 hardly learns and is pruned at step 8 of 16."""
     content = {
         "name": "s",
         "config": tiny | {"filters": 4, "batch_size": 2, "checkpoint_every": 4},
@@ -58,7 +58,7 @@ def test_a_revived_trial_goes_on_where_it_was_pruned(
         revive(pruned_study, 1)
 
     opened = again(project / "studies" / "s.yaml")
-    assert len(opened.study.trials) == 3  # its slot is not taken from the study's two trials
+    assert len(opened.study.trials) == 3  # it does not count as one of the study's two trials
     after = opened.study.trials[2]
     assert after.state.name == "COMPLETE"
     assert after.params == before.params
@@ -119,7 +119,7 @@ def test_a_trial_of_several_seeds_is_worth_their_mean(project: Path, tiny: dict[
         ({}, 0.0),
         ({"session:a": [0, 3600]}, 1.0),
         ({"session:a": [0, 3600], "session:b": [7200, 9000]}, 1.5),
-        ({"session:a": [0, 3600], "session:b": [1800, 5400]}, 1.5),  # at once: counts once
+        ({"session:a": [0, 3600], "session:b": [1800, 5400]}, 1.5),  # at the same time: counts once
         ({"session:a": [0, 7200], "session:b": [1800, 3600], "other": 1}, 2.0),
     ],
 )

@@ -1,4 +1,4 @@
-"""When a study may begin no further trial, and what a trial is worth."""
+"""Rules that end a study, and the score that counts for a trial."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.study.trials import Trial
 
 
 def trials(*rows: tuple[str, float | None]) -> list[Trial]:
-    """Trials of 100 iterations in the given states with the given scores."""
+    """Return trials of 100 iterations in the given states with the given scores."""
     return [
         Trial(number=number, state=state, score=score, step=100, iteration=100)
         for number, (state, score) in enumerate(rows)
@@ -57,9 +57,9 @@ def test_the_order_of_the_trials_does_not_matter() -> None:
     ("judge_by", "since", "value"),
     [
         ("best", 0, 4.0),
-        ("best", 41, 3.0),  # what was before it is judged doesn't count
+        ("best", 41, 3.0),  # reports before the first judgement don't count
         ("best", 80, 3.0),
-        ("best", 1000, 2.0),  # but there is always the last
+        ("best", 1000, 2.0),  # but the last one always counts
         ("last", 0, 2.0),
     ],
 )

@@ -1,4 +1,4 @@
-"""Samplers: a study that is interrupted asks for the values of one that is not."""
+"""Samplers: an interrupted study proposes the same values as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def definition(tiny: dict[str, Any], name: str, **changes: Any) -> StudyDefiniti
 def run(
     parsed: StudyDefinition, path: Path, *, restart: bool, kill: bool = False
 ) -> list[dict[str, Any]]:
-    """The values of all trials. With `restart` every trial has a process of its own, as far as
-    Optuna can see; with `kill` every second one dies after it has its values and is taken up again.
+    """Return the values of all trials. With `restart` every trial has a process of its own, as far
+    as Optuna can see; with `kill` every second one dies after it got its values, and is resumed.
     """
     pruner = parsed.pruner.build(parsed.steps)
 
@@ -151,7 +151,7 @@ def test_conditional_spaces_keep_it_too(
     parsed = definition(tiny, name, space="space.py:values")
     whole = run(parsed, tmp_path / "whole", restart=False)
     assert run(parsed, tmp_path / "again", restart=True) == whole
-    # A condition's own key must not get the same value every time.
+    # The key of a condition must not get the same value every time.
     asked = [values["lambdas.I_A"] for values in whole if "lambdas.I_A" in values]
     assert len(asked) >= 2
     assert len(set(asked)) == len(asked)

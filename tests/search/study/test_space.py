@@ -1,4 +1,4 @@
-"""Spaces and study definitions: refused before anything is trained if they can't work."""
+"""Spaces and study definitions that can't work are refused before any training."""
 
 from __future__ import annotations
 

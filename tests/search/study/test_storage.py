@@ -1,4 +1,4 @@
-"""Storages of studies: journal, SQLite, PostgreSQL; what is handed out, and what a kill leaves."""
+"""Storages of studies (journal, SQLite, PostgreSQL): new trials, and the effects of a kill."""
 
 from __future__ import annotations
 

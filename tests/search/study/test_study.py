@@ -1,4 +1,4 @@
-"""What a study on disk says of itself."""
+"""A study on disk: its trials, best first, and its messages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_study_whose_trials_were_all_pruned_says_so(
     study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = yaml.safe_load(study_file.read_text())
-    content["config"] |= {"lr_g": 1e-6}  # stays flat: the gate prunes it
+    content["config"] |= {"lr_g": 1e-6}  # it stays flat: the gate prunes it
     content["pruner"] = {"name": "median", "prune_after": 4}
     content["report_every"] = 4
     study_file.write_text(yaml.safe_dump(content))

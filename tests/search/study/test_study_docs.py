@@ -1,4 +1,4 @@
-"""The guide to studies is true: its example is a study, and it names every key there is."""
+"""The guide to studies is true: its example is a valid study, and it names every key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_example_is_a_study_with_every_key() -> None:
     assert set(values["stop"]) == set(StopRules.model_fields)
     assert set(values["checkpoints"]) == set(Checkpoints.model_fields)
     assert set(values["promote"]) == set(Promotion.model_fields)
-    # What the example gives as defaults are the defaults.
+    # The defaults in the example are the real defaults.
     minimal = {key: values[key] for key in ("name", "config", "space")}
     default = parse_definition(minimal, Path("study.yaml"))
     for key in ("enqueue_defaults", "objective", "sampler", "pruner", "trials", "steps", "seeds"):

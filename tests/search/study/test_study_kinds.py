@@ -1,4 +1,4 @@
-"""Whole studies with the kinds of space, sampler and pruner that the others do not run."""
+"""Whole studies with the spaces, samplers and pruners that other tests do not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real processes, killed: a study goes on with the same trials and ends as if nothing happened."""
+"""After kills of real processes a study resumes the same trials and ends as if undisturbed."""
 
 from __future__ import annotations
 

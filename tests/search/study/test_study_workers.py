@@ -1,4 +1,4 @@
-"""Several worker processes on one study: every trial is trained once, whoever dies meanwhile."""
+"""Several worker processes on one study: every trial is trained once, even if workers die."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_one_error_of_the_surroundings_stops_all_workers_in_one_line(
     study_project: Any, datasets: tuple[Path, Path], small: dict[str, Any], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.json"
-    broken.write_text(datasets[0].read_text())  # its volumes do not lie beside it
+    broken.write_text(datasets[0].read_text())  # its volumes are not beside it
     study_project.define(small | {"config": small["config"] | {"data_A": str(broken)}})
     done = study_project.call(*RUN, "--quiet")
     assert done.returncode == 1

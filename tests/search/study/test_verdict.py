@@ -1,4 +1,4 @@
-"""Verdicts: what Optuna's pruners decide, and the numbers that say why."""
+"""Verdicts: the decisions of Optuna's pruners, and the numbers that explain them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from search.study.pruners import Pruner, judged_at
         (1.0, [4.0, 3.0, 2.0], 2, 3.0),  # two of four
         (1.0, [4.0, 3.0, 2.0], 4, 4.0),
         (1.0, [5.0, 4.0, 3.0, 2.0, 1.5, 1.2, 1.1], 4, 4.0),  # two of eight
-        (1.0, [1.0, 1.0], 2, 1.0),  # equals pass together
+        (1.0, [1.0, 1.0], 2, 1.0),  # equal ones pass together
     ],
 )
 def test_what_a_rung_wants(value: float, rivals: list[float], factor: int, cutoff: float) -> None:
@@ -36,7 +36,7 @@ def test_what_a_rung_wants(value: float, rivals: list[float], factor: int, cutof
 def test_the_numbers_agree_with_optunas_decision(
     name: str, judge_by: Literal["best", "last"], factor: int
 ) -> None:
-    """Whatever the scores: pruned if and only if the margin at the rung is negative."""
+    """For any scores: a trial is pruned if and only if its margin at the rung is negative."""
     pruner = Pruner(name=name, prune_after=100, reduction_factor=factor)  # type: ignore[arg-type]
     study = optuna.create_study(
         direction="maximize", pruner=pruner.build(800, judge_by), study_name="s"

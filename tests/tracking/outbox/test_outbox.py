@@ -146,7 +146,7 @@ def test_a_damaged_entry_is_set_aside_and_holds_up_nothing(
     tags = store.find_run(run.id).tags
     assert "t0" not in tags
     assert {"t1", "t2"} <= set(tags)
-    assert first.with_suffix(".damaged").exists()  # for whoever wants to see what was in it
+    assert first.with_suffix(".damaged").exists()  # for anyone who wants to see its content
 
 
 def test_half_written_entries_are_none(run: Run, records: list[Record]) -> None:

@@ -18,7 +18,7 @@ from tracking.outbox.writer import BackgroundWriter
 
 
 class Shelf:
-    """What was written, and a store that can be broken."""
+    """Record what was written, in a store that can be broken."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
@@ -136,7 +136,7 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(
         now += 0.2
         writer.drain()
         assert shelf.tries == 2 * failures + 2
-    assert len(caplog.records) == 1  # told once
+    assert len(caplog.records) == 1  # reported once
     shelf.broken = set()
     assert writer.close()
     assert "takes what it is given again" in caplog.text
@@ -178,7 +178,7 @@ def test_the_end_does_not_wait_for_ever_for_a_store_that_hangs(
     again = make()
     again.put(Metric("new"))
     assert again.drain()
-    # What was in flight may get there twice: writing twice leaves one.
+    # Entries in flight may arrive twice: writing them twice leaves one.
     assert list(dict.fromkeys(shelf.written)) == ["in flight", "behind it", "new"]
 
 

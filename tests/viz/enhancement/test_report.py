@@ -1,4 +1,4 @@
-"""The report: self-contained, escaped, bounded in what it reads, and true to the files."""
+"""The report is self-contained, escaped, true to the files, and limited in what it reads."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_maps_are_summarised_by_streaming(
 def test_a_huge_volume_is_sampled_and_never_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A terabyte of zeros that lie nowhere: reading them all would not end."""
+    """A terabyte of zeros without storage: reading them all would never end."""
     shape = (6400, 6400, 6400)
     monkeypatch.setattr(reading, "SAMPLED_BLOCKS", 8)
     read: list[int] = []

@@ -1,4 +1,4 @@
-"""The page of a training's path: what it shows, that it stands alone, and that it stays small."""
+"""The page of a training's path: its contents; it is self-contained and stays small."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def path(
     broken: bool = True,
     name: str = "train",
 ) -> TrainingPath:
-    """A training of so many steps that falls back from one step to another, in this order."""
+    """Return the path of a training with these falls from one step to another, in this order."""
     random, rows, events, changes, scores = np.random.default_rng(0), [], [], [], []
     left, step, iteration, current = list(falls), 0, 0, FIRST
     while step < steps:
@@ -73,7 +73,7 @@ def path(
 
 
 def figures(page: str) -> list[ElementTree.Element]:
-    """The page's drawings, which must be well-formed."""
+    """Return the page's drawings, which must be well-formed."""
     texts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     return [ElementTree.fromstring(text) for text in texts]  # noqa: S314  (our own)
 
@@ -93,7 +93,7 @@ def test_the_path_is_cut_into_what_was_kept_and_what_was_not() -> None:
 
 def test_hyperparameters_are_those_a_row_was_computed_with() -> None:
     rates = path(falls=[(20, 10)]).hparams["lr_g"]
-    assert set(rates[:20]) == {2e-4}  # the fall at iteration 20 changed what came after
+    assert set(rates[:20]) == {2e-4}  # the fall at iteration 20 changed the following steps
     assert set(rates[20:]) == {1.23456e-4}
     assert set(path(falls=()).hparams["lambdas.C_A"]) == {100.0}
 
@@ -115,7 +115,7 @@ def test_every_reference_leads_to_one_part() -> None:
 
 
 def strokes(page: str, name: str) -> set[str]:
-    """Colours of the lines called `name`."""
+    """Return the colours of the lines called `name`."""
     groups = [g for f in figures(page) for g in f.iter() if g.get("id") == name]
     styles = [p.get("style", "") for g in groups for p in g.iter() if p.tag.endswith("path")]
     return {match[1] for style in styles if (match := re.search(r"stroke: (#\w+)", style))}

@@ -1,4 +1,4 @@
-"""A viewer's page, shown as MLflow shows an HTML artifact, and what a user sees and does there."""
+"""A viewer's page in a frame like MLflow's for HTML artifacts, and tools to use it."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Shown:
         page.evaluate("(html) => show(html)", html)
         page.frame_locator("iframe").locator("#values tr").first.wait_for(state="attached")
         self.frame: Frame = page.frames[1]
-        page.frame_locator("iframe").locator("h1").click()  # keys go where the user clicked last
+        page.frame_locator("iframe").locator("h1").click()  # keys go to the place of the last click
         self.settle()
 
     def _answer(self, route: Route) -> None:
-        """Nothing but the parent is there; whatever else is asked for is written down."""
+        """Serve only the parent page; record all other requests."""
         if route.request.url == URL:
             route.fulfill(body=PARENT, content_type="text/html")
         elif route.request.url.startswith("blob:"):
@@ -64,16 +64,16 @@ class Shown:
             route.abort()
 
     def settle(self) -> None:
-        """Wait until what was done is drawn."""
+        """Wait until the page has drawn the last change."""
         self.frame.evaluate(DRAWN)
 
     def pixels(self, view: str) -> NDArray[np.uint8]:
-        """(height, width, RGBA) of a view."""
+        """Return the pixels (height, width, RGBA) of a view."""
         picture = self.frame.evaluate(PICTURE, view).removeprefix("data:image/png;base64,")
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
 
     def grey(self, view: str) -> NDArray[np.int64]:
-        """(height, width): the least of red, green and blue, so that coloured lines are dark."""
+        """Return the least of red, green and blue (height, width): coloured lines become dark."""
         return self.pixels(view)[..., :3].min(axis=2).astype(int)
 
     def canvas(self, view: str) -> Any:
@@ -98,7 +98,7 @@ class Shown:
         self.canvas(view).hover()
         before = self.frame.evaluate(PLACE)
         self.page.mouse.wheel(0, delta)
-        # Wheel events come some time after the call.
+        # Wheel events arrive some time after the call.
         self.frame.wait_for_function(f"(before) => ({PLACE})() !== before", arg=before)
         self.settle()
 
@@ -112,14 +112,14 @@ class Shown:
 
     @property
     def voxel(self) -> tuple[int, int, int]:
-        """(x, y, z) of the crosshair."""
+        """Return (x, y, z) of the crosshair."""
         found = re.search(r"x (\d+), y (\d+), z (\d+)", self.text("#position"))
         assert found, self.text("#position")
         return int(found[1]), int(found[2]), int(found[3])
 
     @property
     def values(self) -> dict[str, str]:
-        """What the table says at the crosshair, by name."""
+        """Return the values in the table at the crosshair, by name."""
         return dict(self.frame.evaluate(ROWS))
 
     def select(self, what: str, label: str) -> None:
@@ -135,7 +135,7 @@ class Shown:
 
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Callable[..., Shown]]:
-    """Show layers, or a ready page; afterwards nothing may have failed or left the frame."""
+    """Show layers or a finished page; fail if anything failed or left the frame."""
     shown: list[Shown] = []
     contexts = []
 

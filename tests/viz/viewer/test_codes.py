@@ -47,7 +47,7 @@ def test_outliers_do_not_cost_the_others_their_resolution() -> None:
     outliers = quantised(data)
     assert outliers.above == 4
     assert outliers.step < 0.1
-    # But what stands alone in an empty volume is what is to be seen.
+    # But a single structure in an empty volume must be visible.
     data = np.zeros((20, 30, 40))
     data[3, 4, 5] = 5
     sparse = quantised(data)
@@ -74,7 +74,7 @@ def test_missing_values_have_a_code_of_their_own() -> None:
 
 
 def test_prediction_can_be_undone() -> None:
-    """The loop that the page's JavaScript runs."""
+    """Run the same loop as the page's JavaScript."""
     codes = RANDOM.integers(0, 256, SHAPE).astype(np.uint8)
     left = predicted(codes)
     found = np.zeros([n + 1 for n in SHAPE], int)

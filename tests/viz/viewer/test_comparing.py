@@ -9,7 +9,7 @@ from viz.viewer import Layer
 
 
 def flat(value: float, shape: tuple[int, int, int] = (16, 16, 16)) -> np.ndarray:
-    """One value, but for two corner voxels that say 0 and 1, so that black and white are known."""
+    """One value, except for two corner voxels of 0 and 1, which fix black and white."""
     data = np.full(shape, value)
     data[0, 0, 0], data[-1, -1, -1] = 0, 1
     return data

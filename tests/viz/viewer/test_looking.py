@@ -1,4 +1,4 @@
-"""One image in a real browser: crosshair, slices, greys, text, and what a page may not do."""
+"""One image in a real browser: crosshair, slices, greys, text, and forbidden actions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def speck() -> np.ndarray:
 
 
 def flat(value: float, shape: tuple[int, int, int] = (16, 16, 16)) -> np.ndarray:
-    """One value, but for two corner voxels that say 0 and 1, so that black and white are known."""
+    """One value, except for two corner voxels of 0 and 1, which fix black and white."""
     data = np.full(shape, value)
     data[0, 0, 0], data[-1, -1, -1] = 0, 1
     return data
@@ -31,7 +31,7 @@ def image(name: str, data: np.ndarray, **options) -> Layer:
 
 
 def brightest(pixels: np.ndarray) -> tuple[float, float]:
-    """(x, y) of the middle of the brightest part; labels in the corners don't count."""
+    """Return (x, y) of the middle of the brightest part, without the labels in the corners."""
     inner = pixels.astype(int)
     inner[:26], inner[-32:, :110] = 0, 0
     y, x = np.nonzero(inner > 200)
@@ -39,7 +39,7 @@ def brightest(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def at_crosshair(shown, view: str) -> int:
-    """Grey in the gap of the crosshair, found as the meeting point of its two yellow lines."""
+    """Return the grey in the gap of the crosshair, where its two yellow lines would meet."""
     pixels = shown.pixels(view).astype(int)
     yellow = (pixels[..., 0] - pixels[..., 2] > 100) & (pixels[..., 1] > 150)
     x, y = np.argmax(yellow.sum(axis=0)), np.argmax(yellow.sum(axis=1))
@@ -216,7 +216,7 @@ def test_the_page_fits_its_pane_in_light_and_dark(show) -> None:
             box = page.canvas(view).bounding_box()
             assert box["width"] >= 120, (width, view)
             assert box["height"] >= 60, (width, view)
-            # A canvas has as many pixels as the page gives it: nothing is stretched.
+            # A canvas has exactly the pixels of its place on the page: nothing is stretched.
             assert page.pixels(view).shape[:2] == pytest.approx(
                 (box["height"], box["width"]), abs=1
             )
@@ -232,4 +232,4 @@ def test_every_control_has_a_name(show) -> None:
       document.querySelectorAll("button, select, input, canvas"),
     ).filter((node) => !(node.getAttribute("aria-label") || node.textContent.trim()
       || node.closest("label")?.textContent.trim())).map((node) => node.id || node.outerHTML)""")
-    assert nameless == ["legend"]  # hidden, and named as soon as there is one
+    assert nameless == ["legend"]  # hidden, and named as soon as it exists

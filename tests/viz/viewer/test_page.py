@@ -55,7 +55,7 @@ def test_a_page_is_never_larger_than_its_limit(fit: str, limit: int, shapes: lis
     size = len(page.encode())
     assert size <= limit
     assert about(page)["reduced"]
-    if fit == "crop":  # and no smaller than it must be
+    if fit == "crop":  # and no smaller than necessary
         assert size > 0.8 * limit
 
 
@@ -93,7 +93,7 @@ def test_binning_takes_means_of_finite_values() -> None:
     assert factor > 1
     assert found["shape"] == [100 // factor] * 3
     assert found["voxel"] == [factor] * 3
-    assert found["top"] == 255  # no block without a finite value
+    assert found["top"] == 255  # every block has a finite value
 
 
 def test_coarse_layers_are_binned_only_as_far_as_the_finest_needs() -> None:
@@ -151,7 +151,7 @@ def test_layers_of_other_sizes_than_declared_are_refused(shape, size, message: s
 
 @pytest.mark.parametrize(("fine", "scale"), [(16, 2), (32, 4), (12, 1.5), (11, 1.5)])
 def test_scales_follow_from_shapes_alone(fine: int, scale: float) -> None:
-    """11 voxels at 1.5 times 8: a rational scale rounds."""
+    """11 voxels for 1.5 times 8: a rational scale rounds."""
     layers = [image("a", noise(8, 8, 8)), image("b", noise(fine, fine, fine))]
     found = about(viewer_page(layers, title="t"))
     assert found["unit"] == "voxel"

@@ -46,7 +46,7 @@ def test_an_enhanced_volume_is_shown_with_its_maps(tmp_path: Path, leading: tupl
 
 
 class Counted:
-    """Sliced like an array; counts the voxels that are read."""
+    """An array-like object that counts the voxels read by slicing."""
 
     ndim = 3
 

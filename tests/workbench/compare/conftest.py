@@ -1,4 +1,4 @@
-"""Runs as trainings and enhancements leave them, without training anything."""
+"""Runs as trainings and enhancements leave them, but without any training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def noise(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def six(seed: int, *, input_seed: int = 0, scale: int = 1) -> dict[str, np.ndarray]:
-    """The images of a cycle; real ones the same for all seeds, unless told."""
+    """Return the images of a cycle; real ones are the same for all seeds by default."""
     coarse, fine = SHAPE, (*SHAPE[:2], *(scale * n for n in SHAPE[2:]))
     truth = gaussian_filter(noise(100, fine), (0, 0, 1.5, 1.5, 1.5)) * 8
     made = {
@@ -47,7 +47,7 @@ def six(seed: int, *, input_seed: int = 0, scale: int = 1) -> dict[str, np.ndarr
 
 @pytest.fixture
 def make_run(project: Path, tmp_path: Path) -> Callable[..., Run]:
-    """Make a run of a training; `seed` decides its images, None for none."""
+    """Make a run of a training; `seed` determines its images, None means none."""
 
     def make(
         name: str,
@@ -89,7 +89,7 @@ def make_run(project: Path, tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def make_enhancement(project: Path) -> Callable[..., Run]:
-    """Make a run that enhanced a volume; `seed` decides it, None for a file that is gone."""
+    """Make a run that enhanced a volume; `seed` determines it, None means a missing file."""
 
     def make(
         name: str, seed: int | None, shape: tuple[int, ...] = (40, 44, 36), **params: str
@@ -114,7 +114,7 @@ def make_enhancement(project: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def call(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """`cyclegan compare` in this process: (exit code, standard output, standard error)."""
+    """Run `cyclegan compare` in this process: (exit code, standard output, standard error)."""
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cyclegan", "compare", *arguments])
@@ -127,7 +127,7 @@ def call(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def compare(call: Any) -> Callable[..., dict[str, Any]]:
-    """What `cyclegan compare --json` tells."""
+    """Return the result of `cyclegan compare --json`."""
 
     def as_data(*arguments: str) -> dict[str, Any]:
         code, out, err = call(*arguments, "--json")

@@ -1,4 +1,4 @@
-"""`cyclegan compare`: what differs is told, what is the same is not, what is missing is said."""
+"""`cyclegan compare` reports what differs or is missing, but not what is the same."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_other_data_are_warned_of_and_nothing_is_best(
     assert "warning: judged on different data" in call("one", "two")[1]
     make_run("old", data={})
     (unknown,) = compare("one", "old")["warnings"]
-    assert "run 2: no record of its data" in unknown
+    assert "run 2: its data is not recorded" in unknown
 
 
 def test_another_validation_is_warned_of(make_run: Any, compare: Any) -> None:
@@ -114,7 +114,7 @@ def test_runs_without_volumes_are_still_compared(make_run: Any, compare: Any, ca
     make_run("none", None, scores=())
     found = compare("one", "none")
     assert found["images"]["pairs"] == []
-    assert found["images"]["missing"] == ["run 2: no volumes are kept of its images"]
+    assert found["images"]["missing"] == ["run 2: its images are not stored as volumes"]
     assert found["runs"][1]["score"] is None
     code, out, _ = call("none", "none")
     assert code == 0
@@ -124,7 +124,7 @@ def test_runs_without_volumes_are_still_compared(make_run: Any, compare: Any, ca
 
 def test_the_volumes_are_those_of_the_best_or_last_validation(make_run: Any, compare: Any) -> None:
     make_run("one", 1)
-    make_run("old", 1, file="cycle_{}.h5")  # as names were once
+    make_run("old", 1, file="cycle_{}.h5")  # as names once were
     best, last = compare("one", "old"), compare("one", "old", "--at", "last")
     assert [run["images_of"] for run in best["runs"]] == [20, 20]
     assert [run["images_of"] for run in last["runs"]] == [30, 30]

@@ -1,4 +1,4 @@
-"""The page of a comparison: safe, self-contained, and as much as there is."""
+"""The page of a comparison is safe and self-contained, and shows all there is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Tags and their attributes, and what is read; complains of tags that don't match."""
+    """Collect tags, attributes and visible text; fail on unmatched tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def test_runs_without_volumes_have_a_page(make_run: Any, page: Any) -> None:
     make_run("one", None, pictures=True)
     make_run("two", None, scores=())
     _, found = page("one", "two")
-    assert "run 2: no volumes are kept" in found.text
+    assert "run 2: its images are not stored" in found.text
     assert [tag for tag, _ in found.tags if tag == "iframe"] == []
     assert len([tag for tag, _ in found.tags if tag == "img"]) == 4  # MLflow's picture of run 1
 

@@ -153,7 +153,7 @@ def test_a_finer_result_is_measured_against_a_reference_of_its_own_resolution(
     data = json.loads(capsys.readouterr().out)
     assert read("e.h5").shape == truth.shape
     psnr = {row["name"]: row["psnr"] for row in data["quality"]}
-    assert psnr["input"] > 60  # interpolated it is that reference
+    assert psnr["input"] > 60  # the interpolated input equals that reference
     assert psnr["best Gaussian"] >= psnr["input"]
     assert Path("e.png").is_file()
 
@@ -303,7 +303,7 @@ def test_killed_behind_the_volume_the_same_command_does_the_rest(enhance: Any) -
     assert (code, data["report"]) == (0, first["report"]), err
     assert Path("e.h5").stat().st_mtime_ns == made
     Path(first["report"]).unlink()
-    code, _, err = enhance(*line, "--units", "input")  # another result under this name
+    code, _, err = enhance(*line, "--units", "input")  # another result of this name
     assert (code, "--overwrite" in err) == (1, True)
     assert Path("e.h5").stat().st_mtime_ns == made
 
@@ -320,7 +320,7 @@ def test_tile_and_roi_are_parsed() -> None:
 def test_a_filter_that_wins_is_named_in_the_text_the_report_and_the_documents(
     enhance: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The generator is not trained, so it can not beat the filter that the reference chose."""
+    """The generator is untrained, so it can't beat the filter that the reference has chosen."""
     truth = gaussian_filter(np.random.default_rng(3).normal(size=SHAPE), 2).astype(np.float32)
     truth /= truth.std()
     line = [write("a.h5", truth + blobs(4)), "--reference", write("ref.h5", truth)]

@@ -1,4 +1,4 @@
-"""The grey scale of what is enhanced: that of the training, or else that of the whole scan."""
+"""The grey scale of an enhanced volume: that of the training, or else of the whole scan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Call = Callable[..., tuple[Any, str]]
 
 
 def scan(mean: float, std: float, seed: int = 1) -> np.ndarray:
-    """The second half is darker and has less contrast than the first."""
+    """A scan whose second half is darker and has less contrast than the first."""
     volume = np.random.default_rng(seed).normal(size=SHAPE)
     volume[12:] = 0.8 * volume[12:] - 0.5
     return (mean + std * volume).astype(np.float32)
@@ -54,7 +54,7 @@ def own(array: np.ndarray) -> tuple[float, float]:
 
 
 def enhanced(array: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-    """What the generator makes of the whole array on a grey scale."""
+    """Return the generator's result for the whole array on a grey scale."""
     network = load_generator(Path("generator.pt")).network
     result: np.ndarray = enhance_array(network, (array.astype(np.float64) - scale[0]) / scale[1])
     return result
@@ -64,7 +64,7 @@ def enhanced(array: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
 def call(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Call:
-    """Enhance with messages: (what was printed as JSON, standard error)."""
+    """Enhance with messages; return (the printed JSON, standard error)."""
 
     def enhance(*arguments: str) -> tuple[Any, str]:
         line = ["cyclegan", "enhance", *arguments, "--model", "generator.pt", "--json"]
@@ -78,7 +78,7 @@ def call(
 
 
 def train(tiny: dict[str, Any], mean: float, std: float) -> tuple[float, float]:
-    """A generator of a training on the first half of `a.h5`; the grey scale it was trained on."""
+    """Train on the first half of `a.h5`; return the generator and its grey scale."""
     write("a.h5", scan(mean, std))
     content = {
         "train": [{"path": "a.h5", "ROI0": [0, 12]}],
@@ -143,7 +143,7 @@ def test_a_foreign_scan_has_one_grey_scale_whatever_region_is_enhanced(
     call: Call, tiny: dict[str, Any], old: bool
 ) -> None:
     train(tiny, 300, 20)
-    if old:  # a file of the version before
+    if old:  # a file of the previous version
         state = torch.load("generator.pt", weights_only=True)
         del state["scans"]
         torch.save(state, "generator.pt")

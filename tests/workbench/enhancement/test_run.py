@@ -1,4 +1,4 @@
-"""What MLflow gets of an enhancement, and what happens to its run when something goes wrong."""
+"""The MLflow run of an enhancement, and its fate when something goes wrong."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_run_says_what_was_made_of_what_and_how(enhance: Any, project: Path)
     assert json.loads(params["tile"]) == [8, 16, 16]
     assert (params["direction"], params["precision"]) == ("A -> B", "fp32")
     assert all(n > 0 for n in json.loads(params["halo"]))
-    # The trust maps' summary is that of the maps.
+    # The summary of the trust maps agrees with the maps.
     with h5py.File("out/e.h5") as handle:
         doubt = handle["trust/doubt"][...]
         attributes = dict(handle["data"].attrs)
@@ -176,7 +176,7 @@ def test_a_store_that_fails_at_the_end_gets_everything_later(
     expected = {name: Path(f"e{ending}").read_bytes() for name, ending in (
         ("report.html", ".html"), ("viewer.html", ".viewer.html"), ("preview.png", ".png"),
     )}  # fmt: skip
-    for path in Path().glob("e.*"):  # what waits does not depend on the files
+    for path in Path().glob("e.*"):  # the waiting entries do not depend on the files
         path.unlink()
     (delivery,) = deliver_waiting(Store.open())
     assert delivery.left == 0
@@ -212,7 +212,7 @@ def test_a_store_that_is_away_at_first_gets_its_run_at_the_end(
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> pytest.MonkeyPatch:
-    """The second tile can't be kept."""
+    """Make storing the second tile fail."""
     add = PartStore.add
 
     def some(self: PartStore, tile: int, cores: Any) -> None:
@@ -267,12 +267,12 @@ def test_what_is_refused_makes_no_run_and_what_is_finished_no_second_one(enhance
     assert code == 0, err
     assert [v["run_id"] for v in first["volumes"]] == [v["run_id"] for v in second["volumes"]]
     assert {run.id: (run.metrics, len(artifacts(run))) for run in runs()} == before
-    code, _, err = enhance(*line, "--units", "input")  # other results under these names
+    code, _, err = enhance(*line, "--units", "input")  # other results of these names
     assert (code, "--overwrite" in err) == (1, True)
     code, _, err = enhance("a.h5", "--output", "f.h5", "--memory-gb", "0.01")
     assert (code, "--memory-gb" in err) == (2, True)
     assert {run.id for run in runs()} == set(before)
-    # A copy that is asked for later joins the same run, which keeps what it says of the work.
+    # A copy requested later joins the same run, which keeps its record of the work.
     code, third, err = enhance(*line, "--log-volume", "copy")
     assert code == 0, err
     assert [v["volume"]["how"] for v in third["volumes"]] == ["copied", "copied"]

@@ -28,7 +28,7 @@ ROWS = """() => Array.from(document.querySelectorAll("#values tr"), (row) =>
 
 
 class Opened:
-    """A page of the disk in a browser; what it complains of is collected."""
+    """A page from the disk in a browser; its errors are collected."""
 
     def __init__(self, browser: Browser, path: Path) -> None:
         self.page = browser.new_page(viewport={"width": 1200, "height": 800})
@@ -38,13 +38,13 @@ class Opened:
         self.page.goto(path.resolve().as_uri())
 
     def values(self) -> dict[str, float]:
-        """At the crosshair, by layer."""
+        """Return the values at the crosshair, by layer."""
         self.page.locator("#values tr").first.wait_for(state="attached")
         rows = self.page.evaluate(ROWS)
         return {name: float(re.sub(r"[^-.e\d]", "", text)) for name, text in rows}
 
     def voxel(self) -> tuple[int, int, int]:
-        """(z, y, x) of the crosshair."""
+        """Return (z, y, x) of the crosshair."""
         text = self.page.locator("#position").inner_text()
         found = re.search(r"x (\d+), y (\d+), z (\d+)", text)
         assert found, text
@@ -63,7 +63,7 @@ def test_report_and_viewer_open_in_a_browser_and_show_the_volumes(
     values, place = report.values(), report.voxel()
     assert {"input", "enhanced", "doubt"} <= set(values)
     with h5py.File("a.h5") as source, h5py.File("e.h5") as result:
-        # Both in the grey values of the input, exact to half a step of 255.
+        # Both are in the grey values of the input, exact to half a step of 255.
         for name, image in (("input", source["data"][...]), ("enhanced", result["data"][...])):
             assert values[name] == pytest.approx(image[place], abs=float(np.ptp(image)) / 255)
     assert not report.problems

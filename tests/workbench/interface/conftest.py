@@ -1,7 +1,7 @@
 """A finished study, its promoted training and an enhanced volume in MLflow's own user interface.
 
-Everything is made by the command line and served by `cyclegan ui`, as a user would do it. With
-CYCLEGAN_SCREENSHOTS set to a folder, the tests leave pictures there of what they saw.
+The command line makes everything and `cyclegan ui` serves it, just as for a user. With
+CYCLEGAN_SCREENSHOTS set to a folder, the tests leave pictures of their pages there.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 WAIT_MS = 60_000
-"""For a page to show what it has to: two cores may be busy with other tests."""
+"""Time limit of a page: two cores may be busy with other tests."""
 
 
 @dataclass
 class Project:
-    """What was made, and where it is served."""
+    """The project's results, and the addresses of its pages."""
 
     folder: Path
     address: str
     links: dict[str, str]
-    """Printed by `cyclegan ui`, by experiment and view."""
+    """Addresses that `cyclegan ui` prints, by experiment and view."""
     study: dict[str, Any]
-    """Of `study show --json`."""
+    """Result of `study show --json`."""
     store: Store
 
     def run_page(self, name: str, tab: str = "") -> str:
-        """Address of a run's page, or of one of its tabs."""
+        """Return the address of a run's page, or of one of its tabs."""
         run = self.store.find_run(name)
         page, query = run_link(self.address, run.experiment_id, run.id).split("?")
         return f"{page}{tab and '/'}{tab}?{query}"
@@ -52,26 +52,26 @@ class Project:
 
 @dataclass
 class Visitor:
-    """A browser that was never here before. Exceptions of the pages it opens are collected."""
+    """A browser on its first visit. It collects the exceptions of the pages that it opens."""
 
     page: Page
     problems: list[str] = field(default_factory=list)
 
     def open(self, address: str) -> Page:
-        """Go there; nothing is waited for but the page itself."""
-        self.page.goto("about:blank")  # else another place of one page is no new page
+        """Go to a page, and wait for nothing but the page itself."""
+        self.page.goto("about:blank")  # otherwise another place on the same page is no new page
         self.page.goto(address)
         return self.page
 
     def show(self, name: str) -> None:
-        """Leave a picture of what is seen now, if anybody wants one."""
+        """Leave a picture of the current page, if requested."""
         folder = os.environ.get("CYCLEGAN_SCREENSHOTS")
         if folder:
             self.page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def command(folder: Path, *arguments: str) -> str:
-    """Standard output of a command that must succeed."""
+    """Return the standard output of a command that must succeed."""
     line = [sys.executable, "-m", "workbench.cli", *arguments, "--json", "--quiet"]
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, check=False)
@@ -83,7 +83,7 @@ def command(folder: Path, *arguments: str) -> str:
 def made(
     tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any], datasets: tuple[Path, Path]
 ) -> Path:
-    """The project's folder, with everything in it."""
+    """The project's folder with all results."""
     folder = tmp_path_factory.mktemp("interface")
     for name in ("studies", "mlruns"):
         (folder / name).mkdir()
@@ -99,7 +99,7 @@ def made(
 
 @pytest.fixture(scope="session")
 def project(made: Path) -> Iterator[Project]:
-    """The same, served by `cyclegan ui`."""
+    """The same project, served by `cyclegan ui`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -131,7 +131,7 @@ def visitor(browser: Browser) -> Iterator[Visitor]:
     page = context.new_page()
     visiting = Visitor(page)
     page.on("pageerror", lambda error: visiting.problems.append(str(error)))
-    # Else MLflow's assistant takes a third of the window at the first visit.
+    # Otherwise MLflow's assistant takes a third of the window at the first visit.
     seen = "localStorage['mlflow.assistant.fab.autoOpenedOnFirstLoad_v1'] = 'true'"
     page.add_init_script(f"try {{ {seen} }} catch {{ /* a frame without storage */ }}")
     yield visiting

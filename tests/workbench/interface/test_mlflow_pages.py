@@ -1,4 +1,4 @@
-"""What users see in MLflow's own user interface, in a real browser."""
+"""MLflow's own user interface as users see it, in a real browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DECODED = "async image => { await image.decode(); return image.naturalWidth }"
 
 
 def pictures(card: Locator, count: int) -> list[str]:
-    """Addresses of a card's pictures, once they are drawn."""
+    """Return the addresses of a card's pictures, once they are drawn."""
     images = card.locator("img")
     expect(images).to_have_count(count)
     for number in range(count):
@@ -38,7 +38,7 @@ def at_step(step: int) -> re.Pattern[str]:
 
 
 def artifact(visitor: Any) -> FrameLocator:
-    """The HTML page in the artifact pane, which is a frame that may do nothing but run scripts."""
+    """Return the HTML page in the artifact pane, a frame that may only run scripts."""
     frame = visitor.page.locator("iframe")
     expect(frame).to_have_attribute("sandbox", "allow-scripts")
     return visitor.page.frame_locator("iframe")
@@ -55,7 +55,7 @@ def test_the_printed_link_opens_the_trials_with_the_best_on_top(project: Any, vi
     value = page.locator(f'[row-index="0"] [col-id="{column("metrics", "score/value")}"]')
     expect(value).to_contain_text(f"{ranked[0]['score']:.3f}"[:5])
     visitor.show("trials")
-    # The description leads to charts and report.
+    # The description links to charts and report.
     with page.expect_popup() as opened:
         page.get_by_role("link", name="pictures and curves side by side").click()
     expect(opened.value.locator(SECTION).first).to_contain_text("Pictures")
@@ -75,7 +75,7 @@ def test_pictures_of_all_trials_stand_side_by_side_with_a_slider(
     page.keyboard.press("ArrowLeft")
     expect(card.locator("img").first).to_have_attribute("src", re.compile(r"step(\+|%2B)4(\+|%2B)"))
     assert all(at_step(4).search(address) for address in pictures(card, 4))
-    # What is compared can be compared: the same patches of real images in every trial.
+    # The comparison is fair: every trial has the same patches of real images.
     images = []
     for number in range(4):
         run = project.store.run(project.store.find_run(f"small:{number}").id)
@@ -90,9 +90,9 @@ def test_a_run_begins_with_what_it_is(project: Any, visitor: Any) -> None:
     for text in ("Finished", "cyclegan trial", "Promoted to", "fast", "Domain A"):
         expect(page.get_by_text(text, exact=False).first).to_be_visible()
     parameters = page.get_by_role("row").filter(has_text=re.compile(r"^(lr_g|lambdas|steps|seed)"))
-    expect(parameters.first).to_contain_text("lambdas.I_A")  # what was searched comes first
+    expect(parameters.first).to_contain_text("lambdas.I_A")  # searched keys come first
     visitor.show("run")
-    with page.expect_popup() as opened:  # links of descriptions open a page of their own
+    with page.expect_popup() as opened:  # links in descriptions open a new page
         page.get_by_text("Promoted to").get_by_role("link").click()
     expect(opened.value.get_by_text("Promoted from")).to_be_visible()
 
@@ -102,7 +102,7 @@ def test_a_run_shows_its_pictures_before_its_curves(project: Any, visitor: Any) 
     expect(page.locator(SECTION).first).to_contain_text("Cycle")
     card = page.locator(CARD).first
     card.locator("img").scroll_into_view_if_needed()
-    (shown,) = pictures(card, 1)  # without anybody touching the slider
+    (shown,) = pictures(card, 1)  # before anybody touches the slider
     assert at_step(0).search(shown)
     slider = card.get_by_role("slider")
     slider.focus()

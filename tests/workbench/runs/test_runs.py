@@ -1,4 +1,4 @@
-"""`cyclegan runs`: one line a run, one screen a run, and deletion only of what was named."""
+"""`cyclegan runs`: one line per run, one screen per run, and deletion only on request."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def made(name: str, kind: str, status: Any = "FINISHED", **given: Any) -> Run:
 
 @pytest.fixture
 def runs(project: Path) -> dict[str, Run]:
-    """A study with four trials, of which number 3 was promoted, and two trainings."""
+    """A study with four trials, number 3 of them promoted, and two trainings."""
     study = made("demo", "study", study="demo")
     found = {"demo": study}
     for number in range(4):
@@ -178,7 +178,7 @@ def test_show_tells_the_training_folder_that_is_not_mlflows(
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"run_id": runs["demo-2"].id}))
     (folder / "checkpoint.pt").write_bytes(b"x" * 5000)
-    (project / "results" / "run.json").mkdir()  # whatever lies about there
+    (project / "results" / "run.json").mkdir()  # any other file there
     (project / "results" / "x").mkdir()
     (project / "results" / "x" / "run.json").write_text("{half")
     code, out, _ = call("runs", "show", "demo:2")
@@ -251,7 +251,7 @@ def test_gc_keeps_the_promoted_whatever_it_is_told(call: Any, runs: dict[str, Ru
 def test_a_name_of_several_runs_is_refused(call: Any, runs: dict[str, Run]) -> None:
     made("broken", "train", "FAILED")
     code, _, err = call("runs", "gc", "broken", "--yes")
-    assert (code, "2 runs bear that name" in err) == (2, True)
+    assert (code, "2 runs have that name" in err) == (2, True)
     assert len(Store.open().search()) == len(runs) + 1
 
 
@@ -330,7 +330,7 @@ def test_it_asks_on_a_terminal(runs: dict[str, Run], answer: str, left: int) -> 
     os.close(ours)
     os.close(theirs)
     assert "Delete 1 run, 2.0 kB, for good?" in err
-    assert "demo-1" in err  # what goes is shown before the question
+    assert "demo-1" in err  # the list is shown before the question
     assert len(Store.open().search(stage="all")) == left
     assert process.returncode == (130 if answer == "\x04" else 0)
     if answer != "\x04":

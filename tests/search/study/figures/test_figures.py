@@ -1,4 +1,4 @@
-"""Figures: drawn whatever the study holds, and nothing of a study ends because of them."""
+"""Figures: they are drawn for any study, and never end one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_figure_is_a_readable_picture(make_study: Any, tmp_path: Path) -> 
         assert min(picture.shape) > 250
         assert (picture < 128).mean() > 0.001  # ink
     assert not list(tmp_path.rglob("*.part"))
-    assert len(write_figures(make_study(1), tmp_path / "f")) == 4  # over the earlier ones
+    assert len(write_figures(make_study(1), tmp_path / "f")) == 4  # it replaces the earlier ones
 
 
 @pytest.mark.parametrize(

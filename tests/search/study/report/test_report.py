@@ -1,4 +1,4 @@
-"""The page of a study: true, safe, self-contained, and quick however many trials there are."""
+"""The page of a study is true, safe, self-contained, and quick for any number of trials."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Rows of the table of trials, attributes of all tags; complains of tags that don't match."""
+    """Collect rows of the table of trials and attributes of all tags; fail on unmatched tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def test_two_hundred_trials_are_a_small_page_at_once(make_study: Any) -> None:
     page_of(opened)
     start = time.perf_counter()
     text = page_of(opened)
-    assert time.perf_counter() - start < 5.0  # 0.2 s on two slow cores that nobody else uses
+    assert time.perf_counter() - start < 5.0  # 0.2 s on two slow cores without other work
     assert len(text) < 1_000_000
     assert len(Page(text).rows) == 200
 

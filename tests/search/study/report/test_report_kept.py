@@ -1,4 +1,4 @@
-"""The report of a study that runs: fresh, by one process, and of no harm to the study."""
+"""The report of a running study: up to date, written by one process, harmless to the study."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -
     clock.now += 31
     assert keeps._due()
     assert keeps.write("running")
-    assert not keeps.write("running")  # nothing new
+    assert not keeps.write("running")  # no news
     opened.study.tell(trial, 7.25)
     assert keeps._due()  # at once
     assert keeps.write("running")
