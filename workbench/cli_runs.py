@@ -70,7 +70,7 @@ def runs_gc(
         typer.Option(
             min=0,
             metavar="N",
-            help="Delete runs that failed, were killed or interrupted over N days ago.",
+            help="Delete runs that failed or were killed or interrupted over N days ago.",
         ),
     ] = None,
     pruned: Annotated[bool, typer.Option("--pruned", help="Delete pruned trials.")] = False,
