@@ -5,11 +5,8 @@ A process is named by host, boot, number and start time; a number alone is given
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 PROCESS = "process"
@@ -60,17 +57,3 @@ def _answers(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Inside the block no other process of this host is, as far as it names the same folder.
-
-    Where the folder is not there or can't be locked, nothing is held.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -27,9 +26,10 @@ from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size
 from cyclegan.data.voxel_size import VoxelSize
-from cyclegan.errors import BusyError, CycleGANError, DataError
+from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
 from cyclegan.hdf5 import writing_hdf5
+from cyclegan.locks import at_once
 
 FINGERPRINT = "prepared_from"
 """Attribute of the dataset: the fingerprint of the inputs and settings it was made from."""
@@ -88,29 +88,14 @@ def exclusive(output: Path) -> Iterator[None]:
     """
     # A file of its own: HDF5 locks the files it opens, and would be shut out.
     path = output.with_name(f".{output.name}.lock")
-    with disk_errors(output):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _lock(descriptor, path, output)
-        try:
-            _sweep(output)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = os.fstat(descriptor).st_ino
-        free = path.exists() and path.stat().st_ino == held  # else it was removed a moment ago
-    except BlockingIOError:
-        free = False
-    if not free:
-        raise BusyError(f"{output} is being written by another process; wait for it")
+    busy = f"{output} is being written by another process; wait for it"
+    with contextlib.ExitStack() as stack:
+        with disk_errors(output):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(at_once(path, busy))
+        stack.callback(path.unlink, missing_ok=True)
+        _sweep(output)
+        yield
 
 
 def _sweep(output: Path) -> None:
