@@ -86,11 +86,6 @@ def rates(*, TP: float, FN: float, FP: float, TN: float) -> dict[str, float]:
     }
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Without NaN and infinity: MLflow stores infinity as 1.8e308, and the chart is a flat line."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
 def metric_name(name: str) -> str:
     """`name` with what MLflow allows in names; loss terms may be called anything."""
     parts = [re.sub(r"[^\w.\- ]", "_", part).strip() for part in name.split("/")]

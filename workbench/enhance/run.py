@@ -15,7 +15,6 @@ again at the end; only if it is still away then, there is no run, and a warning 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shlex
 import time
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.enhance import Enhanced
 from cyclegan.enhance.memory import peak_bytes
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
+from cyclegan.finite import strict_json
 from tracking.artifacts import log_large_file
 from tracking.errors import first_line
 from tracking.outbox.delivery import write_or_keep
@@ -240,7 +240,7 @@ class Tracking:
         entries: list[Entry] = [
             Params({"tile": list(done.tile)}),
             Metrics(record.metrics(done, judged, volume["bytes"], peak), step=0),
-            Text(json.dumps(record.plain(content), indent=1), "enhanced.json"),
+            Text(strict_json(content), "enhanced.json"),
             *self._place(judged),
         ]
         entries += [Attachment(path, "", name) for name, path in files.items() if path is not None]
