@@ -30,6 +30,7 @@ from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
 from cyclegan.hdf5 import writing_hdf5
 from cyclegan.locks import at_once
+from cyclegan.rounding import ceil_div
 
 FINGERPRINT = "prepared_from"
 """Attribute of the dataset: the fingerprint of the inputs and settings it was made from."""
@@ -153,7 +154,9 @@ class Part:
 
     @property
     def _grid(self) -> Size:
-        z, y, x = (-(-n // c) for n, c in zip(self._layout.shape, self._layout.chunks, strict=True))
+        z, y, x = (
+            ceil_div(n, c) for n, c in zip(self._layout.shape, self._layout.chunks, strict=True)
+        )
         return z, y, x
 
     def create(self) -> None:

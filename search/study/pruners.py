@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, model_validator
 
 from cyclegan.config import Count, Section
+from cyclegan.rounding import round_up
 from search.study.objective import JudgedBy, worth
 
 _OWN = {
@@ -98,7 +99,7 @@ class Pruner(Section):
 
 def judged_at(rung: int, report_every: int) -> int:
     """The report at which a rung is judged: the first at it or later."""
-    return -(-rung // report_every) * report_every
+    return round_up(rung, report_every)
 
 
 def bracket_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> int:
