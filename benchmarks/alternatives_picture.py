@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cyclegan.files import replacing
+from cyclegan.rounding import ceil_div
 
 Slice = NDArray[np.floating]
 Panel = tuple[str, Slice]
@@ -48,7 +49,7 @@ def _panel(store: Store, data: str, record: Record) -> Panel:
 
 def _png(panels: Sequence[Panel], side: int, window: tuple[float, float]) -> bytes:
     width, height = side * _ZOOM + _GAP, side * _ZOOM + _TITLE + _GAP
-    rows = -(-len(panels) // _COLUMNS)
+    rows = ceil_div(len(panels), _COLUMNS)
     sheet = Image.new("L", (_COLUMNS * width, rows * height), 255)
     pen = ImageDraw.Draw(sheet)
     for number, (title, image) in enumerate(panels):

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan.errors import ConfigError, nearest
+from cyclegan.rounding import ceil_div, round_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +163,8 @@ class UNet3d(nn.Module):
         return Geometry(
             factor=factor,
             alignment=alignment,
-            halo_left=math.ceil(-first / alignment) * alignment,
-            halo_right=math.ceil((last - (4 * alignment - 1)) / alignment) * alignment,
+            halo_left=round_up(-first, alignment),
+            halo_right=round_up(last - (4 * alignment - 1), alignment),
         )
 
     @property
@@ -184,7 +185,7 @@ class UNet3d(nn.Module):
             if self.upsampling == "resize":
                 first, last = (first - 1) // 2, (last + 1) // 2
             else:  # kernel 3, stride 2: reads i for output 2i, and i and i + 1 for 2i + 1
-                first, last = first // 2, -(-last // 2)
+                first, last = first // 2, ceil_div(last, 2)
             first, last = first - 1, last + 1  # the convolution before it
             level += 1
             if level == len(self.pools):

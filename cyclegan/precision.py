@@ -10,6 +10,7 @@ import torch
 from cyclegan.config import Config, parse_config
 from cyclegan.degrader import Degrader
 from cyclegan.errors import ConfigError
+from cyclegan.rounding import round_up
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _seconds_per_step(config: Config, precision: str) -> float:
         3 * config.geometry("A").alignment,
         3 * config.geometry("B").alignment,
     )
-    smallest = min(-(-smallest // 16) * 16, *config.imsize_A)
+    smallest = min(round_up(smallest, 16), *config.imsize_A)
     changes = {"precision": precision, "imsize_A": [smallest] * 3, "batch_size": 1, "pool_size": 0}
     small = parse_config(config.to_dict() | changes)
     stand_in = Degrader.stand_in(small.channels_A, small.super_resolution, small.imsize_A)

@@ -18,6 +18,8 @@ FLOORS = ("workbench", "search", "tracking", "viz", "cyclegan")
 """Packages from the top down; each may import those below it."""
 OWNERS = {"mlflow": "tracking", "optuna": "search", "typer": "workbench"}
 """The only package of this project that may import each of these libraries."""
+LOCKING = {"fcntl", "filelock", "msvcrt"}
+"""Modules that lock files: only `cyclegan/locks.py` may use any."""
 
 
 def imports(path: Path) -> set[str]:
@@ -40,6 +42,7 @@ def test_imports_only_point_down(floor: str) -> None:
         assert not found & above, path
         for package, owner in OWNERS.items():
             assert package not in found or floor == owner, f"{path} imports {package}"
+        assert not found & LOCKING or path == ROOT / "cyclegan" / "locks.py", path
 
 
 def test_the_core_draws_nothing() -> None:

@@ -6,7 +6,6 @@ The embedded store is one SQLite file with a folder `artifacts` beside it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.locks import waiting_for
 from tracking.errors import first_line, hide_password, translated
 
 DATABASE_NAME = "mlflow.db"
@@ -128,16 +128,14 @@ def _create(location: Location, database: Path) -> None:
 @contextlib.contextmanager
 def _locked(database: Path) -> Iterator[None]:
     """Hold an exclusive lock among processes; it ends with the process that holds it."""
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        handle = database.with_name(f".{database.name}.lock").open("w")
-    except OSError as error:
-        raise CycleGANError(
-            f"{database}: a new tracking database can't be made: {error.strerror}; choose another "
-            "place with --tracking-uri"
-        ) from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(waiting_for(database.with_name(f".{database.name}.lock")))
+        except OSError as error:
+            raise CycleGANError(
+                f"{database}: a new tracking database can't be made: {error.strerror}; choose "
+                "another place with --tracking-uri"
+            ) from error
         yield
 
 

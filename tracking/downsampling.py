@@ -86,11 +86,6 @@ def rates(*, TP: float, FN: float, FP: float, TN: float) -> dict[str, float]:
     }
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Drop NaN and infinity: MLflow stores infinity as 1.8e308, which flattens the chart."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
 def metric_name(name: str) -> str:
     """Return `name` with only characters that MLflow allows; loss terms may have any name."""
     parts = [re.sub(r"[^\w.\- ]", "_", part).strip() for part in name.split("/")]

@@ -5,11 +5,8 @@ A name consists of host, boot, process id and start time, since systems reuse pr
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 PROCESS = "process"
@@ -60,17 +57,3 @@ def _answers(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Lock `folder`, so that only one process of this host at a time is inside the block.
-
-    If the folder is missing or can't be locked, the block runs without a lock.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield

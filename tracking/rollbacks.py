@@ -12,15 +12,14 @@ here is only what the trainer doesn't keep: the score of every validation.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cyclegan.finite import only_finite, strict_json
 from cyclegan.hparams import HParams
 from tracking.outbox import records
 from tracking.views import ROLLBACK_PICTURES
@@ -177,7 +176,7 @@ def rollback_points(
     for number, event in enumerate(rollbacks, start=1):
         if after < event.iteration <= upto:
             values = {"rollbacks": float(number), "rollback/severity": event.cause.severity}
-            points[event.iteration] = {n: v for n, v in values.items() if math.isfinite(v)}
+            points[event.iteration] = only_finite(values)
     if attempts:
         changes = {event.iteration for event in rollbacks}
         changes |= {max(e.concluded, e.iteration + 1) for e in rollbacks if e.outcome}
@@ -185,19 +184,6 @@ def rollback_points(
         for i in sorted({*inside, *(i - 1 for i in inside), upto}):
             points.setdefault(i, {})["attempt"] = float(attempt_at(rollbacks, i))
     return points
-
-
-def strict_json(value: object) -> str:
-    """JSON that every reader takes: what is not finite becomes null."""
-    return json.dumps(_finite(value), indent=1, allow_nan=False)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _translated(trainer: Trainer) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.errors import DataError, nearest
+from cyclegan.finite import only_finite
 from tracking import params as parameters
-from tracking.downsampling import Sample, batches, finite, merge, metric_name
+from tracking.downsampling import Sample, batches, merge, metric_name
 from tracking.errors import translated
 from tracking.views import link_between_runs
 
@@ -82,7 +83,7 @@ class Run:
         """
         from mlflow.entities import Metric
 
-        clean = [Sample(s.iteration, finite(s.values), s.time_ms) for s in merge(rows)]
+        clean = [Sample(s.iteration, only_finite(s.values), s.time_ms) for s in merge(rows)]
         for batch in batches(clean, _METRICS - 1):
             points = [
                 Metric(metric_name(name), float(value), sample.time_ms, sample.iteration)
@@ -104,7 +105,9 @@ class Run:
         from mlflow.entities import Metric
 
         at = round(1000 * time.time()) if at_ms is None else at_ms
-        points = [Metric(metric_name(n), float(v), at, step) for n, v in finite(values).items()]
+        points = [
+            Metric(metric_name(n), float(v), at, step) for n, v in only_finite(values).items()
+        ]
         for start in range(0, len(points), _METRICS):
             with self._writing("metrics"):
                 self._client.log_batch(self.id, metrics=points[start : start + _METRICS])

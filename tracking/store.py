@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nearest
+from cyclegan.locks import one_at_a_time
 from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
 from tracking.deletion import Remover
 from tracking.errors import translated
-from tracking.process import PROCESS, is_alive, one_at_a_time, this_process
+from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
 from tracking.run import Run
 from tracking.run_lookup import PARENT, ExperimentInfo, RunInfo, hint

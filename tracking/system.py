@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from cyclegan.finite import only_finite
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class SystemMonitor:
             monitor.collect_metrics()
             values |= monitor.aggregate_metrics()
             monitor.clear_metrics()
-        return {_PREFIX + name: float(v) for name, v in values.items() if math.isfinite(v)}
+        return {_PREFIX + name: float(v) for name, v in only_finite(values).items()}
 
 
 def _monitors() -> list[Any]:

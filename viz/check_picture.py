@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cyclegan.files import replacing
 from cyclegan.prepare.partial import DATASET
 from cyclegan.prepare.transform import Histogram
+from cyclegan.rounding import ceil_div
 from viz.pictures import grey_window
 
 _PIXELS = 1024
@@ -72,7 +73,7 @@ def _middle_planes(data: h5py.Dataset) -> dict[str, NDArray[np.float32]]:
 
 
 def _every(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(None, None, max(1, -(-n // _PIXELS))) for n in shape)
+    return tuple(slice(None, None, max(1, ceil_div(n, _PIXELS))) for n in shape)
 
 
 def _show(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.files import replacing
+from cyclegan.rounding import ceil_div, round_up
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +158,7 @@ def _finest(volumes: Iterable[Any]) -> Shape:
 def _display_shape(finest: Shape) -> Shape:
     """Return the size of small slices in pixels: small patches enlarged, large ones shrunk."""
     longest, (least, most) = max(finest), _PIXELS
-    side = min(longest * -(-least // longest), most)
+    side = min(round_up(least, longest), most)
     z, y, x = (max(1, round(side * n / longest)) for n in finest)
     return z, y, x
 
@@ -286,5 +287,5 @@ def difference_picture(
     colours = _WHITE + np.abs(share) * (ends - np.asarray(_WHITE))
     picture: Picture = np.rint(colours).astype(np.uint8)
     picture[~finite] = _GREY
-    times = max(1, -(-pixels // max(picture.shape[:2])))
+    times = max(1, ceil_div(pixels, max(picture.shape[:2])))
     return picture.repeat(times, axis=0).repeat(times, axis=1)

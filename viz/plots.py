@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from cyclegan.rounding import ceil_div
+
 COLOURS = 8
 """Number of runs with different colours."""
 _POINTS = 300
@@ -131,7 +133,7 @@ def decades(low: float, high: float) -> list[Tick]:
         for factor in factors
     ]
     inside = [tick for tick in found if low <= tick[0] <= high]
-    every = -(-len(inside) // 8) or 1
+    every = ceil_div(len(inside), 8) or 1
     return inside[::every]
 
 
@@ -143,7 +145,7 @@ def _number(value: float, step: float) -> str:
 
 def _drawable(points: Sequence[tuple[float, float]], axes: Axes) -> list[tuple[float, float]]:
     kept = [(a, b) for a, b in points if math.isfinite(b) and (b > 0 or not axes.log_y)]
-    every = -(-len(kept) // _POINTS) or 1
+    every = ceil_div(len(kept), _POINTS) or 1
     thin = [*kept[::every], *kept[-1:]] if every > 1 else kept
     return [(float(a), math.log10(b) if axes.log_y else float(b)) for a, b in thin]
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.rounding import ceil_div
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.:-=+*#"
 
@@ -32,7 +34,7 @@ def _line(curve: Curve, width: int, end: int, known: NDArray[np.float64], levels
     cells = [" "] * width
     start = 0
     for iteration, score in curve:
-        last = min(width - 1, max(0, -(-iteration * width // max(end, 1)) - 1))
+        last = min(width - 1, max(0, ceil_div(iteration * width, max(end, 1)) - 1))
         rank = (np.searchsorted(known, score) + np.searchsorted(known, score, "right")) / 2
         level = levels[min(len(levels) - 1, int(len(levels) * rank / len(known)))]
         cells[min(start, last) : last + 1] = level * (last + 1 - min(start, last))

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.rounding import ceil_div
+
 Size = tuple[int, int, int]
 Window = tuple[slice, slice, slice]
 
@@ -59,7 +61,7 @@ class BlockGrid:
         if dataset.chunks is None:
             return every if dataset.id.get_storage_size() else every[:0]
         chunks = math.prod(
-            math.ceil(n / c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)
+            ceil_div(n, c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)
         )
         if dataset.id.get_num_chunks() == chunks:
             return every
@@ -89,7 +91,7 @@ class BlockGrid:
         used = math.prod(self._chunks)
         for axis in (2, 1, 0):
             chunk = self._chunks[axis]
-            length = math.ceil((self._end[axis] - self._first[axis]) / chunk)
+            length = ceil_div(self._end[axis] - self._first[axis], chunk)
             together = max(1, min(length, budget // used))
             steps[axis] = together * chunk
             used *= together
@@ -97,8 +99,7 @@ class BlockGrid:
 
     def _counts(self, end: tuple[int, ...]) -> Size:
         z, y, x = (
-            math.ceil((e - f) / step)
-            for e, f, step in zip(end, self._first, self._step, strict=True)
+            ceil_div(e - f, step) for e, f, step in zip(end, self._first, self._step, strict=True)
         )
         return z, y, x
 

@@ -28,6 +28,7 @@ from cyclegan.data.statistics import Moments, Statistics, constant, merged, mome
 from cyclegan.data.virtual import source_files
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
+from cyclegan.rounding import ceil_div
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Region:
         chunks = dataset.chunks[-3:]
         count = math.prod((n + c - 2) // c + 1 for n, c in zip(patch, chunks, strict=True))
         if dataset.ndim == 4:
-            count *= math.ceil(dataset.shape[0] / dataset.chunks[0])
+            count *= ceil_div(dataset.shape[0], dataset.chunks[0])
         needed = count * math.prod(dataset.chunks) * dataset.dtype.itemsize
         return min(CHUNK_CACHE_BYTES, needed), count
 

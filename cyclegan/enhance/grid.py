@@ -32,6 +32,7 @@ from typing import Protocol
 from torch import Tensor
 
 from cyclegan.errors import UsageError
+from cyclegan.rounding import ceil_div, round_up
 
 Size = tuple[int, int, int]
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -103,15 +104,16 @@ class Grid:
             )
         voxel = math.lcm(*(f.denominator for f in operator.outputs.values()))
         z, y, x = (
-            (first // voxel * voxel, min(_up(end, voxel), length))
+            (first // voxel * voxel, min(round_up(end, voxel), length))
             for (first, end), length in zip(region or [(0, n) for n in shape], shape, strict=True)
         )
-        lengths = [_up(end, alignment) - first for first, end in (z, y, x)]
+        lengths = [round_up(end, alignment) - first for first, end in (z, y, x)]
         return cls(
             shape=shape,
             region=(z, y, x),
             core=_size(
-                min(c, _up(n, alignment)) for c, n in zip(core or lengths, lengths, strict=True)
+                min(c, round_up(n, alignment))
+                for c, n in zip(core or lengths, lengths, strict=True)
             ),
             alignment=alignment,
             halo_left=operator.halo_left,
@@ -121,7 +123,7 @@ class Grid:
     @property
     def padded(self) -> Size:
         """Shape of the padded volume."""
-        return _size(_up(n, self.alignment) for n in self.shape)
+        return _size(round_up(n, self.alignment) for n in self.shape)
 
     @property
     def window(self) -> Size:
@@ -132,7 +134,7 @@ class Grid:
     def counts(self) -> Size:
         """Number of tiles along each axis."""
         return _size(
-            -(-(end - first) // c) for (first, end), c in zip(self.region, self.core, strict=True)
+            ceil_div(end - first, c) for (first, end), c in zip(self.region, self.core, strict=True)
         )
 
     def __len__(self) -> int:
@@ -168,7 +170,7 @@ class Grid:
         """Return a grid that halves a core along its longest axis; None if it can't be cut."""
         lengths = [s.core_end - s.core_start for s in tile.spans]
         longest = lengths.index(max(lengths))
-        half = _up(-(-lengths[longest] // 2), self.alignment)
+        half = round_up(ceil_div(lengths[longest], 2), self.alignment)
         if half >= lengths[longest]:
             return None
         core = _size(half if axis == longest else n for axis, n in enumerate(lengths))
@@ -184,7 +186,7 @@ class Grid:
 
     def _window(self, axis: int) -> int:
         return max(
-            min(_up(end, self.alignment) + self.halo_right, self.padded[axis])
+            min(round_up(end, self.alignment) + self.halo_right, self.padded[axis])
             - max(_down(start, self.alignment) - self.halo_left, 0)
             for start, end in self._cores(axis)
         )
@@ -213,10 +215,6 @@ def output_shape(shape: Size, factor: Fraction) -> Size:
 def _size(lengths: Iterable[int]) -> Size:
     z, y, x = lengths
     return z, y, x
-
-
-def _up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
 
 
 def _down(length: int, multiple: int) -> int:

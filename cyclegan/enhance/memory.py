@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
 from cyclegan.errors import UsageError
+from cyclegan.rounding import ceil_div, round_up
 
 LARGEST_CORE = 256
 """Most voxels of a core along an axis; larger tiles save hardly any halo."""
@@ -97,7 +98,7 @@ def bytes_per_voxel(operator: TileOperator) -> float:
     output in the blocked layout of oneDNN or cuDNN. Networks are convolutional, so memory grows
     with the number of voxels. The window itself and the results in float32 are added.
     """
-    side = math.ceil(_PROBE / operator.alignment) * operator.alignment
+    side = round_up(_PROBE, operator.alignment)
     patch = torch.zeros(1, operator.channels_in, side, side, side)
     with torch.inference_mode(), _Followed() as followed:
         images = operator(patch)
@@ -157,10 +158,10 @@ def _candidates(operator: TileOperator, shape: Size, region: Region | None) -> I
     for side in range(max(LARGEST_CORE, alignment), 0, -alignment):
         core = []
         for length in lengths:
-            count = math.ceil(length / side)
-            part = math.ceil(length / count)
+            count = ceil_div(length, side)
+            part = ceil_div(length, count)
             step = math.lcm(alignment, STEP) if count > 1 and part >= 2 * STEP else alignment
-            core.append(max(min(_up(part, step), side // alignment * alignment), alignment))
+            core.append(max(min(round_up(part, step), side // alignment * alignment), alignment))
         z, y, x = core
         if (z, y, x) not in seen:
             seen.add((z, y, x))
@@ -223,7 +224,7 @@ def _beside(name: str, arguments: Any, result: Any) -> int:
 
 def _blocked(image: Tensor) -> int:
     """Return the bytes of an image whose channels are padded to whole vectors of 16."""
-    return int(image.nbytes) // int(image.shape[1]) * _up(int(image.shape[1]), 16)
+    return int(image.nbytes) // int(image.shape[1]) * round_up(int(image.shape[1]), 16)
 
 
 def _free_on_machine() -> int:
@@ -280,7 +281,3 @@ def _free_address_space() -> Iterator[int]:
 
 def _number(path: Path) -> int:
     return int(path.read_text(encoding="ascii"))
-
-
-def _up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan.networks import Geometry, UNet3d
+from cyclegan.rounding import round_up
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def choose_precision(
 
 def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> float:
     generator = Generator(network, device=device, precision=precision)
-    side = math.ceil(_PROBE / generator.alignment) * generator.alignment
+    side = round_up(_PROBE, generator.alignment)
     patch = torch.zeros(1, generator.channels_in, side, side, side)
     times = []
     for _ in range(3):  # the first one includes the libraries' preparations

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ import torch
 from cyclegan.data import Size, Volume
 from cyclegan.enhance.grid import Grid, Region, TileOperator
 from cyclegan.enhance.partial import Compression, Layout, described_job
+from cyclegan.rounding import ceil_div
 
 _CHUNK = 64
 """Most voxels along an axis of a chunk, if a tile can be divided so: 1 MB."""
@@ -118,7 +118,7 @@ def _write_axes(
 def _chunk(length: int, core: int, count: int) -> int:
     """Return a chunk's length: a divisor of the core's; any if one tile covers the axis."""
     if count == 1:
-        return math.ceil(length / math.ceil(length / _CHUNK))
+        return ceil_div(length, ceil_div(length, _CHUNK))
     divisors = [n for n in range(1, core + 1) if core % n == 0]
     fitting = max(n for n in divisors if n <= _CHUNK)
     if fitting < _SMALL_CHUNK:  # e.g. twice a prime

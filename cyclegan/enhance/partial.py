@@ -20,7 +20,6 @@ space of the compressed result a second time.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import logging
@@ -38,9 +37,10 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan.errors import BusyError, DataError
+from cyclegan.errors import DataError
 from cyclegan.files import replacing, write_text
 from cyclegan.hdf5 import writing_hdf5
+from cyclegan.locks import at_once
 
 logger = logging.getLogger(__name__)
 
@@ -171,11 +171,8 @@ def resumable(
     Errors: `BusyError` if another process is making this output; one line for a full disk.
     """
     folder = part_folder(output)
-    with replacing(folder / output.name) as temporary, (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{output} is being made by another process") from None
+    busy = f"{output} is being made by another process"
+    with replacing(folder / output.name) as temporary, at_once(folder / "lock", busy):
         _prepare(folder, output, json.loads(json.dumps(job)))
         store = PartStore(folder, layouts)
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -27,9 +26,11 @@ from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size
 from cyclegan.data.voxel_size import VoxelSize
-from cyclegan.errors import BusyError, CycleGANError, DataError
+from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
 from cyclegan.hdf5 import writing_hdf5
+from cyclegan.locks import at_once
+from cyclegan.rounding import ceil_div
 
 FINGERPRINT = "prepared_from"
 """Attribute of the dataset that holds the fingerprint of its inputs and settings."""
@@ -88,29 +89,14 @@ def exclusive(output: Path) -> Iterator[None]:
     """
     # A separate file: HDF5 itself locks the files that it opens, and could not open a locked one.
     path = output.with_name(f".{output.name}.lock")
-    with disk_errors(output):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _lock(descriptor, path, output)
-        try:
-            _sweep(output)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = os.fstat(descriptor).st_ino
-        free = path.exists() and path.stat().st_ino == held  # its last holder may have removed it
-    except BlockingIOError:
-        free = False
-    if not free:
-        raise BusyError(f"{output} is being written by another process; wait for it")
+    busy = f"{output} is being written by another process; wait for it"
+    with contextlib.ExitStack() as stack:
+        with disk_errors(output):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(at_once(path, busy))
+        stack.callback(path.unlink, missing_ok=True)
+        _sweep(output)
+        yield
 
 
 def _sweep(output: Path) -> None:
@@ -165,7 +151,9 @@ class Part:
 
     @property
     def _grid(self) -> Size:
-        z, y, x = (-(-n // c) for n, c in zip(self._layout.shape, self._layout.chunks, strict=True))
+        z, y, x = (
+            ceil_div(n, c) for n, c in zip(self._layout.shape, self._layout.chunks, strict=True)
+        )
         return z, y, x
 
     def create(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cyclegan.data.blocks import Size
 from cyclegan.errors import DataError, UsageError
+from cyclegan.rounding import ceil_div
 
 Range = tuple[int, int]
 Region = tuple[Range, Range, Range]
@@ -101,5 +102,5 @@ def _cut(limits: Range, step: int, grain: int) -> list[Range]:
 
 def chunk_shape(shape: Size, side: int = 64) -> Size:
     """Return a chunk shape of at most `side` voxels a side that divides `shape` nearly evenly."""
-    z, y, x = (-(-n // -(-n // side)) for n in shape)
+    z, y, x = (ceil_div(n, ceil_div(n, side)) for n in shape)
     return z, y, x

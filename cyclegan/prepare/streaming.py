@@ -38,6 +38,7 @@ from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
 from cyclegan.prepare.settings import Prepared, Settings, fingerprint
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.transform import Histogram, Transform
+from cyclegan.rounding import round_up
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class _Work:
             )
         size = size_of(self.region)
         if not self._record.made(self._output):
-            padded = (-(-n // c) * c for n, c in zip(size, chunk_shape(size), strict=True))
+            padded = (round_up(n, c) for n, c in zip(size, chunk_shape(size), strict=True))
             check_space(self._output, math.prod(padded) * np.dtype(self._settings.dtype).itemsize)
         self._measure()
         self._transform = self._fresh_transform()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.errors import DataError
+from cyclegan.rounding import round_up
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -35,7 +36,7 @@ def detector_pixels(size: int, multiple: int = 1) -> int:
 
     The result is a multiple of `multiple`, with a spare pixel at each end for the linear weights.
     """
-    return math.ceil((math.ceil(size * math.sqrt(2)) + 2) / multiple) * multiple
+    return round_up(math.ceil(size * math.sqrt(2)) + 2, multiple)
 
 
 def splat_matrix(size: int, angles: Float64, bins: int, bin_width: float) -> csr_array[Any, Any]:

@@ -32,6 +32,7 @@ from cyclegan.enhance.network import Generator
 from cyclegan.enhance.tiling import Read
 from cyclegan.errors import UsageError
 from cyclegan.networks import Geometry, UNet3d
+from cyclegan.rounding import ceil_div, round_up
 from cyclegan.trust.calibration import (
     BLOCKS,
     BLURS,
@@ -234,24 +235,22 @@ def trust_geometry(
     needed = back.alignment // math.gcd(back.alignment, factor)
     mine = math.lcm(first.alignment, *(g.alignment for g in others))
     alignment = math.lcm(mine, needed)
-    flipped = _up(reach, mine) + max(max(g.halo_left, g.halo_right) for g in (first, *others))
+    flipped = round_up(reach, mine) + max(max(g.halo_left, g.halo_right) for g in (first, *others))
 
     def cycle(halo: int, halo_back: int) -> int:
         # A halo counts from a multiple of its network's alignment, hence the rounding in between.
-        return _up(_up(reach, needed) + -(-halo_back // factor), first.alignment) + halo
+        return (
+            round_up(round_up(reach, needed) + ceil_div(halo_back, factor), first.alignment) + halo
+        )
 
     left = max(flipped, cycle(first.halo_left, back.halo_left))
     right = max(flipped, cycle(first.halo_right, back.halo_right))
     return Geometry(
         factor=first.factor,
         alignment=alignment,
-        halo_left=_up(left, alignment),
-        halo_right=_up(right, alignment),
+        halo_left=round_up(left, alignment),
+        halo_right=round_up(right, alignment),
     )
-
-
-def _up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
 
 
 def _coarse(image: Tensor, factor: int) -> Tensor:

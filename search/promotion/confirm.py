@@ -12,6 +12,7 @@ import numpy as np
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import DataError, DivergedError, UsageError
+from cyclegan.finite import finite_or_none
 from cyclegan.score import GATED
 from search.launch import Job, recorded_run, run_training
 from search.promotion import lineage
@@ -90,12 +91,12 @@ class Confirmation:
                     "trial": t.trial,
                     "scores": [vars(s) for s in t.scores],
                     "mean": t.mean,
-                    "spread": _or_none(t.spread),
+                    "spread": finite_or_none(t.spread),
                 }
                 for t in self.trials
             ],
-            "lead": _or_none(self.lead),
-            "lead_error": _or_none(self.lead_error),
+            "lead": finite_or_none(self.lead),
+            "lead_error": finite_or_none(self.lead_error),
         }
 
     def text(self) -> str:
@@ -245,7 +246,3 @@ def _annotate(opened: OpenStudy, confirmation: Confirmation, store: Store) -> No
         linked = [f"{s.score:.2f} {run.link() if run else ''}".strip() for s, run in runs]
         lines.append(f"trial {t.trial} mean {t.mean:.2f} ({', '.join(linked)})")
     study.annotate("Confirmed:", "; ".join(lines) + ". " + confirmation.verdict() + ".")
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

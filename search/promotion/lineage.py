@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclegan.errors import DataError
+from cyclegan.locks import waiting_for
 from cyclegan.portable import export_generator
 from search.launch import GENERATOR_NAME, SAVE_FOLDER, Finished
 from search.models import origin_of
@@ -65,8 +64,8 @@ def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) ->
         "best_step": finished.best_step,
     }
     generator = finished.folder / SAVE_FOLDER / GENERATOR_NAME
-    # One after another, so that simultaneous promotions compare with each other's outcome.
-    with _one_after_another(opened.folder / ".registering"):
+    # Processes that promote at the same time compare with each other's outcome.
+    with waiting_for(opened.folder / ".registering"):
         version, new = store.registry.register(
             name, run, generator, score=finished.best_score, tags=tags
         )
@@ -87,14 +86,6 @@ def _attach_portable(store: Store, run: Run, version: ModelVersion, generator: P
     except Exception as error:  # noqa: BLE001  (whatever it is, the promotion itself went well)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("%s is registered without an exported copy: %s", version.label, reason)
-
-
-@contextlib.contextmanager
-def _one_after_another(path: Path) -> Iterator[None]:
-    """Wait for other processes; a killed process leaves no lock behind."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _scored(version: ModelVersion) -> str:

@@ -29,6 +29,7 @@ from cyclegan.errors import ConfigError
 from cyclegan.events import Cause, RollbackEvent, TrainResult
 from cyclegan.footprint import state_bytes
 from cyclegan.hparams import HParams
+from cyclegan.rounding import ceil_div
 from cyclegan.snapshot import Snapshot
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
@@ -233,7 +234,7 @@ def check_memory(config: Config) -> None:
     settings = config.hp_optimizer
     compact = settings.precision != "full"
     each = state_bytes(config) * (0.5 if compact else 1) / _GIGABYTE
-    recent = math.ceil(settings.fall_back / settings.snapshot_every) + 1
+    recent = ceil_div(settings.fall_back, settings.snapshot_every) + 1
     if settings.spill or (recent + 2) * each <= settings.memory_gb:
         return
     raise ConfigError(

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, model_validator
 
 from cyclegan.config import Count, Section
+from cyclegan.rounding import round_up
 from search.study.objective import JudgedBy, worth
 
 _OWN = {
@@ -96,7 +97,7 @@ class Pruner(Section):
 
 def judged_at(rung: int, report_every: int) -> int:
     """Return the iteration of the report that judges a rung: the first at the rung or later."""
-    return -(-rung // report_every) * report_every
+    return round_up(rung, report_every)
 
 
 def bracket_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> int:

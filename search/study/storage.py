@@ -9,7 +9,6 @@ study uses, without its password.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import zlib
@@ -26,7 +25,7 @@ from sqlalchemy.engine import URL, make_url
 
 from cyclegan.errors import CycleGANError, DataError, UsageError
 from cyclegan.files import write_text
-from cyclegan.locks import waiting_for
+from cyclegan.locks import FileLock, waiting_for
 
 JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
@@ -47,19 +46,15 @@ class _JournalLock(JournalFileOpenLock):
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
         self.journal = journal
-        self._handle: int | None = None
+        self._lock = FileLock(Path(f"{journal}.flock"))
 
     def acquire(self) -> bool:
-        handle = os.open(f"{self.journal}.flock", os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        self._handle = handle
+        self._lock.acquire()
         mend_journal(self.journal)
         return True
 
     def release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        self._lock.release()
 
 
 def mend_journal(path: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from cyclegan.finite import finite_or_none
 from search.study.lease import is_held
 
 STATES = {
@@ -139,7 +140,7 @@ def _trial(
     return Trial(
         number=frozen.number,
         state=_state(frozen, folder),
-        score=_finite(worth(reported) if frozen.value is None else frozen.value),
+        score=finite_or_none(worth(reported) if frozen.value is None else frozen.value),
         step=int(attrs.get("step", last)),
         iteration=int(attrs.get("iteration", last)),
         seconds=frozen.duration.total_seconds() if frozen.duration else None,
@@ -162,7 +163,3 @@ def _state(frozen: FrozenTrial, folder: Path) -> str:
     if frozen.state == TrialState.RUNNING and not is_held(frozen, folder):
         return "interrupted"
     return STATES[frozen.state]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

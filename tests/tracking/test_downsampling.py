@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from cyclegan.config import parse_config
@@ -10,7 +8,6 @@ from tracking import params
 from tracking.downsampling import (
     Sample,
     batches,
-    finite,
     interpolate,
     merge,
     metric_name,
@@ -45,10 +42,6 @@ def test_a_row_shows_rates_in_place_of_counts() -> None:
         "D_B/accuracy": 3 / 8,
         "D_B/false_positive_rate": 0.5,
     }
-
-
-def test_finite_leaves_out_what_would_flatten_a_chart() -> None:
-    assert finite({"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf}) == {"a": 1.0}
 
 
 @pytest.mark.parametrize(

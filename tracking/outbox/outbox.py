@@ -14,17 +14,16 @@ An record is there as soon as its JSON file is, which is renamed into its place 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from cyclegan.errors import CycleGANError
 from cyclegan.files import replacing, write_text
+from cyclegan.locks import FileLock
 from tracking.database import Location
 from tracking.outbox.records import KINDS, Record
 
@@ -60,7 +59,7 @@ class Outbox:
     def __init__(self, folder: Path, *, run_id: str, name: str, store: str) -> None:
         self.folder = folder
         self.about = {"run_id": run_id, "name": name, "store": store}
-        self._lock: IO[str] | None = None
+        self._lock = FileLock(folder / _LOCK)
         self._waiting = _listed(folder)
         self._number = max((w.number for w in self._waiting), default=0)
 
@@ -101,23 +100,13 @@ class Outbox:
 
         `wait` for the other one. Nothing is made on the disk if nothing is there.
         """
-        if self._lock is not None or not self.folder.is_dir():
+        if self._lock.held or not self.folder.is_dir():
             return True
         return self._acquire(wait=wait)
 
     def _acquire(self, *, wait: bool) -> bool:
-        while True:
-            handle = (self.folder / _LOCK).open("a")
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                handle.close()
-                return False
-            if os.fstat(handle.fileno()).st_nlink:
-                break
-            handle.close()  # whoever held it has removed it
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = handle
+        if not self._lock.acquire(wait=wait):
+            return False
         # Somebody else may have been at it until now.
         self._waiting = _listed(self.folder)
         self._number = max([self._number, *(waiting.number for waiting in self._waiting)])
@@ -129,7 +118,7 @@ class Outbox:
         waiting = Waiting(number, kind, self.folder / f"{number:08d}-{kind}.json")
         with _disk(waiting.path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self._lock is None:
+            if not self._lock.held:
                 self._acquire(wait=True)
             # After the lock: who finds it would take the folder for one that nobody holds.
             if not (self.folder / _ABOUT).is_file():
@@ -179,7 +168,7 @@ class Outbox:
 
     def close(self) -> None:
         """Release it; an empty one is removed from the disk."""
-        if self._lock is None:
+        if not self._lock.held:
             return
         if not self._waiting and not list(self.folder.glob(f"*{_DAMAGED}")):
             for name in (_ABOUT, _LOCK):
@@ -188,8 +177,7 @@ class Outbox:
                 litter.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
-        self._lock.close()
-        self._lock = None
+        self._lock.release()
 
 
 def outboxes_in(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import h5py
 from cyclegan.data import Volume
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing, write_text
+from cyclegan.finite import only_finite
 from cyclegan.metrics.quality import QualityRow
 from viz.enhancement import figures
 from viz.enhancement.measure import Halves, Measurements, measure, resolution_rows
@@ -50,7 +50,7 @@ class ReportSummary:
             values |= {f"psnr/{key}": row.psnr, f"ssim/{key}": row.ssim}
         for name, voxels in self.resolution_voxels.items():
             values[f"resolution_voxels/{name}"] = voxels
-        return {name: value for name, value in values.items() if math.isfinite(value)}
+        return only_finite(values)
 
 
 def write_report(

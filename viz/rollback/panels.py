@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.rounding import ceil_div
 from viz.rollback.drawing import (
     BROKEN,
     DISCARDED,
@@ -166,7 +167,7 @@ _DOTS = 500
 def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
     """Draw an arrow per rollback, from the step of the fault back to the restored step."""
     count = len(path.rollbacks)
-    every = -(-count // _ARROWS)
+    every = ceil_div(count, _ARROWS)
     for number, event in enumerate(path.rollbacks, start=1):
         colour = outcome_colour(event.outcome)
         axes.annotate(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cyclegan.finite import finite_or_none
 from cyclegan.metrics.agreement import HALF
 from tracking.retention import kind_of
 from workbench.compare.measured import Compared, PairAgreement
@@ -76,7 +77,7 @@ def _run(run: ComparedRun, images: Compared) -> dict[str, Any]:
         "status": run.info.status,
         "outcome": run.outcome,
         "reason": run.reason,
-        "score": _finite(run.score),
+        "score": finite_or_none(run.score),
         "judged": run.judged,
         "steps": run.steps,
         "seconds": run.seconds,
@@ -91,7 +92,7 @@ def _differing(found: Differing) -> dict[str, Any]:
 def _rows(rows: Sequence[MetricRow]) -> dict[str, Any]:
     return {
         row.name: {
-            "values": [_finite(value) for value in row.values],
+            "values": [finite_or_none(value) for value in row.values],
             "best": [i + 1 for i in sorted(row.best)],
         }
         for row in rows
@@ -122,17 +123,13 @@ def _pair(pair: tuple[int, int], found: PairAgreement) -> Mapping[str, Any]:
         "mean": difference.mean,
         "rms": difference.rms,
         "largest": difference.largest,
-        "agree_to_voxels": None if found.voxels is None else _finite(found.voxels),
+        "agree_to_voxels": finite_or_none(found.voxels),
         "fsc": None if curve is None else _curve(curve.frequencies, curve.correlation),
     }
 
 
 def _curve(frequencies: Any, values: Any) -> dict[str, list[float]]:
     return {"frequency": [float(f) for f in frequencies], "value": [float(v) for v in values]}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 # -- Metrics of each run, and the best of them -------------------------------------------------

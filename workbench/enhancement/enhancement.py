@@ -259,17 +259,6 @@ def metrics(done: Enhanced, judged: Judged, volume_bytes: int, peak: int) -> dic
     return values
 
 
-def plain(value: Any) -> Any:
-    """`value` as strict JSON has it: numbers that are not finite become null, objects text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
-
-
 def output_hash(path: Path) -> str:
     """Return the hash of the enhanced volume, sampled if it is large; `UNKNOWN` if unreadable."""
     return next(iter(_file_hashes([path]).values()))

@@ -15,7 +15,6 @@ again at the end; only if it is still away then, there is no run, and a warning 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shlex
 import time
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.enhance import Enhanced
 from cyclegan.enhance.memory import peak_bytes
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
+from cyclegan.finite import strict_json
 from tracking.artifacts import log_large_file
 from tracking.errors import first_line
 from tracking.outbox.outbox import Outbox
@@ -50,7 +50,6 @@ from workbench.enhancement.enhancement import (
     document,
     metrics,
     output_hash,
-    plain,
 )
 from workbench.enhancement.judging import Judged
 from workbench.output import OpenStore
@@ -247,7 +246,7 @@ class Tracking:
         records: list[Record] = [
             Params({"tile": list(done.tile)}),
             Metrics(metrics(done, judged, volume["bytes"], peak), step=0),
-            Text(json.dumps(plain(content), indent=1), "enhanced.json"),
+            Text(strict_json(content), "enhanced.json"),
             *self._place(judged),
         ]
         records += [Attachment(path, "", name) for name, path in files.items() if path is not None]

@@ -16,6 +16,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
+from cyclegan.rounding import ceil_div
 from search.study.figures.states import scatter_states, state_legend, trials
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
@@ -115,8 +116,8 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     done = [r.score for r in shown if r.state == "complete"]
     scale = ScoreAxis.of(done if len(done) >= _ENOUGH else [r.score for r in shown])
     names = short_names(keys)
-    rows = -(-len(keys) // _COLUMNS)
-    columns = -(-len(keys) // rows)
+    rows = ceil_div(len(keys), _COLUMNS)
+    columns = ceil_div(len(keys), rows)
     title = f"{opened.definition.name}: score by searched value"
     figure = new_figure(max(6.0, 2.6 * columns), 1.0 + 2.3 * rows, title)
     grid: NDArray[Any] = figure.subplots(rows, columns, sharey=True, squeeze=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from cyclegan.rounding import ceil_div
 from search.study.figures.rungs import rung_iterations
 from search.study.figures.values import KeyAxis, ordered_keys
 from search.study.report.facts import Facts, Slices
@@ -76,7 +77,7 @@ def curves(facts: Facts) -> str:
 
 def thinned(curve: Sequence[tuple[int, float]], most: int = _POINTS) -> list[tuple[int, float]]:
     """Return at most about `most` points of a curve, including its end and its maximum."""
-    every = -(-len(curve) // most)
+    every = ceil_div(len(curve), most)
     kept = {*range(0, len(curve), every), len(curve) - 1}
     kept.add(max(range(len(curve)), key=lambda i: curve[i][1]))
     return [curve[i] for i in sorted(kept)]
