@@ -44,7 +44,7 @@ from search.rollback import RollbackOptimizer
 from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
 from tracking import TrackingCallback
-from tracking.outbox.delivery import patiently
+from tracking.outbox.delivery import retrying
 from tracking.outbox.records import Attachment, Record, Text
 from tracking.provenance import hash_cache
 from tracking.views import trainings_view
@@ -81,7 +81,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class LaunchResult:
     """The result of a training that has ended, either for good or until it is continued."""
 
     result: TrainResult
@@ -125,7 +125,7 @@ class _Pictures(Callback):
 
 def run_training(
     job: Job, *, store: Store, console: Console, callbacks: Sequence[Callback] = ()
-) -> Finished:
+) -> LaunchResult:
     """Run or continue `job`. Ctrl-C and SIGTERM end it with a checkpoint, outcome `interrupted`.
 
     Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
@@ -140,7 +140,7 @@ def run_training(
         return _run(job, store, console, callbacks)
 
 
-def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]) -> Finished:
+def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]) -> LaunchResult:
     plan = _plan(job)
     config, checkpoint = plan.config, plan.checkpoint
     trainer = Trainer(
@@ -152,7 +152,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     optimizer = _optimizer(trainer, job, callbacks)  # refuses a wrong schedule
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
-    run = patiently(lambda: _run_of(job, plan, store, console), console.say)
+    run = retrying(lambda: _run_of(job, plan, store, console), console.say)
     _remember(job.folder, run_id=run.id)
     write_text(job.folder / "config.yaml", trainer.config.to_yaml())
     keeper = KeepBest(job.folder / SAVE_FOLDER / GENERATOR_NAME)
@@ -186,7 +186,7 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         "best_gain_db": keeper.gain_db,
     }
     _remember(job.folder, run_id=run.id, result=asdict(result), **record)
-    return Finished(
+    return LaunchResult(
         result=result, run_id=run.id, folder=job.folder, stop_asked=bool(asked), **record
     )
 
@@ -315,7 +315,7 @@ def _close_abandoned(store: Store, run_id: str) -> None:
         store.run(run_id).finish("KILLED", "died before its first checkpoint")
 
 
-def _already_complete(job: Job) -> Finished | None:
+def _already_complete(job: Job) -> LaunchResult | None:
     record = _record(job.folder)
     result = record.get("result")
     if not result or result["outcome"] == "interrupted":
@@ -323,7 +323,7 @@ def _already_complete(job: Job) -> Finished | None:
     if result["outcome"] == "completed" and result["step"] < job.config.steps:
         return None  # more steps are asked for now
     _plan(job)  # raises if the complete training is another one
-    return Finished(
+    return LaunchResult(
         result=TrainResult(**result),
         run_id=record["run_id"],
         folder=job.folder,

@@ -177,7 +177,7 @@ def _within(images: Images, limit: float) -> Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptCycle:
+class StoredCycle:
     """The images of one validation, (B, C, Z, Y, X) by name."""
 
     iteration: int
@@ -186,7 +186,7 @@ class KeptCycle:
     """(z, y, x) in micrometres, where the data said it."""
 
 
-def kept_iterations(run: Run) -> dict[int, str]:
+def stored_iterations(run: Run) -> dict[int, str]:
     """Artifact names of the volumes of a run by iteration, in rising order."""
     found = {}
     for name in run.artifact_names(FOLDER):
@@ -197,8 +197,8 @@ def kept_iterations(run: Run) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def read_kept(run: Run, iteration: int, name: str) -> KeptCycle:
-    """Read one of `kept_iterations`. Errors: `DataError` if the file is damaged."""
+def read_stored(run: Run, iteration: int, name: str) -> StoredCycle:
+    """Read one of `stored_iterations`. Errors: `DataError` if the file is damaged."""
     path = run.artifact_path(name)
     try:
         images = read_cycle(path)
@@ -206,7 +206,7 @@ def read_kept(run: Run, iteration: int, name: str) -> KeptCycle:
             size = file["real_A"].attrs.get("voxel_size_um")
     except (OSError, KeyError) as error:
         raise DataError(f"run {run.name}: {name} can't be read: {error}") from error
-    return KeptCycle(
+    return StoredCycle(
         iteration=iteration,
         images=images,
         voxel_size_A=None if size is None else as_voxel_size(size),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cyclegan.errors import CycleGANError
 from tracking.errors import translated
 from tracking.process import is_alive
-from tracking.retention import Plan, RuleName, Rules, Stored, guard, is_large, plan
+from tracking.retention import Plan, RuleName, Rules, StoredRuns, guard, is_large, plan
 from tracking.run_lookup import RunInfo
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _FRESH_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Freed:
+class DeletionResult:
     """The outcome for one run of a plan."""
 
     run: RunInfo
@@ -47,11 +47,11 @@ class Freed:
     """Reason why its files could not be removed; it is hidden, and the next call tries again."""
 
 
-def survey(store: Store) -> Stored:
+def survey(store: Store) -> StoredRuns:
     """Read all that the rules need. Errors: `CycleGANError` if the store can't be read."""
     runs = store.search(stage="all")
     reasons = {run.id: store.artifacts(run).out_of_reach() for run in runs}
-    return Stored(
+    return StoredRuns(
         runs=runs,
         registered=store.registry.of_runs({run.id for run in runs}),
         is_alive=is_alive,
@@ -62,7 +62,7 @@ def survey(store: Store) -> Stored:
 
 def carry_out(
     store: Store, agreed: Plan, rules: Rules, *, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Freed]:
+) -> Iterator[DeletionResult]:
     """Delete the runs of `agreed` one by one, as long as `rules` still free them.
 
     Errors: `CycleGANError` if the store fails; runs deleted before that stay deleted.
@@ -74,16 +74,16 @@ def carry_out(
             current, made = survey(store), clock()
             ids = plan(current, rules).ids
         if run.id not in current.by_id:
-            yield Freed(run=run, rule=rule, kept=_GONE)
+            yield DeletionResult(run=run, rule=rule, kept=_GONE)
         elif run.id not in ids:
-            yield Freed(run=run, rule=rule, kept="it is needed or in use by now")
+            yield DeletionResult(run=run, rule=rule, kept="it is needed or in use by now")
         else:
             yield _free_or_gone(store, run, rule, current, artifacts_only=rules.artifacts_only)
 
 
 def _free_or_gone(
-    store: Store, run: RunInfo, rule: RuleName, current: Stored, *, artifacts_only: bool
-) -> Freed:
+    store: Store, run: RunInfo, rule: RuleName, current: StoredRuns, *, artifacts_only: bool
+) -> DeletionResult:
     """Free `run`; it is no failure if another process deletes it at the same moment."""
     try:
         now = _stored_now(store, run)
@@ -92,7 +92,7 @@ def _free_or_gone(
     except CycleGANError:
         if _stored_now(store, run) is not None:
             raise
-    return Freed(run=run, rule=rule, kept=_GONE)
+    return DeletionResult(run=run, rule=rule, kept=_GONE)
 
 
 def _stored_now(store: Store, run: RunInfo) -> RunInfo | None:
@@ -100,22 +100,22 @@ def _stored_now(store: Store, run: RunInfo) -> RunInfo | None:
 
 
 def _free(
-    store: Store, now: RunInfo, rule: RuleName, current: Stored, *, artifacts_only: bool
-) -> Freed:
+    store: Store, now: RunInfo, rule: RuleName, current: StoredRuns, *, artifacts_only: bool
+) -> DeletionResult:
     remover, reason = store.remover, guard(now, current, named=rule == "named")
     if reason:
-        return Freed(run=now, rule=rule, kept=reason)
+        return DeletionResult(run=now, rule=rule, kept=reason)
     if not artifacts_only and not now.deleted:
         remover.hide(now.id)
     try:
         count = store.artifacts(now).remove(is_large if artifacts_only else None)
     except CycleGANError as error:
-        return Freed(run=now, rule=rule, error=str(error))
+        return DeletionResult(run=now, rule=rule, error=str(error))
     if not artifacts_only:
-        return Freed(run=now, rule=rule, bytes=count, rows=remover.free_rows(now.id))
+        return DeletionResult(run=now, rule=rule, bytes=count, rows=remover.free_rows(now.id))
     if not now.deleted:
         remover.mark(now.id)
-    return Freed(run=now, rule=rule, bytes=count)
+    return DeletionResult(run=now, rule=rule, bytes=count)
 
 
 class Remover:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 
-PATIENCE = 10.0
+RETRY_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
@@ -35,7 +35,7 @@ def main(command: list[str]) -> None:
     sys.stdin.buffer.read()
     os.killpg(0, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(PATIENCE)
+        process.wait(RETRY_SECONDS)
     os.killpg(0, signal.SIGKILL)
 
 

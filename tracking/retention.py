@@ -47,7 +47,7 @@ class Rules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredRuns:
     """The whole store as it is now, including deleted runs."""
 
     runs: Sequence[RunInfo]
@@ -129,7 +129,7 @@ class Plan:
         object.__setattr__(self, "ids", frozenset(run.id for run, _ in self.free))
 
 
-def plan(stored: Stored, rules: Rules) -> Plan:
+def plan(stored: StoredRuns, rules: Rules) -> Plan:
     """Apply `rules` and the guards to the store; a run also stays if a child of it stays."""
     chosen = [(run, rule) for run in stored.runs if (rule := rule_for(run, rules, stored))]
     reasons = {run.id: guard(run, stored, named=rule == "named") for run, rule in chosen}
@@ -151,7 +151,7 @@ def plan(stored: Stored, rules: Rules) -> Plan:
     )
 
 
-def rule_for(run: RunInfo, rules: Rules, stored: Stored) -> RuleName | None:
+def rule_for(run: RunInfo, rules: Rules, stored: StoredRuns) -> RuleName | None:
     """Return the first rule by which a run can be deleted, ignoring the guards."""
     if run.id in rules.named:
         return "named"
@@ -171,7 +171,7 @@ def rule_for(run: RunInfo, rules: Rules, stored: Stored) -> RuleName | None:
     return None
 
 
-def guard(run: RunInfo, stored: Stored, *, named: bool = False) -> str | None:
+def guard(run: RunInfo, stored: StoredRuns, *, named: bool = False) -> str | None:
     """Return the reason why a run stays whatever the rules say; None if it may be deleted.
 
     A run that became a trained model is deleted only after two decisions of a person: deleting it
@@ -236,18 +236,18 @@ def _in_scope(run: RunInfo, rules: Rules) -> bool:
     return inside and (rules.others or is_ours(run))
 
 
-def _failed(run: RunInfo, stored: Stored, days: float) -> bool:
+def _failed(run: RunInfo, stored: StoredRuns, days: float) -> bool:
     ended = run.start_ms if run.end_ms is None else run.end_ms
     if stored.now_ms - ended < days * _DAY_MS or run.tags.get("outcome") in _RESULTS:
         return False
     return run.status in ("FAILED", "KILLED") or stored.is_dead(run)
 
 
-def _worse(run: RunInfo, stored: Stored, count: int) -> bool:
+def _worse(run: RunInfo, stored: StoredRuns, count: int) -> bool:
     return bool(trial_state(run)) and stored.places.get(run.id, math.inf) > count
 
 
-def _below(run: RunInfo, stored: Stored, free: set[str]) -> str | None:
+def _below(run: RunInfo, stored: StoredRuns, free: set[str]) -> str | None:
     """Return the reason why children keep a run; None if they don't."""
     names = [child.name for child in stored.children.get(run.id, ()) if child.id not in free]
     if not names:
@@ -256,7 +256,7 @@ def _below(run: RunInfo, stored: Stored, free: set[str]) -> str | None:
     return f"{len(names)} of the runs below it would stay: {shown}"
 
 
-def _depth(run: RunInfo, stored: Stored) -> int:
+def _depth(run: RunInfo, stored: StoredRuns) -> int:
     """Return the number of runs from its topmost parent down to itself."""
     seen = {run.id}
     while (above := stored.by_id.get(run.parent or "")) and above.id not in seen:

@@ -35,17 +35,17 @@ from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
 from cyclegan.enhance.grid import Region
 from cyclegan.errors import ConfigError, UsageError, nearest
 from cyclegan.losses import GROUPS, function_name_of
-from search.launch import Finished
+from search.launch import LaunchResult
 from tracking import Store, project_root
 from tracking.repair import tidy
 from viz.console import Console
 from workbench.training import train as train_config
 
 if TYPE_CHECKING:
-    from search.promotion import Promoted
+    from search.promotion import PromotionResult
     from search.promotion.promote import Start
     from search.study import OpenStudy
-    from workbench.enhancement.command import EnhanceResult
+    from workbench.enhancement.command import EnhancementResult
 
 # The older software's names where they differ from the configuration's keys.
 _RENAMED = {"num_iters": "steps", "HPoptimizer": "hp_optimizer.enabled"}
@@ -96,7 +96,7 @@ def promote(
     hp_optimizer: bool | None = None,
     tracking_uri: str | None = None,
     quiet: bool = False,
-) -> Promoted:
+) -> PromotionResult:
     """Turn one trial of a study into the real training, and register its generator.
 
     Args:
@@ -132,7 +132,7 @@ def enhance(
     tracking_uri: str | None = None,
     quiet: bool = False,
     **options: Any,
-) -> list[EnhanceResult]:
+) -> list[EnhancementResult]:
     """Enhance whole volumes with a trained generator, tile by tile.
 
     Args:
@@ -166,7 +166,7 @@ def train(
     tracking_uri: str | None = None,
     quiet: bool = False,
     **arguments: Any,
-) -> Finished:
+) -> LaunchResult:
     """Train one CycleGAN as `cyclegan train` does; Ctrl-C ends it with a checkpoint.
 
     Args:

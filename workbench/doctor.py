@@ -42,7 +42,7 @@ _STATUS: dict[str, Status] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Problem:
     """A disagreement between studies, MLflow and the disk."""
 
     subject: str
@@ -83,7 +83,7 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     )
 
 
-def examine(store: Store) -> Iterator[Finding]:
+def examine(store: Store) -> Iterator[Problem]:
     """Yield all problems, journals first because the studies are read from them."""
     for name in known_studies():
         yield from _journal(studies_folder() / name)
@@ -92,7 +92,7 @@ def examine(store: Store) -> Iterator[Finding]:
         try:
             opened = open_study(name)
         except CycleGANError as error:
-            yield Finding(
+            yield Problem(
                 subject=f"study {name}",
                 problem=str(error),
                 remedy="solve this first; the study is left as it is",
@@ -106,7 +106,7 @@ def examine(store: Store) -> Iterator[Finding]:
     yield from _litter(project_root() / "results")
 
 
-def _journal(folder: Path) -> Iterator[Finding]:
+def _journal(folder: Path) -> Iterator[Problem]:
     path = folder / JOURNAL
     if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
 
@@ -114,7 +114,7 @@ def _journal(folder: Path) -> Iterator[Finding]:
             with waiting_for(Path(f"{path}.flock")):
                 mend_journal(path)
 
-        yield Finding(
+        yield Problem(
             subject=str(path),
             problem="its last line is half-written",
             remedy="the half line is cut off; its entry had not taken effect",
@@ -122,10 +122,10 @@ def _journal(folder: Path) -> Iterator[Finding]:
         )
 
 
-def _study(opened: OpenStudy, store: Store) -> Iterator[Finding]:
+def _study(opened: OpenStudy, store: Store) -> Iterator[Problem]:
     for path in sorted((opened.folder / "workers").glob("*.lock")):
         if is_free(path):
-            yield Finding(
+            yield Problem(
                 subject=str(path),
                 problem="the worker is gone",
                 remedy="its lock file is removed",
@@ -138,14 +138,14 @@ def _study(opened: OpenStudy, store: Store) -> Iterator[Finding]:
     for folder in sorted(opened.results.glob("trial-*")):
         digits = folder.name.removeprefix("trial-")
         if digits.isdigit() and int(digits) not in numbers:
-            yield Finding(
+            yield Problem(
                 subject=str(folder),
                 problem=f"study {opened.definition.name} has no such trial",
                 remedy="remove the folder if its checkpoints are not wanted",
             )
 
 
-def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
+def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Problem]:
     subject = f"trial {trial.number} of study {opened.definition.name}"
     folder = opened.trial_folder(trial.number)
     if trial.state == "interrupted":
@@ -153,7 +153,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
             newest_checkpoint(folder / SAVE_FOLDER)
         except CycleGANError as error:
             remedy = f"restore it, or remove {folder}: the trial then begins anew"
-            yield Finding(subject=subject, problem=str(error), remedy=remedy)
+            yield Problem(subject=subject, problem=str(error), remedy=remedy)
     run_id = trial.run_id or recorded_run(folder)
     if trial.state not in _STATUS or not run_id:
         return
@@ -162,7 +162,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
     except CycleGANError as error:
         if isinstance(error, DataError) and trial.state != "interrupted":
             return  # deleted on purpose, as `cyclegan runs gc` does
-        yield Finding(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
+        yield Problem(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
         return
     wanted = _STATUS[trial.state]
     over = trial.state != "interrupted"
@@ -178,7 +178,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
                 found.set_tags({"state": trial.state})
 
         what = f"{trial.state} in Optuna" if over else "trained by nobody"
-        yield Finding(
+        yield Problem(
             subject=subject,
             problem=f"{what}, {run.status} in MLflow (run {run.id})",
             remedy=f"the run is {wanted} now; when it continues, it is RUNNING again"
@@ -189,7 +189,7 @@ def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Finding]:
         )
 
 
-def _undelivered(store: Store) -> Iterator[Finding]:
+def _undelivered(store: Store) -> Iterator[Problem]:
     """Yield the outboxes that hold records for MLflow, written while the store was away."""
     for outbox in waiting(store):
         if not len(outbox):
@@ -198,13 +198,13 @@ def _undelivered(store: Store) -> Iterator[Finding]:
         try:
             store.run(run_id)
         except DataError as error:  # the run was deleted: perhaps nobody wants its entries
-            yield Finding(
+            yield Problem(
                 subject=str(folder),
                 problem=f"{count(len(outbox), 'record')} waiting, but {error}",
                 remedy="restore the run, or remove the folder",
             )
             continue
-        yield Finding(
+        yield Problem(
             subject=f"run {outbox.about['name']} ({run_id})",
             problem=f"{count(len(outbox), 'record')} waiting in {folder}",
             remedy="they are delivered to MLflow",
@@ -212,7 +212,7 @@ def _undelivered(store: Store) -> Iterator[Finding]:
         )
 
 
-def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
+def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Problem]:
     """Yield the runs that MLflow shows as RUNNING although their process is gone."""
     for run, alive in dead_runs(store):
         if run.id in told:
@@ -221,13 +221,13 @@ def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Finding]:
         subject = f"{run.tags.get('kind', 'run')} {run.name} ({run.id})"
         if alive is None:
             where = process.partition("/")[0] if process else "an unknown host"
-            yield Finding(
+            yield Problem(
                 subject=subject,
                 problem=f"RUNNING in MLflow, started on {where}, which can't be checked from here",
                 remedy="run cyclegan doctor there",
             )
         else:
-            yield Finding(
+            yield Problem(
                 subject=subject,
                 problem="RUNNING in MLflow, but its process is gone",
                 remedy="the run is KILLED now; when it continues, it is RUNNING again",
@@ -239,12 +239,12 @@ def _closing(store: Store, run: RunInfo) -> Callable[[], object]:
     return lambda: store.run(run.id).finish("KILLED", DIED)
 
 
-def _litter(results: Path) -> Iterator[Finding]:
+def _litter(results: Path) -> Iterator[Problem]:
     """Yield the half-written files of processes that are gone."""
     for path in sorted(results.rglob(".*.part")):
         lock = next((p / ".lock" for p in path.parents if (p / "run.json").is_file()), None)
         if lock is not None and is_free(lock):
-            yield Finding(
+            yield Problem(
                 subject=str(path),
                 problem="half-written by a process that is gone",
                 remedy="it is removed; the file that it was to replace is whole",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.generator import Direction
-from cyclegan.portable import Exported, export_generator
+from cyclegan.portable import ExportResult, export_generator
 from search.models import find_model, origin_of
 from workbench.output import OpenStore, Output
 
@@ -18,7 +18,7 @@ def export_model(
     open_store: OpenStore,
     direction: Direction = "A",
     overwrite: bool = False,
-) -> Exported:
+) -> ExportResult:
     """Export the model that `name` means as one file for use without this project."""
     model = find_model(name, open_store)
     return export_generator(
@@ -30,13 +30,13 @@ def export_model(
     )
 
 
-def output_of(exported: Exported) -> Output:
+def output_of(exported: ExportResult) -> Output:
     """Return what one must know to use an exported file."""
     data = {"output": str(exported.path), "seconds": exported.seconds, "about": exported.about}
     return Output(data=data, text=_text(exported))
 
 
-def _text(exported: Exported) -> str:
+def _text(exported: ExportResult) -> str:
     about = exported.about
     source, target = about["input"], about["output"]
     megabytes = exported.path.stat().st_size / 1e6

@@ -14,7 +14,7 @@ from cyclegan.prepare import (
     COMPRESSIONS,
     WHOLE,
     Open,
-    Prepared,
+    PrepareResult,
     Settings,
     Source,
     VoxelSize,
@@ -173,7 +173,9 @@ def _announce(
             )
 
 
-def _prepare(console: Console, request: PrepareRequest, settings: Settings, job: _Job) -> Prepared:
+def _prepare(
+    console: Console, request: PrepareRequest, settings: Settings, job: _Job
+) -> PrepareResult:
     @contextlib.contextmanager
     def report(label: str, total: int, start: int) -> Iterator[Callable[[int], None]]:
         title = f"{job.output.name}: {label}"
@@ -207,7 +209,7 @@ def _write_json(json_file: Path, jobs: Sequence[_Job]) -> None:
     write_dataset(json_file, train, validate)
 
 
-def _data(done: Sequence[Prepared], jobs: Sequence[_Job], json_file: Path) -> dict[str, Any]:
+def _data(done: Sequence[PrepareResult], jobs: Sequence[_Job], json_file: Path) -> dict[str, Any]:
     volumes = [
         vars(one) | {"train": list(job.train), "validate": list(job.validate)}
         for one, job in zip(done, jobs, strict=True)
@@ -215,7 +217,7 @@ def _data(done: Sequence[Prepared], jobs: Sequence[_Job], json_file: Path) -> di
     return {"dataset": str(json_file), "volumes": volumes}
 
 
-def _text(done: Sequence[Prepared], json_file: Path) -> str:
+def _text(done: Sequence[PrepareResult], json_file: Path) -> str:
     percents = list(done[0].percentiles)
     header = ["volume", "voxels", "dtype", "mean", "std", "min"]
     header += [*(f"{p} %" for p in percents), "max", "not finite", "voxel size"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import UsageError
 from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
-from search.promotion.promote import Promoted, Start, plan_promotion, promote
+from search.promotion.promote import PromotionResult, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
 from search.study import OpenStudy, open_study
 from viz.console import Console
@@ -82,7 +82,7 @@ def _promotions(
     numbers: list[int],
     store: Store,
     console: Console,
-) -> Iterator[Promoted]:
+) -> Iterator[PromotionResult]:
     """Promote one trial after another, until one is interrupted."""
     for number in numbers:
         promoted = promote(
@@ -101,7 +101,7 @@ def _result(
     opened: OpenStudy,
     request: PromoteRequest,
     confirmation: Confirmation | None,
-    promoted: list[Promoted],
+    promoted: list[PromotionResult],
     store: Store,
 ) -> tuple[Any, str]:
     """Return the result as plain values and as text; with `--top` the screening is added."""
@@ -121,7 +121,7 @@ def _result(
     return data, "\n\n".join(texts)
 
 
-def _data(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
+def _data(opened: OpenStudy, promoted: PromotionResult) -> dict[str, Any]:
     data = {
         "trial": promoted.trial,
         "start": promoted.start,
@@ -143,7 +143,7 @@ def _data(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
     return data
 
 
-def _judgement(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
+def _judgement(opened: OpenStudy, promoted: PromotionResult) -> dict[str, Any]:
     """Return the verdicts on the promoted generator; None if the promotion was interrupted."""
     if promoted.interrupted:
         return {"verdict": None, "better_trial": None}
@@ -160,7 +160,7 @@ def _judgement(opened: OpenStudy, promoted: Promoted) -> dict[str, Any]:
     }
 
 
-def _text(opened: OpenStudy, promoted: Promoted) -> str:
+def _text(opened: OpenStudy, promoted: PromotionResult) -> str:
     data = _data(opened, promoted)
     lines = [
         f"trial {promoted.trial} of {opened.definition.name} promoted",

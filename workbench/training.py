@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import DataError
-from search.launch import SAVE_FOLDER, Finished, Job, run_training
+from search.launch import SAVE_FOLDER, Job, LaunchResult, run_training
 from tracking import project_root
 from viz.console import Console
 from workbench.output import Output
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 """Exit code of a training that was interrupted."""
 
 
-def train(config: Config, *, store: Store, console: Console, resume: bool = False) -> Finished:
+def train(config: Config, *, store: Store, console: Console, resume: bool = False) -> LaunchResult:
     """Train `config` in `results/<run_name>/`, tracked in `store`.
 
     With `resume` the training continues from its newest checkpoint, if there is one.
@@ -39,14 +39,14 @@ def train(config: Config, *, store: Store, console: Console, resume: bool = Fals
     return run_training(job, store=store, console=console)
 
 
-def output_of(config: Config, finished: Finished) -> Output:
+def output_of(config: Config, finished: LaunchResult) -> Output:
     """Return how a training ended, for the command line."""
     data = finished_data(config.run_name, finished)
     interrupted = finished.result.outcome == "interrupted"
     return Output(data=data, text=finished_text(data), exit_code=INTERRUPTED if interrupted else 0)
 
 
-def finished_data(run_name: str, finished: Finished) -> dict[str, Any]:
+def finished_data(run_name: str, finished: LaunchResult) -> dict[str, Any]:
     """A finished training as plain values."""
     return {
         "run_name": run_name,

@@ -41,7 +41,7 @@ _SLAB_SHARE, _SLAB_BYTES = 0.1, 512_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Enhanced:
+class EnhanceResult:
     """Result of an enhancement."""
 
     path: Path
@@ -118,7 +118,7 @@ def enhance_file(
     attributes: Mapping[str, Any] | None = None,
     identity: str | None = None,
     on_progress: Progress | None = None,
-) -> Enhanced:
+) -> EnhanceResult:
     """Enhance a volume, or the frames of a time series, into an HDF5 file.
 
     `output.py` describes the file. The source is read as `Volume` reads it: standardised, with
@@ -196,9 +196,11 @@ def _grid(job: Job, output: Path, tile: Size | None, budget: float) -> Grid:
     return choose_grid(job.operator, shape, region=job.region, wanted=tile, budget=budget)
 
 
-def _done(output: Path, plan: Plan, resumed: int | None = None, seconds: float = 0.0) -> Enhanced:
+def _done(
+    output: Path, plan: Plan, resumed: int | None = None, seconds: float = 0.0
+) -> EnhanceResult:
     tiles = len(plan.grid) * (plan.frames or 1)
-    return Enhanced(
+    return EnhanceResult(
         path=output,
         shape=(*plan.leading("data"), *plan.grid.output_shape(plan.outputs["data"])),
         tile=plan.grid.core,

@@ -7,6 +7,6 @@ recipe      a script of its own that applies the file to a volume; it travels in
 ```
 """
 
-from cyclegan.portable.exporting import Exported, export_generator
+from cyclegan.portable.exporting import ExportResult, export_generator
 
-__all__ = ["Exported", "export_generator"]
+__all__ = ["ExportResult", "export_generator"]

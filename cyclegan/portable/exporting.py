@@ -37,7 +37,7 @@ _TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportResult:
     """An exported file."""
 
     path: Path
@@ -53,7 +53,7 @@ def export_generator(
     direction: Direction = "A",
     origin: Mapping[str, object] | None = None,
     overwrite: bool = False,
-) -> Exported:
+) -> ExportResult:
     """Write the mean generator of a generator file or checkpoint to `output`, `FILE.pt2`.
 
     The file maps (B, C, Z, Y, X) float32, standardised, to (B, C', sZ, sY, sX); inside are
@@ -86,7 +86,7 @@ def export_generator(
         )
     with replacing(output) as temporary:
         temporary.write_bytes(content)
-    return Exported(path=output, about=about, seconds=time.perf_counter() - began)
+    return ExportResult(path=output, about=about, seconds=time.perf_counter() - began)
 
 
 def _packed(network: UNet3d, about: Mapping[str, Any]) -> bytes:

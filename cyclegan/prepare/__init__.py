@@ -17,7 +17,7 @@ from cyclegan.prepare.dataset import (
 from cyclegan.prepare.open_source import group_inputs, open_source
 from cyclegan.prepare.partial import COMPRESSIONS
 from cyclegan.prepare.region import WHOLE, Open, parse_range, parse_roi, size_of
-from cyclegan.prepare.settings import Prepared, Settings, parse_voxel_size, voxel_size_text
+from cyclegan.prepare.settings import PrepareResult, Settings, parse_voxel_size, voxel_size_text
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.streaming import check_output, forget, prepare_volume
 
@@ -25,7 +25,7 @@ __all__ = [
     "COMPRESSIONS",
     "WHOLE",
     "Open",
-    "Prepared",
+    "PrepareResult",
     "Settings",
     "Source",
     "VoxelSize",

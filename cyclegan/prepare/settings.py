@@ -34,7 +34,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PrepareResult:
     """Result for one volume."""
 
     source: str

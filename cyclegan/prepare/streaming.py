@@ -35,7 +35,7 @@ from cyclegan.prepare.partial import (
     part_path,
 )
 from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
-from cyclegan.prepare.settings import Prepared, Settings, fingerprint
+from cyclegan.prepare.settings import PrepareResult, Settings, fingerprint
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.transform import Histogram, Transform
 from cyclegan.rounding import round_up
@@ -82,7 +82,7 @@ def prepare_volume(
     overwrite: bool = False,
     report: Reporter = silent,
     draw: Draw | None = None,
-) -> Prepared:
+) -> PrepareResult:
     """Write the region of `source` as the HDF5 file `output`, and call `draw` for its picture.
 
     The values are `(x - mean) / std` over the region's finite voxels; voxels that are not finite
@@ -100,7 +100,7 @@ def prepare_volume(
         if draw:
             draw(output, work.title, histogram, after if settings.standardise else None)
     statistics = work.statistics
-    return Prepared(
+    return PrepareResult(
         source=source.name,
         output=output,
         picture=output.with_suffix(".png") if draw else None,

@@ -13,7 +13,15 @@ The command `cyclegan promote` uses this package.
 """
 
 from search.promotion.confirm import Confirmation, confirm
-from search.promotion.promote import Promoted, promote
+from search.promotion.promote import PromotionResult, promote
 from search.promotion.screening import AT_LEAST, Screening, summary
 
-__all__ = ["AT_LEAST", "Confirmation", "Promoted", "Screening", "confirm", "promote", "summary"]
+__all__ = [
+    "AT_LEAST",
+    "Confirmation",
+    "PromotionResult",
+    "Screening",
+    "confirm",
+    "promote",
+    "summary",
+]

@@ -215,7 +215,7 @@ def _train(
         return SeedScore(seed=seed, score=GATED, run_id=recorded_run(job.folder))
     if finished.result.outcome == "interrupted":
         return None
-    score = definition.worth(recorded_reports(path))
+    score = definition.score_of_reports(recorded_reports(path))
     return SeedScore(seed=seed, score=GATED if score is None else score, run_id=finished.run_id)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cyclegan.errors import DataError
 from cyclegan.locks import waiting_for
 from cyclegan.portable import export_generator
-from search.launch import GENERATOR_NAME, SAVE_FOLDER, Finished
+from search.launch import GENERATOR_NAME, SAVE_FOLDER, LaunchResult
 from search.models import origin_of
 from search.study import OpenStudy, Trial
 from tracking.views import promoted_view
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registered:
+class RegistrationResult:
     """A registered generator."""
 
     version: ModelVersion
@@ -47,7 +47,9 @@ class Registered:
         return f"{self.version.label}, {score}; champion stays {_scored(holder)}"
 
 
-def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) -> Registered | None:
+def register(
+    opened: OpenStudy, trial: int, finished: LaunchResult, store: Store
+) -> RegistrationResult | None:
     """Register the best generator once, and make it champion if its score is the best.
 
     An exported copy for use without this project is attached; if the export fails, a warning says
@@ -73,7 +75,7 @@ def register(opened: OpenStudy, trial: int, finished: Finished, store: Store) ->
     run.set_tags({"model_version": version.label})
     if version.portable is None:
         _attach_portable(store, run, version, generator)
-    return Registered(version=version, new=new, challenge=challenge)
+    return RegistrationResult(version=version, new=new, challenge=challenge)
 
 
 def _attach_portable(store: Store, run: Run, version: ModelVersion, generator: Path) -> None:
@@ -109,7 +111,7 @@ def study_run(opened: OpenStudy, store: Store) -> Run | None:
     return run_of(store, opened.study.user_attrs.get("mlflow_run_id"))
 
 
-def link_promoted(opened: OpenStudy, source: Trial, finished: Finished, store: Store) -> None:
+def link_promoted(opened: OpenStudy, source: Trial, finished: LaunchResult, store: Store) -> None:
     """Set the tags `promoted_to`, `best_score` and `best_step`, and link the three runs.
 
     The links are in the descriptions of the study, the trial and the promoted training.

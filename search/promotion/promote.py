@@ -16,9 +16,9 @@ from cyclegan.errors import ConfigError, CycleGANError, DataError, UsageError
 from cyclegan.events import HParamChange
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
-from search.launch import RECORD_NAME, SAVE_FOLDER, Finished, Job, recorded_score, run_training
+from search.launch import RECORD_NAME, SAVE_FOLDER, Job, LaunchResult, recorded_score, run_training
 from search.promotion import lineage
-from search.promotion.lineage import Registered, register
+from search.promotion.lineage import RegistrationResult, register
 from search.rollback.schedule import (
     SCHEDULE_NAME,
     Replay,
@@ -43,7 +43,7 @@ _PLAN_NAME = "promotion.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promoted:
+class PromotionResult:
     """A promoted training and its origin."""
 
     trial: int
@@ -51,8 +51,8 @@ class Promoted:
     start: Start
     replayed: int
     """Number of changes in the trial's schedule that the training follows."""
-    finished: Finished
-    registered: Registered | None
+    finished: LaunchResult
+    registered: RegistrationResult | None
     """None while the training is interrupted, or if no validation was usable."""
     trial_score: float | None = None
     """Score of the trial's own best generator; None if unknown."""
@@ -85,7 +85,7 @@ def promote(
     steps: int | None = None,
     start: Start | None = None,
     hp_optimizer: bool | None = None,
-) -> Promoted:
+) -> PromotionResult:
     """Train the best trial (or number `trial`) in earnest; the study's file gives the defaults.
 
     A second call continues an interrupted promotion, or does nothing if it is complete.
@@ -106,7 +106,7 @@ def promote(
     registered = None
     if finished.result.outcome != "interrupted":
         registered = register(opened, plan.source.number, finished, store)
-    return Promoted(
+    return PromotionResult(
         trial=plan.source.number,
         run_name=plan.config.run_name,
         start=plan.start,

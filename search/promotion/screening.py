@@ -170,7 +170,7 @@ def _pairs(opened: OpenStudy, runs: dict[int, RunInfo], store: Store) -> list[Pa
         pairs.append(
             Pair(
                 trial=summary_.number,
-                judged=opened.definition.worth(until),
+                judged=opened.definition.score_of_reports(until),
                 last=summary_.score,
                 full=max(reached.values()),
                 steps=round(run.metrics.get("step", 0)),

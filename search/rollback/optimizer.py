@@ -36,7 +36,7 @@ from cyclegan.validation import ValidationReport
 from search.rollback.guard import Guard
 from search.rollback.original import Original
 from search.rollback.policy import Fault, Policy, Retry
-from search.rollback.ring import Kept, Ring
+from search.rollback.ring import Ring, RingSnapshot
 
 logger = logging.getLogger(__name__)
 RING_FOLDER = "ring"
@@ -194,8 +194,10 @@ class RollbackOptimizer(Callback):
         upto = min(trainer.step, further) - self.settings.fall_back
         return self.ring.find(upto=upto, fault=fault.kind, age=fault.age, now=trainer.step)
 
-    def _taken(self, trainer: Trainer) -> Kept:
-        return Kept.of(trainer.snapshot(self.settings.precision), self.policy.signs(trainer))
+    def _taken(self, trainer: Trainer) -> RingSnapshot:
+        return RingSnapshot.of(
+            trainer.snapshot(self.settings.precision), self.policy.signs(trainer)
+        )
 
     # -- state --------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ SNAPSHOT_FORMAT = "cyclegan-snapshot-1"
 
 
 @dataclass(eq=False, kw_only=True)
-class Kept:
+class RingSnapshot:
     """A snapshot in memory or, once spilled, in a file."""
 
     step: int
@@ -40,7 +40,7 @@ class Kept:
     path: Path | None = None
 
     @classmethod
-    def of(cls, snapshot: Snapshot, signs: Iterable[str] = ()) -> Kept:
+    def of(cls, snapshot: Snapshot, signs: Iterable[str] = ()) -> RingSnapshot:
         """Wrap a snapshot that was just taken."""
         return cls(
             step=snapshot.step,
@@ -86,10 +86,10 @@ class Ring:
 
     def __init__(self, *, keep: int, memory: float = math.inf, folder: Path | None = None) -> None:
         self.keep, self.memory, self.folder = keep, memory, folder
-        self.recent: list[Kept] = []
+        self.recent: list[RingSnapshot] = []
         """Recent snapshots by rising step."""
-        self.start: Kept | None = None
-        self.best: Kept | None = None
+        self.start: RingSnapshot | None = None
+        self.best: RingSnapshot | None = None
         self.complete = True
         """True while all snapshots since the start are still there."""
         self._warned = False
@@ -97,9 +97,9 @@ class Ring:
 
     def begin(self, snapshot: Snapshot) -> None:
         """Add the start."""
-        self.start = Kept.of(snapshot)
+        self.start = RingSnapshot.of(snapshot)
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: RingSnapshot) -> None:
         """Add a new snapshot, and drop or spill older ones that are too many."""
         self.recent.append(kept)
         while len(self.recent) > self.keep:
@@ -107,7 +107,7 @@ class Ring:
             self._forget(self.recent.pop(0))
         self._fit()
 
-    def keep_best(self, kept: Kept) -> None:
+    def keep_best(self, kept: RingSnapshot) -> None:
         """Hold this snapshot until there is a better one; it may be one of the recent ones."""
         before, self.best = self.best, kept
         if before is not None:
@@ -179,18 +179,18 @@ class Ring:
         self.complete = bool(state["complete"]) and len(self.recent) == len(state["recent"])
         self._remove_strangers()
 
-    def _from_plain(self, plain: Mapping[str, Any]) -> Kept | None:
+    def _from_plain(self, plain: Mapping[str, Any]) -> RingSnapshot | None:
         values: dict[str, Any] = {n: plain[n] for n in ("step", "iteration", "nbytes")}
         values["signs"] = frozenset(plain["signs"])
         if "snapshot" in plain:
-            return Kept(**values, snapshot=Snapshot.from_plain(plain["snapshot"]))
+            return RingSnapshot(**values, snapshot=Snapshot.from_plain(plain["snapshot"]))
         path = self.folder / Path(plain["file"]).name if self.folder else None
         if path is None or not path.is_file():
             logger.warning("rollback: the snapshot in %s is lost", plain["file"])
             return None
-        return Kept(**values, snapshot=None, path=path)
+        return RingSnapshot(**values, snapshot=None, path=path)
 
-    def _all(self) -> list[Kept]:
+    def _all(self) -> list[RingSnapshot]:
         """Return each snapshot once; the later in the list, the likelier it is needed."""
         named = [kept for kept in (self.start, self.best) if kept is not None]
         return list({id(kept): kept for kept in (*named, *self.recent)}.values())
@@ -209,7 +209,7 @@ class Ring:
             else:
                 return
 
-    def _spill(self, kept: Kept) -> bool:
+    def _spill(self, kept: RingSnapshot) -> bool:
         assert self.folder is not None
         assert kept.snapshot is not None
         path = self.folder / f"snapshot-{kept.iteration:08d}.pt"
@@ -221,7 +221,7 @@ class Ring:
         kept.path, kept.snapshot = path, None
         return True
 
-    def _forget(self, kept: Kept) -> None:
+    def _forget(self, kept: RingSnapshot) -> None:
         if kept.path is not None and not any(kept is other for other in self._all()):
             self._unused[-1].append(kept.path)
 

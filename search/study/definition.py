@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, WrapValidator
 from cyclegan.config import Config, Count, RunName, Section, load_yaml, override, parse_config
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
-from search.study.objective import JudgedBy, Objective, worth
+from search.study.objective import JudgedBy, Objective, score_of_reports
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
@@ -123,9 +123,9 @@ class StudyDefinition(Section):
         changes = {**values, "run_name": f"{self.name}-{number:03d}"}
         return parse_config(override(self.base, changes), source=f"study {self.name}")
 
-    def worth(self, reports: Mapping[int, float]) -> float | None:
+    def score_of_reports(self, reports: Mapping[int, float]) -> float | None:
         """Return a trial's score from its reports (objective by iteration); None without any."""
-        return worth(reports, self.judge_by, self.pruner.prune_after)
+        return score_of_reports(reports, self.judge_by, self.pruner.prune_after)
 
     def first_values(self) -> dict[str, Any]:
         """Return possible values of a trial: the low end of each range, or a draw of a function."""

@@ -36,7 +36,7 @@ JudgedBy = Literal["best", "last"]
 """The validation that counts for a trial: the best since judging began, or the last."""
 
 
-def worth(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> float | None:
+def score_of_reports(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> float | None:
     """Return a trial's score from its reports (objective by iteration); None without any.
 
     With `best`, reports before iteration `since` don't count; if there are no others, the last one

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from cyclegan.errors import CycleGANError, UsageError
-from search.study.progress import Board, LocalBoard, Message, RemoteBoard
+from search.study.progress import LocalProgress, Message, RemoteProgress, StudyProgress
 from search.study.study import OpenStudy
 
 _OVER = "over"
@@ -53,7 +53,7 @@ class _Worker:
 
 def run_workers(
     opened: OpenStudy,
-    board: LocalBoard,
+    progress: LocalProgress,
     *,
     count: int,
     tracking_uri: str,
@@ -73,7 +73,7 @@ def run_workers(
         parent=parent,
         precision=precision,
     )
-    crew = _Crew(order, board, _places(count, str(definition.base.get("device", "auto"))))
+    crew = _Crew(order, progress, _places(count, str(definition.base.get("device", "auto"))))
     with _forwarding(crew):
         crew.start()
         while crew.workers:
@@ -87,8 +87,8 @@ def run_workers(
 class _Crew:
     """The workers that are alive."""
 
-    def __init__(self, order: _Order, board: LocalBoard, places: Sequence[Mapping[str, str]]):
-        self.order, self.board, self.places = order, board, places
+    def __init__(self, order: _Order, progress: LocalProgress, places: Sequence[Mapping[str, str]]):
+        self.order, self.progress, self.places = order, progress, places
         self.workers: dict[int, _Worker] = {}
         self.stopping = False
         self.problem: tuple[int, str] | None = None
@@ -125,7 +125,7 @@ class _Crew:
             else:
                 if message[0] == "ended":
                     self.deaths = 0
-                self.board.receive(message)
+                self.progress.receive(message)
 
     def _ended(self, number: int, worker: _Worker) -> None:
         worker.pipe.close()
@@ -144,7 +144,7 @@ class _Crew:
                 self.problem = (1, f"{self.deaths} workers died in a row, the last one by {why}")
                 self.stop()
                 return
-            self.board.say(f"worker {number} died ({why}); another one takes its place")
+            self.progress.say(f"worker {number} died ({why}); another one takes its place")
             self._start(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -220,34 +220,34 @@ def _child(order: _Order, pipe: Connection) -> None:
         with lock, contextlib.suppress(OSError):
             pipe.send(message)
 
-    send((_OVER, _work(order, RemoteBoard(send))))
+    send((_OVER, _work(order, RemoteProgress(send))))
     pipe.close()
 
 
-def _work(order: _Order, board: Board) -> tuple[int, str]:
+def _work(order: _Order, progress: StudyProgress) -> tuple[int, str]:
     """Work on the study, and return the exit code and message."""
     from search.study.lease import Owner
-    from search.study.progress import BoardConsole
+    from search.study.progress import ProgressConsole
     from search.study.study import open_study
-    from search.study.trial import Bench
+    from search.study.trial import WorkerContext
     from search.study.worker import work
     from tracking import Store
 
-    console = BoardConsole(board)
+    console = ProgressConsole(progress)
     console.log_to_here()
     try:
         opened = open_study(order.study, order.storage).with_trials(order.trials)
         with Owner(opened.folder) as owner:
-            bench = Bench(
+            context = WorkerContext(
                 opened=opened,
                 store=Store.open(order.tracking_uri),
                 console=console,
-                board=board,
+                progress=progress,
                 owner=owner,
                 parent=order.parent,
                 precision=order.precision,
             )
-            return (0, "") if work(bench) == "done" else (_INTERRUPTED, "interrupted")
+            return (0, "") if work(context) == "done" else (_INTERRUPTED, "interrupted")
     except KeyboardInterrupt:
         return _INTERRUPTED, "interrupted"
     except CycleGANError as error:

@@ -1,7 +1,7 @@
 """The progress of a running study: a live table on a terminal, plain lines in a log.
 
-Trials report their progress to a `Board`. A worker process has a `RemoteBoard`, whose messages
-travel to the process that the user started; that process shows them.
+Trials report their progress to a `StudyProgress`. A worker process has a `RemoteProgress`, whose
+messages travel to the process that the user started; that process shows them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MESSAGE_SECONDS = 0.5
 _ORDER = {"running": 0, "complete": 1, "pruned": 2, "interrupted": 3, "failed": 4}
 
 
-class Board:
+class StudyProgress:
     """Takes the progress of trials; subclasses show it or send it on."""
 
     def began(self, number: int, steps: int, values: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Board:
         raise NotImplementedError
 
 
-class RemoteBoard(Board):
+class RemoteProgress(StudyProgress):
     """Passes every report to `send`, but at most two steps a second, and always the last step."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
@@ -74,16 +74,16 @@ class RemoteBoard(Board):
         self._send((kind, content))
 
 
-class BoardConsole(Console):
+class ProgressConsole(Console):
     """A console whose lines, such as log warnings, appear above the table of progress."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, progress: StudyProgress) -> None:
         super().__init__(quiet=True)
-        self._board = board
+        self._study = progress
 
     def write(self, text: str) -> None:
         """Write one line in any case."""
-        self._board.say(text)
+        self._study.say(text)
 
 
 @dataclass
@@ -110,7 +110,7 @@ class _Row:
         return (self.steps - self.step) * (now - self.began) / done
 
 
-class LocalBoard(Board):
+class LocalProgress(StudyProgress):
     """Shows the reports. Use it as a context manager around the study.
 
     Args:
@@ -140,7 +140,7 @@ class LocalBoard(Board):
             steps=step, began=0.0, state=state, step=step, curve=list(curve), score=score
         )
 
-    def __enter__(self) -> LocalBoard:
+    def __enter__(self) -> LocalProgress:
         if not self.console.quiet and self.console.stream.isatty():
             from rich.live import Live
 
@@ -155,7 +155,7 @@ class LocalBoard(Board):
             self.console.rich_is_over()
 
     def receive(self, message: Message) -> None:
-        """Take a message of a `RemoteBoard`."""
+        """Take a message of a `RemoteProgress`."""
         kind, content = message
         self._tell(kind, *content)
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from cyclegan.config import Count, Section
 from cyclegan.rounding import round_up
-from search.study.objective import JudgedBy, worth
+from search.study.objective import JudgedBy, score_of_reports
 
 _OWN = {
     "reduction_factor": ("successive_halving", "hyperband"),
@@ -131,7 +131,7 @@ class _From(BasePruner):
 
 
 class _Halving(optuna.pruners.SuccessiveHalvingPruner):
-    """Successive halving that compares the scores of trials as `worth` gives them."""
+    """Successive halving that compares the scores of trials as `score_of_reports` gives them."""
 
     def __init__(self, judge_by: JudgedBy, first: int, factor: int) -> None:
         super().__init__(min_resource=first, reduction_factor=factor)
@@ -142,7 +142,7 @@ class _Halving(optuna.pruners.SuccessiveHalvingPruner):
 
 
 class _Hyperband(optuna.pruners.HyperbandPruner):
-    """Hyperband that compares the scores of trials as `worth` gives them."""
+    """Hyperband that compares the scores of trials as `score_of_reports` gives them."""
 
     def __init__(self, judge_by: JudgedBy, first: int, last: int, factor: int) -> None:
         super().__init__(min_resource=first, max_resource=last, reduction_factor=factor)
@@ -153,9 +153,9 @@ class _Hyperband(optuna.pruners.HyperbandPruner):
 
 
 def _as_worth(trial: FrozenTrial, judge_by: JudgedBy, first: int) -> FrozenTrial:
-    """Return the trial with its score, as `worth` gives it, in place of its last report."""
+    """Return the trial with its score, by `score_of_reports`, in place of its last report."""
     found, reports = copy.copy(trial), trial.intermediate_values
-    value = worth(reports, judge_by, first)
+    value = score_of_reports(reports, judge_by, first)
     if value is not None:
         found.intermediate_values = reports | {max(reports): value}
     return found

@@ -33,22 +33,22 @@ from search.study.study import OpenStudy
 from search.study.trials import Trial
 
 __all__ = [
-    "Kept",
+    "Keep",
     "can_continue",
     "check_disk",
+    "checkpoints_to_keep",
     "expected_bytes",
-    "kept_checkpoints",
     "release_checkpoints",
 ]
 logger = logging.getLogger(__name__)
-Kept = Literal["all", "newest", "none"]
+Keep = Literal["all", "newest", "none"]
 """The checkpoints of a trial that stay; `newest` includes the best one, if there is one."""
 _FINISHED = ("complete", "pruned", "failed")
 
 
-def kept_checkpoints(
+def checkpoints_to_keep(
     trials: Sequence[Trial], keep_trials: int, revived: Collection[int] = ()
-) -> dict[int, Kept]:
+) -> dict[int, Keep]:
     """Return by number which checkpoints every trial keeps.
 
     `revived`: numbers of trials that unfinished trials continue.
@@ -58,7 +58,7 @@ def kept_checkpoints(
         for state in ("complete", "pruned")
         for trial in sorted((t for t in trials if _is_candidate(t, state)), key=_rank)[:keep_trials]
     }
-    kept: dict[int, Kept] = {}
+    kept: dict[int, Keep] = {}
     for trial in trials:
         wanted = trial.number in best or trial.number in revived
         kept[trial.number] = "newest" if wanted else "none"
@@ -97,12 +97,12 @@ def can_continue(folder: Path) -> bool:
     return any(path.is_file() for path in (save / CHECKPOINT_NAME, *older_checkpoints(save)))
 
 
-def _kept(opened: OpenStudy) -> dict[int, Kept]:
+def _kept(opened: OpenStudy) -> dict[int, Keep]:
     trials = opened.trials()
     unfinished = {t.number for t in trials if t.state not in _FINISHED}
     frozen = opened.study.get_trials(deepcopy=False)
     revived = {int(t.user_attrs.get("revives", -1)) for t in frozen if t.number in unfinished}
-    return kept_checkpoints(trials, opened.definition.checkpoints.keep_trials, revived)
+    return checkpoints_to_keep(trials, opened.definition.checkpoints.keep_trials, revived)
 
 
 def _trainings(results: Path) -> Iterator[tuple[int, Path]]:
@@ -132,7 +132,7 @@ def _release(opened: OpenStudy, number: int, folder: Path) -> list[Path]:
     return removed
 
 
-def _spare(folder: Path, kept: Kept) -> list[Path]:
+def _spare(folder: Path, kept: Keep) -> list[Path]:
     """Return the checkpoints of a training that may be removed."""
     if kept == "all":
         return []

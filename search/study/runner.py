@@ -26,12 +26,12 @@ from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import first_values
 from search.study.lease import LEASE_SECONDS, Owner
 from search.study.processes import run_workers
-from search.study.progress import LocalBoard
+from search.study.progress import LocalProgress
 from search.study.provenance import check_data
-from search.study.report import REPORT, Keeper
+from search.study.report import REPORT, ReportUpdater
 from search.study.storage import StudyStorage, storage_for
 from search.study.study import OpenStudy, optuna_study, studies_folder
-from search.study.trial import Bench
+from search.study.trial import WorkerContext
 from search.study.trials import STATES
 from search.study.worker import work
 from tracking import project_root
@@ -49,7 +49,7 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 """Keys that may differ when a study is continued: budgets, and what follows the study."""
 
 
-class RanStudy(NamedTuple):
+class StudyResult(NamedTuple):
     """A study after its run."""
 
     opened: OpenStudy
@@ -64,7 +64,7 @@ def run_study(
     console: Console,
     workers: int = 1,
     storage: str | None = None,
-) -> RanStudy:
+) -> StudyResult:
     """Run or continue a study until it has all its trials, or is interrupted.
 
     Args:
@@ -79,34 +79,34 @@ def run_study(
     opened = begun.opened
     with (
         _study_run(begun, store, console) as end,
-        LocalBoard(console, definition.name, definition.trials) as board,
+        LocalProgress(console, definition.name, definition.trials) as progress,
     ):
         for trial in opened.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 curve = sorted(trial.intermediate_values.items())
-                board.remember(trial.number, STATES[trial.state], trial.value, curve)
+                progress.remember(trial.number, STATES[trial.state], trial.value, curve)
         if workers == 1:
             with Owner(opened.folder) as owner:
-                bench = Bench(
+                context = WorkerContext(
                     opened=opened,
                     store=store,
                     console=Console(quiet=True, stream=console.stream),
-                    board=board,
+                    progress=progress,
                     owner=owner,
                     parent=begun.parent,
                     precision=begun.precision,
                 )
-                end.interrupted = work(bench) == "interrupted"
+                end.interrupted = work(context) == "interrupted"
         else:
             end.interrupted = run_workers(
                 opened,
-                board,
+                progress,
                 count=workers,
                 tracking_uri=store.uri,
                 parent=begun.parent,
                 precision=begun.precision,
             )
-    return RanStudy(opened, end.interrupted)
+    return StudyResult(opened, end.interrupted)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         writer.put(End(status, reason))
 
     try:
-        with Keeper(begun.opened, store, begun.parent) as keeper:
+        with ReportUpdater(begun.opened, store, begun.parent) as keeper:
             yield end
             elsewhere = _elsewhere(begun.opened)
             ended = "interrupted" if end.interrupted else "finished"

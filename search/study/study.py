@@ -32,7 +32,9 @@ class OpenStudy:
 
     def trials(self) -> list[Trial]:
         """Return all trials of the study, by number."""
-        return trials_of(self.study.get_trials(deepcopy=False), self.definition.worth, self.folder)
+        return trials_of(
+            self.study.get_trials(deepcopy=False), self.definition.score_of_reports, self.folder
+        )
 
     def with_trials(self, count: int) -> OpenStudy:
         """Return the same study with another target number of trials."""

@@ -19,10 +19,10 @@ from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import CycleGANError, DivergedError
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
-from search.launch import Finished, Job, recorded_run, run_training
+from search.launch import Job, LaunchResult, recorded_run, run_training
 from search.study.lease import Owner, renewing
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
-from search.study.progress import Board
+from search.study.progress import StudyProgress
 from search.study.provenance import origin
 from search.study.pruners import Pruner
 from search.study.pruning import PruningCallback, reports_of
@@ -44,13 +44,13 @@ worker has taken over this trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class WorkerContext:
     """The environment that all trials of one worker share."""
 
     opened: OpenStudy
     store: Store
     console: Console
-    board: Board
+    progress: StudyProgress
     owner: Owner
     parent: str
     """MLflow id of the study's run."""
@@ -60,8 +60,8 @@ class Bench:
 class _Watch(Callback):
     """Shows the progress of a training, records its run, and stops it when the lease is lost."""
 
-    def __init__(self, board: Board, trial: optuna.trial.Trial, folder: Path) -> None:
-        self.board, self.number, self.seed = board, trial.number, 0
+    def __init__(self, progress: StudyProgress, trial: optuna.trial.Trial, folder: Path) -> None:
+        self.progress, self.number, self.seed = progress, trial.number, 0
         self.trial, self.folder = trial, folder
         self.is_lost = False
 
@@ -75,57 +75,57 @@ class _Watch(Callback):
         self.is_lost = True
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-        self.board.step(self.number, trainer.step, trainer.config.steps, seed=self.seed)
+        self.progress.step(self.number, trainer.step, trainer.config.steps, seed=self.seed)
         if self.is_lost:
             reason = "another worker goes on with this trial"
             trainer.request_stop(reason, outcome="interrupted")
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        self.board.score(self.number, report.iteration, report.score)
+        self.progress.score(self.number, report.iteration, report.score)
 
 
-def train_trial(trial: optuna.trial.Trial, bench: Bench) -> Ending:
+def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
     """Train a claimed trial until it ends, is pruned or is interrupted, and report that to Optuna.
 
     Errors: `CycleGANError` if the fault is not in the trial but around it (missing data, a full
     disk); the trial can then be continued. Any other error fails the trial.
     """
-    number, study = trial.number, bench.opened.study
-    watch = _Watch(bench.board, trial, bench.opened.trial_folder(number))
-    with renewing(bench.owner, study, trial._trial_id, watch.lost):
+    number, study = trial.number, context.opened.study
+    watch = _Watch(context.progress, trial, context.opened.trial_folder(number))
+    with renewing(context.owner, study, trial._trial_id, watch.lost):
         try:
-            return _train(trial, bench, watch)
+            return _train(trial, context, watch)
         except DivergedError as error:
             # A diverged training is an outcome of its values, like a failed gate.
             trial.set_user_attr("reason", str(error)[:1000])
-            trial.set_user_attr("mlflow_run_id", recorded_run(bench.opened.trial_folder(number)))
+            trial.set_user_attr("mlflow_run_id", recorded_run(context.opened.trial_folder(number)))
             study.tell(number, state=TrialState.PRUNED)
-            bench.board.ended(number, "pruned", str(error))
+            context.progress.ended(number, "pruned", str(error))
             return "pruned"
         except (CycleGANError, *STORAGE_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
-            trial.set_user_attr("mlflow_run_id", recorded_run(bench.opened.trial_folder(number)))
+            trial.set_user_attr("mlflow_run_id", recorded_run(context.opened.trial_folder(number)))
             study.tell(number, state=TrialState.FAIL)
-            bench.board.ended(number, "failed", str(error))
+            context.progress.ended(number, "failed", str(error))
             return "failed"
         finally:
             # A finished trial can't be changed any more; an unfinished one is free for any worker.
             closed = optuna.exceptions.UpdateFinishedTrialError
             with contextlib.suppress(closed, *STORAGE_ERRORS):
-                if bench.owner.holds(study._storage, trial._trial_id):
-                    bench.owner.release(study._storage, trial._trial_id)
+                if context.owner.holds(study._storage, trial._trial_id):
+                    context.owner.release(study._storage, trial._trial_id)
 
 
-def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
-    definition = bench.opened.definition
+def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> Ending:
+    definition = context.opened.definition
     values = suggest(trial, definition.space, definition.ties)
-    config = definition.config_of(trial.number, values | {"precision": bench.precision})
+    config = definition.config_of(trial.number, values | {"precision": context.precision})
     trial.set_user_attr("config", json.dumps(config.to_dict()))
     trial.set_user_attr("origin", origin(config))
-    bench.board.began(trial.number, config.steps, trial.params)
-    before = revived(trial, bench.opened)
+    context.progress.began(trial.number, config.steps, trial.params)
+    before = revived(trial, context.opened)
     pruner = definition.pruner if before is None else Pruner(name="none")
     pruning = PruningCallback(
         trial,
@@ -134,24 +134,24 @@ def _train(trial: optuna.trial.Trial, bench: Bench, watch: _Watch) -> Ending:
         judge_by=definition.judge_by,
         gates=before is None,
     )
-    start = checkpoint_of(before, bench.opened) if before else None
-    done = [_run(trial, bench, config, 0, [pruning, watch], start)]
-    first = definition.worth(reports_of(trial))
+    start = checkpoint_of(before, context.opened) if before else None
+    done = [_run(trial, context, config, 0, [pruning, watch], start)]
+    first = definition.score_of_reports(reports_of(trial))
     hopeless = done[0].result.outcome == "pruned" or first is None
     reached = [first]
     for seed in range(1, 1 if hopeless else definition.seeds):
         if done[-1].stop_asked or done[-1].result.outcome == "interrupted":
             break
         watch.seed = seed
-        record = seed_folder(bench.opened.trial_folder(trial.number), seed) / OBJECTIVE_NAME
+        record = seed_folder(context.opened.trial_folder(trial.number), seed) / OBJECTIVE_NAME
         callbacks = [ObjectiveRecord(record, definition.objective), watch]
-        done.append(_run(trial, bench, seeded(config, seed), seed, callbacks))
-        reached.append(definition.worth(recorded_reports(record)))
+        done.append(_run(trial, context, seeded(config, seed), seed, callbacks))
+        reached.append(definition.score_of_reports(recorded_reports(record)))
     whole = hopeless or len(done) == definition.seeds
     if whole and done[-1].result.outcome != "interrupted":
-        ending = _tell(trial, bench, config.seed, done, reached)
+        ending = _tell(trial, context, config.seed, done, reached)
         return "interrupted" if done[-1].stop_asked else ending
-    bench.board.ended(trial.number, "interrupted", f"at step {done[-1].result.step}")
+    context.progress.ended(trial.number, "interrupted", f"at step {done[-1].result.step}")
     if watch.is_lost:
         return "lost"
     trial.set_user_attr("mlflow_run_id", done[0].run_id)
@@ -172,14 +172,14 @@ def seeded(config: Config, seed: int) -> Config:
 
 def _run(
     trial: optuna.trial.Trial,
-    bench: Bench,
+    context: WorkerContext,
     config: Config,
     seed: int,
     callbacks: list[Callback],
     start: Path | None = None,
-) -> Finished:
-    folder = bench.opened.trial_folder(trial.number)
-    tags = {"study": bench.opened.definition.name, "trial": str(trial.number)}
+) -> LaunchResult:
+    folder = context.opened.trial_folder(trial.number)
+    tags = {"study": context.opened.definition.name, "trial": str(trial.number)}
     if REVIVES in trial.user_attrs:
         tags |= {REVIVES: str(trial.user_attrs[REVIVES])}
     given = flatten(config.to_dict())
@@ -187,24 +187,24 @@ def _run(
     job = Job(
         config=config,
         folder=seed_folder(folder, seed) if seed else folder,
-        experiment=bench.opened.definition.name,
+        experiment=context.opened.definition.name,
         kind="trial" if not seed else "seed",
         tags=tags | ({"seed": str(config.seed)} if seed else {}),
-        parent=bench.parent,
+        parent=context.parent,
         start=start,
         params=params,
     )
-    return run_training(job, store=bench.store, console=bench.console, callbacks=callbacks)
+    return run_training(job, store=context.store, console=context.console, callbacks=callbacks)
 
 
 def _tell(
     trial: optuna.trial.Trial,
-    bench: Bench,
+    context: WorkerContext,
     seed: int,
-    done: list[Finished],
+    done: list[LaunchResult],
     reached: list[float | None],
 ) -> Ending:
-    first, study = done[0], bench.opened.study
+    first, study = done[0], context.opened.study
     result, values = first.result, [value for value in reached if value is not None]
     pruned = result.outcome == "pruned" or not values
     score = float(np.mean(values)) if values else None
@@ -234,11 +234,11 @@ def _tell(
         metrics["score/value"] = score
     if len(done) > 1 and score is not None:
         metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
-    RunWriter(bench.store, first.run_id).put(
+    RunWriter(context.store, first.run_id).put(
         Tags({"state": "pruned" if pruned else "complete"}),
         Metrics(metrics, result.iteration),
     )
     ending: Ending = "pruned" if pruned else "complete"
     text = result.reason if pruned else f"score {score:.2f}"
-    bench.board.ended(trial.number, ending, text, score)
+    context.progress.ended(trial.number, ending, text, score)
     return ending

@@ -88,7 +88,7 @@ class Trial:
 
 def trials_of(
     frozen: Iterable[FrozenTrial],
-    worth: Callable[[Mapping[int, float]], float | None],
+    score_of_reports: Callable[[Mapping[int, float]], float | None],
     folder: Path,
 ) -> list[Trial]:
     """Return the trials of a study, by number.
@@ -98,7 +98,7 @@ def trials_of(
         worth: gives the score for the reports (by iteration) of an unfinished trial.
         folder: the study's folder, whose lock files show which running trials have a worker.
     """
-    return [_trial(one, worth, folder) for one in frozen]
+    return [_trial(one, score_of_reports, folder) for one in frozen]
 
 
 def best_first(records: Iterable[Trial]) -> list[Trial]:
@@ -133,14 +133,16 @@ def declared_keys(space: object) -> list[str]:
 
 
 def _trial(
-    frozen: FrozenTrial, worth: Callable[[Mapping[int, float]], float | None], folder: Path
+    frozen: FrozenTrial,
+    score_of_reports: Callable[[Mapping[int, float]], float | None],
+    folder: Path,
 ) -> Trial:
     attrs, reported = frozen.user_attrs, frozen.intermediate_values
     last = max(reported, default=0)
     return Trial(
         number=frozen.number,
         state=_state(frozen, folder),
-        score=finite_or_none(worth(reported) if frozen.value is None else frozen.value),
+        score=finite_or_none(score_of_reports(reported) if frozen.value is None else frozen.value),
         step=int(attrs.get("step", last)),
         iteration=int(attrs.get("iteration", last)),
         seconds=frozen.duration.total_seconds() if frozen.duration else None,

@@ -14,7 +14,7 @@ from search.study.retention import check_disk, expected_bytes, release_checkpoin
 from search.study.revive import REVIVES
 from search.study.rules import why_stop
 from search.study.storage import STORAGE_ERRORS
-from search.study.trial import Bench, train_trial
+from search.study.trial import WorkerContext, train_trial
 from search.study.trials import Trial, best_of
 from tracking.outbox.records import Metrics, Text
 from tracking.outbox.writer import RunWriter
@@ -26,96 +26,96 @@ _DEATHS = 5
 """Number of deaths of its process without progress between them after which a trial is given up."""
 
 
-def work(bench: Bench) -> Literal["done", "interrupted"]:
+def work(context: WorkerContext) -> Literal["done", "interrupted"]:
     """Train trials of the study until there are enough, or until this process is interrupted.
 
     Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
     """
     try:
-        return _work(bench)
+        return _work(context)
     except STORAGE_ERRORS as error:
-        raise bench.opened.storage.away(error) from error
+        raise context.opened.storage.away(error) from error
 
 
-def _work(bench: Bench) -> Literal["done", "interrupted"]:
+def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
     failures = 0
-    while (trial := claim(bench)) is not None:
-        ending = train_trial(trial, bench)
+    while (trial := claim(context)) is not None:
+        ending = train_trial(trial, context)
         if ending == "interrupted":
             return "interrupted"
-        update_study_run(bench)
-        release_checkpoints(bench.opened)
+        update_study_run(context)
+        release_checkpoints(context.opened)
         failures = failures + 1 if ending == "failed" else 0
         if failures >= _FAILURES_IN_A_ROW:
-            name = bench.opened.definition.name
+            name = context.opened.definition.name
             raise CycleGANError(
                 f"study {name}: {failures} trials in a row failed; see cyclegan study show {name}"
             )
     return "done"
 
 
-def claim(bench: Bench) -> optuna.trial.Trial | None:
+def claim(context: WorkerContext) -> optuna.trial.Trial | None:
     """Claim a trial for this worker alone: an interrupted one, else a new one, else None."""
-    opened, study = bench.opened, bench.opened.study
+    opened, study = context.opened, context.opened.study
     with opened.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING and not is_held(frozen, opened.folder):
-                trial = _continued(frozen, bench)
+                trial = _continued(frozen, context)
                 if trial is not None:
                     return trial
         waiting = any(t.state == TrialState.WAITING for t in trials)
-        touch(study, bench.owner.id)
-        if not waiting and not _more_wanted(bench, trials):
+        touch(study, context.owner.id)
+        if not waiting and not _more_wanted(context, trials):
             return None
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
         expected = (at_work + 1) * expected_bytes(opened)  # running trials may still need theirs
         check_disk(opened.definition, opened.results, expected)
         trial = study.ask()
-        bench.owner.claim(study._storage, trial._trial_id)
+        context.owner.claim(study._storage, trial._trial_id)
         return trial
 
 
-def _more_wanted(bench: Bench, trials: list[FrozenTrial]) -> bool:
-    opened = bench.opened
+def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
+    opened = context.opened
     begun = [t for t in trials if t.state != TrialState.WAITING and REVIVES not in t.user_attrs]
     if len(begun) >= opened.definition.trials:
         return False
     reason = why_stop(opened.definition.stop, opened.trials(), hours(opened.study.user_attrs))
     if reason:
-        bench.board.say(f"study {opened.definition.name} ends here: {reason}")
+        context.progress.say(f"study {opened.definition.name} ends here: {reason}")
     return reason is None
 
 
-def _continued(frozen: FrozenTrial, bench: Bench) -> optuna.trial.Trial | None:
+def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Trial | None:
     """Return the interrupted trial, now claimed by this worker; None if it died too often."""
-    study = bench.opened.study
+    study = context.opened.study
     trial = optuna.trial.Trial(study, frozen._trial_id)
-    bench.owner.claim(study._storage, frozen._trial_id)
+    context.owner.claim(study._storage, frozen._trial_id)
     progress = max(frozen.intermediate_values, default=0)
     before = frozen.user_attrs.get("deaths", {"at": -1, "count": 0})
     released = frozen.user_attrs.get("lease") == {}  # by an orderly end, such as Ctrl-C
     count = 0 if released else 1 + (before["count"] if before["at"] == progress else 0)
     trial.set_user_attr("deaths", {"at": progress, "count": count})
     if count < _DEATHS:
-        bench.board.say(f"trial {frozen.number}: interrupted before, continuing")
+        context.progress.say(f"trial {frozen.number}: interrupted before, continuing")
         return trial
     reason = f"its process died {count} times at iteration {progress}; out of memory?"
     trial.set_user_attr("reason", reason)
     study.tell(frozen.number, state=TrialState.FAIL)
-    bench.board.ended(frozen.number, "failed", reason)
+    context.progress.ended(frozen.number, "failed", reason)
     return None
 
 
-def update_study_run(bench: Bench) -> None:
+def update_study_run(context: WorkerContext) -> None:
     """Log the counts, the best score and the table of trials to the study's MLflow run."""
-    trials = bench.opened.trials()
+    trials = context.opened.trials()
     best = best_of(trials)
     counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
     if best is not None and best.score is not None:
         metrics["score/best"] = best.score
-    RunWriter(bench.store, bench.parent).put(
+    RunWriter(context.store, context.parent).put(
         Metrics(metrics, sum(counts.values())),
         Text(json.dumps([_row(trial) for trial in trials], indent=1), "trials.json"),
     )

@@ -15,7 +15,7 @@ from cyclegan.errors import BusyError, ConfigError
 from cyclegan.keep_best import KeepBest
 from cyclegan.locks import exclusive
 from cyclegan.validation import ValidationReport
-from search.launch import Finished, Job, run_training
+from search.launch import Job, LaunchResult, run_training
 from tracking import Store
 from viz.console import Console
 
@@ -25,7 +25,7 @@ def job(config: Config, **changes: Any) -> Job:
     return Job(config=config, **(values | changes))
 
 
-def launch(config: Config, *callbacks: Callback, **changes: Any) -> Finished:
+def launch(config: Config, *callbacks: Callback, **changes: Any) -> LaunchResult:
     return run_training(
         job(config, **changes), store=Store.open(), console=Console(quiet=True), callbacks=callbacks
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tracking.process import PROCESS
-from tracking.retention import Rules, Stored, is_large, plan, score_of, trial_state
+from tracking.retention import Rules, StoredRuns, is_large, plan, score_of, trial_state
 from tracking.run_lookup import PARENT, RunInfo
 
 DAY = 24 * 3600 * 1000
@@ -41,10 +41,10 @@ def trial(number: int, score: float | None, state: str = "complete", **given: An
     return run(f"demo-{number}", "trial", score=score, tags=tags, **given)
 
 
-def stored(*runs: RunInfo, registered: Mapping[str, str] | None = None, **given: Any) -> Stored:
+def stored(*runs: RunInfo, registered: Mapping[str, str] | None = None, **given: Any) -> StoredRuns:
     lives = {"living": True, "dead": False}
     values = {"is_alive": lives.get, "now_ms": NOW, "registered": registered or {}}
-    return Stored(runs=runs, **(values | given))
+    return StoredRuns(runs=runs, **(values | given))
 
 
 def freed(rules: Rules, *runs: RunInfo, **given: Any) -> set[str]:

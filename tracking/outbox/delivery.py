@@ -100,12 +100,12 @@ def deliver_waiting(store: Store) -> list[Delivery]:
 T = TypeVar("T")
 
 
-PATIENCE = 600.0
+RETRY_SECONDS = 600.0
 """Seconds for which a store may be away where nothing can go on without it."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 
 
-def patiently(
+def retrying(
     action: Callable[[], T],
     say: Callable[[str], None],
     *,
@@ -116,16 +116,16 @@ def patiently(
 
     What is wrong by itself (a run that is unknown, bad input) is raised at once.
 
-    Errors: the last `CycleGANError` when `PATIENCE` is over.
+    Errors: the last `CycleGANError` when `RETRY_SECONDS` is over.
     """
     begin, pause = clock(), _FIRST_PAUSE
     while True:
         try:
             return action()
         except CycleGANError as error:
-            if type(error) is not CycleGANError or clock() - begin + pause > PATIENCE:
+            if type(error) is not CycleGANError or clock() - begin + pause > RETRY_SECONDS:
                 raise
             if pause == _FIRST_PAUSE:
-                say(f"{error}; trying again for {PATIENCE / 60:.0f} minutes")
+                say(f"{error}; trying again for {RETRY_SECONDS / 60:.0f} minutes")
         sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

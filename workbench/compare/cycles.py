@@ -12,7 +12,7 @@ import torch
 from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import DataError
 from cyclegan.metrics.agreement import Blocks, differences, mean_power, same_images
-from tracking.cycle_volumes import kept_iterations, read_kept
+from tracking.cycle_volumes import read_stored, stored_iterations
 from tracking.views import CYCLE_PICTURES
 from viz.pictures import Picture, cut_six, difference_picture, six_images
 from viz.viewer import Layer
@@ -85,11 +85,11 @@ def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Co
 def _volumes(run: ComparedRun, at: At) -> _Volumes | None:
     if run.is_enhancement:
         return None
-    kept = kept_iterations(run.run)
+    kept = stored_iterations(run.run)
     if not kept:
         return None
     iteration = chosen(list(kept), run.curve, at)
-    cycle = read_kept(run.run, iteration, kept[iteration])
+    cycle = read_stored(run.run, iteration, kept[iteration])
     tensors = {name: torch.from_numpy(image) for name, image in cycle.images.items()}
     return _Volumes(
         iteration=iteration,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cyclegan.data import Volume, open_dataset
-from cyclegan.enhance import Enhanced, enhance_file
+from cyclegan.enhance import EnhanceResult, enhance_file
 from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.precision import choose_device
@@ -21,7 +21,7 @@ from search.models import Model, find_model
 from viz.console import Console
 from workbench.enhancement.enhancement import Enhancement
 from workbench.enhancement.judging import (
-    Judged,
+    JudgeResult,
     judge,
     look_at_series,
     open_reference,
@@ -40,12 +40,12 @@ from workbench.output import OpenStore, Output
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnhanceResult:
+class EnhancementResult:
     """A finished enhancement of one volume."""
 
     enhancement: Enhancement
-    done: Enhanced
-    judged: Judged
+    done: EnhanceResult
+    judged: JudgeResult
     run_id: str | None
     """Its MLflow run; None if the store was away all the time."""
     volume: Mapping[str, Any]
@@ -89,7 +89,7 @@ def factor_of(name: str, open_store: OpenStore) -> Fraction:
 
 def enhance_volumes(
     request: EnhanceRequest, *, open_store: OpenStore, console: Console
-) -> list[EnhanceResult]:
+) -> list[EnhancementResult]:
     """Enhance as asked, and record each volume as an MLflow run of kind `enhance`."""
     wanted = targets(request)
     for path in filter(None, (*request.volumes, *request.halves, request.reference)):
@@ -112,7 +112,7 @@ def enhance_volumes(
     return results
 
 
-def output_of(request: EnhanceRequest, results: Sequence[EnhanceResult]) -> Output:
+def output_of(request: EnhanceRequest, results: Sequence[EnhancementResult]) -> Output:
     """Return the results of a request for the command line."""
     parts = [result.to_dict() for result in results]
     data: Any = {"output": str(request.output), "volumes": parts}
@@ -129,7 +129,7 @@ def _enhance_one(
     volumes: Sequence[Volume],
     open_store: OpenStore,
     console: Console,
-) -> EnhanceResult:
+) -> EnhancementResult:
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
     operator = operator_of(request, model, device, first, open_store=open_store, console=console)
@@ -151,7 +151,7 @@ def _enhance_one(
         tracking.keep_volume(done)
         judged = _judged(enhancement, grid, reference, done, console)
         tracking.finish(done, judged)
-    return EnhanceResult(
+    return EnhancementResult(
         enhancement=enhancement,
         done=done,
         judged=judged,
@@ -164,15 +164,15 @@ def _judged(
     enhancement: Enhancement,
     grid: Grid,
     reference: Volume | None,
-    done: Enhanced,
+    done: EnhanceResult,
     console: Console,
-) -> Judged:
+) -> JudgeResult:
     request, model = enhancement.request, enhancement.model
     shown = f"{model.label}, run {model.name}" if model.label else model.name
     about = {"model": shown, "step": model.generator.step, "tile": list(done.tile)}
     if request.series:
         if not request.report:
-            return Judged()
+            return JudgeResult()
         return look_at_series(
             enhancement.volume, grid, enhancement.target, say=console.say, metadata=about
         )
@@ -208,7 +208,7 @@ def _volumes(
 
 def _enhance(
     enhancement: Enhancement, volumes: Sequence[Volume], tracking: Tracking, console: Console
-) -> Enhanced:
+) -> EnhanceResult:
     request, target, model = enhancement.request, enhancement.target, enhancement.model
     operator = enhancement.operator
     attributes = {

@@ -17,13 +17,13 @@ import torch
 from cyclegan.data import Volume, VolumeEntry
 from cyclegan.data.files_behind import files_behind
 from cyclegan.data.fingerprint import combined, file_hashes
-from cyclegan.enhance import Enhanced
+from cyclegan.enhance import EnhanceResult
 from cyclegan.enhance.grid import TileOperator
 from cyclegan.errors import DataError
 from search.models import Model, origin_of
 from tracking.provenance import hash_cache, machine_tags
 from tracking.run import DatasetInput
-from workbench.enhancement.judging import Judged
+from workbench.enhancement.judging import JudgeResult
 from workbench.enhancement.request import EnhanceRequest, Target
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,11 @@ class Enhancement:
 
 
 def document(
-    enhancement: Enhancement, done: Enhanced, judged: Judged, volume: Mapping[str, Any], peak: int
+    enhancement: Enhancement,
+    done: EnhanceResult,
+    judged: JudgeResult,
+    volume: Mapping[str, Any],
+    peak: int,
 ) -> dict[str, Any]:
     """All of a finished enhancement for other programs, plain data."""
     report = judged.report
@@ -238,7 +242,9 @@ def document(
     }
 
 
-def metrics(done: Enhanced, judged: Judged, volume_bytes: int, peak: int) -> dict[str, float]:
+def metrics(
+    done: EnhanceResult, judged: JudgeResult, volume_bytes: int, peak: int
+) -> dict[str, float]:
     """The numbers of a finished enhancement; times only if something was computed."""
     values = judged.metrics()
     values |= {

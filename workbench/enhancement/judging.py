@@ -39,7 +39,7 @@ _LARGE = 200_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class JudgeResult:
     """Measurements and pictures of an enhanced volume."""
 
     rows: Sequence[QualityRow] = ()
@@ -75,7 +75,7 @@ def judge(
     say: Callable[[str], None],
     metadata: Mapping[str, Any],
     with_report: bool = True,
-) -> Judged:
+) -> JudgeResult:
     """Measure, draw and report on what was made of the grid's region of a volume."""
     source = _region(volume, grid)
     enhanced = open_dataset(target.output, "data")
@@ -90,11 +90,11 @@ def judge(
         rows, picture = _compared(before, image[0] if image.ndim == 4 else image, reference)
         write_png(picture, target.picture)
     if not with_report:
-        return Judged(rows=rows, picture=picture)
+        return JudgeResult(rows=rows, picture=picture)
     viewer = write_enhanced_viewer(target.output, source, note=viewer_note(metadata), say=say)
     # The report comes last: by it a call tells that the one before was complete.
     report = _report(source, target, reference, halves, rows, say, metadata, viewer)
-    return Judged(rows=rows, picture=picture, report=report, viewer=viewer)
+    return JudgeResult(rows=rows, picture=picture, report=report, viewer=viewer)
 
 
 def look_at_series(
@@ -104,11 +104,11 @@ def look_at_series(
     *,
     say: Callable[[str], None],
     metadata: Mapping[str, Any],
-) -> Judged:
+) -> JudgeResult:
     """Only a viewer, of the first frame."""
     note = f"first frame, {viewer_note(metadata)}"
     viewer = write_enhanced_viewer(target.output, frame, region=grid.region, note=note, say=say)
-    return Judged(viewer=viewer)
+    return JudgeResult(viewer=viewer)
 
 
 def viewer_note(metadata: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclegan.enhance import Enhanced
+from cyclegan.enhance import EnhanceResult
 from cyclegan.enhance.memory import peak_bytes
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
 from cyclegan.finite import strict_json
@@ -51,7 +51,7 @@ from workbench.enhancement.enhancement import (
     metrics,
     output_hash,
 )
-from workbench.enhancement.judging import Judged
+from workbench.enhancement.judging import JudgeResult
 from workbench.output import OpenStore
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Tracking:
             log.warning("%s; the enhancement goes on, its run is made at the end", error)
         self.seconds = time.perf_counter() - start
 
-    def keep_volume(self, done: Enhanced) -> None:
+    def keep_volume(self, done: EnhanceResult) -> None:
         """Say where the volume is, and copy it if that was asked for."""
         copy = self.enhancement.request.log_volume == "copy"
         if self.complete and not (copy and self.volume["how"] == "linked"):
@@ -143,7 +143,7 @@ class Tracking:
         if copy and self._is_open():
             self._copy(path, size)
 
-    def finish(self, done: Enhanced, judged: Judged) -> None:
+    def finish(self, done: EnhanceResult, judged: JudgeResult) -> None:
         """Everything that is known in the end, and the status."""
         if not self._is_open():
             log.warning("this enhancement is not in MLflow: the store was away all the time")
@@ -232,7 +232,7 @@ class Tracking:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _finals(self, done: Enhanced, judged: Judged) -> list[Record]:
+    def _finals(self, done: EnhanceResult, judged: JudgeResult) -> list[Record]:
         enhancement, volume = self.enhancement, self.volume
         peak = peak_bytes(enhancement.device)
         target = enhancement.target
@@ -254,7 +254,7 @@ class Tracking:
             records.append(Picture(judged.picture, COMPARISON_PICTURES, 0))
         return records
 
-    def _place(self, judged: Judged) -> list[Record]:
+    def _place(self, judged: JudgeResult) -> list[Record]:
         """Return the records that say where the volume is."""
         assert self.run_id
         return [

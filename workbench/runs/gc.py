@@ -13,8 +13,8 @@ from cyclegan.errors import CycleGANError, UsageError
 from cyclegan.locks import exclusive
 from tracking import RunInfo
 from tracking.artifacts import local_path, orphans, remove_orphan
-from tracking.deletion import Freed, carry_out, survey
-from tracking.retention import Plan, Rules, Stored, is_large, kind_of, plan, score_of
+from tracking.deletion import DeletionResult, carry_out, survey
+from tracking.retention import Plan, Rules, StoredRuns, is_large, kind_of, plan, score_of
 from viz import units
 from viz.console import Console
 from viz.text import line_width, table
@@ -37,7 +37,7 @@ class Offer:
 
     request: Request
     rules: Rules
-    stored: Stored
+    stored: StoredRuns
     plan: Plan
     sizes: dict[str, int | None]
     """Bytes that each run frees, by run id; None or missing if they are not known."""
@@ -68,10 +68,10 @@ class Offer:
 
 
 @dataclass
-class Done:
+class CollectionResult:
     """The result of a deletion."""
 
-    freed: list[Freed] = field(default_factory=list)
+    freed: list[DeletionResult] = field(default_factory=list)
     folders: list[tuple[Path, int]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -103,7 +103,7 @@ def collect(
         end = "nothing to delete" if empty else f"would delete {offer.summary}"
         return Output(data=_data(offer, None), text=f"{plan_text(offer)}\n\n{end}"), None
     if not request.yes and not agree(offer):
-        return Output(data=_data(offer, Done()), text="nothing was deleted"), None
+        return Output(data=_data(offer, CollectionResult()), text="nothing was deleted"), None
     done = _delete(store, console, offer)
     code = INTERRUPTED if done.interrupted else int(bool(done.errors))
     output = Output(data=_data(offer, done), text=_done_text(offer, done), exit_code=code)
@@ -186,8 +186,8 @@ def _refuse_wanted(offer: Offer) -> None:
             raise UsageError(f"run {run.name} ({run.id[:8]}) stays: {reason}")
 
 
-def _delete(store: Store, console: Console, offer: Offer) -> Done:
-    done = Done()
+def _delete(store: Store, console: Console, offer: Offer) -> CollectionResult:
+    done = CollectionResult()
     total = len(offer.plan.free) + len(offer.doomed)
     try:
         with _alone(store), console.progress("deleting", total, unit="items") as update:
@@ -205,7 +205,7 @@ def _delete(store: Store, console: Console, offer: Offer) -> Done:
     return done
 
 
-def _delete_folder(store: Store, folder: Path, size: int, done: Done) -> None:
+def _delete_folder(store: Store, folder: Path, size: int, done: CollectionResult) -> None:
     root = _orphan_root(store)
     if root is None or folder.name in store.run_ids():
         return
@@ -226,7 +226,7 @@ def _alone(store: Store) -> Iterator[None]:
         yield
 
 
-def _data(offer: Offer, done: Done | None) -> dict[str, Any]:
+def _data(offer: Offer, done: CollectionResult | None) -> dict[str, Any]:
     entries = [
         {**_named(run), "rule": rule, "bytes": offer.sizes.get(run.id)}
         for run, rule in offer.plan.free
@@ -259,7 +259,7 @@ def _named(run: RunInfo) -> dict[str, str]:
     return {"id": run.id, "name": run.name, "experiment": run.experiment}
 
 
-def _done_text(offer: Offer, done: Done) -> str:
+def _done_text(offer: Offer, done: CollectionResult) -> str:
     gone = [one for one in done.freed if not one.kept and not one.error]
     what = "the large files of " if offer.rules.artifacts_only else ""
     lines = [f"deleted {what}{units.count(len(gone), 'run')}, {units.size(done.bytes)} freed"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.errors import UsageError, nearest
 from tracking import RunInfo
 from tracking.deletion import survey
-from tracking.retention import Stored, kind_of, score_of
+from tracking.retention import StoredRuns, kind_of, score_of
 from viz import units
 from viz.text import line_width, table
 from workbench.output import Output
@@ -90,7 +90,7 @@ def list_runs(store: Store, wanted: Wanted) -> Output:
     return Output(data=data, text=text)
 
 
-def _matches(run: RunInfo, wanted: Wanted, stored: Stored) -> bool:
+def _matches(run: RunInfo, wanted: Wanted, stored: StoredRuns) -> bool:
     if run.deleted != (wanted.status == "deleted"):
         return False
     if wanted.experiment not in (None, run.experiment) or wanted.kind not in (None, kind_of(run)):
@@ -103,11 +103,11 @@ def _by_score(run: RunInfo) -> float:
     return math.inf if score is None else -score
 
 
-def _data(run: RunInfo, stored: Stored, size: int | None) -> dict[str, Any]:
+def _data(run: RunInfo, stored: StoredRuns, size: int | None) -> dict[str, Any]:
     return described(run, stored) | {"deleted": run.deleted, "bytes": size}
 
 
-def described(run: RunInfo, stored: Stored) -> dict[str, Any]:
+def described(run: RunInfo, stored: StoredRuns) -> dict[str, Any]:
     """Return the fields of a run that every command prints as JSON."""
     return {
         "id": run.id,
@@ -130,7 +130,7 @@ def steps_of(run: RunInfo) -> int | None:
     return None if step is None else round(step)
 
 
-def _text(data: Mapping[str, Any], stored: Stored, wanted: Wanted, width: int | None) -> str:
+def _text(data: Mapping[str, Any], stored: StoredRuns, wanted: Wanted, width: int | None) -> str:
     rows = data["runs"]
     if not rows:
         lines = ["no such run" if stored.runs else "no run is stored yet"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tracking import RunInfo, project_root
 from tracking.artifacts import Artifact, local_path, walk
 from tracking.deletion import FREED, survey
-from tracking.retention import Stored, guard, kind_of, trial_state
+from tracking.retention import StoredRuns, guard, kind_of, trial_state
 from tracking.views import run_link
 from viz import units
 from viz.text import line_width
@@ -39,7 +39,7 @@ def show_run(store: Store, text: str) -> Output:
 
 
 def _data(
-    run: RunInfo, stored: Stored, store: Store, files: Sequence[Artifact] | None
+    run: RunInfo, stored: StoredRuns, store: Store, files: Sequence[Artifact] | None
 ) -> dict[str, Any]:
     parent = stored.by_id.get(run.parent or "")
     children = stored.children.get(run.id, ())
@@ -72,7 +72,7 @@ def _link(run: RunInfo) -> dict[str, str]:
     return {"id": run.id, "name": run.name}
 
 
-def _named(run_id: str | None, stored: Stored) -> dict[str, str] | None:
+def _named(run_id: str | None, stored: StoredRuns) -> dict[str, str] | None:
     if not run_id:
         return None
     found = stored.by_id.get(run_id)

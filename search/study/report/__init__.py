@@ -14,6 +14,6 @@ the page can neither load nor store anything. So everything is inline, and reada
 
 from search.study.report.facts import Evidence, Facts, gather
 from search.study.report.page import study_page
-from search.study.report.updater import REPORT, Keeper, write_report
+from search.study.report.updater import REPORT, ReportUpdater, write_report
 
-__all__ = ["REPORT", "Evidence", "Facts", "Keeper", "gather", "study_page", "write_report"]
+__all__ = ["REPORT", "Evidence", "Facts", "ReportUpdater", "gather", "study_page", "write_report"]

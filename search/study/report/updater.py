@@ -45,7 +45,7 @@ _PATIENCE = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Keeper:
+class ReportUpdater:
     """Updates the report; use it as a context manager around the study.
 
     Set `end` to the outcome of the study before leaving.
@@ -80,7 +80,7 @@ class Keeper:
         self._last = -float("inf")
         self._warned = False
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> ReportUpdater:
         self._thread.start()
         return self
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.data import Size, Statistics, Volume, VolumeEntry
-from cyclegan.enhance import Enhanced, enhance_array, enhance_file
+from cyclegan.enhance import EnhanceResult, enhance_array, enhance_file
 from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
 from cyclegan.enhance.network import Generator, choose_precision
@@ -343,7 +343,7 @@ def interrupted(operator: Any, entry: VolumeEntry, out: Path, after: int, **opti
         enhance_file(operator, entry, out, tile=(8, 8, 8), on_progress=stop, **options)
 
 
-def resumed(operator: Any, entry: VolumeEntry, out: Path, **options: Any) -> Enhanced:
+def resumed(operator: Any, entry: VolumeEntry, out: Path, **options: Any) -> EnhanceResult:
     return enhance_file(operator, entry, out, **{"tile": (8, 8, 8), **options})
 
 

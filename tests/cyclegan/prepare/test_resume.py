@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from cyclegan.errors import BusyError, CycleGANError, DataError
-from cyclegan.prepare import Prepared, Settings, forget, open_source, prepare_volume
+from cyclegan.prepare import PrepareResult, Settings, forget, open_source, prepare_volume
 from cyclegan.prepare import partial as part_module
 from cyclegan.prepare.partial import exclusive
 
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def prepare(source: Path, output: Path, settings: Settings = SETTINGS) -> Prepared:
+def prepare(source: Path, output: Path, settings: Settings = SETTINGS) -> PrepareResult:
     return prepare_volume(open_source([source]), output, settings)
 
 

@@ -13,7 +13,7 @@ import pytest
 from cyclegan.data.statistics import moments
 from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare import (
-    Prepared,
+    PrepareResult,
     Settings,
     check_output,
     open_source,
@@ -32,7 +32,7 @@ def volume(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
 
 def prepared(
     array: np.ndarray, folder: Path, settings: Settings | None = None, name: str = "a"
-) -> tuple[Prepared, np.ndarray, dict[str, object]]:
+) -> tuple[PrepareResult, np.ndarray, dict[str, object]]:
     np.save(folder / f"{name}.npy", array)
     output = folder / f"{name}.h5"
     source = open_source([folder / f"{name}.npy"])

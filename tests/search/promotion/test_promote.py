@@ -23,9 +23,9 @@ from cyclegan.events import TrainResult
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.model import CycleGAN
 from cyclegan.portable import recipe
-from search.launch import Finished, Job, run_training
+from search.launch import Job, LaunchResult, run_training
 from search.promotion import promote
-from search.promotion.lineage import Registered, register
+from search.promotion.lineage import RegistrationResult, register
 from search.promotion.promote import promoted_config
 from search.study import OpenStudy
 from tracking import Challenge, ModelVersion, Store
@@ -265,13 +265,13 @@ def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
 ) -> None:
     opened = written([1.0])
 
-    def finished(number: int, score: float) -> Finished:
+    def finished(number: int, score: float) -> LaunchResult:
         folder = project / f"p{number}"
         (folder / "save").mkdir(parents=True)
         (folder / "save" / "generator.pt").write_bytes(bytes([number]))
         made = store.create_run("s", f"p{number}", kind="promoted", params={}, tags={})
         result = TrainResult(outcome="completed", reason="", step=9, iteration=9, score=score)
-        return Finished(result=result, run_id=made.id, folder=folder, best_score=score)
+        return LaunchResult(result=result, run_id=made.id, folder=folder, best_score=score)
 
     trainings = [finished(1, 1.0), finished(2, 3.0), finished(3, 2.0)]
     with ThreadPoolExecutor(6) as pool:
@@ -283,19 +283,19 @@ def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
 
 
 @pytest.fixture
-def finished(store: Store, project: Path, tiny: dict[str, Any]) -> Finished:
+def finished(store: Store, project: Path, tiny: dict[str, Any]) -> LaunchResult:
     """A training that stored a generator."""
     kept = project / "p" / "save" / "generator.pt"
     save_generators(CycleGAN(parse_config(tiny), torch.device("cpu")), kept, step=7, score=0.5)
     made = store.create_run("s", "p", kind="promoted", params={}, tags={})
     result = TrainResult(outcome="completed", reason="", step=9, iteration=9, score=0.5)
-    return Finished(result=result, run_id=made.id, folder=project / "p", best_score=0.5)
+    return LaunchResult(result=result, run_id=made.id, folder=project / "p", best_score=0.5)
 
 
 def test_a_registered_generator_has_a_copy_for_elsewhere_that_knows_its_origin(
     written: Callable[..., OpenStudy],
     store: Store,
-    finished: Finished,
+    finished: LaunchResult,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -319,7 +319,7 @@ def test_a_registered_generator_has_a_copy_for_elsewhere_that_knows_its_origin(
 def test_a_generator_that_can_not_be_exported_is_registered_all_the_same_and_later_again(
     written: Callable[..., OpenStudy],
     store: Store,
-    finished: Finished,
+    finished: LaunchResult,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -384,7 +384,7 @@ def test_what_is_told_of_a_registration() -> None:
 
     def text(won: bool, before: ModelVersion | None) -> str:
         challenge = Challenge(won=won, before=before)
-        return Registered(version=version(2, 1.5), new=True, challenge=challenge).text
+        return RegistrationResult(version=version(2, 1.5), new=True, challenge=challenge).text
 
     assert text(True, None) == "m@2, score 1.50, is champion now"
     assert (

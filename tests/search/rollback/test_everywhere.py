@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cyclegan import Trainer
-from search.launch import Finished, Job, run_training
+from search.launch import Job, LaunchResult, run_training
 from search.rollback import Fault
 from search.rollback.guard import Guard
 from search.study import run_study
@@ -74,7 +74,7 @@ def test_a_trial_reports_all_iterations_the_discarded_too(
     assert reported == list(range(2, 12 + discarded + 1, 2))
 
 
-def alone(store: Store, tiny: dict[str, Any], project: Path, **optimizer: Any) -> Finished:
+def alone(store: Store, tiny: dict[str, Any], project: Path, **optimizer: Any) -> LaunchResult:
     from cyclegan import parse_config
 
     config = parse_config(gentle(tiny) | {"hp_optimizer": OPTIMIZER | optimizer})

@@ -12,7 +12,7 @@ from cyclegan.errors import CheckpointError, DataError
 from cyclegan.hparams import HParams
 from cyclegan.snapshot import Snapshot
 from search.rollback import ring as module
-from search.rollback.ring import Kept, Ring
+from search.rollback.ring import Ring, RingSnapshot
 
 HPARAMS = HParams.from_config(parse_config({"data_A": "a", "data_B": "b"}))
 SIZE = 4000
@@ -29,7 +29,7 @@ def ring_of(*steps: int, keep: int = 5, **options: object) -> Ring:
     ring = Ring(keep=keep, **options)  # type: ignore[arg-type]
     ring.begin(snapshot(0))
     for step in steps:
-        ring.add(Kept.of(snapshot(step)))
+        ring.add(RingSnapshot.of(snapshot(step)))
     return ring
 
 
@@ -64,7 +64,7 @@ def test_a_long_training_is_not_thrown_back_to_its_start() -> None:
     """The start is for young trainings, and for cases in which nothing else is healthy."""
     ring = ring_of(*HUNDREDS)
     assert found(ring, 900, distance=800) == 400
-    ring.keep_best(Kept.of(snapshot(150)))
+    ring.keep_best(RingSnapshot.of(snapshot(150)))
     assert found(ring, 900, distance=800) == 400
     # No recent snapshot is healthy: take the best one, and finally the start.
     assert found(ring, 900, age=700) == 150
@@ -74,14 +74,14 @@ def test_a_long_training_is_not_thrown_back_to_its_start() -> None:
 def test_a_snapshot_that_bears_the_sign_of_the_fault_is_not_used() -> None:
     ring = ring_of(100, 200)
     for step in (300, 400):
-        ring.add(Kept.of(snapshot(step), {"inverted"}))
+        ring.add(RingSnapshot.of(snapshot(step), {"inverted"}))
     assert found(ring, 600, fault="inverted") == 200
     assert found(ring, 600, fault="won") == 400
 
 
 def test_a_snapshot_with_values_that_are_not_finite_is_not_used() -> None:
     ring = ring_of(100, 200, 300)
-    ring.add(Kept.of(snapshot(400, float("nan"))))
+    ring.add(RingSnapshot.of(snapshot(400, float("nan"))))
     assert found(ring, 600) == 300
 
 
@@ -133,7 +133,7 @@ def test_files_stay_as_long_as_a_checkpoint_needs_them_and_no_longer(tmp_path: P
     ring = ring_of(100, 200, keep=2, memory=SIZE, folder=tmp_path)
     state = ring.state_dict()
     for step in HUNDREDS[2:]:
-        ring.add(Kept.of(snapshot(step)))
+        ring.add(RingSnapshot.of(snapshot(step)))
     # A kill at this point: the checkpoint finds all of its files.
     again = Ring(keep=2, memory=SIZE, folder=tmp_path)
     again.load_state_dict(state)
@@ -148,7 +148,7 @@ def test_files_stay_as_long_as_a_checkpoint_needs_them_and_no_longer(tmp_path: P
 def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
     ring = ring_of(keep=2, memory=SIZE, folder=tmp_path)
     for step in range(100, 5000, 100):
-        ring.add(Kept.of(snapshot(step)))
+        ring.add(RingSnapshot.of(snapshot(step)))
         if step % 200 == 0:
             ring.state_dict()
     assert len(list(tmp_path.iterdir())) <= 3 + 2 * 2 + 2

@@ -18,7 +18,7 @@ from search.promotion import promote
 from search.study import OpenStudy, run_study
 from search.study import retention as module
 from search.study.definition import StudyDefinition
-from search.study.retention import can_continue, kept_checkpoints, release_checkpoints
+from search.study.retention import can_continue, checkpoints_to_keep, release_checkpoints
 from search.study.trials import Trial
 from tracking import Store
 from viz.console import Console
@@ -51,7 +51,7 @@ def test_what_is_kept_of_any_study(seed: int) -> None:
     source = np.random.default_rng(seed)
     keep = int(source.integers(1, 8))
     revived = set(np.flatnonzero(source.random(len(trials)) < 0.1).tolist())
-    kept = kept_checkpoints(trials, keep, revived)
+    kept = checkpoints_to_keep(trials, keep, revived)
 
     assert set(kept) == {t.number for t in trials}
     for t in trials:
@@ -80,9 +80,9 @@ def test_what_is_kept_of_any_study(seed: int) -> None:
 def test_more_trials_keep_more_and_the_order_does_not_matter(seed: int) -> None:
     trials = drawn(seed)
     for keep in range(1, 6):
-        few, many = (kept_checkpoints(trials, k) for k in (keep, keep + 1))
+        few, many = (checkpoints_to_keep(trials, k) for k in (keep, keep + 1))
         assert all(many[n] != "none" for n in few if few[n] != "none")
-        assert kept_checkpoints(trials[::-1], keep) == few
+        assert checkpoints_to_keep(trials[::-1], keep) == few
 
 
 # -- the effect -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from search.study.objective import worth
+from search.study.objective import score_of_reports
 from search.study.rules import StopRules, why_stop
 from search.study.trials import Trial
 
@@ -66,5 +66,5 @@ def test_the_order_of_the_trials_does_not_matter() -> None:
 def test_what_reports_are_worth(
     judge_by: Literal["best", "last"], since: int, value: float
 ) -> None:
-    assert worth({}, judge_by, since) is None
-    assert worth({40: 4.0, 120: 2.0, 80: 3.0}, judge_by, since) == value
+    assert score_of_reports({}, judge_by, since) is None
+    assert score_of_reports({40: 4.0, 120: 2.0, 80: 3.0}, judge_by, since) == value

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from search.study import pruners as verdicts
-from search.study.objective import worth
+from search.study.objective import score_of_reports
 from search.study.pruners import Pruner, judged_at
 
 
@@ -53,7 +53,7 @@ def test_the_numbers_agree_with_optunas_decision(
             done = verdicts.rungs_done(mine.system_attrs)
             if len(done) > before:
                 judged += 1
-                assert done[-1] == worth(mine.intermediate_values, judge_by, 100)
+                assert done[-1] == score_of_reports(mine.intermediate_values, judge_by, 100)
                 key = verdicts.rung_key(len(done) - 1)
                 bracket = 0
                 others = study.trials[: trial.number]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cyclegan.errors import BusyError, CycleGANError
-from tracking.outbox.delivery import PATIENCE, patiently
+from tracking.outbox.delivery import RETRY_SECONDS, retrying
 
 
 class Time:
@@ -22,7 +22,7 @@ def test_a_store_that_comes_back_is_waited_for() -> None:
             raise CycleGANError("the store is away")
         return "made"
 
-    result = patiently(action, said.append, clock=lambda: time.now, sleep=time.sleep)
+    result = retrying(action, said.append, clock=lambda: time.now, sleep=time.sleep)
     assert result == "made"
     assert said == ["the store is away; trying again for 10 minutes"]
 
@@ -34,8 +34,8 @@ def test_patience_ends() -> None:
         raise CycleGANError("the store is away")
 
     with pytest.raises(CycleGANError, match="away"):
-        patiently(action, lambda line: None, clock=lambda: time.now, sleep=time.sleep)
-    assert 0.9 * PATIENCE < time.now <= PATIENCE
+        retrying(action, lambda line: None, clock=lambda: time.now, sleep=time.sleep)
+    assert 0.9 * RETRY_SECONDS < time.now <= RETRY_SECONDS
 
 
 def test_what_is_wrong_by_itself_is_raised_at_once() -> None:
@@ -45,5 +45,5 @@ def test_what_is_wrong_by_itself_is_raised_at_once() -> None:
         raise BusyError("somebody else trains there")
 
     with pytest.raises(BusyError):
-        patiently(action, lambda line: None, clock=lambda: time.now, sleep=time.sleep)
+        retrying(action, lambda line: None, clock=lambda: time.now, sleep=time.sleep)
     assert time.now == 0

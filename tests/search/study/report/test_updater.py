@@ -16,7 +16,7 @@ from cyclegan.errors import CycleGANError
 from search.study import OpenStudy, report, run_study, runner
 from search.study.definition import load_definition
 from search.study.lease import LEASE_SECONDS
-from search.study.report import REPORT, Keeper, updater
+from search.study.report import REPORT, ReportUpdater, updater
 from tracking import Run, Store
 from viz.console import Console
 
@@ -43,7 +43,7 @@ def page_of(run: Run) -> str:
 def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -> None:
     opened, store, run = kept
     clock = Clock()
-    keeps = Keeper(opened, store, run.id, every=60.0, clock=clock)
+    keeps = ReportUpdater(opened, store, run.id, every=60.0, clock=clock)
     assert keeps._due()
     assert keeps.write("running")
     assert not keeps._due()
@@ -65,7 +65,7 @@ def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -
 def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> None:
     opened, store, run = kept
     clock = Clock()
-    first, second = (Keeper(opened, store, run.id, clock=clock) for _ in range(2))
+    first, second = (ReportUpdater(opened, store, run.id, clock=clock) for _ in range(2))
     assert first._due()
     assert not second._due()
     clock.now += 100
@@ -79,13 +79,13 @@ def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> No
 
 def test_the_last_report_tells_how_the_study_ended(kept: Any) -> None:
     opened, store, run = kept
-    with Keeper(opened, store, run.id, look=60.0):
+    with ReportUpdater(opened, store, run.id, look=60.0):
         pass
     assert ">finished<" in page_of(run)
-    with pytest.raises(ValueError, match="broken"), Keeper(opened, store, run.id, look=60.0):
+    with pytest.raises(ValueError, match="broken"), ReportUpdater(opened, store, run.id, look=60.0):
         raise ValueError("it is <broken>")
     assert "stopped: it is &lt;broken&gt;" in page_of(run)
-    with pytest.raises(KeyboardInterrupt), Keeper(opened, store, run.id, look=60.0):
+    with pytest.raises(KeyboardInterrupt), ReportUpdater(opened, store, run.id, look=60.0):
         raise KeyboardInterrupt
     assert ">interrupted<" in page_of(run)
     assert "| Rank | trial" in store.search("made")[0].tags["mlflow.note.content"]
@@ -101,7 +101,7 @@ def test_a_store_that_fails_is_one_warning(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log_text", fail)
-        with Keeper(opened, store, run.id, every=0.0, look=0.01) as keeps:
+        with ReportUpdater(opened, store, run.id, every=0.0, look=0.01) as keeps:
             end = time.monotonic() + 30
             while not keeps._warned and time.monotonic() < end:
                 time.sleep(0.01)
@@ -120,7 +120,7 @@ def test_a_store_that_hangs_does_not_hold_the_study(
     monkeypatch.setattr(Run, "log_text", lambda *a: back.wait(60))
     monkeypatch.setattr(updater, "_PATIENCE", 0.2)
     start = time.monotonic()
-    with Keeper(opened, store, run.id):
+    with ReportUpdater(opened, store, run.id):
         pass
     assert time.monotonic() - start < 10
     assert "the store does not answer" in caplog.text
@@ -148,10 +148,10 @@ def run_it(path: Path) -> OpenStudy:
 
 
 def often(monkeypatch: pytest.MonkeyPatch, every: float = 0.0) -> None:
-    def make(opened: OpenStudy, store: Store, parent: str) -> Keeper:
-        return Keeper(opened, store, parent, every=every, look=0.1)
+    def make(opened: OpenStudy, store: Store, parent: str) -> ReportUpdater:
+        return ReportUpdater(opened, store, parent, every=every, look=0.1)
 
-    monkeypatch.setattr(runner, "Keeper", make)
+    monkeypatch.setattr(runner, "ReportUpdater", make)
 
 
 def test_a_study_that_runs_keeps_its_report(
