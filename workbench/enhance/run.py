@@ -44,6 +44,7 @@ from tracking.outbox.records import (
 from tracking.provenance import machine_tags
 from tracking.repair import tidy
 from tracking.views import COMPARISON_PICTURES
+from viz.units import size_text
 from workbench.enhance import record
 from workbench.enhance.judging import Judged
 from workbench.enhance.record import Facts
@@ -328,14 +329,6 @@ def volume_text(facts: Facts, volume: Mapping[str, Any], run_id: str) -> str:
         f'  h5py.File({path!r})["data"][...]    in Python\n'
         + ("" if volume["artifact"] else f"\n{copy}")
     )
-
-
-def size_text(size: int) -> str:
-    """`1.23 GB`, `45.6 MB`, `789 kB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
 
 
 def _short(found: str) -> str:

@@ -41,8 +41,3 @@ def state_legend(
 def states_of(records: Sequence[Trial]) -> list[str]:
     """The states that occur."""
     return [state for state in COLOURS if any(r.state == state for r in records)]
-
-
-def trials(number: int) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{number} trial" + ("" if number == 1 else "s")
