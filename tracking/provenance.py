@@ -19,6 +19,7 @@ from cyclegan.data.fingerprint import combined, fingerprint
 from cyclegan.errors import DataError
 from tracking.database import project_root
 from tracking.run import DatasetInput
+from viz import units
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +138,7 @@ def _commit_tags() -> dict[str, str]:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' * (threads != 1)}"
+    return f"{device.type}, {units.count(torch.get_num_threads(), 'thread')}"
 
 
 def _user() -> str:

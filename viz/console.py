@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from viz.units import duration
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
@@ -157,13 +159,3 @@ def _bar(label: str, total: int, unit: str, start: int, console: RichConsole) ->
             bar.update(task, completed=done, rate=f"{pace(done):.3g} {unit}/s", note=note)
 
         yield update
-
-
-def duration(seconds: float) -> str:
-    """Return a duration such as `45 s`, `3 min 20 s` or `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

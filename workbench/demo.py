@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.files import write_text
-from viz.console import Console, duration
+from viz.console import Console
 from viz.text import table
+from viz.units import duration
 
 DATA = Path("data/demo")
 STUDY = Path("studies/demo.yaml")

@@ -10,7 +10,7 @@ from search.study.definition import StudyDefinition
 from search.study.forecast import Cost, Effort, Probe, Rung, cost, effort
 from search.study.samplers import Sampler
 from search.study.space import Choices, Dimension, FloatRange, FunctionSpace, IntRange, cells
-from viz.console import duration
+from viz.units import duration
 
 _GB = 1e9
 _BUSY = 0.75

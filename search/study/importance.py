@@ -16,6 +16,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from cyclegan.errors import DataError
 from search.study.study import OpenStudy
 from search.study.trials import FINISHED, Trial
+from viz import units
 from viz.text import can_draw_blocks, short_names, table
 
 FEWEST = 4
@@ -42,7 +43,7 @@ class Importance:
         wanted = max(10 * len(self.shares), 2 * _ENOUGH_AT_TOP)
         if self.trials >= wanted:
             return ""
-        keys = "1 key" if len(self.shares) == 1 else f"{len(self.shares)} keys"
+        keys = units.count(len(self.shares), "key")
         return (
             f"{self.trials} complete trials say little about {keys}: take it as a hint "
             f"(about {wanted} or more would tell more)"

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from viz.console import Console, duration
+from viz.console import Console
 from viz.sparkline import sparklines
 from viz.text import can_draw_blocks
+from viz.units import duration
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole

@@ -31,6 +31,7 @@ from search.launch import SAVE_FOLDER
 from search.study.definition import StudyDefinition
 from search.study.study import OpenStudy
 from search.study.trials import Trial
+from viz.units import disk_size
 
 __all__ = [
     "Keep",
@@ -162,7 +163,7 @@ def check_disk(
 
     Errors: `CycleGANError` if they would exceed the budget `checkpoints.disk_gb`, or fill the disk.
     """
-    wanted = f"one more trial takes about {_shown(expected_bytes)} at its peak"
+    wanted = f"one more trial takes about {disk_size(expected_bytes)} at its peak"
     fewer = f"checkpoints.keep_trials = {definition.checkpoints.keep_trials}"
     ways = f"remove folders you do not need there, or take a smaller {fewer}"
     budget = definition.checkpoints.disk_gb
@@ -170,14 +171,14 @@ def check_disk(
         used = sum(_sizes(results))
         if used + expected_bytes > budget * _GB:
             raise CycleGANError(
-                f"study {definition.name}: {results} takes {_shown(used)} and {wanted}, which "
+                f"study {definition.name}: {results} takes {disk_size(used)} and {wanted}, which "
                 f"checkpoints.disk_gb = {budget:g} does not allow; raise it, {ways}"
             )
     left = free(_existing(results))
     if left < _MARGIN * expected_bytes:
         raise CycleGANError(
-            f"study {definition.name}: the disk of {results} has {_shown(left)} free and {wanted}; "
-            f"free some space, {ways}"
+            f"study {definition.name}: the disk of {results} has {disk_size(left)} free and "
+            f"{wanted}; free some space, {ways}"
         )
 
 
@@ -239,7 +240,3 @@ def _size(path: Path) -> int:
 
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
-def _shown(count: float) -> str:
-    return f"{count / _GB:.3g} GB" if count >= 0.1 * _GB else f"{count / 1e6:.3g} MB"

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from viz.console import Console, duration
+from viz.console import Console
 
 
 class Terminal(io.StringIO):
@@ -46,13 +46,6 @@ def test_a_terminal_gets_a_bar_and_messages_above_it() -> None:
 
 def test_quiet_shows_warnings_only() -> None:
     assert progress(io.StringIO(), quiet=True) == "fell back [to] step 1\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_the_rate_counts_work_that_a_rollback_has_undone(monkeypatch: pytest.MonkeyPatch) -> None:

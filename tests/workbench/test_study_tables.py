@@ -11,7 +11,6 @@ import pytest
 from cyclegan.errors import DataError
 from viz.sparkline import sparklines
 from viz.text import short_names, short_text
-from viz.units import short_time
 from workbench.study_tables import best_data, best_text, one_line, study_data, study_table
 
 WIDE = {
@@ -109,11 +108,4 @@ def test_short_names_tell_keys_apart() -> None:
     keys = ["lr_g", "lambdas.C_A", "lossNames.C_A", "lambdas.G_A.0", "lambdas.G_A.1", "lambdas.D_B"]
     assert list(short_names(keys).values()) == [
         *("lr_g", "lambdas.C_A", "lossNames.C_A", "G_A.0", "G_A.1", "D_B")
-    ]
-
-
-def test_times_in_a_few_characters() -> None:
-    times = [None, 0.4, 99, 100, 3600, 7200, 90_000, 200_000]
-    assert [short_time(t) for t in times] == [
-        *("", "0 s", "99 s", "1.7 min", "60.0 min", "2.0 h", "25.0 h", "2.3 d")
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from cyclegan.events import RollbackEvent
+from viz import units
 from viz.html import document
 from viz.rollback.drawing import DISCARDED, inline_svg, number, outcome_colour
 from viz.rollback.panels import saw_tooth_figure, step_figure
@@ -81,7 +82,7 @@ def changed_values(event: RollbackEvent) -> list[tuple[str, float, float]]:
 def _summary(events: Sequence[RollbackEvent]) -> str:
     counts = Counter(event.outcome or OPEN for event in events)
     parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    return f"{len(events)} rollback{'s' if len(events) != 1 else ''}: {parts}."
+    return f"{units.count(len(events), 'rollback')}: {parts}."
 
 
 def _wide(content: str) -> str:

@@ -45,6 +45,7 @@ from tracking.outbox.writer import RunWriter
 from tracking.provenance import machine_tags
 from tracking.views import COMPARISON_PICTURES
 from viz.console import Console
+from viz.units import size_text
 from workbench.enhancement.enhancement import (
     Enhancement,
     document,
@@ -334,14 +335,6 @@ def volume_text(enhancement: Enhancement, volume: Mapping[str, Any], run_id: str
         f'  h5py.File({path!r})["data"][...]    in Python\n'
         + ("" if volume["artifact"] else f"\n{copy}")
     )
-
-
-def size_text(size: int) -> str:
-    """`1.23 GB`, `45.6 MB`, `789 kB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
 
 
 def _short(found: str) -> str:

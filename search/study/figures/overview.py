@@ -12,10 +12,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from cyclegan.errors import DataError
-from search.study.figures.states import scatter_states, state_legend, states_of, trials
+from search.study.figures.states import scatter_states, state_legend, states_of
 from search.study.importance import importance
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
+from viz import units
 from viz.figures import BEST, COLOURS, ScoreAxis, colour, legend_below, new_figure, tidy
 from viz.text import short_names
 
@@ -25,7 +26,7 @@ def history(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     shown = [r for r in records if r.state != "waiting"]
     if not any(r.score is not None for r in shown):
         return None
-    title = f"{opened.definition.name}: scores of {trials(len(shown))}"
+    title = f"{opened.definition.name}: scores of {units.count(len(shown), 'trial')}"
     figure = new_figure(8.0, 4.0, title)
     axes = figure.subplots()
     scale = ScoreAxis.of(r.score for r in shown)

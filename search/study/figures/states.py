@@ -41,8 +41,3 @@ def state_legend(
 def states_of(records: Sequence[Trial]) -> list[str]:
     """Return the states that occur."""
     return [state for state in COLOURS if any(r.state == state for r in records)]
-
-
-def trials(number: int) -> str:
-    """Return `1 trial`, `2 trials`, and so on."""
-    return f"{number} trial" + ("" if number == 1 else "s")

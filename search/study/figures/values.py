@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
 from cyclegan.rounding import ceil_div
-from search.study.figures.states import scatter_states, state_legend, trials
+from search.study.figures.states import scatter_states, state_legend
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
+from viz import units
 from viz.figures import BEST, ScoreAxis, colour, new_figure, tidy
 from viz.text import short_names, short_text
 
@@ -153,7 +154,7 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Figure 
     figure = new_figure(
         max(6.0, 2.4 + 1.0 * len(keys)),
         4.6,
-        f"{opened.definition.name}: values of {trials(len(shown))}",
+        f"{opened.definition.name}: values of {units.count(len(shown), 'trial')}",
     )
     axes = figure.subplots()
     shades = ScalarMappable(Normalize(scale.low, scale.high), _MAP)

@@ -18,7 +18,7 @@ from cyclegan.errors import CycleGANError
 from tracking import Run, RunInfo, Store
 from tracking import artifacts as artifacts_module
 from tracking.outbox.delivery import deliver_waiting
-from workbench.enhancement.run import size_text
+from viz.units import size_text
 
 SHAPE = (24, 16, 16)
 

@@ -10,7 +10,6 @@ import pty
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 from mlflow import MlflowClient
 
 from tracking import Run, Store
-from viz import units
 from workbench import cli
 from workbench.runs.gc import LOCK
 from workbench.runs.listing import fitted
@@ -335,25 +333,3 @@ def test_it_asks_on_a_terminal(runs: dict[str, Run], answer: str, left: int) -> 
     assert process.returncode == (130 if answer == "\x04" else 0)
     if answer != "\x04":
         assert ("deleted 1 run" if left == 7 else "nothing was deleted") in out
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        *((None, "?"), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_949, "9.9 kB")),
-        *((9_960, "10 kB"), (999_600, "1.0 MB"), (40_000_000_000, "40 GB"), (10**16, "10000 TB")),
-    ],
-)
-def test_sizes(count: int | None, text: str) -> None:
-    assert units.size(count) == text
-
-
-def test_times_and_names() -> None:
-    cases = [(0, "0s"), (59_400, "59s"), (200_000, "3m20s"), (7_500_000, "2h05m")]
-    for ms, text in [*cases, (3 * 86_400_000 + 4 * 3_600_000, "3d04h"), (-5, "0s")]:
-        assert units.took(ms) == text
-    now = round(time.time() * 1000)
-    assert len(units.moment(now, now_ms=now)) == 11
-    assert units.moment(0, now_ms=now)[:3] in ("197", "196")
-    assert units.shortened("prune_1000_2x-promoted-003", 14).endswith("oted-003")
-    assert len(units.shortened("prune_1000_2x-promoted-003", 14)) == 14
