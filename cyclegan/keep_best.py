@@ -30,7 +30,7 @@ class KeepBest(Callback):
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Save the generators if they are usable and better than all before."""
-        if report.gate is None and (self.score is None or report.score > self.score):
+        if report.beats(self.score):
             self.score, self.step = report.score, report.step
             self.gain_db = report.metrics.get("score/pseudo_pair_gain_db")
             self._save(trainer, report.score)

@@ -374,7 +374,7 @@ class Trainer:
             report = replace(report, score=GATED, gate=f"the training diverged: {found}")
         self.last_report = report
         self._last_score = report.score
-        if report.gate is None and (self._best_score is None or report.score > self._best_score):
+        if report.beats(self._best_score):
             self._best_score, self._best_is_new = report.score, True
         self._choose_noise()
         self._emit("on_validation_end", report)

@@ -38,6 +38,14 @@ class ValidationReport:
     images: Mapping[str, Tensor]
     """Images `real_A fake_B rec_A real_B fake_A rec_B`, each (2, C, Z, Y, X), on the host."""
 
+    def beats(self, best: float | None) -> bool:
+        """Return True if the result is usable and better than the best score so far.
+
+        The one rule for which generators, checkpoints, volumes and snapshots of a training are the
+        best. `best`: None if there was no usable result yet.
+        """
+        return self.gate is None and (best is None or self.score > best)
+
 
 class Validator:
     """Judge generators on held-out patches, which are drawn once."""

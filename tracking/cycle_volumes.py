@@ -11,7 +11,6 @@ first, then volumes are cropped around their centre.
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -116,8 +115,7 @@ class CycleVolumes:
             return
         volume = self._volume(report)
         self._last = volume
-        best = self._best.about["score"] if self._best else -math.inf
-        if report.gate is None and report.score > best:
+        if report.beats(self._best.about["score"] if self._best else None):
             self._best = volume
         size = _bytes(volume.images)
         reserved = 2 * self.budget / _FILES

@@ -109,9 +109,7 @@ class RollbackOptimizer(Callback):
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Remember the best-known state, where a training that can't be saved ends."""
         self.policy.on_validation(report.score, trainer.step)
-        if report.gate is not None or self._faulty_at == trainer.iteration:
-            return
-        if report.score > self._best_score:
+        if self._faulty_at != trainer.iteration and report.beats(self._best_score):
             newest = self.ring.recent[-1] if self.ring.recent else None
             here = newest and newest.iteration == trainer.iteration
             self.ring.keep_best(newest if newest and here else self._taken(trainer))
