@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-    from tracking.store import Store
+    from tracking.run import Run
 
 
 REQUESTS = 200
@@ -257,18 +257,19 @@ _BLOCK = 16 << 20
 
 
 def log_large_file(
-    store: Store, run_id: str, path: Path, folder: str, *, progress: Progress = lambda done: None
+    run: Run, own: Path | None, path: Path, folder: str, *, progress: Progress = lambda done: None
 ) -> str:
     """Copy `path` into `folder` of a run's artifacts and return the artifact's path.
+
+    `own` is the folder of the run's artifacts, if they lie on this machine.
 
     On this machine it is copied block by block; a server gets it through MLflow. It never waits in
     the outbox, which would hold it a second time.
 
     Errors: `CycleGANError` if there is no room, or the store does not take it.
     """
-    own = store.artifacts(store.find_run(run_id)).folder
-    if own is None or store.location.is_server:
-        store.run(run_id).log_file(path, folder)
+    if own is None or run.location.is_server:
+        run.log_file(path, folder)
         progress(path.stat().st_size)
     else:
         _check_room(path, own)

@@ -102,7 +102,7 @@ def _stored_now(store: Store, run: RunInfo) -> RunInfo | None:
 def _free(
     store: Store, now: RunInfo, rule: RuleName, current: StoredRuns, *, artifacts_only: bool
 ) -> DeletionResult:
-    remover, reason = store.remover, guard(now, current, named=rule == "named")
+    remover, reason = Remover.of(store), guard(now, current, named=rule == "named")
     if reason:
         return DeletionResult(run=now, rule=rule, kept=reason)
     if not artifacts_only and not now.deleted:
@@ -123,6 +123,12 @@ class Remover:
 
     def __init__(self, client: MlflowClient, where: str, *, is_server: bool) -> None:
         self._client, self._where, self._is_server = client, where, is_server
+
+    @classmethod
+    def of(cls, store: Store) -> Remover:
+        """Return the remover of a store's runs."""
+        where = store.location
+        return cls(store.client, str(where), is_server=where.is_server)
 
     def mark(self, run_id: str) -> None:
         """Tag a run as one without its large files."""

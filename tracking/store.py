@@ -11,7 +11,6 @@ from cyclegan.locks import one_at_a_time
 from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
-from tracking.deletion import Remover
 from tracking.errors import translated
 from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
@@ -37,7 +36,7 @@ class Store:
 
     def __init__(self, location: Location, client: MlflowClient) -> None:
         self.location = location
-        self._client = client
+        self.client = client
 
     @property
     def uri(self) -> str:
@@ -70,12 +69,12 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         with translated(f"{self.location}: experiment '{name}' can't be opened"):
-            found = self._client.get_experiment_by_name(name)
+            found = self.client.get_experiment_by_name(name)
             if found is None:
                 try:
                     return self._create_experiment(name, note)
                 except MlflowException:  # another process made it just now
-                    found = self._client.get_experiment_by_name(name)
+                    found = self.client.get_experiment_by_name(name)
                     if found is None:
                         raise
             if found.lifecycle_stage == "deleted":
@@ -84,12 +83,12 @@ class Store:
                     f"mlflow experiments restore --experiment-id {found.experiment_id}"
                 )
             if note and found.tags.get(_NOTE) != note:
-                self._client.set_experiment_tag(found.experiment_id, _NOTE, note)
+                self.client.set_experiment_tag(found.experiment_id, _NOTE, note)
             return str(found.experiment_id)
 
     def _create_experiment(self, name: str, note: str) -> str:
         tags = {_NOTE: note} if note else {}
-        return str(self._client.create_experiment(name, self.location.artifacts, tags))
+        return str(self.client.create_experiment(name, self.location.artifacts, tags))
 
     def experiments(self, stage: Stage = "active") -> list[ExperimentInfo]:
         """Return all experiments that hold our runs, newest first.
@@ -103,7 +102,7 @@ class Store:
         token: str | None = None
         with translated(f"{self.location}: the experiments can't be listed"):
             while True:
-                page = self._client.search_experiments(view, page_token=token)
+                page = self.client.search_experiments(view, page_token=token)
                 found += page
                 token = page.token
                 if not token:
@@ -118,19 +117,14 @@ class Store:
         """Save a view of its runs with an experiment; see `tracking.views`."""
         value = views.encode(view, now_ms=round(1000 * time.time()))
         with translated(f"{self.location}: the view '{view.name}' can't be saved"):
-            self._client.set_experiment_tag(experiment_id, views.tag_name(view.key), value)
+            self.client.set_experiment_tag(experiment_id, views.tag_name(view.key), value)
 
     # -- registered models --------------------------------------------------------------------
 
     @property
     def registry(self) -> Registry:
         """Registry of the trained generators."""
-        return Registry(self._client, str(self.location))
-
-    @property
-    def remover(self) -> Remover:
-        """Remover of runs from the database; see `tracking.deletion`."""
-        return Remover(self._client, str(self.location), is_server=self.location.is_server)
+        return Registry(self.client, str(self.location))
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -156,7 +150,7 @@ class Store:
         own |= {"mlflow.source.type": "LOCAL"} | ({PARENT: parent} if parent else {})
         own |= {PROCESS: this_process()}
         with translated(f"{self.location}: run '{name}' can't be made"):
-            made = self._client.create_run(experiment_id, run_name=name, tags=own | dict(tags))
+            made = self.client.create_run(experiment_id, run_name=name, tags=own | dict(tags))
         run = self._wrap(made)
         run.log_params(params)
         return run
@@ -178,8 +172,8 @@ class Store:
                     f"{process.split('/')[2]} on this host; wait for it or stop it first"
                 )
             with translated(f"{self.location}: run {run_id} can't be continued"):
-                self._client.update_run(run_id, status="RUNNING")
-                self._client.set_tag(run_id, PROCESS, this_process())
+                self.client.update_run(run_id, status="RUNNING")
+                self.client.set_tag(run_id, PROCESS, this_process())
         return self._wrap(found)
 
     def run(self, run_id: str) -> Run:
@@ -218,7 +212,7 @@ class Store:
 
     def artifacts(self, run: RunInfo) -> Artifacts:
         """Return the files of a run."""
-        return Artifacts(self._client, self.location, run)
+        return Artifacts(self.client, self.location, run)
 
     def search(
         self,
@@ -249,7 +243,7 @@ class Store:
         token: str | None = None
         with translated(f"{self.location}: the runs can't be searched"):
             while wanted and len(found) < limit:
-                page = self._client.search_runs(
+                page = self.client.search_runs(
                     wanted,
                     filter,
                     view,
@@ -272,7 +266,7 @@ class Store:
         with translated(f"{self.location}: the runs can't be listed"):
             places = ["0", *(experiment.id for experiment in self.experiments("all"))]
             while True:
-                page = self._client.search_runs(places, "", ViewType.ALL, 1000, None, token)
+                page = self.client.search_runs(places, "", ViewType.ALL, 1000, None, token)
                 found |= {run.info.run_id for run in page}
                 token = page.token
                 if not token:
@@ -290,7 +284,7 @@ class Store:
         unknown = f"no run has the id '{run_id}' in {self.location}"
         try:
             with translated(unknown):
-                found = self._client.get_run(run_id)
+                found = self.client.get_run(run_id)
         except CycleGANError as error:
             cause = error.__cause__
             codes = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -306,7 +300,7 @@ class Store:
     def _wrap(self, run: MlflowRun) -> Run:
         info = run.info
         name = info.run_name or info.run_id
-        return Run(self._client, info.run_id, name, info.experiment_id, self.location)
+        return Run(self.client, info.run_id, name, info.experiment_id, self.location)
 
     def _experiment_names(self, stage: Stage = "active") -> dict[str, str]:
         return {experiment.id: experiment.name for experiment in self.experiments(stage)}

@@ -20,7 +20,7 @@ from cyclegan.errors import CycleGANError
 from tracking import Run, Store
 from tracking.artifacts import local_folder, orphans, remove_orphan, walk
 from tracking.database import Location
-from tracking.deletion import FREED, carry_out, survey
+from tracking.deletion import FREED, Remover, carry_out, survey
 from tracking.process import PROCESS
 from tracking.retention import Rules, plan
 from tracking.ui import running_server
@@ -183,7 +183,7 @@ def test_what_a_kill_left_is_finished_by_the_next_call(
 ) -> None:
     run = made(store, "r")
     place = folder(store, run)
-    store.remover.hide(run.id)
+    Remover.of(store).hide(run.id)
     if stop != "hidden":
         (place / "volumes" / "cycle.h5").unlink()
     if stop == "all its files":
@@ -329,7 +329,7 @@ def test_a_training_that_resumes_while_others_are_deleted_is_spared(store: Store
 
 def test_nobody_can_continue_a_run_that_is_being_deleted(store: Store) -> None:
     run = made(store, "r")
-    store.remover.hide(run.id)
+    Remover.of(store).hide(run.id)
     with pytest.raises(CycleGANError, match="was deleted"):
         store.open_run(run.id)
 

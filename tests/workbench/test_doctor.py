@@ -94,7 +94,7 @@ def test_what_waits_for_the_store_is_delivered(project: Path) -> None:
         outbox = Outbox.of(run)
         outbox.append(Tags({"outcome": "completed"}))
         outbox.close()
-    store._client.delete_run(runs[1].id)
+    store.client.delete_run(runs[1].id)
     kept, gone = sorted(examine(store), key=lambda finding: finding.cure is None)
     assert "1 record waiting" in kept.problem
     assert gone.cure is None

@@ -222,9 +222,11 @@ class Tracking:
         assert self.run_id
         self.console.say(f"copying the volume, {size_text(size)}, among the artifacts of its run")
         try:
+            store = self.open_store()
+            own = store.artifacts(store.find_run(self.run_id)).folder
             with self.console.progress("copy", size, unit="bytes") as update:
                 artifact = log_large_file(
-                    self.open_store(), self.run_id, path, VOLUME_FOLDER, progress=update
+                    store.run(self.run_id), own, path, VOLUME_FOLDER, progress=update
                 )
         except CycleGANError as error:
             log.warning("%s; the volume is not copied, its path is logged instead", error)

@@ -182,7 +182,7 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     run = store.find_run(promoted.finished.run_id)
     assert run.metrics["hparam/lr_g"] == pytest.approx(schedule[-1].values["lr_g"])
     # The chart begins with the values set before the first step, not with the configuration's.
-    history = store._client.get_metric_history(run.id, "hparam/lr_g")
+    history = store.client.get_metric_history(run.id, "hparam/lr_g")
     assert history[0].value == pytest.approx(schedule[0].values["lr_g"])
     assert load_config(promoted.finished.folder / "config.yaml").hp_optimizer.enabled
 
