@@ -19,6 +19,7 @@ from cyclegan.config import (
     LossFunctions,
     LRSchedule,
     schema,
+    sections,
 )
 from cyclegan.losses import GROUPS, functions_for
 
@@ -43,8 +44,9 @@ MEANINGS = {
 
 def field_docs(name: str) -> dict[str, str]:
     """The string below each field of the configuration class `name`."""
-    tree = ast.parse(inspect.getsource(schema))
-    (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    trees = [ast.parse(inspect.getsource(module)) for module in (schema, sections)]
+    nodes = [node for tree in trees for node in tree.body]
+    (body,) = (n.body for n in nodes if isinstance(n, ast.ClassDef) and n.name == name)
     docs = {}
     for field, below in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
@@ -86,7 +88,7 @@ def page() -> str:
         "One YAML file; `--set a.b=c` on the command line changes any key. Unknown keys are",
         "refused with the nearest known name. Paths are relative to the folder the command is",
         "started in.",
-        "Made by `docs/make_config.py` from the docstrings in `cyclegan/config/schema.py`.",
+        "Made by `docs/make_config.py` from the docstrings in `cyclegan/config/`.",
         "",
         *("| key | default | |", "|---|---|---|", *rows(Config)),
         "",

@@ -8,8 +8,8 @@ from cyclegan.config.reading import (
     parse_overrides,
     parse_section,
 )
-from cyclegan.config.schema import (
-    Config,
+from cyclegan.config.schema import Config, generator_geometry
+from cyclegan.config.sections import (
     Count,
     HPOptimizer,
     Lambdas,
@@ -20,7 +20,6 @@ from cyclegan.config.schema import (
     LRSchedule,
     RunName,
     Section,
-    generator_geometry,
 )
 
 __all__ = [

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from cyclegan.config.messages import explain_all
-from cyclegan.config.schema import Config, Section
+from cyclegan.config.schema import Config
+from cyclegan.config.sections import Section
 from cyclegan.errors import ConfigError
 
 
