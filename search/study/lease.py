@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from cyclegan.locks import exclusive, is_free
+from tracking.process import boot_id
 
 LEASE = "lease"
 RENEW_SECONDS = 20.0
@@ -31,12 +32,8 @@ LEASE_SECONDS = 120.0
 
 
 def host() -> str:
-    """This machine, until it is started again."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:  # not Linux
-        boot = ""
-    return f"{socket.gethostname()} {boot}".strip()
+    """Return a name for this machine until it is started again."""
+    return f"{socket.gethostname()} {boot_id()}".strip()
 
 
 class Owner:
