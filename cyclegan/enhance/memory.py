@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -43,7 +43,7 @@ def available_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + kept
-    limits = [_free_on_machine(), *_free_in_cgroups(), *_free_address_space()]
+    limits = [psutil.virtual_memory().available, *_free_in_cgroups(), *_free_address_space()]
     return max(min(limits), 0)
 
 
@@ -75,11 +75,7 @@ def keep_freed_memory() -> None:
 
 def resident_bytes() -> int:
     """Return the bytes of memory that this process has in use."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # not Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return psutil.Process().memory_info().rss
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -225,15 +221,6 @@ def _beside(name: str, arguments: Any, result: Any) -> int:
 def _blocked(image: Tensor) -> int:
     """Return the bytes of an image whose channels are padded to whole vectors of 16."""
     return int(image.nbytes) // int(image.shape[1]) * round_up(int(image.shape[1]), 16)
-
-
-def _free_on_machine() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    found = dict(line.split(":", 1) for line in lines)
-    return int(found["MemAvailable"].split()[0]) * 1024
 
 
 def _free_in_cgroups() -> Iterator[int]:

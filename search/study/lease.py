@@ -24,6 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from cyclegan.locks import exclusive, is_free
+from tracking.process import boot_id
 
 LEASE = "lease"
 RENEW_SECONDS = 20.0
@@ -33,11 +34,7 @@ LEASE_SECONDS = 120.0
 
 def host() -> str:
     """Return a name of this machine that changes when it is rebooted."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:  # not Linux
-        boot = ""
-    return f"{socket.gethostname()} {boot}".strip()
+    return f"{socket.gethostname()} {boot_id()}".strip()
 
 
 class Owner:
