@@ -13,24 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cyclegan.score import GATED
+from viz.palette import GREY, STATES
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = {
-    "complete": "#0072B2",
-    "pruned": "#E69F00",
-    "failed": "#D55E00",
-    "running": "#009E73",
-    "interrupted": "#CC79A7",
-    "waiting": "#BBBBBB",
-}
-BEST = "#111111"
-GREY = "#666666"
-_MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "interrupted": "s"}
+MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "interrupted": "s"}
 
 
 def colour(state: str) -> str:
     """Return the colour of a state."""
-    return COLOURS.get(state, GREY)
+    return STATES[state].light if state in STATES else GREY
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from viz.palette import state_variables
 from viz.pictures import Picture
 
 
@@ -38,15 +39,18 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 # -- Colours and layout of all pages with tables, drawings and slices --------------------------
 
-BASE = """
+BASE = (
+    """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5b6068; --paper: #fff; --line: #ddd;
   --card: #f5f6f8; --rim: #f2f2f2; --link: #0b5cad; --best: #111; --warm: #9a5b00;
-  --complete: #0072b2; --pruned: #d08a00; --failed: #d55e00; --running: #008a66;
-  --interrupted: #b65a8e; --waiting: #8c8c8c; }
+  """
+    + state_variables(dark=False)
+    + """ }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a4abb5; --paper: #16191d;
   --line: #363b42; --card: #20242a; --rim: #1e2227; --link: #7db8ff; --best: #fff; --warm: #f0b95b;
-  --complete: #56b4e9; --pruned: #e69f00; --failed: #ff8a4a; --running: #2fc79a;
-  --interrupted: #e39ac4; --waiting: #8c8c8c; } }
+  """
+    + state_variables(dark=True)
+    + """ } }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 1240px; margin: 1.2em auto; padding: 0 1.2em; }
 h1 { font-size: 1.45em; margin: 0 0 .1em; overflow-wrap: anywhere; }
@@ -81,6 +85,7 @@ figure { margin: 0; } figcaption { font-size: .85em; margin-bottom: .25em; }
 .whole { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1em; }
 .whole img { width: 100%; background: #fff; } summary { cursor: pointer; margin: .8em 0; }
 """
+)
 
 
 # -- Inline pictures with a caption and a description ------------------------------------------

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from cyclegan.rounding import ceil_div
+from viz.palette import RUNS, run_classes
 
-COLOURS = 8
-"""Number of runs with different colours."""
 _POINTS = 300
 _FEW_DECADES = 2.0
 _LETTER = 7.0
@@ -18,13 +17,11 @@ _LETTER = 7.0
 _APART = 11.0
 """Distance between two numbers at the ends of curves, in pixels."""
 
-# Okabe and Ito's colours and one more, which colour-blind people can tell apart.
-STYLE = """
-.r1 { --c: #0072b2; } .r2 { --c: #c44e00; } .r3 { --c: #00805c; } .r4 { --c: #b04f8c; }
-.r5 { --c: #8a6d00; } .r6 { --c: #2c9bd6; } .r7 { --c: #5b4bb7; } .r8 { --c: #6b6b6b; }
-@media (prefers-color-scheme: dark) {
-.r1 { --c: #5aaef0; } .r2 { --c: #ff8a4a; } .r3 { --c: #2fc79a; } .r4 { --c: #e39ac4; }
-.r5 { --c: #e6c229; } .r6 { --c: #9bdcff; } .r7 { --c: #a99bf5; } .r8 { --c: #b0b0b0; } }
+STYLE = (
+    run_classes(dark=False)
+    + "\n@media (prefers-color-scheme: dark) { "
+    + run_classes(dark=True)
+    + """ }
 .reference { --c: var(--ink); } .line.dashed { stroke-dasharray: 6 4; }
 .end.number { fill: var(--c); font-weight: 700; font-size: 11px; text-anchor: start; }
 .level { stroke: var(--soft); stroke-dasharray: 4 3; stroke-width: .8; }
@@ -37,6 +34,7 @@ STYLE = """
 .dot { display: inline-block; width: .75em; height: .75em; border-radius: .2em;
   background: var(--c); margin-right: .35em; } .off { display: none !important; }
 """
+)
 SCRIPT = """
 (() => {
 const off = new Set();
@@ -191,7 +189,7 @@ def _labels(drawn: Sequence[tuple[Series, Sequence[tuple[float, float]]]], x: Sp
 
 
 def _colour(one: Series) -> str:
-    return f"r{(one.runs[0] - 1) % COLOURS + 1}" if one.runs else "reference"
+    return f"r{(one.runs[0] - 1) % len(RUNS) + 1}" if one.runs else "reference"
 
 
 def chip(number: int) -> str:

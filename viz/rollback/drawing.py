@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viz.palette import CURVES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#111111", "#8A7B00")
 DISCARDED = "#a9a9a9"
 """Colour of everything that a rollback discarded."""
 FAINT = "#d3d3d3"
@@ -104,7 +104,7 @@ def legend(axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=PALETTE[i % len(PALETTE)], linewidth=2.2) for i in range(len(names))
+        Line2D([], [], color=CURVES[i % len(CURVES)], linewidth=2.2) for i in range(len(names))
     ]
     found = axes.legend(
         handles,

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.rounding import ceil_div
+from viz.palette import CURVES
 from viz.rollback.drawing import (
     BROKEN,
     DISCARDED,
     FAINT,
-    PALETTE,
     SHADE,
     group_thousands,
     joined,
@@ -104,7 +104,7 @@ def _draw_panel(axes: Axes, path: TrainingPath, panel: _Panel, width: float) -> 
     kept = np.flatnonzero(path.accepted)
     for number, values in enumerate(panel.curves.values()):
         if kept.size:
-            colour = PALETTE[number % len(PALETTE)]
+            colour = CURVES[number % len(CURVES)]
             _draw_accepted(axes, path.steps[kept], values[kept], panel.noisy, width, colour)
     everything = np.concatenate(list(panel.curves.values()))
     shown = np.concatenate([values[kept] for values in panel.curves.values()])
@@ -219,7 +219,7 @@ def draw_scores(axes: Axes, path: TrainingPath, width: float) -> None:
     for rows in filter(None, attempts):
         draw(rows, DISCARDED)
     if kept := [i for i in usable if path.accepted[i]]:
-        draw(kept, PALETTE[0])
+        draw(kept, CURVES[0])
     gated = np.unique([round(path.steps[i] / width) * width for i, s in known if not s.usable])
     axes.plot(gated, [floor] * len(gated), "x", color=BROKEN, markersize=5, linestyle="none")
     tidy(axes, "validation\nscore" if usable else "validation\n(none usable)")
@@ -239,7 +239,7 @@ def saw_tooth_figure(path: TrainingPath) -> Figure:
         ends = [stretch.first, stretch.last - 1]
         x, y = iterations[ends] + [-1, 0], path.steps[ends] + [-1, 0]
         name = "accepted" if stretch.accepted else "discarded"
-        colour = PALETTE[0] if stretch.accepted else DISCARDED
+        colour = CURVES[0] if stretch.accepted else DISCARDED
         axes.plot(x, y, color=colour, linewidth=2.2, solid_capstyle="butt", gid=f"way-{name}")
     for event in path.rollbacks:
         axes.plot(

@@ -17,7 +17,8 @@ from search.study.importance import importance
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
 from viz import units
-from viz.figures import BEST, COLOURS, ScoreAxis, colour, legend_below, new_figure, tidy
+from viz.figures import ScoreAxis, colour, legend_below, new_figure, tidy
+from viz.palette import BEST
 from viz.text import short_names
 
 
@@ -87,7 +88,7 @@ def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     axes = figure.subplots()
     bars = axes.barh([names[k] for k in found.shares], list(found.shares.values()), height=0.65)
     for bar in bars:
-        bar.set_color(COLOURS["complete"])
+        bar.set_color(colour("complete"))
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(found.shares.values()))

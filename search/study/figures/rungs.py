@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from search.study.figures.states import state_legend
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
-from viz.figures import BEST, GREY, ScoreAxis, colour, new_figure, tidy
+from viz.figures import ScoreAxis, colour, new_figure, tidy
+from viz.palette import BEST, GREY
 
 _HALVING = ("successive_halving", "hyperband")
 _NAMED = 12

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from search.study.trials import Trial
-from viz.figures import _MARKERS, COLOURS, GREY, ScoreAxis, colour, legend_below
+from viz.figures import MARKERS, ScoreAxis, colour, legend_below
+from viz.palette import GREY, STATES
 
 
 def scatter_states(
@@ -19,7 +20,7 @@ def scatter_states(
     for position, record in zip(x, records, strict=True):
         outside = scale.below(record.score)
         y = scale.rim if record.score is None or outside else record.score
-        marker = "v" if outside else _MARKERS.get(record.state, ".")
+        marker = "v" if outside else MARKERS.get(record.state, ".")
         size = 34 if record.state == "complete" else 26
         axes.scatter(position, y, s=size, marker=marker, color=colour(record.state), zorder=3)
 
@@ -29,7 +30,7 @@ def state_legend(
 ) -> None:
     """Draw a legend below the axes: the states that occur, and the triangle if there is one."""
     handles = [
-        Line2D([], [], linestyle="", marker=_MARKERS.get(s, "."), color=colour(s), label=s)
+        Line2D([], [], linestyle="", marker=MARKERS.get(s, "."), color=colour(s), label=s)
         for s in states_of(records)
     ]
     if any(scale.below(r.score) for r in records):
@@ -40,4 +41,4 @@ def state_legend(
 
 def states_of(records: Sequence[Trial]) -> list[str]:
     """Return the states that occur."""
-    return [state for state in COLOURS if any(r.state == state for r in records)]
+    return [state for state in STATES if any(r.state == state for r in records)]

@@ -21,7 +21,8 @@ from search.study.figures.states import scatter_states, state_legend
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
 from viz import units
-from viz.figures import BEST, ScoreAxis, colour, new_figure, tidy
+from viz.figures import ScoreAxis, colour, new_figure, tidy
+from viz.palette import BEST
 from viz.text import short_names, short_text
 
 _COLUMNS = 4

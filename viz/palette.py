@@ -1,0 +1,60 @@
+"""The palette of all figures and pages: states of trials, runs, curves.
+
+Okabe and Ito's colours, which colour-blind people can tell apart, a little darker where they lie
+on white paper, and a second set for dark pages. Source: M. Okabe and K. Ito, Color Universal
+Design, 2008.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Shade(NamedTuple):
+    """A colour on white paper and on a dark page."""
+
+    light: str
+    dark: str
+
+
+STATES = {
+    "complete": Shade("#0072b2", "#56b4e9"),
+    "pruned": Shade("#d08a00", "#e69f00"),
+    "failed": Shade("#d55e00", "#ff8a4a"),
+    "running": Shade("#008a66", "#2fc79a"),
+    "interrupted": Shade("#b65a8e", "#e39ac4"),
+    "waiting": Shade("#8c8c8c", "#8c8c8c"),
+}
+"""Colours of the states of trials, in the order of legends."""
+RUNS = (
+    Shade("#0072b2", "#5aaef0"),
+    Shade("#c44e00", "#ff8a4a"),
+    Shade("#00805c", "#2fc79a"),
+    Shade("#b04f8c", "#e39ac4"),
+    Shade("#8a6d00", "#e6c229"),
+    Shade("#2c9bd6", "#9bdcff"),
+    Shade("#5b4bb7", "#a99bf5"),
+    Shade("#6b6b6b", "#b0b0b0"),
+)
+"""Colours of compared runs."""
+CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#111111", "#8A7B00")
+"""Colours of curves in figures on white paper."""
+GREY = "#666666"
+"""Colour of an unknown state."""
+BEST = "#111111"
+"""Colour of the best trial in figures on white paper."""
+
+
+def state_variables(*, dark: bool) -> str:
+    """Return the CSS variables `--complete` and so on."""
+    return " ".join(
+        f"--{name}: {shade.dark if dark else shade.light};" for name, shade in STATES.items()
+    )
+
+
+def run_classes(*, dark: bool) -> str:
+    """Return the CSS classes `r1`, `r2` and so on, which set the variable `--c`."""
+    return " ".join(
+        f".r{number} {{ --c: {shade.dark if dark else shade.light}; }}"
+        for number, shade in enumerate(RUNS, start=1)
+    )
