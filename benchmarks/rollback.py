@@ -42,8 +42,7 @@ from rollback_faults import FAULTS, drawn, inject
 from rollback_tables import report_faults, report_natural
 from score_truth import Truth, generator_of
 
-from cyclegan import Trainer, parse_config
-from cyclegan import checkpoints as states
+from cyclegan import Trainer, checkpoints, parse_config
 from cyclegan.callbacks import Callback
 from cyclegan.files import write_text
 from cyclegan.generator import save_generators
@@ -178,7 +177,7 @@ def _save_start(trainer: Trainer, job: Job, kept: Path) -> None:
     if not kept.is_file():  # no generator was usable yet
         save_generators(trainer.model, kept, step=trainer.step)
     shutil.copyfile(kept, job.start.with_suffix(".kept"))
-    states.save(trainer.state_dict(), job.start)
+    checkpoints.save(trainer.state_dict(), job.start)
 
 
 truth_of_data = functools.cache(Truth)

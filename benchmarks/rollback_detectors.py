@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan import checkpoints as states
+from cyclegan import checkpoints
 from cyclegan.history import MetricHistory
 from search.launch import recorded_run
 from search.rollback.detectors import Evidence, judge
@@ -53,7 +53,7 @@ class Recorded:
 def recorded(folders: Sequence[Path], store: Store) -> Iterator[Recorded]:
     """Yield all trainings below `folders` that are long enough to be judged."""
     for path in sorted(p for folder in folders for p in folder.rglob("save/checkpoint.pt")):
-        state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
+        state = checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
         history = MetricHistory()
         history.load_state_dict(state["history"])
         columns = {name: history.column(name) for name in history.names}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclegan import checkpoints as states
+from cyclegan import checkpoints
 from cyclegan.config import Config, parse_config
 from cyclegan.data import Scan
 from cyclegan.errors import CheckpointError
@@ -47,16 +47,16 @@ def save_generators(
 
     `grey_scales` and `scans` come from the training's data (`TrainingData`).
     """
-    states.save(
+    checkpoints.save(
         {
-            "format": states.GENERATOR_FORMAT,
+            "format": checkpoints.GENERATOR_FORMAT,
             "config": model.config.to_dict(),
             "step": step,
             "score": score,
             "grey_scales": grey_scales or {},
             "scans": scans or {},
-            "mean_G_A": states.to_host(model.mean_G_A.state_dict()),
-            "mean_G_B": states.to_host(model.mean_G_B.state_dict()),
+            "mean_G_A": checkpoints.to_host(model.mean_G_A.state_dict()),
+            "mean_G_B": checkpoints.to_host(model.mean_G_B.state_dict()),
         },
         path,
     )
@@ -67,7 +67,9 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
 
     Errors: `CheckpointError` if the file is neither, or damaged.
     """
-    state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
+    state = checkpoints.load(
+        path, formats=(checkpoints.GENERATOR_FORMAT, checkpoints.CHECKPOINT_FORMAT)
+    )
     config = parse_config(state["config"], source=str(path))
     network = new_generator(config, direction)
     try:
@@ -99,9 +101,11 @@ def load_pretrained(model: CycleGAN, path: Path) -> None:
 
     Errors: `CheckpointError` if the file is neither, or its networks have other shapes.
     """
-    state = states.load(path, formats=(states.GENERATOR_FORMAT, states.CHECKPOINT_FORMAT))
+    state = checkpoints.load(
+        path, formats=(checkpoints.GENERATOR_FORMAT, checkpoints.CHECKPOINT_FORMAT)
+    )
     pairs = {"G_A": "mean_G_A", "G_B": "mean_G_B", "mean_G_A": "mean_G_A", "mean_G_B": "mean_G_B"}
-    if state["format"] == states.CHECKPOINT_FORMAT:
+    if state["format"] == checkpoints.CHECKPOINT_FORMAT:
         pairs |= {"G_A": "G_A", "G_B": "G_B", "D_A": "D_A", "D_B": "D_B"}
     for name, source in pairs.items():
         try:
@@ -125,7 +129,7 @@ def _check_finite(weights: Mapping[str, Any], path: Path, network: str) -> None:
 
 
 def _weights(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if state["format"] == states.GENERATOR_FORMAT:
+    if state["format"] == checkpoints.GENERATOR_FORMAT:
         weights: Mapping[str, Any] = state[name]
         return weights
     networks = state["training"]["networks"]

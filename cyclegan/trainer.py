@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan import checkpoints as states
+from cyclegan import checkpoints
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
@@ -225,7 +225,7 @@ class Trainer:
                 torch.manual_seed(self.config.seed)
                 self.load_pretrained()
             else:
-                states.load_random_state(self._restored_random, self.device)
+                checkpoints.load_random_state(self._restored_random, self.device)
             self._emit("on_train_start")
             result = self._loop()
             self.save_checkpoint()
@@ -453,7 +453,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, from which a training continues bit for bit."""
         return {
-            "format": states.CHECKPOINT_FORMAT,
+            "format": checkpoints.CHECKPOINT_FORMAT,
             "config": self.config.to_dict(),
             "step": self.step,
             "iteration": self.iteration,
@@ -466,7 +466,7 @@ class Trainer:
             "training": self.model.training_state(),
             "history": self.history.state_dict(),
             "random": {
-                "global": states.random_state(self.device),
+                "global": checkpoints.random_state(self.device),
                 "own": self.model.random.get_state(),
             },
             "samplers": self.data.state_dict(),
@@ -533,7 +533,7 @@ class Trainer:
 
     def load_checkpoint(self, path: Path) -> Config:
         """Restore a checkpoint and return the configuration of its training."""
-        state = states.load(path, formats=(states.CHECKPOINT_FORMAT,))
+        state = checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
         self.load_state_dict(state)
         if self._checkpoints and path == self._checkpoints.newest:
             self._checkpoints.continued_at(self.iteration)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cyclegan import checkpoints as states
+from cyclegan import checkpoints
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import read_json
@@ -293,7 +293,7 @@ def schedule_of(folder: Path, run: Run | None) -> Schedule:
     """
     checkpoint = newest_checkpoint(folder / SAVE_FOLDER)
     if checkpoint is not None:
-        state = states.load(checkpoint, formats=(states.CHECKPOINT_FORMAT,))
+        state = checkpoints.load(checkpoint, formats=(checkpoints.CHECKPOINT_FORMAT,))
         return surviving_path(HParamChange(**entry) for entry in state["hparam_log"])
     if (folder / SCHEDULE_NAME).is_file():
         schedule = read_schedule(folder / SCHEDULE_NAME)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cyclegan import checkpoints as states
+from cyclegan import checkpoints
 from cyclegan.errors import CheckpointError, CycleGANError
 from cyclegan.snapshot import Snapshot
 
@@ -56,7 +56,7 @@ class RingSnapshot:
             return self.snapshot
         assert self.path is not None
         try:
-            return Snapshot.from_plain(states.load(self.path, formats=(SNAPSHOT_FORMAT,)))
+            return Snapshot.from_plain(checkpoints.load(self.path, formats=(SNAPSHOT_FORMAT,)))
         except CheckpointError as error:
             logger.warning("rollback: a snapshot is lost: %s", error)
             return None
@@ -214,7 +214,7 @@ class Ring:
         assert kept.snapshot is not None
         path = self.folder / f"snapshot-{kept.iteration:08d}.pt"
         try:
-            states.save({"format": SNAPSHOT_FORMAT, **kept.snapshot.to_plain()}, path)
+            checkpoints.save({"format": SNAPSHOT_FORMAT, **kept.snapshot.to_plain()}, path)
         except (CycleGANError, OSError) as error:  # better to exceed the budget than to fail
             self._warn(f"a snapshot stays in memory: {error}")
             return False

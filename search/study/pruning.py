@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.callbacks import Callback
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
-from search.study import pruners as verdicts
+from search.study import pruners
 from search.study.objective import JudgedBy, Objective, objective_of
 from search.study.pruners import Pruner, Verdict, bracket_of
 
@@ -49,7 +49,7 @@ class PruningCallback(Callback):
         if report.iteration not in before.intermediate_values:  # a resumed trial repeats some
             self.trial.report(objective_of(report, self.objective), report.iteration)
         if self.gates and report.gate and report.iteration >= self.pruner.prune_after:
-            found = verdicts.gated(
+            found = pruners.gated(
                 objective_of(report, self.objective), report.gate, step=report.step
             )
             self.trial.set_user_attr(VERDICT, found.as_dict())
@@ -84,20 +84,20 @@ class PruningCallback(Callback):
             return None
         values = [frozen.intermediate_values[at] for at in sorted(frozen.intermediate_values)]
         if self.pruner.name == "median":
-            return verdicts.median(
+            return pruners.median(
                 values, self._complete_at(max(frozen.intermediate_values)), step=step
             )
         if self.pruner.name == "patience":
-            return verdicts.patience(
+            return pruners.patience(
                 values, patience=self.pruner.patience, min_delta=self.pruner.min_delta, step=step
             )
         assert self.pruner.lower is not None
-        return verdicts.threshold(values[-1], lower=self.pruner.lower, step=step)
+        return pruners.threshold(values[-1], lower=self.pruner.lower, step=step)
 
     def _judge_at_rungs(self, frozen: FrozenTrial, step: int) -> Verdict | None:
         due = self._rungs_due(frozen)
         before = self._trials() if due else []
-        done = len(verdicts.rungs_done(frozen.system_attrs))
+        done = len(pruners.rungs_done(frozen.system_attrs))
         if done - 1 in due:  # judged by a process that was killed before it stored the verdict
             found = self._at_rung(frozen, step, before)
             if _fails(found):
@@ -120,9 +120,9 @@ class PruningCallback(Callback):
 
     def _at_rung(self, frozen: FrozenTrial, step: int, trials: Sequence[FrozenTrial]) -> Verdict:
         """Judge the trial at the last rung that Optuna recorded for it."""
-        mine, bracket = verdicts.rungs_done(frozen.system_attrs), self._bracket(frozen)
+        mine, bracket = pruners.rungs_done(frozen.system_attrs), self._bracket(frozen)
         rung = len(mine) - 1
-        key = verdicts.rung_key(rung)
+        key = pruners.rung_key(rung)
         rivals = [
             float(other.system_attrs[key])
             for other in trials
@@ -130,7 +130,7 @@ class PruningCallback(Callback):
             and key in other.system_attrs
             and self._bracket(other) == bracket
         ]
-        return verdicts.halving(
+        return pruners.halving(
             mine[rung],
             rivals,
             reduction_factor=self.pruner.reduction_factor,

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from cyclegan import Trainer, parse_config
-from cyclegan import checkpoints as states
+from cyclegan import Trainer, checkpoints, parse_config
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import (
     BEST_NAME,
@@ -22,11 +21,11 @@ from cyclegan.errors import CheckpointError
 
 
 def state(iteration: int) -> dict[str, Any]:
-    return {"format": states.CHECKPOINT_FORMAT, "iteration": iteration}
+    return {"format": checkpoints.CHECKPOINT_FORMAT, "iteration": iteration}
 
 
 def iteration_of(path: Path) -> int:
-    return int(states.load(path, formats=(states.CHECKPOINT_FORMAT,))["iteration"])
+    return int(checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))["iteration"])
 
 
 def iterations(folder: Path) -> list[int]:
@@ -117,6 +116,6 @@ def test_the_best_state_is_kept_while_training_goes_on(
     values = tiny | {"keep_best_checkpoint": True, "steps": 24, "lr_g": 0.01}
     Trainer(parse_config(values), [scores], tmp_path).fit()
     best, iteration = max(scores.seen)
-    kept = states.load(tmp_path / BEST_NAME, formats=(states.CHECKPOINT_FORMAT,))
+    kept = checkpoints.load(tmp_path / BEST_NAME, formats=(checkpoints.CHECKPOINT_FORMAT,))
     assert (kept["best_score"], kept["iteration"]) == (best, -iteration)
     assert -iteration < 24, "the test wants a best one before the end"

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclegan import Callback, Config, Trainer, load_generator, parse_config
-from cyclegan import checkpoints as states
+from cyclegan import Callback, Config, Trainer, checkpoints, load_generator, parse_config
 from cyclegan.config import override
 from cyclegan.errors import CheckpointError, DivergedError
 from search.launch import Job, run_training
@@ -76,7 +75,7 @@ def test_what_was_good_before_stays(
         launch(changed(config, **steps), Breaks(6))
     assert status() == "FAILED"
     assert load_generator(SAVE / "generator.pt").step == 4
-    kept = states.load(SAVE / "checkpoint.pt", formats=(states.CHECKPOINT_FORMAT,))
+    kept = checkpoints.load(SAVE / "checkpoint.pt", formats=(checkpoints.CHECKPOINT_FORMAT,))
     assert kept["step"] == 4
     assert finite(kept["training"]["networks"])
 
@@ -132,10 +131,10 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(config: Config, project: Pat
     steps = {"checkpoint_every": 4, "pretrain_steps": 2, "lambdas.P_A": 1.0}
     launch(changed(config, steps=8, **steps))
     path = SAVE / "checkpoint.pt"
-    state = dict(states.load(path, formats=(states.CHECKPOINT_FORMAT,)))
+    state = dict(checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,)))
     # Otherwise values that a step did not compute could not be told from NaN.
     del state["history"]["layouts"], state["history"]["layout_of"]
-    states.save(state, path)
+    checkpoints.save(state, path)
     result = launch(changed(config, steps=12, **steps)).result
     assert (result.outcome, result.step) == ("completed", 12)
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from torch import Tensor, equal
 
-from cyclegan import checkpoints as states
+from cyclegan import checkpoints
 from cyclegan.checkpoints import CHECKPOINT_NAME
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def make_project(folder: Path, tiny: dict[str, Any]) -> Path:
 
 def final_state(folder: Path) -> dict[str, Any]:
     path = folder / "results" / "killed" / "save" / CHECKPOINT_NAME
-    return states.load(path, formats=(states.CHECKPOINT_FORMAT,))
+    return checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:

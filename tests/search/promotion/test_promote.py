@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclegan import checkpoints as states
-from cyclegan import load_config, parse_config
+from cyclegan import checkpoints, load_config, parse_config
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.events import TrainResult
 from cyclegan.generator import load_generator, save_generators
@@ -183,9 +182,9 @@ def test_a_promotion_that_continues_keeps_the_trial_s_generators_until_it_has_be
     opened = written([1.0])
     trained(opened, store)
     save = opened.trial_folder(0) / "save"
-    state = dict(states.load(save / "checkpoint.pt", formats=(states.CHECKPOINT_FORMAT,)))
+    state = dict(checkpoints.load(save / "checkpoint.pt", formats=(checkpoints.CHECKPOINT_FORMAT,)))
     state["callbacks"]["KeepBest"] = {"score": 1e6, "step": 4}  # cannot be beaten
-    states.save(state, save / "checkpoint.pt")
+    checkpoints.save(state, save / "checkpoint.pt")
     done = promote(opened, store=store, console=QUIET, start="continue").finished
     assert (done.best_score, done.best_step) == (1e6, 4)
     kept = (done.folder / "save" / "generator.pt").read_bytes()

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from cyclegan import Callback, Config, Trainer, load_config
-from cyclegan import checkpoints as states
+from cyclegan import Callback, Config, Trainer, checkpoints, load_config
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError
 from cyclegan.events import HParamChange
@@ -177,7 +176,7 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     assert promoted.replayed == 2
     checkpoint = newest_checkpoint(promoted.finished.folder / "save")
     assert checkpoint is not None
-    log = states.load(checkpoint, formats=(states.CHECKPOINT_FORMAT,))["hparam_log"]
+    log = checkpoints.load(checkpoint, formats=(checkpoints.CHECKPOINT_FORMAT,))["hparam_log"]
     assert [(c["step"], c["changes"]) for c in log] == [(c.step, c.values) for c in schedule]
     run = store.find_run(promoted.finished.run_id)
     assert run.metrics["hparam/lr_g"] == pytest.approx(schedule[-1].values["lr_g"])

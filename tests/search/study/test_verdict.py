@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from search.study import pruners as verdicts
+from search.study import pruners
 from search.study.objective import score_of_reports
 from search.study.pruners import Pruner, judged_at
 
@@ -27,7 +27,7 @@ from search.study.pruners import Pruner, judged_at
     ],
 )
 def test_what_a_rung_wants(value: float, rivals: list[float], factor: int, cutoff: float) -> None:
-    assert verdicts.halving_cutoff(value, rivals, factor) == cutoff
+    assert pruners.halving_cutoff(value, rivals, factor) == cutoff
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -46,15 +46,15 @@ def test_the_numbers_agree_with_optunas_decision(
     for _ in range(40):
         trial = study.ask()
         for step in (100, 200, 300, 400, 500, 600, 700):
-            before = len(verdicts.rungs_done(study.trials[trial.number].system_attrs))
+            before = len(pruners.rungs_done(study.trials[trial.number].system_attrs))
             trial.report(float(rng.choice([rng.normal(), 0.0])), step)
             pruned = trial.should_prune()
             mine = study.trials[trial.number]
-            done = verdicts.rungs_done(mine.system_attrs)
+            done = pruners.rungs_done(mine.system_attrs)
             if len(done) > before:
                 judged += 1
                 assert done[-1] == score_of_reports(mine.intermediate_values, judge_by, 100)
-                key = verdicts.rung_key(len(done) - 1)
+                key = pruners.rung_key(len(done) - 1)
                 bracket = 0
                 others = study.trials[: trial.number]
                 if isinstance(study.pruner, optuna.pruners.HyperbandPruner):
@@ -63,7 +63,7 @@ def test_the_numbers_agree_with_optunas_decision(
                         t for t in others if study.pruner._get_bracket_id(study, t) == bracket
                     ]
                 rivals = [t.system_attrs[key] for t in others if key in t.system_attrs]
-                found = verdicts.halving(
+                found = pruners.halving(
                     done[-1], rivals, reduction_factor=factor, step=step, rung=len(done) - 1
                 )
                 assert found.margin is not None
@@ -98,11 +98,11 @@ def test_median_patience_and_threshold_decide_as_their_numbers_say() -> None:
                 complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
                 if name == "median":
                     rivals = [t.intermediate_values[step] for t in complete]
-                    found = verdicts.median(values, rivals, step=step)
+                    found = pruners.median(values, rivals, step=step)
                 elif name == "patience":
-                    found = verdicts.patience(values, patience=2, min_delta=0.3, step=step)
+                    found = pruners.patience(values, patience=2, min_delta=0.3, step=step)
                 else:
-                    found = verdicts.threshold(values[-1], lower=-0.5, step=step)
+                    found = pruners.threshold(values[-1], lower=-0.5, step=step)
                 expected = step >= 2 and found.margin is not None and found.margin < 0
                 assert bool(trial.should_prune()) == expected, (name, values)
                 if expected:
@@ -115,7 +115,7 @@ def test_median_patience_and_threshold_decide_as_their_numbers_say() -> None:
 
 
 def test_verdicts_in_words_and_as_plain_values() -> None:
-    found = verdicts.halving(0.5, [0.1, 2.0, 1.0], reduction_factor=2, step=60, rung=1)
+    found = pruners.halving(0.5, [0.1, 2.0, 1.0], reduction_factor=2, step=60, rung=1)
     assert found.in_words() == (
         "score 0.50 at step 60, rung 1: rank 3 of 4 there (best 2.00, 1.00 was needed, 0.50 short)"
     )
@@ -131,14 +131,14 @@ def test_verdicts_in_words_and_as_plain_values() -> None:
         "cutoff": 1.0,
         "margin": -0.5,
     }
-    best = verdicts.halving(0.5, [1.0], reduction_factor=2, step=60, rung=1, so_far=True)
+    best = pruners.halving(0.5, [1.0], reduction_factor=2, step=60, rung=1, so_far=True)
     assert best.in_words().startswith("best score 0.50 until step 60, rung 1: rank 2 of 2 there")
-    gate = verdicts.gated(-100.0, "the output is flat", step=8)
+    gate = pruners.gated(-100.0, "the output is flat", step=8)
     assert gate.in_words() == "gate at step 8: the output is flat"
     assert gate.as_dict()["margin"] is None
-    low = verdicts.threshold(-3.0, lower=-1.0, step=8)
+    low = pruners.threshold(-3.0, lower=-1.0, step=8)
     assert low.in_words() == "score -3.00 at step 8: -1.00 was needed, 2.00 short"
-    late = verdicts.patience([1.0, 0.2, 0.4], patience=2, min_delta=0.1, step=9)
+    late = pruners.patience([1.0, 0.2, 0.4], patience=2, min_delta=0.1, step=9)
     assert (
         late.in_words()
         == "at best score 0.40 in the last reports at step 9: 0.90 was needed, 0.50 short"
