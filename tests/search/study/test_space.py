@@ -82,7 +82,7 @@ def test_suggested_values_make_a_config_and_ties_follow(tiny: dict[str, Any]) ->
         # Judged at the first report from 9 on, which is the last one.
         ({"pruner": {"prune_after": 9}}, ["prune_after = 9", "report_every = 4"]),
         ({"pruner": {"name": "threshold", "prune_after": 4}}, ["threshold needs lower"]),
-        ({"pruner": {"name": "median", "patience": 2}}, ["patience", "median does not look"]),
+        ({"pruner": {"name": "median", "patience": 2}}, ["patience", "median ignores it"]),
         ({"objective": "loss"}, ["objective", "loss", "score"]),
         ({"sampler": {"name": "grid"}}, ["space.lr_g", "points: 3"]),
         (
