@@ -78,7 +78,7 @@ class Session:
         self.exit_code = output.exit_code
 
     def say(self, text: str) -> None:
-        """A message on standard error."""
+        """Write a message to standard error."""
         self.console.say(text)
 
 

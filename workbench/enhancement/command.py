@@ -41,45 +41,22 @@ from workbench.output import OpenStore, Output
 
 @dataclass(frozen=True, kw_only=True)
 class EnhancementResult:
-    """A finished enhancement of one volume."""
+    """A finished enhancement of one volume, without its voxels: there may be many."""
 
-    enhancement: Enhancement
-    done: EnhanceResult
-    judged: JudgeResult
-    run_id: str | None
-    """Its MLflow run; None if the store was away all the time."""
-    volume: Mapping[str, Any]
-    """Path, size and hash of the enhanced volume, and how MLflow has it."""
+    path: Path
+    """The enhanced volume."""
+    values: Mapping[str, Any]
+    """Everything about it as plain values, under the names of `cyclegan enhance --json`."""
 
     @property
-    def path(self) -> Path:
-        """The enhanced volume."""
-        return self.done.path
+    def run_id(self) -> str | None:
+        """Id of its MLflow run; None if the store was away all the time."""
+        run_id: str | None = self.values["run_id"]
+        return run_id
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
-        target, model = self.enhancement.target, self.enhancement.model
-        done, judged = self.done, self.judged
-        return {
-            "output": str(done.path),
-            "picture": None if judged.picture is None else str(target.picture),
-            "viewer": None if judged.viewer is None else str(judged.viewer),
-            "report": None if judged.report is None else str(target.report),
-            "trust": [name for name in self.enhancement.operator.outputs if name != "data"],
-            "shape": list(done.shape),
-            "tile": list(done.tile),
-            "tiles": done.tiles,
-            "resumed": done.resumed,
-            "seconds": done.seconds,
-            "voxels_per_second": done.voxels_per_second,
-            "model": self.enhancement.request.model,
-            "model_version": model.label or None,
-            "model_run": model.run_id,
-            "run_id": self.run_id,
-            "volume": self.volume,
-            "quality": [vars(row) for row in judged.rows],
-            "verdict": judged.verdict,
-        }
+        return dict(self.values)
 
 
 def factor_of(name: str, open_store: OpenStore) -> Fraction:
@@ -151,13 +128,33 @@ def _enhance_one(
         tracking.keep_volume(done)
         judged = _judged(enhancement, grid, reference, done, console)
         tracking.finish(done, judged)
-    return EnhancementResult(
-        enhancement=enhancement,
-        done=done,
-        judged=judged,
-        run_id=tracking.run_id,
-        volume=tracking.volume,
-    )
+    return EnhancementResult(path=done.path, values=_values(enhancement, done, judged, tracking))
+
+
+def _values(
+    enhancement: Enhancement, done: EnhanceResult, judged: JudgeResult, tracking: Tracking
+) -> dict[str, Any]:
+    target, model = enhancement.target, enhancement.model
+    return {
+        "output": str(done.path),
+        "picture": None if judged.picture is None else str(target.picture),
+        "viewer": None if judged.viewer is None else str(judged.viewer),
+        "report": None if judged.report is None else str(target.report),
+        "trust": [name for name in enhancement.operator.outputs if name != "data"],
+        "shape": list(done.shape),
+        "tile": list(done.tile),
+        "tiles": done.tiles,
+        "resumed": done.resumed,
+        "seconds": done.seconds,
+        "voxels_per_second": done.voxels_per_second,
+        "model": enhancement.request.model,
+        "model_version": model.label or None,
+        "model_run": model.run_id,
+        "run_id": tracking.run_id,
+        "volume": tracking.volume,
+        "quality": [vars(row) for row in judged.rows],
+        "verdict": judged.verdict,
+    }
 
 
 def _judged(
