@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_snapshots_in_memory(
     def full(*_: object) -> None:
         raise DataError("no space left on device")
 
-    monkeypatch.setattr(module.states, "save", full)
+    monkeypatch.setattr(module.checkpoints, "save", full)
     ring = ring_of(*HUNDREDS, memory=2 * SIZE, folder=tmp_path)
     assert found(ring, 900) == 700
     assert caplog.text.count("no space left") == 1

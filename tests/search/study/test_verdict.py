@@ -82,13 +82,13 @@ def test_the_numbers_agree_with_optunas_decision(
 
 def test_median_patience_and_threshold_decide_as_their_numbers_say() -> None:
     rng = np.random.default_rng(0)
-    pruners = {
+    by_name = {
         "median": Pruner(name="median", prune_after=2, startup_trials=1),
         "patience": Pruner(name="patience", prune_after=2, patience=2, min_delta=0.3),
         "threshold": Pruner(name="threshold", prune_after=2, lower=-0.5),
     }
-    pruned_by = dict.fromkeys(pruners, 0)
-    for name, pruner in pruners.items():
+    pruned_by = dict.fromkeys(by_name, 0)
+    for name, pruner in by_name.items():
         study = optuna.create_study(direction="maximize", pruner=pruner.build(8))
         for _ in range(30):
             trial, values = study.ask(), []
