@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cyclegan.errors import CycleGANError
 from tracking.downsampling import Sample
@@ -43,17 +43,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 _FINAL_TRIES, _FINAL_PAUSE = 3, 1.0
 _PATIENCE = 75.0
 """Seconds without any progress after which the end of a training waits for its store no longer."""
-
-
-class Writer(Protocol):
-    """Takes the records of one run: the seam between a training and its tracker.
-
-    Whatever a study, a training or an enhancement tells of itself goes through `put`. Another
-    tracker is another class with this method.
-    """
-
-    def put(self, *new: Record) -> object:
-        """Take records, in the order in which they are to be written."""
 
 
 class RunWriter:
