@@ -31,6 +31,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
+from cyclegan.convolution import Conv3d
 from cyclegan.errors import ConfigError, nearest
 from cyclegan.rounding import ceil_div, round_up
 
@@ -57,7 +58,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def _conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), ACTIVATIONS[activation]())
+    return nn.Sequential(Conv3d(inputs, outputs), ACTIVATIONS[activation]())
 
 
 UPSAMPLINGS = ("transposed", "resize")
@@ -71,7 +72,7 @@ def _decoder(
     up: list[nn.Module] = (
         [nn.ConvTranspose3d(middle, outputs, 3, stride=2, padding=1, output_padding=1)]
         if upsampling == "transposed"
-        else [nn.Upsample(scale_factor=2), nn.Conv3d(middle, outputs, 3, padding=1)]
+        else [nn.Upsample(scale_factor=2), Conv3d(middle, outputs)]
     )
     return nn.Sequential(*_conv(inputs, middle, activation), *up, ACTIVATIONS[activation]())
 
