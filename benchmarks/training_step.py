@@ -2,11 +2,12 @@
 
     python benchmarks/training_step.py [--filters 32] [--patch 64] [--repeats 5] [--device cpu]
 
-The peer is the same CycleGAN step as in a textbook: eager, fp32, real and generated images in
-separate discriminator passes, discriminators' gradients computed in the generators' step and thrown
-away, PyTorch's default Adam. Variants run interleaved in one process; the peak memory of each is
-that of a process of its own. The table also has the share of this machine's matrix-product speed in
-the same precision, measured in the same run. The script prints ratios and asserts nothing.
+The peer is the same CycleGAN step as in a textbook: eager, fp32, PyTorch's own convolutions, real
+and generated images in separate discriminator passes, discriminators' gradients computed in the
+generators' step and thrown away, PyTorch's default Adam. Variants run interleaved in one process;
+the peak memory of each is that of a process of its own. The table also has the share of this
+machine's matrix-product speed in the same precision, measured in the same run. The script prints
+ratios and asserts nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from machine import matmul_speed, peak_bytes, seconds_of
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from cyclegan import Config, parse_config
+from cyclegan import Config, convolution, parse_config
 from cyclegan.model import CycleGAN
 
 Step = Callable[[], None]
@@ -108,7 +110,21 @@ def our_step(options: argparse.Namespace, precision: str) -> Step:
 def build(options: argparse.Namespace, variant: str) -> Step:
     """Return the step of one of `VARIANTS`."""
     kind, precision = variant.split()
-    return plain_step(options) if kind == "plain" else our_step(options, precision)
+    return (
+        with_pytorchs_convolutions(plain_step(options))
+        if kind == "plain"
+        else our_step(options, precision)
+    )
+
+
+def with_pytorchs_convolutions(step: Step) -> Step:
+    """Return a step whose convolutions run on whatever PyTorch chooses."""
+
+    def plain() -> None:
+        with mock.patch.object(convolution, "USE_ONEDNN", False):
+            step()
+
+    return plain
 
 
 def peak_memory(options: argparse.Namespace, variant: str) -> float:
@@ -143,7 +159,7 @@ def main() -> None:
         return
     steps = {variant: build(options, variant) for variant in VARIANTS}
     with FlopCounterMode(display=False) as counter:
-        steps["ours fp32"]()
+        with_pytorchs_convolutions(steps["ours fp32"])()  # the counter does not know oneDNN's
     flop = counter.get_total_flops()
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for repeat in range(options.repeats + 1):

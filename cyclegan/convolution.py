@@ -3,7 +3,7 @@
 PyTorch leaves a convolution of one small image to its own kernel, which unfolds the image into
 columns, instead of to oneDNN. With few filters this takes about eight times as long with AVX2, and
 all of a training's time. `Conv3d` calls oneDNN, and computes both gradients by convolutions that
-oneDNN does well. `benchmarks/convolution.py` measures it. Everywhere else (on GPUs, in bf16, in
+oneDNN does well. `benchmarks/training_step.py` measures it. Everywhere else (on GPUs, in bf16, in
 exported models, on other processors) it is PyTorch's convolution.
 
 Results differ from PyTorch's by rounding errors, as they do between any two processors.
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 _ONES = [1, 1, 1]
-_BLOCKED = (
+USE_ONEDNN = (
     platform.machine().lower() in ("x86_64", "amd64")
     and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 )
-"""Whether oneDNN has fast kernels for this processor; on others it may have none at all."""
+"""Whether oneDNN is known to be fast on this processor; on others it may have no such kernels."""
 
 
 class Conv3d(nn.Conv3d):
@@ -45,7 +45,7 @@ class Conv3d(nn.Conv3d):
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
-        _BLOCKED
+        USE_ONEDNN
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.ndim == 5

@@ -89,7 +89,7 @@ def test_an_exported_layer_runs_without_onednn() -> None:
 
 
 def test_other_processors_use_pytorchs_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "_BLOCKED", False)
+    monkeypatch.setattr(convolution, "USE_ONEDNN", False)
     ours, theirs = _pair(4, 4)
     x = torch.randn(1, 4, 4, 4, 4)
     assert torch.equal(ours(x), theirs(x))
