@@ -1,9 +1,20 @@
-"""Shared parts of the figures: colours of the states, axes for scores, legends."""
+"""The one kit to plot with: figures are drawn once, with matplotlib, as PNG or as SVG in a page.
+
+A figure is a `Plot`: it has a description in words and marks. A mark names what an artist stands
+for (trial 7, runs 1 and 2) and tells it in words. In a page it becomes a class, an attribute that
+scripts find, and a text at the pointer; colours become those of the page, light or dark. Figures
+are made without pyplot: a running study draws them again and again, and must neither pile up open
+figures nor change global settings.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -11,23 +22,132 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
 
 from cyclegan.score import GATED
-from viz.palette import GREY, STATES
+from viz.palette import GREY, STATES, page_colour
 
 MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "interrupted": "s"}
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an artist stands for."""
+
+    kind: str
+    """Class of its element in a page, such as `trial` or `run`; `data-KIND` holds the key."""
+    key: str
+    words: str = ""
+    """Text that appears at the pointer and is read out by screen readers."""
+
+
+class Plot(Figure):
+    """A figure with a description in words, and marks on its artists."""
+
+    about = ""
+    """Description for those who can't see the figure."""
+    title = ""
+    """Title above a figure that stands alone; in a page, its section has one."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.marks: dict[str, Sequence[Mark]] = {}
+
+    def mark(self, artist: Artist, *marks: Mark) -> None:
+        """Mark an artist; one with several elements (a scatter plot) takes a mark for each."""
+        name = f"mark-{len(self.marks)}"
+        artist.set_gid(name)
+        self.marks[name] = marks
+
+
+def new_figure(width: float, height: float, title: str = "") -> Plot:
+    """Return an empty figure of a size in inches."""
+    figure = Plot(figsize=(width, height), layout="constrained")
+    figure.title = title
+    return figure
+
+
+def pixels(figure: Figure) -> Image:
+    """Return a figure in 256 colours, a quarter of the bytes: figures are logged again and again.
+
+    A `Plot` gets its title above it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if isinstance(figure, Plot) and figure.title:
+        figure.suptitle(figure.title, fontsize=11, x=0.02, ha="left")
+    figure.set_dpi(_DPI)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib has no types for it
+    canvas.draw()
+    return fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256)
+
+
+# -- Figures as elements of a page -------------------------------------------------------------
+
+# Numbered ids of matplotlib's parts: nothing refers to them, and figures of a page share them.
+_COUNTED = re.compile(r' id="[A-Za-z.]+\d*_\d+"')
+_NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
+_PATH = re.compile(r' d="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
+_STYLE = re.compile(r' style="[^"]*"')
+_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+_MARKED = re.compile(r'<g id="(mark-\d+)">(.*?)</g>', re.DOTALL)
+_POINT = re.compile(r"<use\b[^>]*/>")
+_SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: small, and found by the browser's search
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
+    "path.simplify": False,
+}
+
+
+def inline_svg(figure: Figure, salt: str) -> str:
+    """Return a figure as an element of an HTML page, the same bytes every time.
+
+    `salt` makes ids differ that parts of several figures of a page refer to.
+    """
+    import matplotlib
+
+    settings: Any = {**_SETTINGS, "svg.hashsalt": salt}  # matplotlib's types want literal names
+    buffer = io.StringIO()
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    text = _COUNTED.sub("", _NAMESPACE.sub("", text).replace("xlink:href", "href"))
+    text = _PATH.sub(lambda match: _DECIMALS.sub(r"\1", match[0]).replace("\n", ""), text)
+    text = _STYLE.sub(lambda match: _COLOUR.sub(lambda c: page_colour(c[0]), match[0]), text)
+    words = ""
+    if isinstance(figure, Plot):
+        text = _MARKED.sub(lambda match: _marked(match, figure.marks), text)
+        words = f' role="img" aria-label="{escape(figure.about)}"' if figure.about else ""
+    return re.sub(r'(<svg) (width|height)="[^"]*"', rf"\1{words}", text, count=1)
+
+
+def _marked(match: re.Match[str], known: dict[str, Sequence[Mark]]) -> str:
+    """Return a marked group with its mark, or with one around each point that has its own."""
+    marks, content = known[match[1]], match[2]
+    if len(marks) == 1:
+        return _opened(marks[0]) + content + "</g>"
+    waiting = iter(marks)
+    body = _POINT.sub(lambda point: f"{_opened(next(waiting))}{point[0]}</g>", content)
+    return f"<g>{body}</g>"
+
+
+def _opened(mark: Mark) -> str:
+    words = f"<title>{escape(mark.words)}</title>" if mark.words else ""
+    return f'<g class="{mark.kind}" data-{mark.kind}="{escape(mark.key)}">{words}'
+
+
+# -- Shared parts of figures -------------------------------------------------------------------
 
 
 def colour(state: str) -> str:
     """Return the colour of a state."""
     return STATES[state].light if state in STATES else GREY
-
-
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """Return an empty figure of a size in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
-    return figure
 
 
 def tidy(axes: Axes) -> None:

@@ -27,7 +27,7 @@ STATES = {
 }
 """Colours of the states of trials, in the order of legends."""
 RUNS = (
-    Shade("#0072b2", "#5aaef0"),
+    Shade("#0072b2", "#56b4e9"),
     Shade("#c44e00", "#ff8a4a"),
     Shade("#00805c", "#2fc79a"),
     Shade("#b04f8c", "#e39ac4"),
@@ -43,6 +43,34 @@ GREY = "#666666"
 """Colour of an unknown state."""
 BEST = "#111111"
 """Colour of the best trial in figures on white paper."""
+
+
+_PAPER = {
+    "#000000": "var(--ink)",
+    BEST: "var(--best)",
+    GREY: "var(--soft)",
+    "#b0b0b0": "var(--soft)",
+    "#999999": "var(--soft)",
+    "#f2f2f2": "var(--rim)",
+    "#ffffff": "var(--paper)",
+    "#d3d3d3": "var(--line)",
+}
+"""Colours of white paper, those of matplotlib among them, with the variables of a page."""
+_SHADES = {shade.light: shade for shade in (*STATES.values(), *RUNS)}
+_IN_PAGES = _PAPER | {light: f"var(--c{light[1:]})" for light in _SHADES}
+"""Colours of a figure on white paper, with those that a page gives it, light or dark."""
+
+
+def page_colour(colour: str) -> str:
+    """Return what a page shows for a colour of a figure on white paper."""
+    return _IN_PAGES.get(colour.lower(), colour)
+
+
+def shade_variables(*, dark: bool) -> str:
+    """Return the CSS variables to which `page_colour` refers."""
+    return " ".join(
+        f"--c{light[1:]}: {shade.dark if dark else light};" for light, shade in _SHADES.items()
+    )
 
 
 def state_variables(*, dark: bool) -> str:
