@@ -117,6 +117,7 @@ def inline_svg(figure: Figure, salt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would style the whole page
     text = _COUNTED.sub("", _NAMESPACE.sub("", text).replace("xlink:href", "href"))
     text = _PATH.sub(lambda match: _DECIMALS.sub(r"\1", match[0]).replace("\n", ""), text)
     text = _STYLE.sub(lambda match: _COLOUR.sub(lambda c: page_colour(c[0]), match[0]), text)
@@ -124,7 +125,7 @@ def inline_svg(figure: Figure, salt: str) -> str:
     if isinstance(figure, Plot):
         text = _MARKED.sub(lambda match: _marked(match, figure.marks), text)
         words = f' role="img" aria-label="{escape(figure.about)}"' if figure.about else ""
-    return re.sub(r'(<svg) (width|height)="[^"]*"', rf"\1{words}", text, count=1)
+    return re.sub(r'<svg width="[^"]*" height="[^"]*"', lambda _: f"<svg{words}", text, count=1)
 
 
 def _marked(match: re.Match[str], known: dict[str, Sequence[Mark]]) -> str:
