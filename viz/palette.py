@@ -39,6 +39,22 @@ RUNS = (
 """Colours of compared runs."""
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#111111", "#8A7B00")
 """Colours of curves in figures on white paper."""
+OUTCOMES = {
+    "recovered": Shade("#1b7f4d", "#3fbf7f"),
+    "failed again": Shade("#b85c00", "#f0974a"),
+    "gave up": Shade("#c62828", "#ff6b6b"),
+}
+"""Colours of the outcomes of rollbacks."""
+UNKNOWN = Shade("#5b6470", "#9aa3ae")
+"""Colour of a rollback whose outcome is not known yet."""
+BROKEN = OUTCOMES["gave up"].light
+"""Colour of values that are not finite, and of validations that failed a gate."""
+DISCARDED = "#a9a9a9"
+"""Colour of everything that a rollback discarded."""
+FAINT = "#d3d3d3"
+"""Colour of the noise of discarded curves."""
+LOST = "#d9a400"
+"""Colour of the steps that a rollback undid."""
 GREY = "#666666"
 """Colour of an unknown state."""
 BEST = "#111111"
@@ -53,10 +69,11 @@ _PAPER = {
     "#999999": "var(--soft)",
     "#f2f2f2": "var(--rim)",
     "#ffffff": "var(--paper)",
-    "#d3d3d3": "var(--line)",
+    FAINT: "var(--line)",
+    DISCARDED: "var(--faded)",
 }
 """Colours of white paper, those of matplotlib among them, with the variables of a page."""
-_SHADES = {shade.light: shade for shade in (*STATES.values(), *RUNS)}
+_SHADES = {shade.light: shade for shade in (*STATES.values(), *RUNS, *OUTCOMES.values(), UNKNOWN)}
 _IN_PAGES = _PAPER | {light: f"var(--c{light[1:]})" for light in _SHADES}
 """Colours of a figure on white paper, with those that a page gives it, light or dark."""
 

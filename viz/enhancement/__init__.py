@@ -17,6 +17,7 @@ from viz.enhancement import figures
 from viz.enhancement.measure import Halves, Measurements, measure, resolution_rows
 from viz.enhancement.page import page
 from viz.enhancement.reading import DoubtfulPlace, Images, MapSummary
+from viz.figures import Plot
 
 __all__ = ["DoubtfulPlace", "Halves", "MapSummary", "ReportSummary", "write_report"]
 
@@ -93,12 +94,13 @@ def write_report(
     with handle:
         images = Images(source, handle, reference)
         found = measure(images, halves or {}, quality)
-        drawn = _draw(images, found)
+        pictures = _pictures(images, found)
         size = None if source.voxel_size_um is None else source.voxel_size_um[0] / images.factor
         title = f"{enhanced.name}: enhanced from {source.name}"
-        text = page(title, found, drawn, metadata, size, images.factor, viewer)
+        curves = _curves(found)
+        text = page(title, found, pictures, curves, metadata, size, images.factor, viewer)
     with replacing(path_png) as temporary:
-        temporary.write_bytes(drawn["slices"])
+        temporary.write_bytes(pictures["slices"])
     write_text(path_html, text)
     return ReportSummary(
         html=path_html,
@@ -114,14 +116,18 @@ def write_report(
     )
 
 
-def _draw(images: Images, found: Measurements) -> dict[str, bytes]:
-    drawn = {
-        "slices": figures.slices_figure(images),
+def _pictures(images: Images, found: Measurements) -> dict[str, bytes]:
+    pictures = {"slices": figures.slices_figure(images)}
+    if found.places:
+        pictures["places"] = figures.places_figure(images, found.places[:SHOWN_PLACES])
+    return pictures
+
+
+def _curves(found: Measurements) -> dict[str, Plot]:
+    curves = {
         "spectra": figures.spectra_figure(found),
         "histogram": figures.histogram_figure(found),
     }
-    if found.places:
-        drawn["places"] = figures.places_figure(images, found.places[:SHOWN_PLACES])
     if found.correlations:
-        drawn["correlation"] = figures.correlation_figure(found)
-    return drawn
+        curves["correlation"] = figures.correlation_figure(found)
+    return curves

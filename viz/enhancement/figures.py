@@ -1,8 +1,9 @@
-"""Draw the figures of a report with matplotlib's Agg, as PNG bytes."""
+"""The figures of a report: slices as PNG bytes, curves as figures that the page draws."""
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from cyclegan.data import Size
 from cyclegan.metrics.correlation import ONE_SEVENTH
 from viz.enhancement.measure import Curve, Measurements
 from viz.enhancement.reading import DOUBT, DoubtfulPlace, Image, Images
+from viz.figures import Plot, new_figure, tidy
+from viz.palette import BEST, CURVES, GREY, RUNS
 from viz.pictures import Window, grey_window
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ DPI = 110
 DOUBT_RANGE = (1.5, 4.0)
 """Doubt at which the overlay begins to show, and at which it is opaque."""
 _PLANES = ("xy", "xz", "yz")
-_COLOURS = {"input": "#d95f02", "enhanced": "#1b6ca8", "reference": "#444444"}
+_COLOURS = {"input": RUNS[1].light, "enhanced": RUNS[0].light, "reference": BEST}
 
 
 def slices_figure(images: Images) -> bytes:
@@ -69,45 +72,45 @@ def places_figure(images: Images, places: Sequence[DoubtfulPlace]) -> bytes:
     return _png(figure)
 
 
-def spectra_figure(found: Measurements) -> bytes:
+def spectra_figure(found: Measurements) -> Plot:
     """Draw the radial power before and after, and the noise power."""
-    figure, (left, right) = _pair()
+    figure, (left, right) = _pair("Radial power spectra, and power of the noise.")
     _lines(left, found.spectra)
     left.set(title="Power spectrum, relative to the variance", yscale="log")
     _lines(right, found.noise)
     right.set(title="Noise power spectrum", yscale="log", ylabel="grey values², per voxel")
-    return _png(figure)
+    return figure
 
 
-def correlation_figure(found: Measurements) -> bytes:
+def correlation_figure(found: Measurements) -> Plot:
     """Draw the Fourier shell correlations with their criteria."""
-    figure, (left, right) = _pair()
+    figure, (left, right) = _pair("Fourier shell correlations with their criteria.")
+    colours = itertools.cycle(CURVES)
     for axes, halves in ((left, True), (right, False)):
         for name, (curve, scale) in found.correlations.items():
             if name.startswith("halves") != halves:
                 continue
             frequencies = curve.frequencies / scale
-            (line,) = axes.plot(frequencies, curve.correlation, label=name, linewidth=1.6)
-            axes.plot(
-                frequencies, curve.half_bit, ":", color=line.get_color(), label="half-bit criterion"
-            )
-        axes.axhline(ONE_SEVENTH, color="#888888", linewidth=0.8, linestyle="--")
+            shade = next(colours)
+            axes.plot(frequencies, curve.correlation, label=name, color=shade, linewidth=1.6)
+            axes.plot(frequencies, curve.half_bit, ":", label="half-bit criterion", color=shade)
+        axes.axhline(ONE_SEVENTH, color=GREY, linewidth=0.8, linestyle="--")
         axes.set(title="Between halves" if halves else "With the reference", ylim=(-0.2, 1.05))
         _finish(axes)
-    return _png(figure)
+    return figure
 
 
-def histogram_figure(found: Measurements) -> bytes:
+def histogram_figure(found: Measurements) -> Plot:
     """Draw histograms of the middle."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    figure = new_figure(5.5, 3.2)
+    figure.about = "Histograms of the grey values in the middle of the volume."
     axes = figure.subplots()
     for name, (values, density) in found.histograms.items():
         axes.plot(values, density, label=name, color=_COLOURS.get(name), linewidth=1.6)
     axes.set(xlabel="grey value", ylabel="density")
+    tidy(axes)
     axes.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return figure
 
 
 _TITLES = {
@@ -202,10 +205,9 @@ def _grid(
     return figure, axes
 
 
-def _pair() -> tuple[Figure, Sequence[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+def _pair(about: str) -> tuple[Plot, Sequence[Axes]]:
+    figure = new_figure(11, 3.6)
+    figure.about = about
     axes: Any = figure.subplots(1, 2)
     return figure, axes
 
@@ -225,11 +227,11 @@ def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
 def _finish(axes: Axes) -> None:
     axes.set_xlabel("cycles per voxel of the enhanced volume")
     axes.set_xlim(0, 0.5)
-    axes.grid(alpha=0.25)
+    tidy(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, frameon=False)
     else:
-        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color="#888888")
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color=GREY)
 
 
 def _png(figure: Figure) -> bytes:

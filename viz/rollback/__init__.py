@@ -2,10 +2,10 @@
 
 ```
 path      TrainingPath: plain data of a training, and values derived from it
-drawing   shared parts of the figures: colours, axes, curves of few points, SVG for a page
+drawing   shared parts of the figures: colours, axes, curves of few points
 panels    the figure over the step (rollbacks, validations, losses, lambdas, learning rates),
           and the figure of the step over the iteration
-page      one HTML page without scripts or external files
+page      one HTML page (template rollbacks.html) without scripts or external files
 ```
 """
 

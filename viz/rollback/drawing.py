@@ -1,10 +1,8 @@
-"""Shared parts of the figures of a path: colours, axes, thinned curves, and SVG for a page."""
+"""Shared parts of the figures of a path: colours, axes, and thinned curves."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,47 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viz.palette import CURVES
+from viz.figures import Plot, tidy
+from viz.palette import CURVES, OUTCOMES, UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 Values = NDArray[np.float64]
 
-DISCARDED = "#a9a9a9"
-"""Colour of everything that a rollback discarded."""
-FAINT = "#d3d3d3"
-"""Colour of the noise of discarded curves."""
-BROKEN = "#c62828"
-"""Colour of values that are not finite, and of validations that failed a gate."""
-SHADE = "#d9a400"
-"""Colour of the steps that a rollback undid."""
-OUTCOMES = {"recovered": "#1b7f4d", "failed again": "#b85c00", "gave up": "#c62828"}
-UNKNOWN = "#5b6470"
-"""Colour of a rollback whose outcome is not known yet."""
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 10.4, 0.95, 1.7, 0.3, 0.5, 0.2
 """Lengths of a figure in inches; names of curves stand in the right margin."""
 _HEADROOM = 4.0
 """Room that an axis shows around the accepted path: a factor on a log axis, else spans."""
 
-# Numbered ids of matplotlib's parts: nothing refers to them, and figures of a page share them.
-_COUNTED = re.compile(r' id="[A-Za-z.]+\d*_\d+"')
-_NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
-_PATH = re.compile(r' d="[^"]*"')
-_DECIMALS = re.compile(r"(\.\d\d)\d+")
-_SETTINGS = {
-    "svg.fonttype": "none",  # text stays text: small, and found by the browser's search
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
-    "path.simplify": False,
-}
-
 
 def outcome_colour(outcome: str) -> str:
-    """Return the colour of a rollback's outcome."""
-    return OUTCOMES.get(outcome, UNKNOWN)
+    """Return the colour of a rollback's outcome, on white paper."""
+    return OUTCOMES.get(outcome, UNKNOWN).light
 
 
 def number(value: float) -> str:
@@ -66,16 +41,15 @@ def number(value: float) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
 
 
-def stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+def stacked(heights: Sequence[float], about: str) -> tuple[Plot, list[Axes]]:
     """Return a figure of the page's width with axes below each other, `heights` in inches.
 
     They share the x axis, which only the last one labels. Their places are computed here: those of
     matplotlib's layout engine differ in the last digits from call to call.
     """
-    from matplotlib.figure import Figure
-
     whole = sum(heights) + _GAP * (len(heights) - 1) + _TOP + _BOTTOM
-    figure = Figure(figsize=(_WIDTH, whole))
+    figure = Plot(figsize=(_WIDTH, whole))
+    figure.about = about
     axes: list[Axes] = []
     top = whole - _TOP
     for height in heights:
@@ -88,13 +62,9 @@ def stacked(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def tidy(axes: Axes, label: str) -> None:
-    """Draw a light grid, no box, and a label at the left."""
-    axes.grid(alpha=0.22, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(labelsize=8.5)
+def label_left(axes: Axes, label: str) -> None:
+    """Draw a light grid, no box, and a label at the left, in line with those of other axes."""
+    tidy(axes)
     axes.set_ylabel(label, fontsize=9)
     axes.yaxis.set_label_coords(-0.078, 0.5)
 
@@ -167,26 +137,6 @@ def group_thousands(axis: Any) -> None:
 
     axis.set_major_locator(MaxNLocator(8, integer=True))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def inline_svg(figure: Figure, salt: str) -> str:
-    """Return a figure as an element of an HTML page, the same bytes every time.
-
-    `salt` makes ids differ that parts of several figures of a page refer to.
-    """
-    import matplotlib
-
-    settings: Any = {**_SETTINGS, "svg.hashsalt": salt}  # matplotlib's types want literal names
-    buffer = io.StringIO()
-    with matplotlib.rc_context(settings):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
-    text = _COUNTED.sub("", _NAMESPACE.sub("", text).replace("xlink:href", "href"))
-    text = _PATH.sub(lambda match: _DECIMALS.sub(r"\1", match[0]).replace("\n", ""), text)
-    return re.sub(r'(<svg) (width|height)="[^"]*"', r"\1", text, count=1)
 
 
 # -- Curves with as many points as a page has pixels, however long the training ----------------

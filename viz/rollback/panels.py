@@ -10,21 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.rounding import ceil_div
-from viz.palette import CURVES
+from viz.palette import BROKEN, CURVES, DISCARDED, FAINT, LOST
 from viz.rollback.drawing import (
-    BROKEN,
-    DISCARDED,
-    FAINT,
-    SHADE,
     group_thousands,
     joined,
+    label_left,
     legend,
     outcome_colour,
     scale,
     stacked,
     stairs,
     thinned,
-    tidy,
     union,
     zigzag,
 )
@@ -32,7 +28,8 @@ from viz.rollback.path import TrainingPath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from viz.figures import Plot
 
 
 Values = NDArray[np.float64]
@@ -52,15 +49,15 @@ class _Panel:
     noisy: bool
 
 
-def step_figure(path: TrainingPath) -> Figure:
+def step_figure(path: TrainingPath) -> Plot:
     """Draw rollbacks, scores, losses, lambdas and learning rates over the step."""
     panels = _panels(path)
     lane = min(0.5 + 0.24 * len(path.rollbacks), 2.6)
     heights = [lane, *([1.5] if path.scores else []), *(panel.height for panel in panels)]
-    figure, axes = stacked(heights)
+    figure, axes = stacked(heights, f"The path of {path.name} over the step: {path.spent}.")
     for one in axes:
         for low, high in union([(float(e.to_step), float(e.from_step)) for e in path.rollbacks]):
-            one.axvspan(low, high, color=SHADE, alpha=0.11, linewidth=0)
+            one.axvspan(low, high, color=LOST, alpha=0.11, linewidth=0)
     draw_rollbacks(axes[0], path)
     width = _column(path, 1 + sum(len(panel.curves) for panel in panels if panel.noisy))
     if path.scores:
@@ -109,7 +106,7 @@ def _draw_panel(axes: Axes, path: TrainingPath, panel: _Panel, width: float) -> 
     everything = np.concatenate(list(panel.curves.values()))
     shown = np.concatenate([values[kept] for values in panel.curves.values()])
     scale(axes, shown, everything)
-    tidy(axes, panel.label)
+    label_left(axes, panel.label)
     legend(axes, list(panel.curves))
 
 
@@ -193,7 +190,7 @@ def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
                 fontweight="bold",
                 va="center",
             )
-    tidy(axes, "rollback")
+    label_left(axes, "rollback")
     axes.set_ylim(count + 0.8, 0.2)
     axes.set_yticks([])
     axes.grid(visible=False, axis="y")
@@ -222,7 +219,7 @@ def draw_scores(axes: Axes, path: TrainingPath, width: float) -> None:
         draw(kept, CURVES[0])
     gated = np.unique([round(path.steps[i] / width) * width for i, s in known if not s.usable])
     axes.plot(gated, [floor] * len(gated), "x", color=BROKEN, markersize=5, linestyle="none")
-    tidy(axes, "validation\nscore" if usable else "validation\n(none usable)")
+    label_left(axes, "validation\nscore" if usable else "validation\n(none usable)")
     axes.set_ylim(floor - 0.15 * span, high + 0.12 * span)
     if not usable:
         axes.set_yticks([])
@@ -231,9 +228,9 @@ def draw_scores(axes: Axes, path: TrainingPath, width: float) -> None:
 # -- The figure of the step over the iteration -------------------------------------------------
 
 
-def saw_tooth_figure(path: TrainingPath) -> Figure:
+def saw_tooth_figure(path: TrainingPath) -> Plot:
     """Draw the step over the iteration: every fall is a rollback, and its cost is grey."""
-    figure, (axes,) = stacked([1.6])
+    figure, (axes,) = stacked([1.6], f"The step over the iteration: {path.spent}.")
     iterations = np.array([row.iteration for row in path.rows], dtype=float)
     for stretch in path.stretches:
         ends = [stretch.first, stretch.last - 1]
@@ -249,7 +246,7 @@ def saw_tooth_figure(path: TrainingPath) -> Figure:
             linewidth=1.1,
             linestyle=(0, (2, 1.5)),
         )
-    tidy(axes, "step")
+    label_left(axes, "step")
     axes.set_xlabel("iteration (optimisation steps executed)", fontsize=9)
     axes.set_title(path.spent, fontsize=9.5, loc="left")
     axes.set_ylim(0, None)
