@@ -5,7 +5,7 @@ The only room that imports mlflow.
 ```
 store = Store.open()                                   # tracking/store.py: the project's own store
 run = store.create_run("my study", "trial 3", kind="trial", params={...}, tags={...})
-trainer = Trainer(config, [TrackingCallback(run)])     # tracking/callback.py: logs all of it
+trainer = Trainer(config, [TrackingCallback(run)])     # tracking/callback.py: tells all of it
 serve(store)                                           # tracking/ui.py: look at it in a browser
 ```
 Importing this is quick: mlflow and torch are loaded when they are first needed.

@@ -6,7 +6,8 @@ next one has begun: losses, validation, a rollback and changed hyperparameters t
 transaction. So the last iteration found in the store tells exactly where a training that was killed
 and resumed from an older checkpoint has to go on; what was still on its way is in the checkpoint.
 
-The training's thread only collects; the writer's thread writes (see `tracking.outbox.writer`).
+The training's thread only collects; a tracker writes (`tracking.tracker`), that of MLflow in a
+thread of its own (`tracking.outbox.writer`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tracking.provenance import data_inputs, provenance
 from tracking.rollbacks import RollbackEvidence, rollback_points
 from tracking.run import Run, Status
 from tracking.system import SystemMonitor
+from tracking.tracker import Tracker
 from tracking.views import CYCLE_PICTURES, ROLLBACK_PICTURES
 from viz.pictures import six_images
 
@@ -46,10 +48,10 @@ Finals = Callable[["TrainResult"], Iterable[records.Record]]
 
 
 class TrackingCallback(Callback):
-    """Logs a training to `run`.
+    """Tells a tracker everything of a training.
 
     Args:
-        run: a new one, or the one of the training that is resumed.
+        target: a run of MLflow, new or that of the training that is resumed; or any `Tracker`.
         every: iterations of which losses are charted as one point, their mean; by default
             `log_every` of the configuration. Validations and rollbacks have points of their own.
         seconds: between batches; validations and rollbacks are sent at once.
@@ -64,7 +66,7 @@ class TrackingCallback(Callback):
 
     def __init__(
         self,
-        run: Run,
+        target: Run | Tracker,
         *,
         every: int | None = None,
         seconds: float = INTERVAL,
@@ -73,14 +75,15 @@ class TrackingCallback(Callback):
         finals: Finals | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.run = run
         self.every = every
         self.seconds = seconds
         self.images = images
         self.volumes = volumes
         self._finals = finals
         self._clock = clock
-        self._writer = BackgroundWriter(run, extra=SystemMonitor())
+        self._tracker: Tracker = (
+            BackgroundWriter(target, extra=SystemMonitor()) if isinstance(target, Run) else target
+        )
         self._end: tuple[TrainResult | None, records.End] | None = None
         self._unsent: dict[int, dict[str, float]] = {}  # of a process that is gone
         self._extra: defaultdict[int, dict[str, float]] = defaultdict(dict)
@@ -91,7 +94,7 @@ class TrackingCallback(Callback):
         self._in_force: dict[str, float] = {}
         self._nonfinite = 0
         self._stored = 0  # the last iteration in the store when this process began
-        self._seen = 0  # the last iteration handed to the writer by this process
+        self._seen = 0  # the last iteration handed to the tracker by this process
         self._begin = 0  # the iteration this process began at
         self._time = 0.0  # when `_seen` was reached
 
@@ -99,31 +102,31 @@ class TrackingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Log configuration and origin; find out what the store has already."""
-        self._stored = max(self.run.last_iteration(), self._writer.last_iteration())
+        self._stored = self._tracker.last_iteration()
         for iteration, values in self._unsent.items():
             self._extra[iteration].update(values)
         self.every = self.every or trainer.config.log_every
         old = [row for row in trainer.history.rows() if row.iteration <= self._stored]
         self._nonfinite_of(old)
-        self._pictures = self.run.image_steps(CYCLE_PICTURES)
+        self._pictures = self._tracker.image_steps(CYCLE_PICTURES)
         budget = trainer.config.volumes_mb * 1e6 if self.volumes else 0.0
-        self._cycles = CycleVolumes(budget, self.run.name)
+        self._cycles = CycleVolumes(budget, self._tracker.name)
         self._cycles.begin(self._iterations_of(FOLDER), trainer.validator.voxel_size_A)
-        self._evidence.start(trainer, self.run.image_steps(ROLLBACK_PICTURES))
+        self._evidence.start(trainer, self._tracker.image_steps(ROLLBACK_PICTURES))
         self._begin, self._time = trainer.iteration, self._clock()
         self._in_force = trainer.hparams.flat()
         config = trainer.config
-        self._writer.put(records.Params(compared(config)))
-        self._writer.put(records.Text(config.to_yaml(), "config.yaml"))
+        self._tracker.put(records.Params(compared(config)))
+        self._tracker.put(records.Text(config.to_yaml(), "config.yaml"))
         tags = {**provenance(config, trainer.device), "outcome": "running", "reason": ""}
-        self._writer.put(records.Tags(tags), records.Inputs(data_inputs(config, tags)))
+        self._tracker.put(records.Tags(tags), records.Inputs(data_inputs(config, tags)))
         if not self._stored:  # what it starts from; MLflow's slider stands at 0 when the page opens
             self._picture(trainer.validator.images(trainer.model), trainer.iteration)
-        self._writer.flush()
+        self._tracker.flush()
 
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         """Write the iterations before this one, if it is time."""
-        self._writer.put(*self._evidence.outcomes(trainer))
+        self._tracker.put(*self._evidence.outcomes(trainer))
         complete = trainer.iteration - 1
         self._due = self._due or self._evidence.news(trainer)
         if self._due:
@@ -134,7 +137,7 @@ class TrackingCallback(Callback):
             return
         if upto > self._seen:
             self._collect(trainer, upto)
-            self._writer.flush()
+            self._tracker.flush()
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Take the score and its parts, the gate, and the picture."""
@@ -146,18 +149,18 @@ class TrackingCallback(Callback):
         gate = report.gate or "passed"
         if gate != self._gate:
             self._gate = gate
-            self._writer.put(records.Tags({"gate": gate}))
-        self._writer.put(*self._cycles.validated(report))
+            self._tracker.put(records.Tags({"gate": gate}))
+        self._tracker.put(*self._cycles.validated(report))
         self._picture(report.images, report.iteration)
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
         """Take the picture of the event; the rest is read from the trainer's list."""
         self._due = True
-        self._writer.put(*self._evidence.fall(trainer, event))
+        self._tracker.put(*self._evidence.fall(trainer, event))
 
     def on_train_end(self, trainer: Trainer, result: TrainResult) -> None:
         """Write what is left, the last volumes, and the status."""
-        self._writer.put(*self._cycles.ended())
+        self._tracker.put(*self._cycles.ended())
         status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
         self._finish(trainer, status, result.outcome, result.reason, result)
 
@@ -176,17 +179,17 @@ class TrackingCallback(Callback):
         result, end = self._end
         self._end = None
         if result is not None and self._finals is not None:
-            self._writer.put(*self._finals(result))
-        self._writer.put(end)
-        self._writer.close()
+            self._tracker.put(*self._finals(result))
+        self._tracker.put(end)
+        self._tracker.close()
 
     def settle(self) -> bool:
-        """Wait until all that was collected is in the store; False if it does not take it."""
-        return self._writer.drain()
+        """Wait until all that was collected is stored; return False if the store is away."""
+        return self._tracker.drain()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the store does not have yet, and what the trainer forgets of its past."""
-        unsent = {sample.iteration: dict(sample.values) for sample in self._writer.unsent()}
+        unsent = {sample.iteration: dict(sample.values) for sample in self._tracker.unsent()}
         for iteration, values in self._extra.items():
             unsent.setdefault(iteration, {}).update(values)
         return {**self._evidence.state_dict(), "unsent": unsent}
@@ -196,15 +199,15 @@ class TrackingCallback(Callback):
         self._evidence.load_state_dict(state)
         self._unsent = dict(state.get("unsent", {}))
 
-    # -- from the trainer to the writer ---------------------------------------------------------
+    # -- from the trainer to the tracker --------------------------------------------------------
 
     def _picture(self, images: Mapping[str, Tensor], iteration: int) -> None:
         if self.images and iteration not in self._pictures:
             self._pictures.add(iteration)
-            self._writer.put(records.Picture(six_images(images), CYCLE_PICTURES, iteration))
+            self._tracker.put(records.Picture(six_images(images), CYCLE_PICTURES, iteration))
 
     def _collect(self, trainer: Trainer, upto: int) -> None:
-        """Hand the points after `_seen`, the one at `upto` included, to the writer."""
+        """Hand the points after `_seen`, the one at `upto` included, to the tracker."""
         now = self._clock()
         self._add_speed(trainer, upto, now)
         self._add_hparams(trainer, upto)
@@ -225,10 +228,10 @@ class TrackingCallback(Callback):
         if values:
             pairs = zip(values.items(), times, strict=True)
             samples = [Sample(iteration, found, at) for (iteration, found), at in pairs]
-            self._writer.put(records.Samples(tuple(samples)))
+            self._tracker.put(records.Samples(tuple(samples)))
         self._seen, self._time, self._due = upto, now, False
         if self._evidence.news(trainer):
-            self._writer.put(*self._evidence.documents(trainer))
+            self._tracker.put(*self._evidence.documents(trainer))
 
     def _add_speed(self, trainer: Trainer, upto: int, now: float) -> None:
         """Add steps and voxels (of both domains) per second of wall time, validation included."""
@@ -247,7 +250,9 @@ class TrackingCallback(Callback):
         return {"nonfinite": float(self._nonfinite)} if count else {}
 
     def _iterations_of(self, folder: str) -> set[int]:
-        names = (Path(name).stem.rpartition("_")[2] for name in self.run.artifact_names(folder))
+        names = (
+            Path(name).stem.rpartition("_")[2] for name in self._tracker.artifact_names(folder)
+        )
         return {int(name) for name in names if name.isdigit()}
 
     def _add_hparams(self, trainer: Trainer, upto: int) -> None:
@@ -283,11 +288,11 @@ class TrackingCallback(Callback):
     ) -> None:
         try:
             if len(trainer.history):
-                self._writer.put(*self._evidence.outcomes(trainer, final=True))
+                self._tracker.put(*self._evidence.outcomes(trainer, final=True))
                 if trainer.rollbacks:
-                    self._writer.put(*self._evidence.documents(trainer))
+                    self._tracker.put(*self._evidence.documents(trainer))
                 self._collect(trainer, trainer.iteration)
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
-            log.warning("run %s: the last metrics are lost: %s", self.run.name, error)
-        self._writer.put(records.Tags({"outcome": outcome}))
+            log.warning("run %s: the last metrics are lost: %s", self._tracker.name, error)
+        self._tracker.put(records.Tags({"outcome": outcome}))
         self._end = result, records.End(status, " ".join(reason.split()))

@@ -29,7 +29,9 @@ from cyclegan.errors import DivergedError
 from cyclegan.events import TrainResult
 from cyclegan.trainer import Trainer
 from tracking import Run, Store, TrackingCallback
+from tracking.downsampling import Sample
 from tracking.outbox.delivery import deliver_waiting
+from tracking.outbox.records import End, Record, Samples
 from tracking.views import CYCLE_PICTURES
 
 Make = Callable[..., Config]
@@ -382,6 +384,66 @@ def test_tracking_changes_nothing_in_the_training(run: Run, tiny: Make) -> None:
     for name, weights in plain.model.state_dict().items():
         assert torch.equal(weights, tracked.model.state_dict()[name]), name
     assert plain.history.rows() == tracked.history.rows()
+
+
+class Memory:
+    """A tracker that keeps everything in memory: the protocol is all that a tracker needs."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.closed = False
+
+    def put(self, *new: Record) -> None:
+        self.records += new
+
+    def flush(self) -> None:
+        pass
+
+    def drain(self, timeout: float = 30.0) -> bool:
+        return True
+
+    def close(self) -> bool:
+        self.closed = True
+        return True
+
+    def unsent(self) -> list[Sample]:
+        return []
+
+    def last_iteration(self) -> int:
+        return 0
+
+    def image_steps(self, key: str) -> set[int]:
+        return set()
+
+    def artifact_names(self, folder: str) -> list[str]:
+        return []
+
+
+def test_another_tracker_is_told_what_mlflow_is_told(
+    run: Run, tiny: Make, client: MlflowClient
+) -> None:
+    config, memory = tiny(steps=6), Memory()
+    Trainer(config, [TrackingCallback(run, every=2, seconds=0)]).fit()
+    Trainer(config, [TrackingCallback(memory, every=2, seconds=0)]).fit()
+    assert memory.closed
+    assert isinstance(memory.records[-1], End)
+    told = {
+        (sample.iteration, name): value
+        for record in memory.records
+        if isinstance(record, Samples)
+        for sample in record.samples
+        for name, value in sample.values.items()
+    }
+    stored = {
+        (step, name): value
+        for name, points in curves(client, run).items()
+        if name.startswith(("loss/", "score"))
+        for step, value in points
+    }
+    assert stored
+    assert {key: told[key] for key in stored} == pytest.approx(stored)
 
 
 def test_volumes_can_be_left_out(run: Run, tiny: Make) -> None:

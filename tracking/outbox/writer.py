@@ -84,6 +84,8 @@ class RunWriter:
 class BackgroundWriter:
     """Writes records to a run in the order they came, and outlives the store's failures.
 
+    It is the `Tracker` for MLflow.
+
     Args:
         run: where to.
         outbox: where what the store does not take waits.
@@ -149,11 +151,24 @@ class BackgroundWriter:
             self._changed.wait_for(lambda: self._rounds >= wanted, timeout)
         return not len(self)
 
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.run.name
+
     def last_iteration(self) -> int:
-        """The last iteration of metrics that wait on the disk; 0 if there is none."""
+        """Return the last iteration whose metrics are stored or wait on the disk; 0 if none."""
         waiting = [w.read() for w in self.outbox if w.kind == Samples.__name__]
         samples = [s for record in waiting if isinstance(record, Samples) for s in record.samples]
-        return max((sample.iteration for sample in samples), default=0)
+        return max(self.run.last_iteration(), *(sample.iteration for sample in samples), 0)
+
+    def image_steps(self, key: str) -> set[int]:
+        """Return the steps at which the series `key` has a picture already."""
+        return self.run.image_steps(key)
+
+    def artifact_names(self, folder: str) -> list[str]:
+        """Return the paths of the files that lie in `folder` of the run."""
+        return self.run.artifact_names(folder)
 
     def unsent(self) -> list[Sample]:
         """Metrics that are neither in the store nor on the disk."""
