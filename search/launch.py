@@ -32,6 +32,7 @@ from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
+from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.errors import ConfigError, DataError
 from cyclegan.events import TrainResult
 from cyclegan.files import replacing, write_text
@@ -146,6 +147,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     trainer = Trainer(
         config, folder=job.folder / SAVE_FOLDER
     )  # refuses bad input before a run exists
+    if trainer.device.type == "cpu":
+        keep_freed_memory()
     trainer.data.hash_cache = hash_cache()
     if not checkpoint:
         trainer.load_pretrained()  # refuses a wrong file
