@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from cyclegan.rounding import ceil_div
 from viz.figures import Mark, Plot, new_figure, tidy
@@ -168,12 +169,7 @@ def _near(ends: Sequence[_End]) -> Iterator[list[_End]]:
 
 
 def _apart(heights: Sequence[float], distance: float) -> list[float]:
-    """Return growing heights, moved apart to a distance, none above 1 if there is room."""
-    moved: list[float] = []
-    for height in heights:
-        moved.append(max(height, moved[-1] + distance) if moved else height)
-    top = 1.0
-    for i in reversed(range(len(moved))):
-        moved[i] = min(moved[i], top)
-        top = moved[i] - distance
-    return moved
+    """Return growing heights at least `distance` apart, near the given ones, from 0 to 1."""
+    steps = distance * np.arange(len(heights))
+    moved = isotonic_regression(np.asarray(heights) - steps).x
+    return [float(height) for height in moved.clip(0.0, 1.0 - steps[-1]) + steps]

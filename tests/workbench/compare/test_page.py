@@ -116,6 +116,28 @@ def test_eight_runs_are_one_page(make_run: Any, page: Any) -> None:
     assert len([a for tag, a in found.tags if tag == "button"]) == 8
 
 
+def test_a_click_hides_a_run_and_shows_it_again(make_run: Any, page: Any, browser: Any) -> None:
+    make_run("one", 1)
+    make_run("two", 2)
+    text, _ = page("one", "two")
+    shown = browser.new_page()
+    shown.set_content(text)
+
+    def hidden() -> set[str]:
+        found: list[tuple[str, str]] = shown.eval_on_selector_all(
+            "[data-run]", "all => all.map(e => [e.dataset.run, getComputedStyle(e).display])"
+        )
+        return {runs for runs, display in found if display == "none"}
+
+    assert hidden() == set()
+    for expected in ({"2", "2 1", "1 2"}, set()):
+        shown.click(".legend button:nth-child(2)")
+        assert hidden() == expected
+    shown.click(".legend button:nth-child(1)")
+    assert hidden() == {"1", "2 1", "1 2"}
+    shown.close()
+
+
 def test_runs_without_volumes_have_a_page(make_run: Any, page: Any) -> None:
     make_run("one", None, pictures=True)
     make_run("two", None, scores=())
