@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
@@ -112,7 +112,10 @@ def _prepare(
     area.set_xlabel(axes.x, fontsize=_FONT)
     area.set_ylabel(axes.y, fontsize=_FONT)
     area.set_xlim(min(0.0, float(x.min())), axes.x_end or float(x.max()) or 1.0)
+    most = 10 if axes.size == WIDE else 4
+    area.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
     area.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    area.yaxis.get_offset_text().set_fontsize(_FONT)
     if axes.log_y:
         area.set_yscale("log")
         few = limits[1] / limits[0] <= _FEW
