@@ -140,7 +140,7 @@ def _marked(match: re.Match[str], known: dict[str, Sequence[Mark]]) -> str:
 
 def _opened(mark: Mark) -> str:
     words = f"<title>{escape(mark.words)}</title>" if mark.words else ""
-    return f'<g class="{mark.kind}" data-{mark.kind}="{escape(mark.key)}">{words}'
+    return f'<g class="{mark.kind}" data-{mark.kind.split()[0]}="{escape(mark.key)}">{words}'
 
 
 # -- Shared parts of figures -------------------------------------------------------------------

@@ -35,6 +35,12 @@ def render(name: str, folder: Path, **values: object) -> Markup:
     return Markup(filled)  # noqa: S704  (the template has escaped every value)
 
 
+def macro(name: str, template: str, folder: Path, *values: object) -> Markup:
+    """Return what a macro of a template makes of values."""
+    made = getattr(_environment(folder).get_template(template).module, name)(*values)
+    return Markup(made)  # noqa: S704  (the macro has escaped every value)
+
+
 @lru_cache(maxsize=16)
 def _environment(folder: Path) -> Environment:
     environment = Environment(

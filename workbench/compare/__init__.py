@@ -7,6 +7,8 @@ parameters         differences of parameters and environment, and a check of the
 cycles enhanced    the images: fixed validation patches of trainings, enhanced volumes
 measured           agreement of the images
 result text        metrics and all the rest as plain values, and as text for a terminal
-page               one HTML document: panels with tables, drawings with curves and pictures
+page               one HTML document: comparison.html with its script
+panels drawings    tables, curves and pictures of the page; panels.html has their markup
+plots              curves of several runs, drawn with matplotlib
 ```
 """

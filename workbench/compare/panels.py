@@ -1,20 +1,28 @@
-"""The tables of a comparison's page, as HTML; empty if there is nothing to show."""
+"""The tables of a comparison's page; empty if there is nothing to show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from pathlib import Path
+
+from markupsafe import Markup
 
 from tracking.retention import kind_of
 from viz import units
-from viz.html import table
-from viz.plots import chip
+from viz.html import macro
 from viz.units import short_time
 from workbench.compare.parameters import short_hash
 from workbench.compare.result import Comparison, MetricRow
 from workbench.compare.text import number_text, value_text
 
 _LONG = 120
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Names of columns, and rows."""
+
+
+def part(name: str, *values: object) -> Markup:
+    """Return what a macro of `panels.html` makes of values."""
+    return macro(name, "panels.html", Path(__file__).parent, *values)
 
 
 def runs(found: Comparison) -> str:
@@ -22,96 +30,88 @@ def runs(found: Comparison) -> str:
     names = ("", "run", "id", "kind", "outcome", "score", "steps", "time", "why it ended")
     rows = [
         [
-            chip(run.number),
-            escape(run.info.name),
-            f'<code title="{escape(run.info.id)}">{escape(run.info.id[:8])}</code>',
-            escape(kind_of(run.info)),
-            escape(run.outcome),
+            part("chip", run.number),
+            run.info.name,
+            part("code", run.info.id[:8], run.info.id),
+            kind_of(run.info),
+            run.outcome,
             "–" if run.score is None else f"{run.score:.2f}",
             "–" if run.steps is None else f"{run.steps:,}",
             short_time(run.seconds),
-            escape(run.reason[:400]),
+            run.reason[:400],
         ]
         for run in found.runs
     ]
-    return table(names, rows)
+    return part("table", (names, rows))
 
 
 def parameters(found: Comparison) -> str:
     """Return tables of the parameters and the environment that differ."""
-    count = units.count(found.parameters.same, "parameter")
     tables = [
         _values(found, group.values, what)
         for what, group in (("parameter", found.parameters), ("made with", found.environment))
         if group.values
     ]
-    if not found.parameters.values:
-        tables.insert(0, "<p>No parameter differs.</p>")
-    return "".join(tables) + f'<p class="note">The same in all runs: {count}.</p>'
+    same = units.count(found.parameters.same, "parameter")
+    return part("parameters", tables, bool(found.parameters.values), same)
 
 
 def data(found: Comparison) -> str:
     """Return a table of the data that each run was judged on."""
-    told = {True: "the same", False: "<b>different</b>", None: "not known"}
+    told = {True: "the same", False: part("bold", "different"), None: "not known"}
     rows = [
         [
-            escape(name),
+            name,
             told[found.data.equal(name)],
-            *(escape(units.shortened(short_hash(value), 40)) for value in values),
+            *(units.shortened(short_hash(value), 40) for value in values),
         ]
         for name, values in found.data.hashes.items()
     ]
-    return table(("data", "", *_numbers(found)), rows) if rows else ""
+    return part("table", (("data", "", *_numbers(found)), rows)) if rows else ""
 
 
 def metrics(found: Comparison) -> str:
     """Return tables of the score that counts and its parts, and of all metrics at the end."""
     if not found.judged and not found.last:
         return ""
-    last = _metric_table(found, found.last)
-    if not found.judged:
-        return f'<p class="note">Bold: the best.</p>{last}'
-    return (
-        '<p class="note">Bold: the best. Parts are those of the validation that counted.</p>'
-        f"{_metric_table(found, found.judged)}"
-        f"<details><summary>Every metric at the end</summary>{last}</details>"
-    )
+    judged = _metric_table(found, found.judged) if found.judged else None
+    return part("metrics", judged, _metric_table(found, found.last))
 
 
 def missing(found: Comparison) -> str:
     """Return a list of what could not be compared, with the reasons."""
-    lines = "".join(f"<li>{escape(line)}</li>" for line in found.images.remarks)
-    return f"<ul>{lines}</ul>" if lines else ""
+    return part("missing", found.images.remarks) if found.images.remarks else ""
 
 
-def _values(found: Comparison, values: Mapping[str, Sequence[str | None]], what: str) -> str:
-    rows = [
-        [escape(name), *(_value(value) for value in row)] for name, row in sorted(values.items())
-    ]
-    return table((what, *_numbers(found)), rows)
+def chips(numbers: Sequence[int]) -> list[Markup]:
+    """Return the numbers of runs in their colours."""
+    return [part("chip", number) for number in numbers]
+
+
+def _values(found: Comparison, values: Mapping[str, Sequence[str | None]], what: str) -> Table:
+    rows = [[name, *map(_value, row)] for name, row in sorted(values.items())]
+    return (what, *_numbers(found)), rows
 
 
 def _value(value: str | None) -> str:
     if value is None:
         return "–"
-    return (
-        f'<span title="{escape(value)}">{escape(units.shortened(value_text(value), _LONG))}</span>'
-    )
+    return part("value", units.shortened(value_text(value), _LONG), value)
 
 
-def _metric_table(found: Comparison, rows: Sequence[MetricRow]) -> str:
+def _metric_table(found: Comparison, rows: Sequence[MetricRow]) -> Table:
     lines = [
         [
-            escape(row.name),
+            row.name,
             *(
-                f"<b>{number_text(value)}</b>" if i in row.best else number_text(value)
+                part("bold", number_text(value)) if i in row.best else number_text(value)
                 for i, value in enumerate(row.values)
             ),
         ]
         for row in rows
     ]
-    return table(("metric", *_numbers(found)), lines)
+    return ("metric", *_numbers(found)), lines
 
 
-def _numbers(found: Comparison) -> list[str]:
-    return [chip(run.number) for run in found.runs]
+def _numbers(found: Comparison) -> list[Markup]:
+    return chips([run.number for run in found.runs])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from html import unescape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from viz.plots import Axes, Series, decades, plot, ticks
+from viz.html import drawn
 from workbench.compare import page as pages
 from workbench.compare import panels
+from workbench.compare.plots import PlotAxes, Series, plot
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -42,7 +44,7 @@ class Page(HTMLParser):
             self.text += data
 
     def curves(self) -> list[str]:
-        return [str(a["data-runs"]) for t, a in self.tags if t == "g" and "data-runs" in a]
+        return [str(a["data-run"]) for t, a in self.tags if t == "g" and a.get("class") == "run"]
 
 
 @pytest.fixture
@@ -68,6 +70,7 @@ def test_two_runs_with_everything(make_run: Any, page: Any) -> None:
         assert title in found.text
     assert "Missing" not in found.text
     assert "0.002" in found.text
+    assert all(a.get("aria-label") for tag, a in found.tags if tag == "svg")
     assert sorted(found.curves()) == [
         "1",
         "1",
@@ -88,11 +91,11 @@ def test_the_page_needs_nothing_from_elsewhere(make_run: Any, page: Any) -> None
     text, found = page("one", "one")
     for _, attributes in found.tags:
         for name in ("src", "href", "action", "srcset"):
-            assert str(attributes.get(name) or "data:").startswith("data:")
+            assert str(attributes.get(name) or "#").startswith(("data:", "#"))
     (frame,) = [a for tag, a in found.tags if tag == "iframe"]
     assert frame["sandbox"] == "allow-scripts"
     for inner in (text, unescape(str(frame["srcdoc"]))):
-        assert not re.search(r"url\((?!data)|@import|fetch\(|localStorage|https?://[a-z]", inner)
+        assert not re.search(r"url\((?!data|#)|@import|fetch\(|localStorage|https?://[a-z]", inner)
 
 
 def test_the_viewer_within_has_every_run_and_the_pairs(make_run: Any, page: Any) -> None:
@@ -111,6 +114,28 @@ def test_eight_runs_are_one_page(make_run: Any, page: Any) -> None:
     _, found = page(*(f"run{number}" for number in range(8)))
     assert len(found.curves()) == 3 * 8 + 28
     assert len([a for tag, a in found.tags if tag == "button"]) == 8
+
+
+def test_a_click_hides_a_run_and_shows_it_again(make_run: Any, page: Any, browser: Any) -> None:
+    make_run("one", 1)
+    make_run("two", 2)
+    text, _ = page("one", "two")
+    shown = browser.new_page()
+    shown.set_content(text)
+
+    def hidden() -> set[str]:
+        found: list[tuple[str, str]] = shown.eval_on_selector_all(
+            "[data-run]", "all => all.map(e => [e.dataset.run, getComputedStyle(e).display])"
+        )
+        return {runs for runs, display in found if display == "none"}
+
+    assert hidden() == set()
+    for expected in ({"2", "2 1", "1 2"}, set()):
+        shown.click(".legend button:nth-child(2)")
+        assert hidden() == expected
+    shown.click(".legend button:nth-child(1)")
+    assert hidden() == {"1", "2 1", "1 2"}
+    shown.close()
 
 
 def test_runs_without_volumes_have_a_page(make_run: Any, page: Any) -> None:
@@ -177,24 +202,40 @@ def test_what_is_too_large_for_the_page_is_cropped(
     assert "only the centre of 16×16×16 voxels" in page("one", "one")[0]
 
 
-def test_ticks_are_round_and_inside() -> None:
-    assert [value for value, _ in ticks(0.0, 1.0, 5)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
-    assert [name for _, name in ticks(-2.5, 0.0, 5)] == [
-        "-2.5",
-        "-2.0",
-        "-1.5",
-        "-1.0",
-        "-0.5",
-        "0.0",
-    ]
-    assert [name for _, name in decades(-3.0, 1.0)] == ["0.001", "0.01", "0.1", "1", "10"]
-
-
 def test_what_can_not_be_drawn_is_left_out() -> None:
-    axes = Axes(x="x", y="y", about="words", log_y=True)
+    axes = PlotAxes(x="x", y="y", about="words", log_y=True)
     bad = Series(name="bad", points=[(1.0, 0.0), (2.0, float("nan"))])
-    assert plot([bad], axes) == ""
+    assert plot([bad], axes) is None
+    assert plot([], axes) is None
     one = Series(name="one <b>", points=[(5.0, 1.0)], runs=(1,), label="1")
-    drawn = plot([bad, one], axes)
-    assert drawn.count("<g ") == 1
-    assert "one &lt;b&gt;" in drawn
+    figure = plot([bad, one], axes)
+    assert figure is not None
+    found = Page(text := drawn(figure, "test"))
+    assert found.curves() == ["1"]
+    assert "bad" not in text
+    assert "<title>one &lt;b&gt;</title>" in text
+
+
+def test_points_off_the_axis_lie_on_its_rim_and_curves_are_thinned_out() -> None:
+    points = [(float(x), float(x)) for x in range(2000)]
+    axes = PlotAxes(x="x", y="y", about="words", limits=(100.0, 1000.0))
+    figure = plot([Series(name="long", points=points)], axes)
+    assert figure is not None
+    for line in figure.axes[0].get_lines():
+        x, y = line.get_data()
+        assert len(x) <= 300
+        assert (x[0], x[-1]) == (0.0, 1999.0)
+        assert (min(y), max(y)) == (100.0, 1000.0)
+
+
+def test_labels_at_the_ends_of_curves_do_not_overlap() -> None:
+    axes = PlotAxes(x="x", y="y", about="words")
+    series = [
+        Series(name=f"run {n}", points=[(0.0, 1.0), (1.0, 2.0)], runs=(n,), label=str(n))
+        for n in range(1, 9)
+    ]
+    figure = plot(series, axes)
+    assert figure is not None
+    figure.draw_without_rendering()
+    boxes = sorted(text.get_window_extent().extents[1::2].tolist() for text in figure.axes[0].texts)
+    assert all(lower[1] <= upper[0] for lower, upper in pairwise(boxes))

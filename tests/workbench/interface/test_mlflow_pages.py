@@ -194,7 +194,7 @@ def test_a_comparison_opens_from_the_disk(project: Any, visitor: Any) -> None:
     expect(page.get_by_role("row").filter(has_text="lambdas.I_A")).to_be_visible()
     viewer = page.frame_locator("iframe")
     expect(viewer.locator("#values tr")).not_to_have_count(0)
-    curve = page.locator('g[data-runs="2"]').first
+    curve = page.locator('g[data-run="2"]').first
     expect(curve).not_to_have_css("display", "none")
     page.locator(".legend button").filter(has_text="small-001").first.click()
     expect(curve).to_have_css("display", "none")
