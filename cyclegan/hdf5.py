@@ -23,7 +23,7 @@ def writing_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     Errors: the first `OSError` of a write, from that function or at the end.
     """
     with path.open("w+b") as raw:
-        file = _Remembering(raw)
+        file = _CheckedFile(raw)
         try:
             with h5py.File(file, "w") as handle:
                 yield handle, file.check
@@ -31,7 +31,7 @@ def writing_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
             file.check()
 
 
-class _Remembering:
+class _CheckedFile:
     """A binary file for h5py whose writes never fail; `check` raises the first failure."""
 
     def __init__(self, raw: io.BufferedRandom) -> None:

@@ -24,7 +24,7 @@ from cyclegan.hparams import HParams
 from tracking.outbox import records
 from tracking.views import ROLLBACK_PICTURES
 from viz.pictures import captioned, six_images
-from viz.rollback import TrainingPath, Validated, loss_panels, path_page
+from viz.rollback import TrainingPath, ValidationScore, loss_panels, path_page
 
 if TYPE_CHECKING:
     from cyclegan.events import RollbackEvent
@@ -46,7 +46,7 @@ class RollbackEvidence:
         self._pictures: set[int] = set()  # iterations of which the store has a picture
         self._written: list[RollbackEvent] = []
         self._concluded: set[int] = set()  # rollbacks, from 0, whose outcome has its picture
-        self._scores: list[Validated] = []
+        self._scores: list[ValidationScore] = []
         self._initial: dict[str, float] = {}
         self._last: tuple[int, int, Mapping[str, Tensor]] | None = None  # while one is open
 
@@ -64,7 +64,7 @@ class RollbackEvidence:
 
     def validated(self, report: ValidationReport) -> None:
         """Keep the score: a discarded one, too."""
-        self._scores.append(Validated(report.iteration, report.score, report.gate is None))
+        self._scores.append(ValidationScore(report.iteration, report.score, report.gate is None))
 
     def news(self, trainer: Trainer) -> bool:
         """Return True if the documents lack an event or an outcome."""
@@ -149,7 +149,7 @@ class RollbackEvidence:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take them over; states of earlier versions have none."""
-        self._scores = [Validated(*values) for values in state.get("scores", [])]
+        self._scores = [ValidationScore(*values) for values in state.get("scores", [])]
         self._initial = dict(state.get("initial", {}))
 
 

@@ -46,9 +46,9 @@ def runs_list(
     ] = False,
 ) -> None:
     """List the stored runs and the disk space of their files."""
-    from workbench.runs.listing import Wanted, list_runs
+    from workbench.runs.listing import RunQuery, list_runs
 
-    wanted = Wanted(
+    wanted = RunQuery(
         experiment=experiment, kind=kind, status=status, limit=limit, sort=sort, sizes=sizes
     )
     session.show(list_runs(session.store, wanted))

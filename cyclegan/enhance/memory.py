@@ -97,7 +97,7 @@ def bytes_per_voxel(operator: TileOperator) -> float:
     """
     side = round_up(_PROBE, operator.alignment)
     patch = torch.zeros(1, operator.channels_in, side, side, side)
-    with torch.inference_mode(), _Followed() as followed:
+    with torch.inference_mode(), _AllocationCounter() as followed:
         images = operator(patch)
         del images
     ends = sum(
@@ -165,7 +165,7 @@ def _candidates(operator: TileOperator, shape: Size, region: Region | None) -> I
             yield z, y, x
 
 
-class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Measures the most bytes of tensors alive at a time; tensors made outside don't count."""
 
     def __init__(self) -> None:

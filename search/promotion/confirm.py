@@ -38,7 +38,7 @@ class SeedScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirmed:
+class ConfirmedTrial:
     """One trial with the scores of its trainings."""
 
     trial: int
@@ -60,7 +60,7 @@ class Confirmed:
 class Confirmation:
     """The result of a confirmation, with the highest mean first."""
 
-    trials: tuple[Confirmed, ...]
+    trials: tuple[ConfirmedTrial, ...]
     wanted: int
     """Number of trainings asked for, over all trials."""
 
@@ -227,7 +227,7 @@ def _with_seed(opened: OpenStudy, trial: int, seed: int, run_name: str) -> Confi
 
 def _result(results: dict[int, list[SeedScore]], wanted: int) -> Confirmation:
     trials = [
-        Confirmed(trial=number, scores=tuple(sorted(scores, key=lambda s: s.seed)))
+        ConfirmedTrial(trial=number, scores=tuple(sorted(scores, key=lambda s: s.seed)))
         for number, scores in results.items()
         if scores
     ]

@@ -36,7 +36,7 @@ _ABOUT, _LOCK, _BULK, _DAMAGED = "about.json", "lock", ".bulk", ".damaged"
 
 
 @dataclass(frozen=True, order=True)
-class Waiting:
+class OutboxEntry:
     """An record on the disk."""
 
     number: int
@@ -87,7 +87,7 @@ class Outbox:
         """Entries that wait."""
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[OutboxEntry]:
         """Those that wait, in the order they came."""
         return iter(list(self._waiting))
 
@@ -115,7 +115,7 @@ class Outbox:
     def append(self, record: Record) -> None:
         """Put an record behind the others. Errors: `CycleGANError` if the disk does not take it."""
         number, kind = self._number + 1, type(record).__name__
-        waiting = Waiting(number, kind, self.folder / f"{number:08d}-{kind}.json")
+        waiting = OutboxEntry(number, kind, self.folder / f"{number:08d}-{kind}.json")
         with _disk(waiting.path):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.held:
@@ -129,7 +129,7 @@ class Outbox:
         self._waiting.append(waiting)
         self._number = number
 
-    def remove(self, waiting: Waiting) -> None:
+    def remove(self, waiting: OutboxEntry) -> None:
         """The store has it."""
         waiting.path.unlink(missing_ok=True)
         waiting.bulk.unlink(missing_ok=True)
@@ -185,17 +185,17 @@ def outboxes_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{_ABOUT}"))
 
 
-def _listed(folder: Path) -> list[Waiting]:
+def _listed(folder: Path) -> list[OutboxEntry]:
     found = []
     for path in folder.glob("*-*.json"):
         number, _, kind = path.stem.partition("-")
         if number.isdigit() and kind in KINDS:
-            found.append(Waiting(int(number), kind, path))
+            found.append(OutboxEntry(int(number), kind, path))
     return sorted(found)
 
 
 @contextlib.contextmanager
-def _bulk_of(waiting: Waiting) -> Iterator[Path]:
+def _bulk_of(waiting: OutboxEntry) -> Iterator[Path]:
     """A path for the bulk, whole under its name when the block ends; nothing if none was made."""
     temporary = waiting.bulk.with_name(f".{waiting.bulk.name}.part")
     try:

@@ -10,6 +10,6 @@ page      one HTML page (template rollbacks.html) without scripts or external fi
 """
 
 from viz.rollback.page import path_page
-from viz.rollback.path import TrainingPath, Validated, loss_panels
+from viz.rollback.path import TrainingPath, ValidationScore, loss_panels
 
-__all__ = ["TrainingPath", "Validated", "loss_panels", "path_page"]
+__all__ = ["TrainingPath", "ValidationScore", "loss_panels", "path_page"]

@@ -25,7 +25,7 @@ _PANELS = {
 
 
 @dataclass(frozen=True)
-class Validated:
+class ValidationScore:
     """The score of a validation."""
 
     iteration: int
@@ -57,7 +57,7 @@ class TrainingPath:
     """Hyperparameters at the start, by dotted name."""
     losses: Mapping[str, Sequence[str]]
     """Panel -> metrics that it shows."""
-    scores: Sequence[Validated] = ()
+    scores: Sequence[ValidationScore] = ()
 
     @cached_property
     def steps(self) -> Values:

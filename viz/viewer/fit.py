@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
+class PackedPart:
     """A part as compressed text."""
 
     part: Part
@@ -66,10 +66,10 @@ def fitted(
     layers: Sequence[Layer],
     sizes: Sequence[Triple],
     *,
-    length: Callable[[Sequence[Packed]], int],
+    length: Callable[[Sequence[PackedPart]], int],
     limit: int,
     how: Fit,
-) -> list[Packed]:
+) -> list[PackedPart]:
     """Pack the layers, cropped or binned so that the `length` of their page is within `limit`.
 
     Cropping leaves the cube around the centre that fits, with short axes whole. Binning takes means
@@ -97,10 +97,10 @@ def fitted(
         share = min(share, _voxels(parts) / _voxels(whole)) * _AIM * room / text
 
 
-def _pack(part: Part) -> Packed:
+def _pack(part: Part) -> PackedPart:
     # The outliers of a map, such as doubt, must be visible.
     codes = quantised(part.data(), clip=part.layer.kind == "image")
-    return Packed(part=part, codes=codes, text=packed(codes))
+    return PackedPart(part=part, codes=codes, text=packed(codes))
 
 
 def _voxels(parts: Sequence[Part]) -> int:

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from cyclegan.errors import DataError, UsageError, nearest
 from cyclegan.files import write_text
-from viz.viewer.fit import Fit, Packed, Part, fitted
+from viz.viewer.fit import Fit, PackedPart, Part, fitted
 from viz.viewer.layer import Layer, voxel_sizes
 
 Pair = tuple[str, str]
@@ -60,10 +60,10 @@ def viewer_page(
     sizes, unit = voxel_sizes(layers)
     head = {"note": note, "unit": unit, "pairs": chosen}
 
-    def page(found: Sequence[Packed]) -> str:
+    def page(found: Sequence[PackedPart]) -> str:
         return _compose(title, head, found)
 
-    def length(found: Sequence[Packed]) -> int:
+    def length(found: Sequence[PackedPart]) -> int:
         return len(page(found).encode())
 
     return page(fitted(layers, sizes, length=length, limit=limit, how=fit))
@@ -97,7 +97,7 @@ def _check(layers: Sequence[Layer], limit: int, fit: str) -> None:
         raise UsageError(f"fit is '{fit}'; use 'crop' or 'bin'")
 
 
-def _compose(title: str, head: dict[str, Any], found: Sequence[Packed]) -> str:
+def _compose(title: str, head: dict[str, Any], found: Sequence[PackedPart]) -> str:
     data = head | {"reduced": reduced(found), "layers": [about(one) for one in found]}
     payloads = (
         f'<script type="text/plain" id="layer-{i}">{one.text}</script>'
@@ -128,7 +128,7 @@ def _json(data: object) -> str:
 # -- Descriptions of layers, for the page's script and for its reader --------------------------
 
 
-def about(one: Packed) -> dict[str, Any]:
+def about(one: PackedPart) -> dict[str, Any]:
     """Return the data about a layer that the page's script needs; axes are (z, y, x)."""
     part, codes = one.part, one.codes
     origin = [f * size for f, size in zip(part.first, part.voxel_size, strict=True)]
@@ -152,7 +152,7 @@ def about(one: Packed) -> dict[str, Any]:
     }
 
 
-def reduced(found: Sequence[Packed]) -> list[str]:
+def reduced(found: Sequence[PackedPart]) -> list[str]:
     """Return one sentence for each shape that is not completely in the page."""
     sentences: dict[str, list[str]] = {}
     for part in _not_whole(found):
@@ -175,5 +175,5 @@ def reduced(found: Sequence[Packed]) -> list[str]:
     ]
 
 
-def _not_whole(found: Sequence[Packed]) -> list[Part]:
+def _not_whole(found: Sequence[PackedPart]) -> list[Part]:
     return [one.part for one in found if not one.part.whole]

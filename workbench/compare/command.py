@@ -15,7 +15,7 @@ from viz.console import Console
 from viz.text import line_width
 from workbench.compare.cycles import At, compare_cycles
 from workbench.compare.enhanced import compare_enhanced
-from workbench.compare.measured import Compared
+from workbench.compare.measured import ComparedImages
 from workbench.compare.page import Histories, comparison_page
 from workbench.compare.result import compared
 from workbench.compare.runs import ComparedRun, find_runs
@@ -62,7 +62,7 @@ def compare_runs(request: CompareRequest, *, store: Store, console: Console) -> 
 
 def _images(
     runs: Sequence[ComparedRun], request: CompareRequest, stack: contextlib.ExitStack
-) -> Compared:
+) -> ComparedImages:
     pictures = request.html is not None
     if all(run.is_enhancement for run in runs):
         return compare_enhanced(runs, stack, pictures=pictures)

@@ -17,7 +17,7 @@ from tracking.views import CYCLE_PICTURES
 from viz.pictures import Picture, cut_six, difference_picture, six_images
 from viz.viewer import Layer
 from workbench.compare.measured import (
-    Compared,
+    ComparedImages,
     Pair,
     PairAgreement,
     Shown,
@@ -45,7 +45,7 @@ class _Volumes:
     picture: Picture
 
 
-def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Compared:
+def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> ComparedImages:
     """Compare the images of the best or the last validation whose volumes each run has stored.
 
     Only runs that translate the same patch to the same resolution are measured against each other.
@@ -78,7 +78,7 @@ def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Co
     numbers = grouped[0] if grouped else []
     shown = _shown(runs, volumes, at) if pictures else {}
     if not numbers:
-        return Compared(what="fake_B", shown=shown, remarks=tuple(remarks))
+        return ComparedImages(what="fake_B", shown=shown, remarks=tuple(remarks))
     return _measured(volumes, numbers, shown, remarks, runs if pictures else ())
 
 
@@ -114,7 +114,7 @@ def _measured(
     shown: Mapping[int, Shown],
     remarks: list[str],
     runs: Sequence[ComparedRun],
-) -> Compared:
+) -> ComparedImages:
     first = volumes[numbers[0]]
     blocks = {number: volumes[number].fake_B for number in numbers}
     pairs: dict[Pair, PairAgreement] = {}
@@ -136,7 +136,7 @@ def _measured(
         fine = (z, y, x)
     limit = largest_shown(pairs.values())
     shape = " x ".join(map(str, first.fake_B.shape[1:]))
-    return Compared(
+    return ComparedImages(
         what="fake_B",
         runs=tuple(numbers),
         iterations={number: volume.iteration for number, volume in volumes.items()},

@@ -23,7 +23,7 @@ from viz.enhancement.reading import SAMPLED_BLOCKS, SCANNED, spread_blocks
 from viz.pictures import Picture, Window, comparison, difference_picture, grey_window
 from viz.viewer import Layer
 from workbench.compare.measured import (
-    Compared,
+    ComparedImages,
     Pair,
     PairAgreement,
     Shown,
@@ -87,7 +87,7 @@ class _Open:
 
 def compare_enhanced(
     runs: Sequence[ComparedRun], stack: contextlib.ExitStack, *, pictures: bool
-) -> Compared:
+) -> ComparedImages:
     """Compare the enhanced volumes whose files are still there.
 
     Only volumes of the same input region and resolution are measured against each other.
@@ -111,7 +111,7 @@ def compare_enhanced(
     images = {number: one.image for number, one in found.items()}
     shown = _shown(images) if pictures and images else {}
     if not grouped:
-        return Compared(what="enhanced", remarks=tuple(remarks))
+        return ComparedImages(what="enhanced", remarks=tuple(remarks))
     return _measured(images, grouped[0], shown, remarks, runs if pictures else ())
 
 
@@ -141,7 +141,7 @@ def _measured(
     shown: Mapping[int, Shown],
     remarks: list[str],
     runs: Sequence[ComparedRun],
-) -> Compared:
+) -> ComparedImages:
     first = images[numbers[0]]
     places = spread_blocks(first.shape, _SHELLS, _BLOCKS)
     blocks: dict[int, Blocks] = {
@@ -160,7 +160,7 @@ def _measured(
     limit = largest_shown(pairs.values())
     shape = " x ".join(map(str, first.shape))
     sides = " x ".join(map(str, places[0][1]))
-    return Compared(
+    return ComparedImages(
         what="enhanced",
         runs=tuple(numbers),
         pairs=pairs,

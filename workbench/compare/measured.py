@@ -50,7 +50,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedImages:
     """The compared images; runs are given by their numbers."""
 
     what: str

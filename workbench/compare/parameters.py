@@ -19,7 +19,7 @@ _DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Differing:
+class Differences:
     """Values that differ, by name, one per run; None where a run has none."""
 
     values: Mapping[str, tuple[str | None, ...]]
@@ -47,15 +47,15 @@ class DataCheck:
         return all(self.equal(name) is not False for name in self.hashes)
 
 
-def differing(tables: Sequence[Mapping[str, str]]) -> Differing:
+def differing(tables: Sequence[Mapping[str, str]]) -> Differences:
     """Find the names whose values differ between tables; `1` and `1.0` are the same."""
     names = dict.fromkeys(name for table in tables for name in table)
     found = {name: tuple(table.get(name) for table in tables) for name in names}
     unequal = {name: values for name, values in found.items() if not _all_same(values)}
-    return Differing(values=unequal, same=len(found) - len(unequal))
+    return Differences(values=unequal, same=len(found) - len(unequal))
 
 
-def parameters(runs: Sequence[ComparedRun]) -> Differing:
+def parameters(runs: Sequence[ComparedRun]) -> Differences:
     """Compare the runs' parameters. One that a resumed training changed has both values.
 
     MLflow has no parameter for what a training leaves at its default: the value is `default` here.
@@ -65,7 +65,7 @@ def parameters(runs: Sequence[ComparedRun]) -> Differing:
     return differing([(usual if _trains(run) else {}) | _settings(run) for run in runs])
 
 
-def environment(runs: Sequence[ComparedRun]) -> Differing:
+def environment(runs: Sequence[ComparedRun]) -> Differences:
     """Compare devices, versions and the code."""
     return differing(
         [
@@ -94,7 +94,7 @@ def data_check(runs: Sequence[ComparedRun]) -> DataCheck:
 _ENHANCED = ("volume", "reference", "roi")
 
 
-def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: Differing) -> list[str]:
+def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: Differences) -> list[str]:
     """Return the reasons why scores may not be comparable, one line each."""
     lines = []
     different = [name for name in data.hashes if data.equal(name) is False]

@@ -10,10 +10,10 @@ from typing import Any
 from cyclegan.finite import finite_or_none
 from cyclegan.metrics.agreement import HALF
 from tracking.retention import kind_of
-from workbench.compare.measured import Compared, PairAgreement
+from workbench.compare.measured import ComparedImages, PairAgreement
 from workbench.compare.parameters import (
     DataCheck,
-    Differing,
+    Differences,
     data_check,
     environment,
     parameters,
@@ -27,13 +27,13 @@ class Comparison:
     """The complete comparison of some runs."""
 
     runs: Sequence[ComparedRun]
-    parameters: Differing
-    environment: Differing
+    parameters: Differences
+    environment: Differences
     data: DataCheck
     warnings: Sequence[str]
     judged: Sequence[MetricRow]
     last: Sequence[MetricRow]
-    images: Compared
+    images: ComparedImages
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; numbers that are not finite become None."""
@@ -52,7 +52,7 @@ class Comparison:
         }
 
 
-def compared(runs: Sequence[ComparedRun], images: Compared) -> Comparison:
+def compared(runs: Sequence[ComparedRun], images: ComparedImages) -> Comparison:
     """Compare everything but the images, and add the given comparison of these."""
     settings, data = parameters(runs), data_check(runs)
     return Comparison(
@@ -67,7 +67,7 @@ def compared(runs: Sequence[ComparedRun], images: Compared) -> Comparison:
     )
 
 
-def _run(run: ComparedRun, images: Compared) -> dict[str, Any]:
+def _run(run: ComparedRun, images: ComparedImages) -> dict[str, Any]:
     return {
         "number": run.number,
         "id": run.info.id,
@@ -85,7 +85,7 @@ def _run(run: ComparedRun, images: Compared) -> dict[str, Any]:
     }
 
 
-def _differing(found: Differing) -> dict[str, Any]:
+def _differing(found: Differences) -> dict[str, Any]:
     return {"differ": {n: list(v) for n, v in found.values.items()}, "same": found.same}
 
 
@@ -99,7 +99,7 @@ def _rows(rows: Sequence[MetricRow]) -> dict[str, Any]:
     }
 
 
-def _images(images: Compared) -> dict[str, Any]:
+def _images(images: ComparedImages) -> dict[str, Any]:
     return {
         "what": images.what,
         "measured": list(images.runs),

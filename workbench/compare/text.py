@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tracking.retention import kind_of
 from viz import units
 from viz.text import table
-from workbench.compare.measured import Compared, PairAgreement
+from workbench.compare.measured import ComparedImages, PairAgreement
 from workbench.compare.parameters import DataCheck
 from workbench.compare.result import Comparison, MetricRow
 from workbench.compare.runs import ComparedRun
@@ -109,7 +109,7 @@ def _data(data: DataCheck) -> str:
     return "data: " + ", ".join(said) if data.hashes else ""
 
 
-def images_text(images: Compared, width: int | None = None) -> str:
+def images_text(images: ComparedImages, width: int | None = None) -> str:
     """Return the agreement of the images, and what is missing, as text."""
     lines = []
     if images.pairs:

@@ -35,7 +35,7 @@ from workbench.enhancement.operator import (
     output_scale,
 )
 from workbench.enhancement.request import EnhanceRequest, Target, check_roi, keeps, targets
-from workbench.enhancement.run import Tracking, tracked
+from workbench.enhancement.run import EnhancementRun, tracked
 from workbench.output import OpenStore, Output
 
 
@@ -132,7 +132,7 @@ def _enhance_one(
 
 
 def _values(
-    enhancement: Enhancement, done: EnhanceResult, judged: JudgeResult, tracking: Tracking
+    enhancement: Enhancement, done: EnhanceResult, judged: JudgeResult, tracking: EnhancementRun
 ) -> dict[str, Any]:
     target, model = enhancement.target, enhancement.model
     return {
@@ -204,7 +204,7 @@ def _volumes(
 
 
 def _enhance(
-    enhancement: Enhancement, volumes: Sequence[Volume], tracking: Tracking, console: Console
+    enhancement: Enhancement, volumes: Sequence[Volume], tracking: EnhancementRun, console: Console
 ) -> EnhanceResult:
     request, target, model = enhancement.request, enhancement.target, enhancement.model
     operator = enhancement.operator

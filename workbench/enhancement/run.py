@@ -69,12 +69,12 @@ _IDENTITY = "enhancement"
 @contextlib.contextmanager
 def tracked(
     enhancement: Enhancement, open_store: OpenStore, console: Console
-) -> Iterator[Tracking]:
+) -> Iterator[EnhancementRun]:
     """The run of an enhancement while inside; it is made by `begin`.
 
     Errors: `UsageError` for an address of no store.
     """
-    tracking = Tracking(enhancement, open_store, console)
+    tracking = EnhancementRun(enhancement, open_store, console)
     tracking.look_for_store()
     try:
         yield tracking
@@ -86,7 +86,7 @@ def tracked(
         raise
 
 
-class Tracking:
+class EnhancementRun:
     """One enhancement's run."""
 
     def __init__(self, enhancement: Enhancement, open_store: OpenStore, console: Console) -> None:

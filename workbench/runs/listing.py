@@ -32,7 +32,7 @@ _LEAST = {"run": 14, "experiment": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RunQuery:
     """The choice and the order of the runs."""
 
     experiment: str | None = None
@@ -53,7 +53,7 @@ class Wanted:
                 raise UsageError(f"{option} {value}: {nearest(value, known)}")
 
 
-def list_runs(store: Store, wanted: Wanted) -> Output:
+def list_runs(store: Store, wanted: RunQuery) -> Output:
     """Return the runs, newest first or as sorted, and the disk space that they take."""
     if wanted.experiment is not None:
         store.search(wanted.experiment, limit=1, stage="all")  # refuses an unknown one
@@ -90,7 +90,7 @@ def list_runs(store: Store, wanted: Wanted) -> Output:
     return Output(data=data, text=text)
 
 
-def _matches(run: RunInfo, wanted: Wanted, stored: StoredRuns) -> bool:
+def _matches(run: RunInfo, wanted: RunQuery, stored: StoredRuns) -> bool:
     if run.deleted != (wanted.status == "deleted"):
         return False
     if wanted.experiment not in (None, run.experiment) or wanted.kind not in (None, kind_of(run)):
@@ -130,7 +130,7 @@ def steps_of(run: RunInfo) -> int | None:
     return None if step is None else round(step)
 
 
-def _text(data: Mapping[str, Any], stored: StoredRuns, wanted: Wanted, width: int | None) -> str:
+def _text(data: Mapping[str, Any], stored: StoredRuns, wanted: RunQuery, width: int | None) -> str:
     rows = data["runs"]
     if not rows:
         lines = ["no such run" if stored.runs else "no run is stored yet"]
@@ -146,7 +146,7 @@ def _text(data: Mapping[str, Any], stored: StoredRuns, wanted: Wanted, width: in
     return "\n".join(lines)
 
 
-def _total(data: Mapping[str, Any], wanted: Wanted) -> str:
+def _total(data: Mapping[str, Any], wanted: RunQuery) -> str:
     count, matching = len(data["runs"]), data["matching"]
     text = units.count(count, "run")
     if data["bytes"] is None:

@@ -18,7 +18,7 @@ from cyclegan.errors import DataError, UsageError
 from cyclegan.score import GATED
 from search import launch
 from search.promotion import Confirmation, confirm
-from search.promotion.confirm import Confirmed, SeedScore, parse_confirm
+from search.promotion.confirm import ConfirmedTrial, SeedScore, parse_confirm
 from search.study import OpenStudy
 from tracking import Store
 from viz.console import Console
@@ -28,7 +28,7 @@ QUIET = Console(quiet=True)
 
 def made(scores: Mapping[int, list[float]]) -> Confirmation:
     trials = [
-        Confirmed(
+        ConfirmedTrial(
             trial=number,
             scores=tuple(SeedScore(seed=i, score=s, run_id="") for i, s in enumerate(values)),
         )

@@ -15,7 +15,7 @@ from cyclegan.events import Cause, HParamChange, RollbackEvent
 from cyclegan.history import Row
 from cyclegan.hparams import HParams
 from viz.palette import DISCARDED, page_colour
-from viz.rollback import TrainingPath, Validated, loss_panels, path_page
+from viz.rollback import TrainingPath, ValidationScore, loss_panels, path_page
 from viz.rollback.drawing import number, stairs, thinned, union, zigzag
 from viz.rollback.path import Stretch
 
@@ -40,7 +40,7 @@ def path(
         if left and step == left[0][0]:
             values["loss/C_A_l1"] = math.nan if broken else 1e6
         rows.append(Row(iteration, step, values))
-        scores += [Validated(iteration, float(random.normal()), step != 20)] * (step % 5 == 0)
+        scores += [ValidationScore(iteration, float(random.normal()), step != 20)] * (step % 5 == 0)
         if left and step == left[0][0]:
             _, back = left.pop(0)
             events.append(
@@ -165,7 +165,7 @@ def test_odd_trainings_are_drawn(case: str) -> None:
     elif case == "all discarded":
         changes = {"rows": [Row(r.iteration, r.step, r.values, False) for r in rows]}
     elif case == "no loss":
-        changes = {"losses": {}, "scores": [Validated(5, -100.0, usable=False)]}
+        changes = {"losses": {}, "scores": [ValidationScore(5, -100.0, usable=False)]}
     else:
         value = math.nan if case == "nothing finite" else -1.0
         bad = dict.fromkeys(rows[0].values, value)
