@@ -36,7 +36,8 @@ class Mark:
     """What an artist stands for."""
 
     kind: str
-    """Class of its element in a page, such as `trial` or `run`; `data-KIND` holds the key."""
+    """Classes of its element in a page, such as `trial` or `run hit`; the attribute `data-` with
+    the first of them holds the key."""
     key: str
     words: str = ""
     """Text that appears at the pointer and is read out by screen readers."""
@@ -140,7 +141,8 @@ def _marked(match: re.Match[str], known: dict[str, Sequence[Mark]]) -> str:
 
 def _opened(mark: Mark) -> str:
     words = f"<title>{escape(mark.words)}</title>" if mark.words else ""
-    return f'<g class="{mark.kind}" data-{mark.kind}="{escape(mark.key)}">{words}'
+    name = mark.kind.split()[0]
+    return f'<g class="{mark.kind}" data-{name}="{escape(mark.key)}">{words}'
 
 
 # -- Shared parts of figures -------------------------------------------------------------------
