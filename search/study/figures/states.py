@@ -48,6 +48,12 @@ def scatter_states(
         figure.mark(drawn, *(Mark("trial", number, text) for number, text in words))
 
 
+def add_line(axes: Axes, line: Line2D) -> None:
+    """Add a line that changes neither the limits nor the layout, in a fraction of `plot`'s time."""
+    line.set_in_layout(False)
+    axes.add_artist(line)
+
+
 def state_legend(
     figure: Plot, records: Sequence[Trial], scale: ScoreAxis, extra: Sequence[Line2D] = ()
 ) -> None:

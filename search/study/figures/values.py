@@ -12,13 +12,15 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.ticker import NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
 from cyclegan.rounding import ceil_div
 from search.study.figures.states import (
     WIDTH,
+    add_line,
     counts_and_best,
     scatter_states,
     score_words,
@@ -88,12 +90,14 @@ class KeyAxis:
         if self.log:
             axes.set_xscale("log")
             axes.set_xticks(self._log_ticks(), [f"{tick:.3g}" for tick in self._log_ticks()])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
             reach = (self.high / self.low) ** margin
             axes.set_xlim(self.low / reach, self.high * reach)
         else:
             reach = margin * (self.high - self.low)
             axes.set_xlim(self.low - reach, self.high + reach)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=isinstance(self.low, int)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
     def _log_ticks(self) -> list[float]:
         """Return some or all powers of ten if there are two or more, else the two ends."""
@@ -168,14 +172,17 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Plot | 
     axes = figure.subplots()
     shades = ScalarMappable(Normalize(scale.low, scale.high), _MAP)
     best = best_of(done)
+    places = np.arange(len(keys))
     for record in sorted(shown, key=lambda r: (r.state == "complete", r.score)):
         y = [every[k].share(record.values[k]) if k in record.values else np.nan for k in keys]
         if record.state != "complete":
-            (line,) = axes.plot(y, color=colour("pruned"), alpha=0.35, linewidth=0.8, zorder=1)
+            look: dict[str, Any] = {"color": colour("pruned"), "alpha": 0.35, "linewidth": 0.8}
+            line = Line2D(places, y, zorder=1, **look)
         else:
             width = 2.8 if record is best else 1.4
             shade = _shade(shades, record)
-            (line,) = axes.plot(y, color=shade, linewidth=width, marker="o", ms=3)
+            line = Line2D(places, y, color=shade, linewidth=width, marker="o", markersize=3)
+        add_line(axes, line)
         figure.mark(line, Mark("trial", str(record.number), score_words(record)))
     _uprights(axes, [every[key] for key in keys], [names[key] for key in keys])
     bar = figure.colorbar(shades, ax=axes, pad=0.02)

@@ -46,7 +46,7 @@ def study_page(facts: Facts) -> str:
             content = f"It can't be shown: {error}"
         if content:
             panels.append((title, content))
-    return render(
+    page = render(
         "study.html",
         FOLDER,
         title=f"Study {facts.name}",
@@ -57,3 +57,4 @@ def study_page(facts: Facts) -> str:
         setup=settings(facts),
         panels=panels,
     )
+    return str(page)  # a `Markup` would escape what is added to it
