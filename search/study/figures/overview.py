@@ -7,12 +7,13 @@ from datetime import datetime
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cyclegan.errors import DataError
 from search.study.figures.states import (
     WIDTH,
+    add_quickly,
     counts_and_best,
     scatter_states,
     score_words,
@@ -131,19 +132,21 @@ def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     count = units.count(len(shown), "trial")
     figure.about = f"Start and end of each of {count}, over {units.short_time(end)}."
     axes = figure.subplots()
-    drawn = axes.barh(
-        [record.number for record in shown],
-        [max(length, 0.002 * end) / seconds for _, length in bars],
-        left=[start / seconds for start, _ in bars],
-        height=0.8,
-        color=[colour(record.state) for record in shown],
-    )
-    for bar, record, (_, length) in zip(drawn, shown, bars, strict=True):
-        if record.state == "interrupted":
-            bar.set_hatch("///")
-            bar.set_edgecolor("white")
+    least = 0.002 * end or 1.0
+    for record, (start, length) in zip(shown, bars, strict=True):
+        cut = record.state == "interrupted"
+        bar = Rectangle(
+            (start / seconds, record.number - 0.4),
+            max(length, least) / seconds,
+            0.8,
+            facecolor=colour(record.state),
+            edgecolor="white" if cut else "none",
+            hatch="///" if cut else None,
+        )
+        add_quickly(axes, bar)
         words = f"trial {record.number}, {record.state}: {record.iteration:,} iterations"
         figure.mark(bar, Mark("trial bar", str(record.number), f"{words}, {length:,.0f} s"))
+    axes.set_xlim(0.0, 1.02 * max(end, least) / seconds)
     axes.set_ylim(max(r.number for r in shown) + 0.6, min(r.number for r in shown) - 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=20, min_n_ticks=1))
     axes.set_xlabel(f"{unit} since {begin:%Y-%m-%d %H:%M}", fontsize=9)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from cyclegan.rounding import ceil_div
-from search.study.figures.states import WIDTH, add_line, counts_and_best, state_legend
+from search.study.figures.states import WIDTH, add_quickly, counts_and_best, state_legend
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
 from viz import units
@@ -103,10 +103,10 @@ def _curve(figure: Plot, axes: Axes, record: Trial, scale: ScoreAxis, *, best: b
         markersize=4.5,
         zorder=4 if best else 3 if record.state == "complete" else 2,
     )
-    add_line(axes, line)
+    add_quickly(axes, line)
     figure.mark(line, Mark("trial", key, words))
     hit = Line2D(*_places(record, scale, _HIT_POINTS), linewidth=_HIT_WIDTH, alpha=0.0, zorder=1)
-    add_line(axes, hit)
+    add_quickly(axes, hit)
     figure.mark(hit, Mark("trial hit", key, words))
 
 

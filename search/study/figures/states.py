@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -44,14 +45,18 @@ def scatter_states(
             linewidths=1.6 if is_best else None,
             zorder=4 if is_best else 3,
         )
+        drawn.set_in_layout(False)
         words = [(str(records[place].number), points[place][1]) for place in places]
         figure.mark(drawn, *(Mark("trial", number, text) for number, text in words))
 
 
-def add_line(axes: Axes, line: Line2D) -> None:
-    """Add a line that changes neither the limits nor the layout, in a fraction of `plot`'s time."""
-    line.set_in_layout(False)
-    axes.add_artist(line)
+def add_quickly(axes: Axes, artist: Artist) -> None:
+    """Add a line or a bar that lies inside the axes and changes neither limits nor layout.
+
+    For hundreds of them this takes a fraction of the time of `plot` or `barh`.
+    """
+    artist.set_in_layout(False)
+    axes.add_artist(artist)
 
 
 def state_legend(

@@ -20,7 +20,7 @@ from optuna.distributions import CategoricalDistribution
 from cyclegan.rounding import ceil_div
 from search.study.figures.states import (
     WIDTH,
-    add_line,
+    add_quickly,
     counts_and_best,
     scatter_states,
     score_words,
@@ -182,7 +182,7 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Plot | 
             width = 2.8 if record is best else 1.4
             shade = _shade(shades, record)
             line = Line2D(places, y, color=shade, linewidth=width, marker="o", markersize=3)
-        add_line(axes, line)
+        add_quickly(axes, line)
         figure.mark(line, Mark("trial", str(record.number), score_words(record)))
     _uprights(axes, [every[key] for key in keys], [names[key] for key in keys])
     bar = figure.colorbar(shades, ax=axes, pad=0.02)
