@@ -56,9 +56,9 @@ def _environment(folder: Path) -> Environment:
 def drawn(figure: Figure, salt: str) -> Markup:
     """Return a figure for a page, in the page's colours; `salt` is its own name in the page."""
     layout = figure.get_layout_engine()
-    if layout is not None:  # matplotlib would draw the whole figure once more before its layout
+    if layout is not None:  # else matplotlib draws the figure twice, the first time for its layout
         layout.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
     return Markup(inline_svg(figure, salt))  # noqa: S704  (matplotlib escapes all texts)
 
 

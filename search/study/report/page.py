@@ -9,7 +9,6 @@ from search.study.report.facts import Facts
 from search.study.report.head import settings, tiles
 from search.study.report.panels import (
     FOLDER,
-    all_values,
     curves,
     history,
     importance,
@@ -28,7 +27,6 @@ PANELS: dict[str, Panel] = {
     "Scores of all trials": history,
     "Importance": importance,
     "Score by searched value": values,
-    "Values of all trials": all_values,
     "Cost": cost,
 }
 """The panels below the head, in this order. An empty panel is left out."""

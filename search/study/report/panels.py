@@ -1,4 +1,4 @@
-"""Panels of a study's page with figures or images: the same figures as those written as PNG."""
+"""Panels of a study's page with images, or with figures that are also written as PNG."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from search.study.figures import FIGURES
-from search.study.figures.states import WIDTH
 from search.study.report.facts import Facts
 from viz.figures import Plot
 from viz.html import drawn, render
 
 FOLDER = Path(__file__).parent
 """Folder of the page's templates."""
-_PIXELS = 105
-"""Width in pixels of an inch of a figure that is wider than the page."""
 
 
 def curves(facts: Facts) -> Markup:
@@ -42,7 +39,8 @@ def importance(facts: Facts) -> Markup:
     """Return a bar for each key and a warning if the shares are unreliable."""
     found = facts.importance
     if found is None:
-        return render("drawing.html", FOLDER, note=f"{facts.no_importance}.", svg="", **_PLAIN)
+        note = f"{facts.no_importance}."
+        return render("drawing.html", FOLDER, note=note, caution="", svg="")
     return _drawing(
         facts,
         "importance",
@@ -62,27 +60,13 @@ def values(facts: Facts) -> Markup:
     )
 
 
-def all_values(facts: Facts) -> Markup:
-    """Return a line for each trial through all its values."""
-    return _drawing(
-        facts,
-        "parallel_coordinates",
-        "Each line is a trial, coloured by its score; pruned trials are thin lines behind.",
-    )
-
-
-_PLAIN = {"caution": "", "width": 0}
-
-
 def _drawing(facts: Facts, name: str, note: str, caution: str = "") -> Markup:
     """Return a figure below a note; empty before it can be drawn."""
     figure = figure_of(facts, name)
     if figure is None:
         return Markup("")
-    inches = figure.get_figwidth()
-    width = round(_PIXELS * inches) if inches > WIDTH else 0
     svg = drawn(figure, name)
-    return render("drawing.html", FOLDER, note=note, caution=caution, width=width, svg=svg)
+    return render("drawing.html", FOLDER, note=note, caution=caution, svg=svg)
 
 
 def figure_of(facts: Facts, name: str) -> Plot | None:

@@ -30,6 +30,7 @@ from tracking.views import CYCLE_PICTURES
 from viz.figures import Plot, new_figure
 from viz.pictures import CYCLES, cut_six, six_images
 
+SHOWN = set(FIGURES) - {"parallel_coordinates"}  # that takes long, and its lines hide each other
 VOID = {"meta", "img", "br"}
 
 
@@ -101,7 +102,7 @@ def test_every_curve_is_drawn_and_every_drawing_is_told_in_words(make_study: Any
         assert f"trial {trial.number}, {trial.state}, {trial.curve[-1][1]:.2f} at" in drawing
     page = Page(text)
     drawings = [a for tag, a in page.tags if tag == "svg"]
-    assert len(drawings) == len(FIGURES)
+    assert len(drawings) == len(SHOWN)
     assert all(a.get("aria-label") or a.get("aria-hidden") for a in drawings)
     assert all(a.get("alt") for tag, a in page.tags if tag == "img")
 
@@ -137,10 +138,10 @@ def test_the_page_and_the_pictures_show_the_same_figures(
     for name in FIGURES:
         monkeypatch.setitem(FIGURES, name, own)
     text = page_of(opened)
-    assert text.count("one function for both") == len(FIGURES)
+    assert text.count("one function for both") == len(SHOWN)
     assert "its title" not in text  # a section of the page has its own
     assert len(write_figures(opened, tmp_path)) == len(FIGURES)
-    assert drawn == [list(range(8))] * (2 * len(FIGURES))
+    assert drawn == [list(range(8))] * (len(SHOWN) + len(FIGURES))
 
 
 def test_names_values_and_reasons_are_text(make_study: Any) -> None:
@@ -206,7 +207,7 @@ def test_two_hundred_trials_are_a_small_page_at_once(make_study: Any) -> None:
     page_of(opened)
     start = time.perf_counter()
     text = page_of(opened)
-    assert time.perf_counter() - start < 5.0  # TIME on two slow cores without other work
+    assert time.perf_counter() - start < 5.0  # 1.3 s on two slow, busy cores
     assert len(text) < 1_000_000
     assert len(Page(text).rows) == 200
 
