@@ -23,7 +23,7 @@ USE_ONEDNN = (
     and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 )
-"""Whether oneDNN is known to be fast on this processor; on others it may have no such kernels."""
+"""True where oneDNN is known to be fast; on other processors it may have no such kernels."""
 
 
 class Conv3d(nn.Conv3d):

@@ -33,10 +33,11 @@ _DPI = 110
 
 @dataclass(frozen=True)
 class Mark:
-    """What an artist stands for."""
+    """The thing for which an artist stands."""
 
     kind: str
-    """Class of its element in a page, such as `trial` or `run`; `data-KIND` holds the key."""
+    """Classes of its element in a page, such as `trial` or `run hit`; the attribute `data-` with
+    the first of them holds the key."""
     key: str
     words: str = ""
     """Text that appears at the pointer and is read out by screen readers."""
@@ -86,7 +87,7 @@ def pixels(figure: Figure) -> Image:
 # -- Figures as elements of a page -------------------------------------------------------------
 
 # Numbered ids of matplotlib's parts: nothing refers to them, and figures of a page share them.
-_COUNTED = re.compile(r' id="[A-Za-z.]+\d*_\d+"')
+_COUNTED = re.compile(r' id="[A-Za-z.\d]+_\d+"')
 _NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
 _PATH = re.compile(r' d="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
@@ -140,7 +141,8 @@ def _marked(match: re.Match[str], known: dict[str, Sequence[Mark]]) -> str:
 
 def _opened(mark: Mark) -> str:
     words = f"<title>{escape(mark.words)}</title>" if mark.words else ""
-    return f'<g class="{mark.kind}" data-{mark.kind.split()[0]}="{escape(mark.key)}">{words}'
+    name = mark.kind.split()[0]
+    return f'<g class="{mark.kind}" data-{name}="{escape(mark.key)}">{words}'
 
 
 # -- Shared parts of figures -------------------------------------------------------------------

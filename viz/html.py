@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from viz.figures import inline_svg
 from viz.palette import RUNS, STATES, page_colour, shade_variables, state_variables
 from viz.pictures import Picture
+from viz.plots import inline_svg
 
 TEMPLATES = Path(__file__).parent / "templates"
 _QUALITY = 88
@@ -61,6 +61,10 @@ def _environment(folder: Path) -> Environment:
 
 def drawn(figure: Figure, salt: str) -> Markup:
     """Return a figure for a page, in the page's colours; `salt` is its own name in the page."""
+    layout = figure.get_layout_engine()
+    if layout is not None:  # else matplotlib draws the figure twice, the first time for its layout
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     return Markup(inline_svg(figure, salt))  # noqa: S704  (matplotlib escapes all texts)
 
 

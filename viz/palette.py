@@ -95,11 +95,3 @@ def state_variables(*, dark: bool) -> str:
     return " ".join(
         f"--{name}: {shade.dark if dark else shade.light};" for name, shade in STATES.items()
     )
-
-
-def run_classes(*, dark: bool) -> str:
-    """Return the CSS classes `r1`, `r2` and so on, which set the variable `--c`."""
-    return " ".join(
-        f".r{number} {{ --c: {shade.dark if dark else shade.light}; }}"
-        for number, shade in enumerate(RUNS, start=1)
-    )

@@ -17,7 +17,7 @@ from viz.enhancement import figures
 from viz.enhancement.measure import Halves, Measurements, measure, resolution_rows
 from viz.enhancement.page import page
 from viz.enhancement.reading import DoubtfulPlace, Images, MapSummary
-from viz.figures import Plot
+from viz.plots import Plot
 
 __all__ = ["DoubtfulPlace", "Halves", "MapSummary", "ReportSummary", "write_report"]
 

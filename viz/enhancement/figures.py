@@ -14,9 +14,9 @@ from cyclegan.data import Size
 from cyclegan.metrics.correlation import ONE_SEVENTH
 from viz.enhancement.measure import Curve, Measurements
 from viz.enhancement.reading import DOUBT, DoubtfulPlace, Image, Images
-from viz.figures import Plot, new_figure, tidy
 from viz.palette import BEST, CURVES, GREY, RUNS
 from viz.pictures import Window, grey_window
+from viz.plots import Plot, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

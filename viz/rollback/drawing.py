@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viz.figures import Plot, tidy
 from viz.palette import CURVES, OUTCOMES, UNKNOWN
+from viz.plots import Plot, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,7 +29,7 @@ from viz.rollback.path import TrainingPath
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from viz.figures import Plot
+    from viz.plots import Plot
 
 
 Values = NDArray[np.float64]

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
+from viz.plots import Mark, Plot, new_figure, tidy
 
 from cyclegan.rounding import ceil_div
-from viz.figures import Mark, Plot, new_figure, tidy
 from viz.palette import GREY, RUNS
 
 WIDE, SMALL = (12.0, 3.6), (3.9, 2.6)

@@ -1,30 +1,30 @@
 """Figures of a study: history, importance, slices, parallel coordinates, rungs, timeline.
 
-They are drawn with matplotlib's Figure objects and Agg, without pyplot: a running study redraws
-them again and again, and must neither pile up open figures nor change global settings.
+Each is drawn by one function. `write_figures` writes them as PNG, and `search.study.report` shows
+them in the study's page.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from viz.plots import Plot, pixels
 
 from cyclegan.files import replacing
 from search.study.figures.overview import history, ranking, timeline
 from search.study.figures.rungs import rungs
 from search.study.figures.values import parallel_coordinates, slices
 from search.study.study import OpenStudy
+from search.study.trials import Trial
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
-
     from tracking import Run
 
-FIGURES = {
+Draw = Callable[[OpenStudy, Sequence[Trial]], Plot | None]
+FIGURES: dict[str, Draw] = {
     "history": history,
     "importance": ranking,
     "slices": slices,
@@ -32,7 +32,7 @@ FIGURES = {
     "rungs": rungs,
     "timeline": timeline,
 }
-_DPI = 110
+"""Functions that draw the trials, given in order of their numbers; None if it is too early."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,20 +60,9 @@ def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
             continue
         path = folder / f"{name}.png"
         with replacing(path) as temporary:
-            _pixels(figure).save(temporary, format="PNG", optimize=True)
+            pixels(figure).save(temporary, format="PNG", optimize=True)
         written.append(path)
     return written
-
-
-def _pixels(figure: Figure) -> Image:
-    """Return a figure in 256 colours, a quarter of the bytes: it is logged again and again."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL.Image import fromarray
-
-    figure.set_dpi(_DPI)
-    canvas: Any = FigureCanvasAgg(figure)  # matplotlib has no types for it
-    canvas.draw()
-    return fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256)
 
 
 def log_figures(opened: OpenStudy, run: Run) -> list[Path]:

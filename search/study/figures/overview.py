@@ -6,32 +6,42 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
+from viz.plots import Mark, Plot, ScoreAxis, colour, legend_below, new_figure, tidy
 
 from cyclegan.errors import DataError
-from search.study.figures.states import scatter_states, state_legend, states_of
+from search.study.figures.states import (
+    WIDTH,
+    add_quickly,
+    counts_and_best,
+    scatter_states,
+    score_words,
+    state_legend,
+    states_of,
+)
 from search.study.importance import importance
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
 from viz import units
-from viz.figures import ScoreAxis, colour, legend_below, new_figure, tidy
 from viz.palette import BEST
 from viz.text import short_names
 
 
-def history(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
+def history(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     """Draw the score by trial number; None before the first score."""
     shown = [r for r in records if r.state != "waiting"]
     if not any(r.score is not None for r in shown):
         return None
     title = f"{opened.definition.name}: scores of {units.count(len(shown), 'trial')}"
-    figure = new_figure(8.0, 4.0, title)
+    figure = new_figure(WIDTH, 4.2, title)
+    figure.about = f"Scores of {units.count(len(shown), 'trial')} by number: "
+    figure.about += counts_and_best(shown)
     axes = figure.subplots()
     scale = ScoreAxis.of(r.score for r in shown)
-    scatter_states(axes, [r.number for r in shown], shown, scale)
+    points = [(float(r.number), score_words(r)) for r in shown]
+    scatter_states(figure, axes, points, shown, scale)
     extra = _draw_best(axes, shown, scale)
     axes.set_xlabel("trial", fontsize=9)
     axes.set_ylabel("score (higher is better)", fontsize=9)
@@ -76,7 +86,7 @@ def _best_so_far(records: Sequence[Trial]) -> list[tuple[int, float]]:
 # -- The importance of each searched key -------------------------------------------------------
 
 
-def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
+def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     """Draw a bar for each key; None with too few complete trials."""
     try:
         found = importance(opened)
@@ -84,7 +94,10 @@ def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
         return None
     names = short_names(list(found.shares))
     title = f"{opened.definition.name}: importance over {found.trials} complete trials"
-    figure = new_figure(8.0, 1.5 + 0.26 * len(names), title)
+    title += f"\n{found.caution}" if found.caution else ""
+    figure = new_figure(WIDTH, 1.0 + 0.26 * len(names), title)
+    shares = ", ".join(f"{key} {share:.2f}" for key, share in found.shares.items())
+    figure.about = f"Importance of each key over {found.trials} complete trials: {shares}."
     axes = figure.subplots()
     bars = axes.barh([names[k] for k in found.shares], list(found.shares.values()), height=0.65)
     for bar in bars:
@@ -92,8 +105,7 @@ def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(found.shares.values()))
-    label = f"share (PED-ANOVA: the {found.top} best against all)"
-    axes.set_xlabel("\n".join([label, *([found.caution] if found.caution else [])]), fontsize=8)
+    axes.set_xlabel(f"share (PED-ANOVA: the {found.top} best against all)", fontsize=9)
     tidy(axes)
     axes.grid(visible=False, axis="y")
     return figure
@@ -101,10 +113,12 @@ def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
 
 # -- Timeline of the trials --------------------------------------------------------------------
 
+_TALLEST = 6.0
+"""Height in inches of the timeline of a hundred trials or thousands."""
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
-def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
+def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     """Draw a bar for each trial from its start to its end; None before the first one."""
     shown = [r for r in records if r.started is not None]
     if not shown:
@@ -113,20 +127,26 @@ def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     bars = [_bar(record, begin, shown) for record in shown]
     end = max(start + length for start, length in bars)
     unit, seconds = next(((u, s) for u, s in _UNITS if end >= 2 * s), _UNITS[-1])
-    figure = new_figure(
-        8.0, min(12.0, 1.6 + 0.16 * max(len(shown), 6)), f"{opened.definition.name}: timeline"
-    )
+    height = min(_TALLEST, 1.3 + 0.14 * max(len(shown), 6))
+    figure = new_figure(WIDTH, height, f"{opened.definition.name}: timeline")
+    count = units.count(len(shown), "trial")
+    figure.about = f"Start and end of each of {count}, over {units.short_time(end)}."
     axes = figure.subplots()
+    least = 0.002 * end or 1.0
     for record, (start, length) in zip(shown, bars, strict=True):
-        axes.barh(
-            record.number,
-            max(length, 0.002 * end) / seconds,
-            left=start / seconds,
-            height=0.8,
-            color=colour(record.state),
-            hatch="///" if record.state == "interrupted" else None,
-            edgecolor="white" if record.state == "interrupted" else None,
+        cut = record.state == "interrupted"
+        bar = Rectangle(
+            (start / seconds, record.number - 0.4),
+            max(length, least) / seconds,
+            0.8,
+            facecolor=colour(record.state),
+            edgecolor="white" if cut else "none",
+            hatch="///" if cut else None,
         )
+        add_quickly(axes, bar)
+        words = f"trial {record.number}, {record.state}: {record.iteration:,} iterations"
+        figure.mark(bar, Mark("trial bar", str(record.number), f"{words}, {length:,.0f} s"))
+    axes.set_xlim(0.0, 1.02 * max(end, least) / seconds)
     axes.set_ylim(max(r.number for r in shown) + 0.6, min(r.number for r in shown) - 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=20, min_n_ticks=1))
     axes.set_xlabel(f"{unit} since {begin:%Y-%m-%d %H:%M}", fontsize=9)

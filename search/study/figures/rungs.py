@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from viz.plots import MARKERS, Mark, Plot, ScoreAxis, colour, new_figure, tidy
 
-from search.study.figures.states import state_legend
+from cyclegan.rounding import ceil_div
+from search.study.figures.states import WIDTH, add_quickly, counts_and_best, state_legend
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
-from viz.figures import ScoreAxis, colour, new_figure, tidy
+from viz import units
 from viz.palette import BEST, GREY
 
 _HALVING = ("successive_halving", "hyperband")
@@ -20,6 +23,11 @@ _NAMED = 12
 """Number of trials up to which every curve is numbered."""
 _APART = 0.04
 """Smallest distance between labels, as a share of the axis."""
+_POINTS = 150
+"""Number of points of a curve; longer ones are thinned."""
+_HIT_POINTS = 40
+"""The same of the wide invisible curve at which the pointer finds a thin one."""
+_HIT_WIDTH = 9.0
 
 
 def rung_iterations(pruner: Any, steps: int) -> list[int]:
@@ -40,14 +48,16 @@ def rung_iterations(pruner: Any, steps: int) -> list[int]:
     return found
 
 
-def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
+def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     """Draw the scores by iteration; None before the first report."""
     shown = [r for r in records if r.curve]
     if not shown:
         return None
     definition = opened.definition
     judged = rung_iterations(definition.pruner, definition.steps)
-    figure = new_figure(8.0, 4.4, f"{definition.name}: scores during the trainings")
+    figure = new_figure(WIDTH, 4.6, f"{definition.name}: scores during the trainings")
+    figure.about = f"Scores of {units.count(len(shown), 'trial')} over the iteration: "
+    figure.about += counts_and_best(shown)
     axes = figure.subplots()
     # Scores from before the first judgement are often far off and irrelevant.
     begin = judged[0] if judged else 0
@@ -59,7 +69,7 @@ def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
         axes.axvline(iteration, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     best = best_of(shown)
     for record in shown:
-        _curve(axes, record, scale, best=record is best)
+        _curve(figure, axes, record, scale, best=record is best)
     _name_ends(axes, shown if len(shown) <= _NAMED else [best] if best else [], best, scale)
     _lower_rim(axes, scale)
     axes.set_xlabel("iteration", fontsize=9)
@@ -71,15 +81,48 @@ def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     return figure
 
 
-def _curve(axes: Axes, record: Trial, scale: ScoreAxis, *, best: bool) -> None:
-    x, y = [float(i) for i, _ in record.curve], scale.place([s for _, s in record.curve])
-    shade = BEST if best else colour(record.state)
-    front = 4 if best else 3 if record.state == "complete" else 2
-    axes.plot(x, y, color=shade, linewidth=2.0 if best else 1.0, alpha=0.85, zorder=front)
-    marker = {"complete": "o", "pruned": "x", "running": ">"}.get(record.state, "s")
-    if record.curve[-1][1] < scale.low:
-        marker = "v"
-    axes.scatter(x[-1], y[-1], s=20, marker=marker, color=shade, zorder=front + 2)
+def thinned(curve: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:
+    """Return at most about `most` points of a curve, including its end and its maximum."""
+    every = ceil_div(len(curve), most)
+    kept = {*range(0, len(curve), every), len(curve) - 1}
+    kept.add(max(range(len(curve)), key=lambda i: curve[i][1]))
+    return [curve[i] for i in sorted(kept)]
+
+
+def _curve(figure: Plot, axes: Axes, record: Trial, scale: ScoreAxis, *, best: bool) -> None:
+    """Draw a curve with a marker at its end, and a wide invisible one for the pointer behind."""
+    key, words = str(record.number), _words(record)
+    below = record.curve[-1][1] < scale.low
+    line = Line2D(
+        *_places(record, scale, _POINTS),
+        color=BEST if best else colour(record.state),
+        linewidth=2.0 if best else 1.0,
+        alpha=0.85,
+        marker="v" if below else MARKERS.get(record.state, "."),
+        markevery=[-1],
+        markersize=4.5,
+        zorder=4 if best else 3 if record.state == "complete" else 2,
+    )
+    add_quickly(axes, line)
+    figure.mark(line, Mark("trial", key, words))
+    hit = Line2D(*_places(record, scale, _HIT_POINTS), linewidth=_HIT_WIDTH, alpha=0.0, zorder=1)
+    add_quickly(axes, hit)
+    figure.mark(hit, Mark("trial hit", key, words))
+
+
+def _places(record: Trial, scale: ScoreAxis, most: int) -> tuple[list[float], NDArray[np.float64]]:
+    points = thinned(record.curve, most)
+    return [float(i) for i, _ in points], scale.place([score for _, score in points])
+
+
+def _words(record: Trial) -> str:
+    end, score = record.curve[-1]
+    words = f"trial {record.number}, {record.state}, {score:.2f} at iteration {end:,}"
+    if record.score is not None:
+        words += f"; its score is {record.score:.2f}"
+    if record.state in ("pruned", "failed") and record.reason:
+        words += f"; {' '.join(record.reason.split())[:200]}"
+    return words
 
 
 def _name_ends(axes: Axes, records: Sequence[Trial], best: Trial | None, scale: ScoreAxis) -> None:

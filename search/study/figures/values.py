@@ -8,27 +8,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
+from viz.plots import Mark, Plot, ScoreAxis, colour, new_figure, tidy
 
 from cyclegan.rounding import ceil_div
-from search.study.figures.states import scatter_states, state_legend
+from search.study.figures.states import (
+    WIDTH,
+    add_quickly,
+    counts_and_best,
+    scatter_states,
+    score_words,
+    state_legend,
+)
 from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
 from viz import units
-from viz.figures import ScoreAxis, colour, new_figure, tidy
 from viz.palette import BEST
 from viz.text import short_names, short_text
 
 _COLUMNS = 4
 _ENOUGH = 3
 """Number of complete trials that suffice to set the score axis."""
-_MAP = "viridis"
+_MAP = ListedColormap(colormaps["viridis"](np.linspace(0.25, 0.92, 256)))
+"""Colours of scores, all of which can be seen on white paper and on a dark page."""
 _ENDED = ("complete", "pruned")
 
 
@@ -65,14 +74,6 @@ class KeyAxis:
             at, low, high = np.log(at), np.log(low), np.log(high)
         return float((at - low) / (high - low))
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """Return (share of the axis, label) of each tick."""
-        if self.choices:
-            return [(self.share(choice), choice) for choice in self.choices]
-        if self.log:
-            return [(self.share(tick), f"{tick:.3g}") for tick in self._log_ticks()]
-        return [(0.0, f"{self.low:.3g}"), (1.0, f"{self.high:.3g}")]
-
     def apply(self, axes: Axes) -> None:
         """Set the scale, limits and labels of the horizontal axis."""
         if self.choices:
@@ -89,12 +90,14 @@ class KeyAxis:
         if self.log:
             axes.set_xscale("log")
             axes.set_xticks(self._log_ticks(), [f"{tick:.3g}" for tick in self._log_ticks()])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
             reach = (self.high / self.low) ** margin
             axes.set_xlim(self.low / reach, self.high * reach)
         else:
             reach = margin * (self.high - self.low)
             axes.set_xlim(self.low - reach, self.high + reach)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=isinstance(self.low, int)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
     def _log_ticks(self) -> list[float]:
         """Return some or all powers of ten if there are two or more, else the two ends."""
@@ -108,7 +111,7 @@ class KeyAxis:
         return f"{self.low:.3g}", f"{self.high:.3g}"
 
 
-def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
+def slices(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     """Draw the score over each key's values; None before the first score."""
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
     keys = ordered_keys(opened, shown)
@@ -121,12 +124,20 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     rows = ceil_div(len(keys), _COLUMNS)
     columns = ceil_div(len(keys), rows)
     title = f"{opened.definition.name}: score by searched value"
-    figure = new_figure(max(6.0, 2.6 * columns), 1.0 + 2.3 * rows, title)
+    figure = new_figure(WIDTH, 0.6 + 2.3 * rows, title)
+    figure.about = f"Scores over the values of {', '.join(keys)}: {counts_and_best(shown)}"
     grid: NDArray[Any] = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, key in zip(grid.flat, keys, strict=False):
         with_key = [r for r in shown if key in r.values]
         axis = KeyAxis.of(key, with_key)
-        scatter_states(axes, [axis.place(r.values[key]) for r in with_key], with_key, scale)
+        points = [
+            (
+                axis.place(r.values[key]),
+                f"{score_words(r)}: {names[key]} {short_text(r.values[key])}",
+            )
+            for r in with_key
+        ]
+        scatter_states(figure, axes, points, with_key, scale)
         axis.apply(axes)
         scale.apply(axes)
         tidy(axes)
@@ -139,7 +150,7 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
     return figure
 
 
-def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Figure | None:
+def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     """Draw a line for each trial through its values, coloured by score.
 
     Pruned trials are thin lines behind. None before two complete trials.
@@ -153,20 +164,26 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Figure 
     every = {key: KeyAxis.of(key, [r for r in shown if key in r.values]) for key in keys}
     scale = ScoreAxis.of(r.score for r in done)
     figure = new_figure(
-        max(6.0, 2.4 + 1.0 * len(keys)),
-        4.6,
+        max(WIDTH, 1.0 + 0.8 * len(keys)),
+        4.4,
         f"{opened.definition.name}: values of {units.count(len(shown), 'trial')}",
     )
+    figure.about = f"Values of {', '.join(keys)} in each trial: {counts_and_best(shown)}"
     axes = figure.subplots()
     shades = ScalarMappable(Normalize(scale.low, scale.high), _MAP)
     best = best_of(done)
+    places = np.arange(len(keys))
     for record in sorted(shown, key=lambda r: (r.state == "complete", r.score)):
         y = [every[k].share(record.values[k]) if k in record.values else np.nan for k in keys]
         if record.state != "complete":
-            axes.plot(y, color=colour("pruned"), alpha=0.35, linewidth=0.8, zorder=1)
+            look: dict[str, Any] = {"color": colour("pruned"), "alpha": 0.35, "linewidth": 0.8}
+            line = Line2D(places, y, zorder=1, **look)
         else:
             width = 2.8 if record is best else 1.4
-            axes.plot(y, color=_shade(shades, record), linewidth=width, marker="o", ms=3)
+            shade = _shade(shades, record)
+            line = Line2D(places, y, color=shade, linewidth=width, marker="o", markersize=3)
+        add_quickly(axes, line)
+        figure.mark(line, Mark("trial", str(record.number), score_words(record)))
     _uprights(axes, [every[key] for key in keys], [names[key] for key in keys])
     bar = figure.colorbar(shades, ax=axes, pad=0.02)
     bar.set_label("score of complete trials" + _thick(best), fontsize=9)

@@ -2,9 +2,11 @@
 
 ```
 facts      the contents of the page as plain values, including what is read from MLflow
-page       the document: style, panels, script
-tables     panels with the head of the page, the trials, and the cost
-charts     panels with learning curves, slices, scores by searched value, and importance
+page       the document and the order of its panels
+head       key figures and settings, above the panels
+panels     panels with learning curves, slices, scores by searched value, and importance
+tables     panels with the trials and the cost
+*.html     the templates; study.js is the script
 updater    updates the report and the run's table of best trials; or writes the page to a file
 ```
 

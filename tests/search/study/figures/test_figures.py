@@ -13,15 +13,15 @@ import optuna
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from viz.plots import ScoreAxis
 
 from cyclegan.errors import CycleGANError
 from search.study import figures
 from search.study.figures import FIGURES, log_figures, write_figures
-from search.study.figures.rungs import rung_iterations
+from search.study.figures.rungs import rung_iterations, thinned
 from search.study.figures.values import KeyAxis
 from search.study.pruners import Pruner
 from tracking import Store
-from viz.figures import ScoreAxis
 
 MANY = {
     **{
@@ -86,6 +86,30 @@ def test_an_interrupted_trial_lasts_until_the_last_thing_known(make_study: Any) 
     ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
     assert ends[2] == pytest.approx(max(ends))
     assert all(draw(opened, records) is not None for draw in FIGURES.values())
+
+
+@pytest.mark.parametrize("trials", [1, 7, 200])
+def test_every_figure_describes_itself_and_marks_its_trials(make_study: Any, trials: int) -> None:
+    opened = make_study(trials)
+    records = opened.trials()
+    for name, draw in FIGURES.items():
+        figure = draw(opened, records)
+        if figure is None:
+            continue
+        assert figure.about
+        assert figure.title.startswith("made: ")
+        marked = {mark.key for marks in figure.marks.values() for mark in marks}
+        assert marked == (set() if name == "importance" else {str(r.number) for r in records})
+        many = sum(len(axes.collections) for axes in figure.axes)
+        assert many <= 4 * len(figure.axes)  # not one for each point
+
+
+def test_a_long_curve_is_thinned_but_keeps_its_ends_and_its_best() -> None:
+    curve = [(i, -abs(i - 777.0)) for i in range(5000)]
+    thin = thinned(curve, 150)
+    assert len(thin) <= 152
+    assert {curve[0], curve[777], curve[-1]} <= set(thin)
+    assert thinned(curve[:20], 150) == curve[:20]
 
 
 def test_all_trials_gated(make_study: Any, tmp_path: Path, caplog: Any) -> None:
