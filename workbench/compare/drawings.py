@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from viz.plots import score_range
-
 from cyclegan.metrics.agreement import HALF
 from viz.html import address, drawn
+from viz.plots import score_range
 from workbench.compare.panels import Table, chips, part
 from workbench.compare.plots import WIDE, PlotAxes, Series, plot
 from workbench.compare.result import Comparison

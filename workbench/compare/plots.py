@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from viz.plots import Mark, Plot, new_figure, tidy
 
 from cyclegan.rounding import ceil_div
 from viz.palette import GREY, RUNS
+from viz.plots import Mark, Plot, new_figure, tidy
 
 WIDE, SMALL = (12.0, 3.6), (3.9, 2.6)
 """Sizes in inches: a page shows both with about 100 pixels to the inch."""

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viz.plots import Plot, pixels
-
 from cyclegan.files import replacing
 from search.study.figures.overview import history, ranking, timeline
 from search.study.figures.rungs import rungs
 from search.study.figures.values import parallel_coordinates, slices
 from search.study.study import OpenStudy
 from search.study.trials import Trial
+from viz.plots import Plot, pixels
 
 if TYPE_CHECKING:
     from tracking import Run

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from viz.plots import Mark, Plot, ScoreAxis, colour, legend_below, new_figure, tidy
 
 from cyclegan.errors import DataError
 from search.study.figures.states import (
@@ -26,6 +25,7 @@ from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
 from viz import units
 from viz.palette import BEST
+from viz.plots import Mark, Plot, ScoreAxis, colour, legend_below, new_figure, tidy
 from viz.text import short_names
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from viz.plots import MARKERS, Mark, Plot, ScoreAxis, colour, new_figure, tidy
 
 from cyclegan.rounding import ceil_div
 from search.study.figures.states import WIDTH, add_quickly, counts_and_best, state_legend
@@ -17,6 +16,7 @@ from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
 from viz import units
 from viz.palette import BEST, GREY
+from viz.plots import MARKERS, Mark, Plot, ScoreAxis, colour, new_figure, tidy
 
 _HALVING = ("successive_halving", "hyperband")
 _NAMED = 12

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from viz.plots import MARKERS, Mark, Plot, ScoreAxis, colour, legend_below
 
 from search.study.trials import Trial, best_of
 from viz.palette import BEST, GREY, STATES
+from viz.plots import MARKERS, Mark, Plot, ScoreAxis, colour, legend_below
 
 WIDTH = 11.0
 """Width of figures in inches. In a page as wide as its style allows, 8 points are 12 pixels."""

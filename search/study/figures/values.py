@@ -16,7 +16,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
-from viz.plots import Mark, Plot, ScoreAxis, colour, new_figure, tidy
 
 from cyclegan.rounding import ceil_div
 from search.study.figures.states import (
@@ -31,6 +30,7 @@ from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
 from viz import units
 from viz.palette import BEST
+from viz.plots import Mark, Plot, ScoreAxis, colour, new_figure, tidy
 from viz.text import short_names, short_text
 
 _COLUMNS = 4

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
-from viz.plots import Plot
 
 from search.study.figures import FIGURES
 from search.study.report.facts import Facts
 from viz.html import drawn, render
+from viz.plots import Plot
 
 FOLDER = Path(__file__).parent
 """Folder of the page's templates."""

@@ -13,7 +13,6 @@ import optuna
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from viz.plots import ScoreAxis
 
 from cyclegan.errors import CycleGANError
 from search.study import figures
@@ -22,6 +21,7 @@ from search.study.figures.rungs import rung_iterations, thinned
 from search.study.figures.values import KeyAxis
 from search.study.pruners import Pruner
 from tracking import Store
+from viz.plots import ScoreAxis
 
 MANY = {
     **{

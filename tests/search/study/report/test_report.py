@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from viz.plots import Plot, new_figure
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.model import IMAGES
@@ -29,6 +28,7 @@ from tracking import Store
 from tracking.run import with_paragraph
 from tracking.views import CYCLE_PICTURES
 from viz.pictures import CYCLES, cut_six, six_images
+from viz.plots import Plot, new_figure
 
 SHOWN = set(FIGURES) - {"parallel_coordinates"}  # that takes long, and its lines hide each other
 VOID = {"meta", "img", "br"}
