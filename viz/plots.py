@@ -62,6 +62,11 @@ class Plot(Figure):
         self.marks[name] = marks
 
 
+def literal(text: str) -> str:
+    """Return a text from outside for an artist: in matplotlib's texts `$` would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float, title: str = "") -> Plot:
     """Return an empty figure of a size in inches."""
     figure = Plot(figsize=(width, height), layout="constrained")
@@ -77,7 +82,7 @@ def pixels(figure: Figure) -> Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if isinstance(figure, Plot) and figure.title:
-        figure.suptitle(figure.title, fontsize=11, x=0.02, ha="left")
+        figure.suptitle(literal(figure.title), fontsize=11, x=0.02, ha="left")
     figure.set_dpi(_DPI)
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib has no types for it
     canvas.draw()

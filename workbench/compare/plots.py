@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression
 
 from cyclegan.rounding import ceil_div
 from viz.palette import GREY, RUNS
-from viz.plots import Mark, Plot, new_figure, tidy
+from viz.plots import Mark, Plot, literal, new_figure, tidy
 
 WIDE, SMALL = (12.0, 3.6), (3.9, 2.6)
 """Sizes in inches: a page shows both with about 100 pixels to the inch."""
@@ -110,7 +110,7 @@ def _prepare(
 ) -> None:
     tidy(area)
     area.set_xlabel(axes.x, fontsize=_FONT)
-    area.set_ylabel(axes.y, fontsize=_FONT)
+    area.set_ylabel(literal(axes.y), fontsize=_FONT)
     area.set_xlim(min(0.0, float(x.min())), axes.x_end or float(x.max()) or 1.0)
     most = 10 if axes.size == WIDE else 4
     area.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
@@ -150,7 +150,7 @@ def _labels(figure: Plot, area: Axes, drawn: Sequence[tuple[Series, _Points]]) -
         for (x, _, one), y in zip(group, heights, strict=True):
             look: dict[str, Any] = {"color": one.colour, "fontsize": _FONT, "fontweight": "bold"}
             label = area.text(
-                x + 4 / width, y, one.label, va="center", transform=area.transAxes, **look
+                x + 4 / width, y, literal(one.label), va="center", transform=area.transAxes, **look
             )
             if one.runs:
                 figure.mark(label, Mark("run label", one.key))

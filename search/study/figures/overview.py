@@ -25,7 +25,7 @@ from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of
 from viz import units
 from viz.palette import BEST
-from viz.plots import Mark, Plot, ScoreAxis, colour, legend_below, new_figure, tidy
+from viz.plots import Mark, Plot, ScoreAxis, colour, legend_below, literal, new_figure, tidy
 from viz.text import short_names
 
 
@@ -99,7 +99,9 @@ def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     shares = ", ".join(f"{key} {share:.2f}" for key, share in found.shares.items())
     figure.about = f"Importance of each key over {found.trials} complete trials: {shares}."
     axes = figure.subplots()
-    bars = axes.barh([names[k] for k in found.shares], list(found.shares.values()), height=0.65)
+    bars = axes.barh(
+        [literal(names[k]) for k in found.shares], list(found.shares.values()), height=0.65
+    )
     for bar in bars:
         bar.set_color(colour("complete"))
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)

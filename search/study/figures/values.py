@@ -30,7 +30,7 @@ from search.study.study import OpenStudy
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
 from viz import units
 from viz.palette import BEST
-from viz.plots import Mark, Plot, ScoreAxis, colour, new_figure, tidy
+from viz.plots import Mark, Plot, ScoreAxis, colour, literal, new_figure, tidy
 from viz.text import short_names, short_text
 
 _COLUMNS = 4
@@ -81,7 +81,7 @@ class KeyAxis:
             turned = sum(map(len, self.choices)) > 24
             axes.set_xticks(
                 range(len(self.choices)),
-                self.choices,
+                [literal(choice) for choice in self.choices],
                 rotation=30 if turned else 0,
                 ha="right" if turned else "center",
             )
@@ -141,7 +141,7 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
         axis.apply(axes)
         scale.apply(axes)
         tidy(axes)
-        axes.set_xlabel(names[key], fontsize=9)
+        axes.set_xlabel(literal(names[key]), fontsize=9)
     for axes in grid.flat[len(keys) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -184,7 +184,7 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Plot | 
             line = Line2D(places, y, color=shade, linewidth=width, marker="o", markersize=3)
         add_quickly(axes, line)
         figure.mark(line, Mark("trial", str(record.number), score_words(record)))
-    _uprights(axes, [every[key] for key in keys], [names[key] for key in keys])
+    _uprights(axes, [every[key] for key in keys], [literal(names[key]) for key in keys])
     bar = figure.colorbar(shades, ax=axes, pad=0.02)
     bar.set_label("score of complete trials" + _thick(best), fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -197,7 +197,14 @@ def _uprights(axes: Axes, every: Sequence[KeyAxis], names: Sequence[str]) -> Non
         axes.axvline(x, color="#999999", linewidth=0.8, zorder=0)
         if axis.choices:
             for choice in axis.choices:
-                axes.text(x + 0.04, axis.share(choice), choice, fontsize=7, color=BEST, va="center")
+                axes.text(
+                    x + 0.04,
+                    axis.share(choice),
+                    literal(choice),
+                    fontsize=7,
+                    color=BEST,
+                    va="center",
+                )
             continue
         for y, text, side in zip((0, 1), axis.ends(), ("top", "bottom"), strict=True):
             axes.text(x, y - 0.02 + 0.04 * y, text, fontsize=7, ha="center", va=side)
