@@ -44,7 +44,7 @@ from workbench.training import train as train_config
 if TYPE_CHECKING:
     from search.promotion import PromotionResult
     from search.promotion.promote import Start
-    from search.study import OpenStudy
+    from search.study import StudyHandle
     from workbench.enhancement.command import EnhancementResult
 
 # The older software's names where they differ from the configuration's keys.
@@ -66,7 +66,7 @@ def run_study(
     storage: str | None = None,
     tracking_uri: str | None = None,
     quiet: bool = False,
-) -> OpenStudy:
+) -> StudyHandle:
     """Run a study, or go on with one, until it has all its trials or Ctrl-C ends it.
 
     Args:
@@ -84,7 +84,7 @@ def run_study(
     if trials is not None:
         definition = definition.with_trials(trials)
     store, console = _begin(tracking_uri, quiet)
-    return run(definition, store=store, console=console, workers=workers, storage=storage).opened
+    return run(definition, store=store, console=console, workers=workers, storage=storage).handle
 
 
 def promote(
@@ -110,10 +110,10 @@ def promote(
     from search.promotion import promote as promote_trial
     from search.study import open_study
 
-    opened = open_study(str(study))
+    handle = open_study(str(study))
     store, console = _begin(tracking_uri, quiet)
     return promote_trial(
-        opened,
+        handle,
         store=store,
         console=console,
         trial=trial,

@@ -469,8 +469,8 @@ def ui(
     if optuna:
         from workbench.dashboard import PORT, serve_dashboard, study_to_show
 
-        opened = study_to_show(study)
-        serve_dashboard(opened, port=port or PORT, host=host, say=typer.echo)
+        handle = study_to_show(study)
+        serve_dashboard(handle, port=port or PORT, host=host, say=typer.echo)
         return
     if study is not None:
         raise UsageError(f"{study}: name a study only with --optuna; MLflow shows all of them")

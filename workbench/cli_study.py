@@ -44,14 +44,14 @@ def study_run(
     definition = definition_of(study)
     if trials:
         definition = definition.with_trials(trials)
-    opened, interrupted = run_study(
+    handle, interrupted = run_study(
         definition,
         store=session.repaired_store(),
         console=session.console,
         workers=workers,
         storage=storage,
     )
-    session.result(study_data(opened), study_table(opened))
+    session.result(study_data(handle), study_table(handle))
     session.exit_code = INTERRUPTED if interrupted else 0
 
 
@@ -80,8 +80,8 @@ def study_list(session: Session) -> None:
     from workbench.study_tables import one_line, study_data
 
     studies = [open_study(name) for name in known_studies()]
-    text = "\n".join(one_line(opened) for opened in studies) or "no study was run here yet"
-    session.result([study_data(opened) for opened in studies], text)
+    text = "\n".join(one_line(handle) for handle in studies) or "no study was run here yet"
+    session.result([study_data(handle) for handle in studies], text)
 
 
 @command(study_app, "show", example="cyclegan study show demo")
@@ -90,12 +90,12 @@ def study_show(session: Session, study: StudyArgument) -> None:
     from search.study import open_study
     from workbench.study_tables import study_data, study_table
 
-    opened = open_study(study)
-    data, text = study_data(opened), study_table(opened)
-    if any(opened.results.glob("*-promoted-*")):
+    handle = open_study(study)
+    data, text = study_data(handle), study_table(handle)
+    if any(handle.results.glob("*-promoted-*")):
         from search.promotion import AT_LEAST, summary
 
-        screening = summary(opened, session.store)
+        screening = summary(handle, session.store)
         data |= {"screening": screening.data()}
         text += f"\n\n{screening.text()}" if len(screening.pairs) >= AT_LEAST else ""
     session.result(data, text)
@@ -115,11 +115,11 @@ def study_best(
     from search.study import open_study
     from workbench.study_tables import best_data, best_text, write_best_config
 
-    opened = open_study(study)
+    handle = open_study(study)
     if config:
-        write_best_config(opened, config, overwrite=overwrite)
+        write_best_config(handle, config, overwrite=overwrite)
         session.say(f"configuration written to {config}")
-    session.result(best_data(opened), best_text(opened))
+    session.result(best_data(handle), best_text(handle))
 
 
 @command(study_app, "export", example="cyclegan study export demo --output demo.csv")
@@ -145,9 +145,9 @@ def study_importance(session: Session, study: StudyArgument) -> None:
     from search.study import open_study
     from search.study.importance import importance, importance_data, importance_text
 
-    opened = open_study(study)
-    found = importance(opened)
-    session.result(importance_data(opened, found), importance_text(found))
+    handle = open_study(study)
+    found = importance(handle)
+    session.result(importance_data(handle, found), importance_text(found))
 
 
 @command(study_app, "figures", example="cyclegan study figures demo")
@@ -163,8 +163,8 @@ def study_figures(
     from search.study import open_study
     from search.study.figures import figures_folder, write_figures
 
-    opened = open_study(study)
-    written = [str(p) for p in write_figures(opened, output or figures_folder(opened))]
+    handle = open_study(study)
+    written = [str(p) for p in write_figures(handle, output or figures_folder(handle))]
     session.result(written, "\n".join(written) or "nothing can be drawn yet: no trial has begun")
 
 
@@ -179,8 +179,8 @@ def study_report(
     from search.study import open_study
     from search.study.report import write_report
 
-    opened = open_study(study)
-    write_report(opened, session.store, output, overwrite=overwrite)
+    handle = open_study(study)
+    write_report(handle, session.store, output, overwrite=overwrite)
     session.result({"output": str(output)}, f"report written to {output}")
 
 
@@ -194,8 +194,8 @@ def study_unprune(
     from search.study import open_study
     from search.study.revive import revive
 
-    opened = open_study(study)
-    number = revive(opened, trial)
-    name = opened.definition.name
+    handle = open_study(study)
+    number = revive(handle, trial)
+    name = handle.definition.name
     text = f"trial {trial} goes on as trial {number} with: cyclegan study run {name}"
     session.result({"study": name, "revives": trial, "trial": number}, text)

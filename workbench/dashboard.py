@@ -22,13 +22,13 @@ from search.study import known_studies, open_study
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from search.study import OpenStudy
+    from search.study import StudyHandle
 
 PORT = 8080
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def study_to_show(name: str | None) -> OpenStudy:
+def study_to_show(name: str | None) -> StudyHandle:
     """Return the study called `name`, or the only one here.
 
     Errors: `UsageError` if `name` is missing and there is no study, or more than one.
@@ -44,7 +44,7 @@ def study_to_show(name: str | None) -> OpenStudy:
 
 
 def serve_dashboard(
-    opened: OpenStudy,
+    handle: StudyHandle,
     *,
     port: int = PORT,
     host: str = "127.0.0.1",
@@ -54,19 +54,19 @@ def serve_dashboard(
 
     Errors: `CycleGANError` if the port is taken.
     """
-    with suppress(KeyboardInterrupt), running_dashboard(opened, port, host) as address:
+    with suppress(KeyboardInterrupt), running_dashboard(handle, port, host) as address:
         say(f"optuna-dashboard (read-only): {address}")
         say("stop it with Ctrl-C")
         threading.Event().wait()
 
 
 @contextmanager
-def running_dashboard(opened: OpenStudy, port: int, host: str = "127.0.0.1") -> Iterator[str]:
+def running_dashboard(handle: StudyHandle, port: int, host: str = "127.0.0.1") -> Iterator[str]:
     """Run a dashboard that answers requests; yield the address of the study's page.
 
     Errors: `CycleGANError` if the port is taken.
     """
-    storage, study_id = opened.study._storage, opened.study._study_id
+    storage, study_id = handle.study._storage, handle.study._study_id
     server = _server(host, port)
     try:
         from optuna_dashboard import wsgi

@@ -19,7 +19,7 @@ from cyclegan.errors import CycleGANError, DataError
 from cyclegan.locks import is_free, waiting_for
 from search.launch import SAVE_FOLDER, recorded_run
 from search.study.storage import JOURNAL, mend_journal
-from search.study.study import OpenStudy, known_studies, open_study, studies_folder
+from search.study.study import StudyHandle, known_studies, open_study, studies_folder
 from search.study.trials import Trial
 from tracking import project_root
 from tracking.outbox.delivery import deliver_from, waiting
@@ -90,7 +90,7 @@ def examine(store: Store) -> Iterator[Problem]:
     told: set[str] = set()
     for name in known_studies():
         try:
-            opened = open_study(name)
+            handle = open_study(name)
         except CycleGANError as error:
             yield Problem(
                 subject=f"study {name}",
@@ -98,7 +98,7 @@ def examine(store: Store) -> Iterator[Problem]:
                 remedy="solve this first; the study is left as it is",
             )
             continue
-        for finding in _study(opened, store):
+        for finding in _study(handle, store):
             told.add(finding.run_id)
             yield finding
     yield from _undelivered(store)
@@ -122,8 +122,8 @@ def _journal(folder: Path) -> Iterator[Problem]:
         )
 
 
-def _study(opened: OpenStudy, store: Store) -> Iterator[Problem]:
-    for path in sorted((opened.folder / "workers").glob("*.lock")):
+def _study(handle: StudyHandle, store: Store) -> Iterator[Problem]:
+    for path in sorted((handle.folder / "workers").glob("*.lock")):
         if is_free(path):
             yield Problem(
                 subject=str(path),
@@ -131,23 +131,23 @@ def _study(opened: OpenStudy, store: Store) -> Iterator[Problem]:
                 remedy="its lock file is removed",
                 cure=path.unlink,
             )
-    trials = opened.trials()
+    trials = handle.trials()
     for trial in trials:
-        yield from _trial(opened, trial, store)
+        yield from _trial(handle, trial, store)
     numbers = {trial.number for trial in trials}
-    for folder in sorted(opened.results.glob("trial-*")):
+    for folder in sorted(handle.results.glob("trial-*")):
         digits = folder.name.removeprefix("trial-")
         if digits.isdigit() and int(digits) not in numbers:
             yield Problem(
                 subject=str(folder),
-                problem=f"study {opened.definition.name} has no such trial",
+                problem=f"study {handle.definition.name} has no such trial",
                 remedy="remove the folder if its checkpoints are not wanted",
             )
 
 
-def _trial(opened: OpenStudy, trial: Trial, store: Store) -> Iterator[Problem]:
-    subject = f"trial {trial.number} of study {opened.definition.name}"
-    folder = opened.trial_folder(trial.number)
+def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]:
+    subject = f"trial {trial.number} of study {handle.definition.name}"
+    folder = handle.trial_folder(trial.number)
     if trial.state == "interrupted":
         try:
             newest_checkpoint(folder / SAVE_FOLDER)

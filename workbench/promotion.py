@@ -10,7 +10,7 @@ from cyclegan.errors import UsageError
 from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
 from search.promotion.promote import PromotionResult, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
-from search.study import OpenStudy, open_study
+from search.study import StudyHandle, open_study
 from viz.console import Console
 from workbench.output import Output
 from workbench.training import INTERRUPTED, finished_data, finished_text
@@ -39,33 +39,33 @@ def promote_trials(
     options = [name for name, value in given.items() if value is not None]
     if len(options) > 1:
         raise UsageError(f"{options[0]} and {options[1]} both choose trials; give one of them")
-    opened = open_study(study)
-    confirmation, numbers = None, _candidates(opened, request)
+    handle = open_study(study)
+    confirmation, numbers = None, _candidates(handle, request)
     for number in numbers:  # refuse now, not after hours of training the others
-        plan_promotion(opened, store=store, trial=number, **_options(request))
+        plan_promotion(handle, store=store, trial=number, **_options(request))
     if request.confirm is not None:
         top, seeds = parse_confirm(request.confirm)
-        confirmation = confirm(opened, top=top, seeds=seeds, store=store, console=console)
+        confirmation = confirm(handle, top=top, seeds=seeds, store=store, console=console)
         numbers = [confirmation.trials[0].trial] if confirmation.complete else []
         if confirmation.complete:
             console.say(f"confirm: {confirmation.verdict()}")
-    promoted = list(_promotions(opened, request, numbers, store, console))
-    data, text = _result(opened, request, confirmation, promoted, store)
+    promoted = list(_promotions(handle, request, numbers, store, console))
+    data, text = _result(handle, request, confirmation, promoted, store)
     unfinished = (confirmation is not None and not confirmation.complete) or any(
         p.interrupted for p in promoted
     )
     return Output(data=data, text=text, exit_code=INTERRUPTED if unfinished else 0)
 
 
-def _candidates(opened: OpenStudy, request: PromoteRequest) -> list[int]:
+def _candidates(handle: StudyHandle, request: PromoteRequest) -> list[int]:
     """Return the trials that are, or could be, promoted, the best first."""
     if request.trial is not None:
         return [request.trial]
     if request.confirm is not None:
-        return [t.number for t in best_trials(opened, parse_confirm(request.confirm)[0])]
+        return [t.number for t in best_trials(handle, parse_confirm(request.confirm)[0])]
     if request.top is not None:
-        return [t.number for t in best_trials(opened, request.top)]
-    return [opened.best().number]
+        return [t.number for t in best_trials(handle, request.top)]
+    return [handle.best().number]
 
 
 def _options(request: PromoteRequest) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _options(request: PromoteRequest) -> dict[str, Any]:
 
 
 def _promotions(
-    opened: OpenStudy,
+    handle: StudyHandle,
     request: PromoteRequest,
     numbers: list[int],
     store: Store,
@@ -86,7 +86,7 @@ def _promotions(
     """Promote one trial after another, until one is interrupted."""
     for number in numbers:
         promoted = promote(
-            opened,
+            handle,
             store=store,
             console=console,
             trial=number,
@@ -98,37 +98,37 @@ def _promotions(
 
 
 def _result(
-    opened: OpenStudy,
+    handle: StudyHandle,
     request: PromoteRequest,
     confirmation: Confirmation | None,
     promoted: list[PromotionResult],
     store: Store,
 ) -> tuple[Any, str]:
     """Return the result as plain values and as text; with `--top` the screening is added."""
-    parts = [_data(opened, p) for p in promoted]
+    parts = [_data(handle, p) for p in promoted]
     data: dict[str, Any] = {"promoted": parts}
     if len(parts) == 1 and request.top is None:
         (data,) = parts
-    texts = [_text(opened, p) for p in promoted]
+    texts = [_text(handle, p) for p in promoted]
     if confirmation is not None:
         data["confirmation"] = confirmation.data()
         texts.insert(0, confirmation.text())
     if request.top is not None:
-        found = summary(opened, store)
+        found = summary(handle, store)
         data["screening"] = found.data()
         if len(found.pairs) >= AT_LEAST:
             texts.append(found.text())
     return data, "\n\n".join(texts)
 
 
-def _data(opened: OpenStudy, promoted: PromotionResult) -> dict[str, Any]:
+def _data(handle: StudyHandle, promoted: PromotionResult) -> dict[str, Any]:
     data = {
         "trial": promoted.trial,
         "start": promoted.start,
         "replayed": promoted.replayed,
         **finished_data(promoted.run_name, promoted.finished),
         "model": None,
-        **_judgement(opened, promoted),
+        **_judgement(handle, promoted),
     }
     registered = promoted.registered
     if registered is not None:
@@ -143,11 +143,11 @@ def _data(opened: OpenStudy, promoted: PromotionResult) -> dict[str, Any]:
     return data
 
 
-def _judgement(opened: OpenStudy, promoted: PromotionResult) -> dict[str, Any]:
+def _judgement(handle: StudyHandle, promoted: PromotionResult) -> dict[str, Any]:
     """Return the verdicts on the promoted generator; None if the promotion was interrupted."""
     if promoted.interrupted:
         return {"verdict": None, "better_trial": None}
-    name, trial, finished = opened.definition.name, promoted.trial, promoted.finished
+    name, trial, finished = handle.definition.name, promoted.trial, promoted.finished
     text = better_trial(name, trial, promoted.trial_score, finished.best_score)
     better = {
         "score": promoted.trial_score,
@@ -160,10 +160,10 @@ def _judgement(opened: OpenStudy, promoted: PromotionResult) -> dict[str, Any]:
     }
 
 
-def _text(opened: OpenStudy, promoted: PromotionResult) -> str:
-    data = _data(opened, promoted)
+def _text(handle: StudyHandle, promoted: PromotionResult) -> str:
+    data = _data(handle, promoted)
     lines = [
-        f"trial {promoted.trial} of {opened.definition.name} promoted",
+        f"trial {promoted.trial} of {handle.definition.name} promoted",
         finished_text(data),
     ]
     if promoted.registered is not None:

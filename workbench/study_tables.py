@@ -13,7 +13,7 @@ from typing import Any
 
 from cyclegan.errors import UsageError
 from cyclegan.files import refuse_overwrite, write_text
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import FINISHED, Trial, best_first, best_of, declared_keys, searched_keys
 from viz.sparkline import sparklines
 from viz.text import can_draw_blocks, line_width, short_names, short_text, table
@@ -22,30 +22,30 @@ from viz.units import short_time
 _REASON_LENGTH = 300
 
 
-def study_data(opened: OpenStudy) -> dict[str, Any]:
+def study_data(handle: StudyHandle) -> dict[str, Any]:
     """Return a study and its trials as plain values."""
-    records = opened.trials()
+    records = handle.trials()
     best = best_of(records)
     return {
-        "study": opened.definition.name,
-        "trials_wanted": opened.definition.trials,
+        "study": handle.definition.name,
+        "trials_wanted": handle.definition.trials,
         "trials_finished": sum(r.state in FINISHED for r in records),
         "states": _counts(records),
         "iterations": sum(r.iteration for r in records),
         "seconds": _seconds(records),
-        "keys": searched_keys(records, declared_keys(opened.definition.space)),
+        "keys": searched_keys(records, declared_keys(handle.definition.space)),
         "best": best.to_dict() if best else None,
         "trials": [r.to_dict() for r in records],
     }
 
 
-def one_line(opened: OpenStudy) -> str:
+def one_line(handle: StudyHandle) -> str:
     """Return name, progress, best score and cost of a study as one line."""
-    records = opened.trials()
+    records = handle.trials()
     best = best_of(records)
     finished = sum(r.state in FINISHED for r in records)
-    head = f"{opened.definition.name}: {finished} of {opened.definition.trials} trials"
-    found = "no result yet" if finished < opened.definition.trials else "none of them complete"
+    head = f"{handle.definition.name}: {finished} of {handle.definition.trials} trials"
+    found = "no result yet" if finished < handle.definition.trials else "none of them complete"
     if best:
         found = f"best score {_number(best.score)} (trial {best.number})"
     states = ", ".join(f"{count} {state}" for state, count in _counts(records).items())
@@ -53,7 +53,9 @@ def one_line(opened: OpenStudy) -> str:
     return "; ".join([f"{head}, {found}", *([states, spent] if records else [])])
 
 
-def study_table(opened: OpenStudy, *, width: int | None = None, blocks: bool | None = None) -> str:
+def study_table(
+    handle: StudyHandle, *, width: int | None = None, blocks: bool | None = None
+) -> str:
     """Return a table of all trials, best first, followed by the reasons of pruning and failure.
 
     Args:
@@ -64,26 +66,26 @@ def study_table(opened: OpenStudy, *, width: int | None = None, blocks: bool | N
     """
     width = line_width(sys.stdout) if width is None else width
     blocks = can_draw_blocks(sys.stdout) if blocks is None else blocks
-    records = best_first(opened.trials())
-    keys = searched_keys(records, declared_keys(opened.definition.space))
+    records = best_first(handle.trials())
+    keys = searched_keys(records, declared_keys(handle.definition.space))
     fixed = _progress_columns(records, blocks)
     values = _value_columns(records, keys)
     return "\n".join(
-        [one_line(opened), "", *_side_by_side(fixed, values, width), *_reasons(records, width)]
+        [one_line(handle), "", *_side_by_side(fixed, values, width), *_reasons(records, width)]
     )
 
 
-def best_text(opened: OpenStudy) -> str:
+def best_text(handle: StudyHandle) -> str:
     """Return the best trial and its values as text. Errors: `DataError` if there is none."""
-    best = opened.best()
+    best = handle.best()
     values = "\n".join(f"  {key} = {short_text(value, 60)}" for key, value in best.values.items())
     return f"trial {best.number}, score {_number(best.score)}\n{values}"
 
 
-def best_data(opened: OpenStudy) -> dict[str, Any]:
+def best_data(handle: StudyHandle) -> dict[str, Any]:
     """Return the best trial as plain values. Errors: `DataError` if there is none."""
-    number = opened.best().number
-    return next(r for r in opened.trials() if r.number == number).to_dict()
+    number = handle.best().number
+    return next(r for r in handle.trials() if r.number == number).to_dict()
 
 
 Column = list[str]
@@ -164,7 +166,7 @@ COLUMNS = (
 """Columns of the CSV file before those of the searched keys."""
 
 
-def export_study(opened: OpenStudy, output: Path, *, overwrite: bool = False) -> int:
+def export_study(handle: StudyHandle, output: Path, *, overwrite: bool = False) -> int:
     """Write all trials to `output`, as CSV or JSON by its suffix; return the number of trials.
 
     CSV has one row per trial and one column per searched key, under its full name; `seeds` is a
@@ -176,7 +178,7 @@ def export_study(opened: OpenStudy, output: Path, *, overwrite: bool = False) ->
     if kind not in (".csv", ".json"):
         raise UsageError(f"--output {output}: the name must end in .csv or .json")
     refuse_overwrite(output, overwrite)
-    data = study_data(opened)
+    data = study_data(handle)
     if kind == ".json":
         write_text(output, json.dumps(data, indent=1, default=str) + "\n")
     else:
@@ -184,7 +186,7 @@ def export_study(opened: OpenStudy, output: Path, *, overwrite: bool = False) ->
     return len(data["trials"])
 
 
-def write_best_config(opened: OpenStudy, path: Path, *, overwrite: bool = False) -> None:
+def write_best_config(handle: StudyHandle, path: Path, *, overwrite: bool = False) -> None:
     """Write the best trial's resolved configuration as YAML that `cyclegan train` takes.
 
     Errors: `UsageError` if `path` is no YAML file; `DataError` if it exists and `overwrite` is off,
@@ -192,14 +194,14 @@ def write_best_config(opened: OpenStudy, path: Path, *, overwrite: bool = False)
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"--config {path}: the name must end in .yaml")
-    best = opened.best()
+    best = handle.best()
     refuse_overwrite(path, overwrite)
     head = (
-        f"# The best trial of the study {opened.definition.name}: trial {best.number}, "
+        f"# The best trial of the study {handle.definition.name}: trial {best.number}, "
         f"score {best.score:.2f}, MLflow run {best.run_id or 'none'}\n"
         f"#\n#   cyclegan train {path.name}\n"
     )
-    write_text(path, head + opened.config_of(best.number).to_yaml())
+    write_text(path, head + handle.config_of(best.number).to_yaml())
 
 
 def _csv(trials: list[dict[str, Any]], keys: list[str]) -> str:

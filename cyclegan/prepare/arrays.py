@@ -139,15 +139,15 @@ def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
             "pip install 'cyclegan3d[zarr]'"
         ) from error
     try:
-        opened = zarr.open(str(path), mode="r")
+        node = zarr.open(str(path), mode="r")
         scale = None
-        if not hasattr(opened, "chunks"):
-            image, scale = _ome_image(dict(opened.attrs))
-            opened = _member(path, opened, dataset or image)
+        if not hasattr(node, "chunks"):
+            image, scale = _ome_image(dict(node.attrs))
+            node = _member(path, node, dataset or image)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a readable Zarr array: {error}") from error
-    source = _ZarrSource(path, opened, channel)
-    source.voxel_size_um = as_voxel_size(opened.attrs.get("voxel_size_um")) or scale
+    source = _ZarrSource(path, node, channel)
+    source.voxel_size_um = as_voxel_size(node.attrs.get("voxel_size_um")) or scale
     return source
 
 

@@ -35,23 +35,23 @@ _SHOWN = 4
 class _TiffPages(Source):
     """A file of several pages, one per Z plane."""
 
-    def __init__(self, path: Path, opened: tifffile.TiffFile, pages: int) -> None:
-        first = opened.pages.first
+    def __init__(self, path: Path, tiff: tifffile.TiffFile, pages: int) -> None:
+        first = tiff.pages.first
         self.name, self.files = str(path), (path,)
         height, width = first.shape
-        self.shape, self.dtype, self.grain = (pages, height, width), _dtype(opened), (1, height)
-        self._path, self._opened = path, opened
+        self.shape, self.dtype, self.grain = (pages, height, width), _dtype(tiff), (1, height)
+        self._path, self._tiff = path, tiff
 
     def read(self, window: Window) -> NDArray[Any]:
         z, y, x = window
         block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
         for i, number in enumerate(range(z.start, z.stop)):
             with _explained(self._path, f"page {number + 1}"):
-                block[i] = _pixels(self._opened.pages.get(number))[y, x]
+                block[i] = _pixels(self._tiff.pages.get(number))[y, x]
         return block
 
     def close(self) -> None:
-        self._opened.close()
+        self._tiff.close()
 
 
 class _TiffStack(Source):
@@ -61,19 +61,19 @@ class _TiffStack(Source):
         first, last = files[0], files[-1]
         self.files = tuple(files)
         self.name = f"{first.parent} ({len(files)} files, {first.name} to {last.name})"
-        with _open(first) as opened:
-            height, width = opened.pages.first.shape
-            self.dtype = _dtype(opened)
-            self.voxel_size_um = voxel_size(opened)
+        with _open(first) as tiff:
+            height, width = tiff.pages.first.shape
+            self.dtype = _dtype(tiff)
+            self.voxel_size_um = voxel_size(tiff)
         self.shape, self.grain = (len(files), height, width), (1, height)
         for path in files[1:]:
-            with _open(path) as opened:
-                if len(opened.pages) > 1:
+            with _open(path) as tiff:
+                if len(tiff.pages) > 1:
                     raise DataError(
-                        f"{path}: it has {len(opened.pages)} pages, {first.name} has one; a stack "
+                        f"{path}: it has {len(tiff.pages)} pages, {first.name} has one; a stack "
                         "consists of single pages"
                     )
-                _check_alike(path, opened.pages.first, (height, width), self.dtype, first.name)
+                _check_alike(path, tiff.pages.first, (height, width), self.dtype, first.name)
         gaps = _gaps(files)
         self.notes = (f"{self.name}: {gaps}",) if gaps else ()
 
@@ -82,8 +82,8 @@ class _TiffStack(Source):
         block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
         for i, number in enumerate(range(z.start, z.stop)):
             path = self.files[number]
-            with _open(path) as opened, _explained(path, "page 1"):
-                block[i] = _pixels(opened.pages.first)[y, x]
+            with _open(path) as tiff, _explained(path, "page 1"):
+                block[i] = _pixels(tiff.pages.first)[y, x]
         return block
 
 
@@ -95,8 +95,8 @@ def is_tiff(path: Path) -> bool:
 
 def single_page(path: Path) -> bool:
     """Return True if a TIFF file holds one image. Errors: `DataError` if it can't be read."""
-    with _open(path) as opened:
-        return planes_of(path, opened) == 1
+    with _open(path) as tiff:
+        return planes_of(path, tiff) == 1
 
 
 def open_tiff(files: Sequence[Path]) -> Source:
@@ -109,29 +109,29 @@ def open_tiff(files: Sequence[Path]) -> Source:
         return _TiffStack(files)
     path = files[0]
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(_open(path))
-        source = _one_file(path, opened)
-        source.voxel_size_um = voxel_size(opened)
-        if axes_of(opened).get("channels", 1) > 1:
+        tiff = stack.enter_context(_open(path))
+        source = _one_file(path, tiff)
+        source.voxel_size_um = voxel_size(tiff)
+        if axes_of(tiff).get("channels", 1) > 1:
             source.notes = (f"{path}: its pages are called channels; they are taken as Z planes",)
         if isinstance(source, _TiffPages):
             stack.pop_all()  # it stays open
     return source
 
 
-def _one_file(path: Path, opened: tifffile.TiffFile) -> Source:
-    planes, first = planes_of(path, opened), opened.pages.first
-    if planes != len(opened.pages):
+def _one_file(path: Path, tiff: tifffile.TiffFile) -> Source:
+    planes, first = planes_of(path, tiff), tiff.pages.first
+    if planes != len(tiff.pages):
         shape: Size = (planes, first.shape[0], first.shape[1])
         offset = first.dataoffsets[0]
-        return RawSource(path, shape=shape, dtype=_dtype(opened), offset=offset)
+        return RawSource(path, shape=shape, dtype=_dtype(tiff), offset=offset)
     for number in range(1, planes):
         where = f"{path}, page {number + 1}"
         with _explained(path, f"page {number + 1}"):
-            page = opened.pages.get(number)
+            page = tiff.pages.get(number)
         _check_alike(where, page, first.shape, first.dtype, "page 1")
-        _check_complete(where, page, opened.filehandle.size)
-    return _TiffPages(path, opened, planes)
+        _check_complete(where, page, tiff.filehandle.size)
+    return _TiffPages(path, tiff, planes)
 
 
 def tiffs_in(folder: Path) -> list[Path]:
@@ -165,14 +165,14 @@ def _open(path: Path) -> tifffile.TiffFile:
     log = _Complaints()
     with _explained(path, "the file"), contextlib.ExitStack() as stack:
         with _listening(log):
-            opened = stack.enter_context(tifffile.TiffFile(path))
-            pages = len(opened.pages)
+            tiff = stack.enter_context(tifffile.TiffFile(path))
+            pages = len(tiff.pages)
         if log.lines or not pages:
             raise DataError(f"{path}: truncated or damaged: its list of pages breaks off")
-        _check_plane(path, opened.pages.first)
-        _check_complete(str(path), opened.pages.first, opened.filehandle.size)
+        _check_plane(path, tiff.pages.first)
+        _check_complete(str(path), tiff.pages.first, tiff.filehandle.size)
         stack.pop_all()  # it stays open
-    return opened
+    return tiff
 
 
 class _Complaints(logging.Handler):
@@ -218,9 +218,9 @@ def _pixels(page: Any) -> NDArray[Any]:
     return pixels
 
 
-def _dtype(opened: tifffile.TiffFile) -> np.dtype[Any]:
+def _dtype(tiff: tifffile.TiffFile) -> np.dtype[Any]:
     # The dtype as stored: a page's own dtype lacks the byte order.
-    return np.dtype(opened.pages.first.dtype).newbyteorder(opened.byteorder)
+    return np.dtype(tiff.pages.first.dtype).newbyteorder(tiff.byteorder)
 
 
 def _check_plane(path: Path, page: Any) -> None:
@@ -281,64 +281,64 @@ _COARSEST_DPI = 25.4
 """Lowest credible resolution: voxels of over a millimetre are not microCT; the unit is missing."""
 
 
-def planes_of(path: Path, opened: tifffile.TiffFile) -> int:
+def planes_of(path: Path, tiff: tifffile.TiffFile) -> int:
     """Return the number of Z planes in the file.
 
     Beyond 4 GB ImageJ writes one page, followed by the other planes without pages of their own.
     Errors: `DataError` if the file has several channels or frames of several planes.
     """
-    _check_axes(path, opened)
-    pages = len(opened.pages)
+    _check_axes(path, tiff)
+    pages = len(tiff.pages)
     if pages > 1:
         return pages
-    stated = int((opened.imagej_metadata or {}).get("images", 1)) if opened.is_imagej else 1
-    if opened.is_shaped:
-        stated = int(np.prod((opened.shaped_metadata or ({},))[0].get("shape", [1])[:-2]))
+    stated = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+    if tiff.is_shaped:
+        stated = int(np.prod((tiff.shaped_metadata or ({},))[0].get("shape", [1])[:-2]))
     return max(1, stated)
 
 
-def axes_of(opened: tifffile.TiffFile) -> dict[str, int]:
+def axes_of(tiff: tifffile.TiffFile) -> dict[str, int]:
     """Return the lengths of the axes other than rows and columns, as ImageJ and OME state them."""
-    if opened.is_imagej:
-        known = opened.imagej_metadata or {}
+    if tiff.is_imagej:
+        known = tiff.imagej_metadata or {}
         return {key: int(known.get(key, 1)) for key in ("channels", "frames", "slices")}
-    if opened.is_ome:
-        pixels = _ome_pixels(opened)
+    if tiff.is_ome:
+        pixels = _ome_pixels(tiff)
         names = {"SizeC": "channels", "SizeT": "frames", "SizeZ": "slices"}
         return {name: int(pixels.get(key, 1)) for key, name in names.items()}
     return {}
 
 
-def _check_axes(path: Path, opened: tifffile.TiffFile) -> None:
-    sizes = axes_of(opened)
+def _check_axes(path: Path, tiff: tifffile.TiffFile) -> None:
+    sizes = axes_of(tiff)
     if sum(n > 1 for n in sizes.values()) > 1:
         text = ", ".join(f"{n} {name}" for name, n in sizes.items())
         raise DataError(f"{path}: expected one grey volume, this has {text}; save one by itself")
 
 
-def voxel_size(opened: tifffile.TiffFile) -> VoxelSize | None:
+def voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
     """Return the voxel size from OME-XML, ImageJ's description or the resolution tags.
 
     None if they say nothing credible. Plain TIFF has no third axis: its planes are assumed to be
     as far apart as its rows.
     """
-    if opened.is_ome:
-        pixels = _ome_pixels(opened)
+    if tiff.is_ome:
+        pixels = _ome_pixels(tiff)
         sizes = []
         for axis in "ZYX":
             unit = micrometres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
             size = pixels.get(f"PhysicalSize{axis}")
             sizes.append(float(size) * unit if size and unit else None)
         return as_voxel_size([sizes[0] or sizes[1], *sizes[1:]])
-    per_y, per_x = (_per_unit(opened, f"{axis}Resolution") for axis in "YX")
+    per_y, per_x = (_per_unit(tiff, f"{axis}Resolution") for axis in "YX")
     if not per_x or not per_y:
         return None
-    if opened.is_imagej:
-        known = opened.imagej_metadata or {}
+    if tiff.is_imagej:
+        known = tiff.imagej_metadata or {}
         unit = micrometres(known.get("unit", ""))
         sizes = [known.get("spacing", 1 / per_y), 1 / per_y, 1 / per_x]
         return as_voxel_size(sizes, unit) if unit else None
-    tag = opened.pages.first.tags.get("ResolutionUnit")
+    tag = tiff.pages.first.tags.get("ResolutionUnit")
     per_tag = {2: 25400.0, 3: 10000.0}.get(int(tag.value) if tag else 2)
     if per_tag is None:
         return None
@@ -348,18 +348,18 @@ def voxel_size(opened: tifffile.TiffFile) -> VoxelSize | None:
     return as_voxel_size([1 / per_y, 1 / per_y, 1 / per_x], per_tag)
 
 
-def _per_unit(opened: tifffile.TiffFile, name: str) -> float:
-    tag = opened.pages.first.tags.get(name)
+def _per_unit(tiff: tifffile.TiffFile, name: str) -> float:
+    tag = tiff.pages.first.tags.get(name)
     if tag is None or not isinstance(tag.value, tuple) or len(tag.value) != 2:
         return 0.0
     above, below = tag.value
     return float(above) / float(below) if below else 0.0
 
 
-def _ome_pixels(opened: tifffile.TiffFile) -> dict[str, Any]:
+def _ome_pixels(tiff: tifffile.TiffFile) -> dict[str, Any]:
     """Return the attributes of the first image's `Pixels` in the OME-XML."""
     try:
-        image = tifffile.xml2dict(opened.ome_metadata or "")["OME"]["Image"]
+        image = tifffile.xml2dict(tiff.ome_metadata or "")["OME"]["Image"]
         pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image)["Pixels"]
     except (KeyError, TypeError, IndexError, SyntaxError):
         return {}

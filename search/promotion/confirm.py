@@ -17,7 +17,7 @@ from cyclegan.score import GATED
 from search.launch import Job, recorded_run, run_training
 from search.promotion import lineage
 from search.promotion.promote import check_same_data
-from search.study import OpenStudy, Trial
+from search.study import StudyHandle, Trial
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
 from search.study.trials import complete
 from tracking.views import promoted_view
@@ -136,7 +136,7 @@ def parse_confirm(text: str) -> tuple[int, int]:
 
 
 def confirm(
-    opened: OpenStudy, *, top: int, seeds: int, store: Store, console: Console
+    handle: StudyHandle, *, top: int, seeds: int, store: Store, console: Console
 ) -> Confirmation:
     """Train the best `top` trials until each has been trained with `seeds` seeds.
 
@@ -146,39 +146,39 @@ def confirm(
 
     Errors: `DataError` if fewer trials are complete.
     """
-    chosen = best_trials(opened, top)
-    results = {t.number: _own_scores(opened, t, seeds) for t in chosen}
+    chosen = best_trials(handle, top)
+    results = {t.number: _own_scores(handle, t, seeds) for t in chosen}
     for trial in chosen:
-        first = opened.config_of(trial.number).seed
+        first = handle.config_of(trial.number).seed
         for seed in range(first, first + seeds):
             if all(s.seed != seed for s in results[trial.number]):
-                score = _train(opened, trial, seed, store, console)
+                score = _train(handle, trial, seed, store, console)
                 if score is None:
                     return _result(results, top * seeds)
                 results[trial.number].append(score)
     confirmation = _result(results, top * seeds)
-    _annotate(opened, confirmation, store)
+    _annotate(handle, confirmation, store)
     return confirmation
 
 
-def best_trials(opened: OpenStudy, count: int) -> Sequence[Trial]:
+def best_trials(handle: StudyHandle, count: int) -> Sequence[Trial]:
     """Return the `count` complete trials with the highest scores.
 
     Errors: `DataError` if there are fewer.
     """
-    done = complete(opened.trials())
+    done = complete(handle.trials())
     if len(done) < count:
         raise DataError(
-            f"study {opened.definition.name} has {len(done)} complete trials, but you asked for "
+            f"study {handle.definition.name} has {len(done)} complete trials, but you asked for "
             f"{count}; ask for fewer, or run more with cyclegan study run --trials"
         )
     return done[:count]
 
 
-def _own_scores(opened: OpenStudy, trial: Trial, seeds: int) -> list[SeedScore]:
+def _own_scores(handle: StudyHandle, trial: Trial, seeds: int) -> list[SeedScore]:
     """Return the study's own trainings of this trial, as far as their seeds count."""
-    first = opened.config_of(trial.number).seed
-    attributes = opened.study.get_trials(deepcopy=False)[trial.number].user_attrs
+    first = handle.config_of(trial.number).seed
+    attributes = handle.study.get_trials(deepcopy=False)[trial.number].user_attrs
     own = [
         SeedScore(seed=item["seed"], score=item["score"], run_id=item["run_id"])
         for item in attributes.get("seeds", ())
@@ -190,22 +190,22 @@ def _own_scores(opened: OpenStudy, trial: Trial, seeds: int) -> list[SeedScore]:
 
 
 def _train(
-    opened: OpenStudy, trial: Trial, seed: int, store: Store, console: Console
+    handle: StudyHandle, trial: Trial, seed: int, store: Store, console: Console
 ) -> SeedScore | None:
     """Train the trial with that seed; None if it is interrupted, score `GATED` if it diverges."""
     name = f"confirm-{trial.number:03d}-seed-{seed}"
-    config = _with_seed(opened, trial.number, seed, f"{opened.definition.name}-{name}")
-    check_same_data(opened, config)
+    config = _with_seed(handle, trial.number, seed, f"{handle.definition.name}-{name}")
+    check_same_data(handle, config)
     job = Job(
         config=config,
-        folder=opened.results / name,
-        experiment=opened.definition.name,
+        folder=handle.results / name,
+        experiment=handle.definition.name,
         kind="confirm",
-        tags={"study": opened.definition.name, "trial": str(trial.number), "seed": str(seed)},
-        parent=opened.study.user_attrs.get("mlflow_run_id"),
+        tags={"study": handle.definition.name, "trial": str(trial.number), "seed": str(seed)},
+        parent=handle.study.user_attrs.get("mlflow_run_id"),
     )
     console.say(f"confirm: trial {trial.number} with seed {seed}")
-    definition, path = opened.definition, job.folder / OBJECTIVE_NAME
+    definition, path = handle.definition, job.folder / OBJECTIVE_NAME
     record = ObjectiveRecord(path, definition.objective)
     try:
         finished = run_training(job, store=store, console=console, callbacks=[record])
@@ -219,9 +219,9 @@ def _train(
     return SeedScore(seed=seed, score=GATED if score is None else score, run_id=finished.run_id)
 
 
-def _with_seed(opened: OpenStudy, trial: int, seed: int, run_name: str) -> Config:
+def _with_seed(handle: StudyHandle, trial: int, seed: int, run_name: str) -> Config:
     changes = {"seed": seed, "run_name": run_name}
-    values = override(opened.config_of(trial).to_dict(), changes)
+    values = override(handle.config_of(trial).to_dict(), changes)
     return parse_config(values, source=f"trial {trial} with seed {seed}")
 
 
@@ -234,9 +234,9 @@ def _result(results: dict[int, list[SeedScore]], wanted: int) -> Confirmation:
     return Confirmation(trials=tuple(sorted(trials, key=lambda t: -t.mean)), wanted=wanted)
 
 
-def _annotate(opened: OpenStudy, confirmation: Confirmation, store: Store) -> None:
+def _annotate(handle: StudyHandle, confirmation: Confirmation, store: Store) -> None:
     """Write the table's content, with links, to the description of the study's run."""
-    study = lineage.study_run(opened, store)
+    study = lineage.study_run(handle, store)
     if study is None:
         return
     store.ship_view(study.experiment_id, promoted_view())

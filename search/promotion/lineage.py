@@ -14,7 +14,7 @@ from cyclegan.locks import waiting_for
 from cyclegan.portable import export_generator
 from search.launch import GENERATOR_NAME, SAVE_FOLDER, LaunchResult
 from search.models import origin_of
-from search.study import OpenStudy, Trial
+from search.study import StudyHandle, Trial
 from tracking.views import promoted_view
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class RegistrationResult:
 
 
 def register(
-    opened: OpenStudy, trial: int, finished: LaunchResult, store: Store
+    handle: StudyHandle, trial: int, finished: LaunchResult, store: Store
 ) -> RegistrationResult | None:
     """Register the best generator once, and make it champion if its score is the best.
 
@@ -58,7 +58,7 @@ def register(
     if finished.best_score is None:
         return None
     run = store.run(finished.run_id)
-    name = opened.definition.name
+    name = handle.definition.name
     tags = {
         "study": name,
         "trial": trial,
@@ -67,7 +67,7 @@ def register(
     }
     generator = finished.folder / SAVE_FOLDER / GENERATOR_NAME
     # Processes that promote at the same time compare with each other's outcome.
-    with waiting_for(opened.folder / ".registering"):
+    with waiting_for(handle.folder / ".registering"):
         version, new = store.registry.register(
             name, run, generator, score=finished.best_score, tags=tags
         )
@@ -106,12 +106,12 @@ def run_of(store: Store, run_id: str | None) -> Run | None:
     return None
 
 
-def study_run(opened: OpenStudy, store: Store) -> Run | None:
+def study_run(handle: StudyHandle, store: Store) -> Run | None:
     """Return the study's own run."""
-    return run_of(store, opened.study.user_attrs.get("mlflow_run_id"))
+    return run_of(store, handle.study.user_attrs.get("mlflow_run_id"))
 
 
-def link_promoted(opened: OpenStudy, source: Trial, finished: LaunchResult, store: Store) -> None:
+def link_promoted(handle: StudyHandle, source: Trial, finished: LaunchResult, store: Store) -> None:
     """Set the tags `promoted_to`, `best_score` and `best_step`, and link the three runs.
 
     The links are in the descriptions of the study, the trial and the promoted training.
@@ -120,17 +120,17 @@ def link_promoted(opened: OpenStudy, source: Trial, finished: LaunchResult, stor
     store.ship_view(run.experiment_id, promoted_view(step=finished.result.iteration))
     if finished.best_score is not None:
         run.set_tags({"best_score": finished.best_score, "best_step": finished.best_step})
-    trial, study = run_of(store, source.run_id), study_run(opened, store)
+    trial, study = run_of(store, source.run_id), study_run(handle, store)
     origin = [f"trial {trial.link()}"] if trial else [f"trial {source.number}"]
-    origin += [f"study {study.link()}"] if study else [f"study {opened.definition.name}"]
+    origin += [f"study {study.link()}"] if study else [f"study {handle.definition.name}"]
     run.annotate("Promoted from", " of ".join(origin))
     if trial:
         trial.set_tags({"promoted_to": finished.run_id})
         trial.annotate("Promoted to", run.link())
     if study:
         found = store.search(
-            opened.definition.name,
-            f"tags.kind = 'promoted' and tags.study = '{opened.definition.name}'",
+            handle.definition.name,
+            f"tags.kind = 'promoted' and tags.study = '{handle.definition.name}'",
         )
         names = [store.run(info.id).link() for info in reversed(found)]
         study.annotate("Promoted:", ", ".join(names))

@@ -29,7 +29,7 @@ from search.rollback.schedule import (
     to_plain,
     without,
 )
-from search.study import OpenStudy, Trial
+from search.study import StudyHandle, Trial
 from search.study.provenance import check_data
 from viz.console import Console
 
@@ -77,7 +77,7 @@ class Plan:
 
 
 def promote(
-    opened: OpenStudy,
+    handle: StudyHandle,
     *,
     store: Store,
     console: Console,
@@ -93,19 +93,19 @@ def promote(
     Errors: those of `plan_promotion`.
     """
     plan = plan_promotion(
-        opened, store=store, trial=trial, steps=steps, start=start, hp_optimizer=hp_optimizer
+        handle, store=store, trial=trial, steps=steps, start=start, hp_optimizer=hp_optimizer
     )
     _remember(plan)
     if plan.schedule:
         last = plan.schedule[-1].step
         console.say(f"{plan.config.run_name}: follows the trial's changes up to step {last}")
     callbacks = [Replay(plan.schedule)] if plan.schedule else []
-    job = _job(opened, plan)
+    job = _job(handle, plan)
     finished = run_training(job, store=store, console=console, callbacks=callbacks)
-    lineage.link_promoted(opened, plan.source, finished, store)
+    lineage.link_promoted(handle, plan.source, finished, store)
     registered = None
     if finished.result.outcome != "interrupted":
-        registered = register(opened, plan.source.number, finished, store)
+        registered = register(handle, plan.source.number, finished, store)
     return PromotionResult(
         trial=plan.source.number,
         run_name=plan.config.run_name,
@@ -113,12 +113,12 @@ def promote(
         replayed=len(plan.schedule),
         finished=finished,
         registered=registered,
-        trial_score=recorded_score(opened.trial_folder(plan.source.number)),
+        trial_score=recorded_score(handle.trial_folder(plan.source.number)),
     )
 
 
 def plan_promotion(
-    opened: OpenStudy,
+    handle: StudyHandle,
     *,
     store: Store,
     trial: int | None = None,
@@ -131,38 +131,38 @@ def plan_promotion(
     Errors: `DataError` if no trial is complete or the data have changed; `UsageError` for a trial
     that does not exist; `ConfigError` for other data, or a promotion that began another way.
     """
-    source = opened.best() if trial is None else finished_trial(opened, trial)
-    config = promoted_config(opened, source.number, steps=steps, hp_optimizer=hp_optimizer)
-    check_same_data(opened, config)
-    folder = opened.results / config.run_name
-    default = opened.definition.promote.start
+    source = handle.best() if trial is None else finished_trial(handle, trial)
+    config = promoted_config(handle, source.number, steps=steps, hp_optimizer=hp_optimizer)
+    check_same_data(handle, config)
+    folder = handle.results / config.run_name
+    default = handle.definition.promote.start
     before = _begun(folder, start, default)
     begin = before[0] if before else start or default
     first = None
     if begin == "continue":
-        first = newest_checkpoint(opened.trial_folder(source.number) / SAVE_FOLDER)
+        first = newest_checkpoint(handle.trial_folder(source.number) / SAVE_FOLDER)
         if before is None:
-            _check_continuation(opened, source, config, first)
+            _check_continuation(handle, source, config, first)
     if before is not None:
         schedule = before[1]
     elif begin == "continue":
         schedule = ()  # the checkpoint brings the values that the trial ended with
     else:
-        schedule = _schedule(opened, source, config, store)
+        schedule = _schedule(handle, source, config, store)
     return Plan(
         source=source, config=config, folder=folder, start=begin, schedule=schedule, first=first
     )
 
 
-def finished_trial(opened: OpenStudy, number: int) -> Trial:
+def finished_trial(handle: StudyHandle, number: int) -> Trial:
     """Return trial `number`.
 
     Errors: `UsageError` if it does not exist, `DataError` if it has not ended.
     """
-    opened.config_of(number)
-    trial = next(t for t in opened.trials() if t.number == number)
+    handle.config_of(number)
+    trial = next(t for t in handle.trials() if t.number == number)
     if trial.state not in ("complete", "pruned", "failed"):
-        name = opened.definition.name
+        name = handle.definition.name
         raise DataError(
             f"trial {number} of study {name} is {trial.state}; end it first: cyclegan study run "
             f"{name}"
@@ -171,15 +171,15 @@ def finished_trial(opened: OpenStudy, number: int) -> Trial:
 
 
 def promoted_config(
-    opened: OpenStudy, trial: int, *, steps: int | None, hp_optimizer: bool | None
+    handle: StudyHandle, trial: int, *, steps: int | None, hp_optimizer: bool | None
 ) -> Config:
     """Return the trial's configuration with the changes of the study's file and of the call.
 
     Errors: `ConfigError` if they change the data on which the trial was chosen.
     """
-    settings, source = opened.definition.promote, opened.config_of(trial)
+    settings, source = handle.definition.promote, handle.config_of(trial)
     changes: dict[str, Any] = dict(settings.set)
-    changes["run_name"] = f"{opened.definition.name}-promoted-{trial:03d}"
+    changes["run_name"] = f"{handle.definition.name}-promoted-{trial:03d}"
     changes["steps"] = steps or settings.steps
     if hp_optimizer is not None:
         changes["hp_optimizer.enabled"] = hp_optimizer
@@ -193,16 +193,16 @@ def promoted_config(
     return config
 
 
-def check_same_data(opened: OpenStudy, config: Config) -> None:
+def check_same_data(handle: StudyHandle, config: Config) -> None:
     """Check that the data are the same as when the study was run. Errors: `DataError`."""
-    known = opened.study.user_attrs.get("data")
+    known = handle.study.user_attrs.get("data")
     if known:
         check_data(known, config)
 
 
-def _job(opened: OpenStudy, plan: Plan) -> Job:
+def _job(handle: StudyHandle, plan: Plan) -> Job:
     tags = {
-        "study": opened.definition.name,
+        "study": handle.definition.name,
         "trial": str(plan.source.number),
         "seed": str(plan.config.seed),
         "start": plan.start,
@@ -211,10 +211,10 @@ def _job(opened: OpenStudy, plan: Plan) -> Job:
     return Job(
         config=plan.config,
         folder=plan.folder,
-        experiment=opened.definition.name,
+        experiment=handle.definition.name,
         kind="promoted",
         tags=tags,
-        parent=opened.study.user_attrs.get("mlflow_run_id"),
+        parent=handle.study.user_attrs.get("mlflow_run_id"),
         start=plan.first,
     )
 
@@ -251,10 +251,10 @@ def _remember(plan: Plan) -> None:
 
 
 def _check_continuation(
-    opened: OpenStudy, source: Trial, config: Config, first: Path | None
+    handle: StudyHandle, source: Trial, config: Config, first: Path | None
 ) -> None:
     if first is None:
-        folder = opened.trial_folder(source.number)
+        folder = handle.trial_folder(source.number)
         raise DataError(f"{folder} holds no checkpoint; promote with --from-scratch")
     if config.steps <= source.step:
         raise UsageError(
@@ -263,12 +263,12 @@ def _check_continuation(
         )
 
 
-def _schedule(opened: OpenStudy, source: Trial, config: Config, store: Store) -> Schedule:
+def _schedule(handle: StudyHandle, source: Trial, config: Config, store: Store) -> Schedule:
     """Return the changes of the trial's optimizer, without the keys that this promotion changes."""
-    its = opened.config_of(source.number)
+    its = handle.config_of(source.number)
     if not its.hp_optimizer.enabled:  # nothing changed them
         return ()
-    folder = opened.trial_folder(source.number)
+    folder = handle.trial_folder(source.number)
     schedule = schedule_of(folder, lineage.run_of(store, source.run_id))
     before, now = HParams.from_config(its).flat(), HParams.from_config(config).flat()
     return without(schedule, {name for name, value in before.items() if now.get(name) != value})

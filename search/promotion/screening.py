@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.errors import DataError
-from search.study import OpenStudy
+from search.study import StudyHandle
 
 if TYPE_CHECKING:
     from tracking import RunInfo, Store
@@ -102,10 +102,10 @@ class Screening:
         return "\n".join([*lines, *(f"  {note}" for note in notes)])
 
 
-def summary(opened: OpenStudy, store: Store) -> Screening:
+def summary(handle: StudyHandle, store: Store) -> Screening:
     """Compare the promoted trainings of a study with its trials."""
-    definition = opened.definition
-    pairs = tuple(_pairs(opened, _promoted(opened, store), store))
+    definition = handle.definition
+    pairs = tuple(_pairs(handle, _promoted(handle, store), store))
     judged = [(pair.judged, pair.full) for pair in pairs if pair.judged is not None]
     return Screening(
         study=definition.name,
@@ -142,9 +142,9 @@ def correlate(screening: Sequence[float], full: Sequence[float]) -> Correlation 
     return Correlation(rho=float(test.statistic), p=float(test.pvalue), n=len(screening))
 
 
-def _promoted(opened: OpenStudy, store: Store) -> dict[int, RunInfo]:
+def _promoted(handle: StudyHandle, store: Store) -> dict[int, RunInfo]:
     """Return the newest complete promoted run of every trial."""
-    name = opened.definition.name
+    name = handle.definition.name
     try:
         found = store.search(name, f"tags.kind = 'promoted' and tags.study = '{name}'")
     except DataError:  # no such experiment in this store
@@ -153,15 +153,15 @@ def _promoted(opened: OpenStudy, store: Store) -> dict[int, RunInfo]:
     return {int(run.tags["trial"]): run for run in reversed(complete)}
 
 
-def _pairs(opened: OpenStudy, runs: dict[int, RunInfo], store: Store) -> list[Pair]:
-    trials = opened.study.get_trials(deepcopy=False)
+def _pairs(handle: StudyHandle, runs: dict[int, RunInfo], store: Store) -> list[Pair]:
+    trials = handle.study.get_trials(deepcopy=False)
     pairs = []
-    for summary_ in opened.trials():
+    for summary_ in handle.trials():
         run = runs.get(summary_.number)
         if run is None or summary_.score is None:
             continue
         reports = trials[summary_.number].intermediate_values
-        first = min((s for s in reports if s >= opened.definition.pruner.prune_after), default=None)
+        first = min((s for s in reports if s >= handle.definition.pruner.prune_after), default=None)
         until = {s: v for s, v in reports.items() if first is not None and s <= first}
         # Not the score of the best generator: that may be the trial's own, and agree with itself.
         reached = store.run(run.id).history("score")
@@ -170,7 +170,7 @@ def _pairs(opened: OpenStudy, runs: dict[int, RunInfo], store: Store) -> list[Pa
         pairs.append(
             Pair(
                 trial=summary_.number,
-                judged=opened.definition.score_of_reports(until),
+                judged=handle.definition.score_of_reports(until),
                 last=summary_.score,
                 full=max(reached.values()),
                 steps=round(run.metrics.get("step", 0)),

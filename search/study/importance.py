@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from cyclegan.errors import DataError
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import FINISHED, Trial
 from viz import units
 from viz.text import can_draw_blocks, short_names, table
@@ -50,7 +50,7 @@ class Importance:
         )
 
 
-def importance(opened: OpenStudy) -> Importance:
+def importance(handle: StudyHandle) -> Importance:
     """Return the importance of every searched key over the complete trials.
 
     The best trials are the top tenth, but at least five and at most half of them. With Optuna's
@@ -58,13 +58,13 @@ def importance(opened: OpenStudy) -> Importance:
 
     Errors: `DataError` if there are too few complete trials or their scores are all the same.
     """
-    records = opened.trials()
+    records = handle.trials()
     scores = [r.score for r in records if r.state == "complete" and r.score is not None]
-    name = opened.definition.name
+    name = handle.definition.name
     if len(scores) < FEWEST:
         raise DataError(
             f"study {name} has {len(scores)} complete trials; importance needs {FEWEST} or more"
-            + _way_out(records, opened.definition.trials, name)
+            + _way_out(records, handle.definition.trials, name)
         )
     if min(scores) == max(scores):
         raise DataError(
@@ -75,7 +75,7 @@ def importance(opened: OpenStudy) -> Importance:
     with warnings.catch_warnings():  # `caution` warns of too few trials
         warnings.simplefilter("ignore")
         shares = get_param_importances(
-            opened.study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile)
+            handle.study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile)
         )
     ranked = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
     cutoff = sorted(scores, reverse=True)[math.ceil(quantile * len(scores)) - 1]
@@ -84,10 +84,10 @@ def importance(opened: OpenStudy) -> Importance:
     )
 
 
-def importance_data(opened: OpenStudy, found: Importance) -> dict[str, object]:
+def importance_data(handle: StudyHandle, found: Importance) -> dict[str, object]:
     """Return the importance as plain values."""
     return {
-        "study": opened.definition.name,
+        "study": handle.definition.name,
         "evaluator": "ped_anova",
         "complete_trials": found.trials,
         "best_trials": found.top,

@@ -11,7 +11,7 @@ from cyclegan.config import parse_config
 from cyclegan.errors import ConfigError, DataError, UsageError
 from search.study.definition import StudyDefinition
 from search.study.space import Choices, Dimension, FloatRange, Scalar
-from search.study.study import OpenStudy, open_study
+from search.study.study import StudyHandle, open_study
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _best_of(name: str, definition: StudyDefinition) -> list[dict[str, Any]]:
     return [values] if values else []
 
 
-def _resolved(earlier: OpenStudy, number: int) -> dict[str, Any]:
+def _resolved(earlier: StudyHandle, number: int) -> dict[str, Any]:
     """Return the whole configuration of a trial, which includes values that were not searched."""
     try:
         return earlier.config_of(number).to_dict()

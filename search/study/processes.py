@@ -21,7 +21,7 @@ from typing import Any
 
 from cyclegan.errors import CycleGANError, UsageError
 from search.study.progress import LocalProgress, Message, RemoteProgress, StudyProgress
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 
 _OVER = "over"
 _SECONDS = 0.5
@@ -52,7 +52,7 @@ class _Worker:
 
 
 def run_workers(
-    opened: OpenStudy,
+    handle: StudyHandle,
     progress: LocalProgress,
     *,
     count: int,
@@ -64,10 +64,10 @@ def run_workers(
 
     Errors: `CycleGANError` of the first worker that stopped with an error; the others end in order.
     """
-    definition = opened.definition
+    definition = handle.definition
     order = _Order(
         study=definition.name,
-        storage=opened.storage.secret,
+        storage=handle.storage.secret,
         trials=definition.trials,
         tracking_uri=tracking_uri,
         parent=parent,
@@ -236,10 +236,10 @@ def _work(order: _Order, progress: StudyProgress) -> tuple[int, str]:
     console = ProgressConsole(progress)
     console.log_to_here()
     try:
-        opened = open_study(order.study, order.storage).with_trials(order.trials)
-        with Owner(opened.folder) as owner:
+        handle = open_study(order.study, order.storage).with_trials(order.trials)
+        with Owner(handle.folder) as owner:
             context = WorkerContext(
-                opened=opened,
+                handle=handle,
                 store=Store.open(order.tracking_uri),
                 console=console,
                 progress=progress,

@@ -29,7 +29,7 @@ from cyclegan.locks import exclusive
 from cyclegan.score import GATED
 from search.launch import SAVE_FOLDER
 from search.study.definition import StudyDefinition
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import Trial
 from viz.units import disk_size
 
@@ -78,17 +78,17 @@ def _rank(trial: Trial) -> tuple[float, int]:
     return -(trial.score or 0.0), trial.number
 
 
-def release_checkpoints(opened: OpenStudy) -> list[Path]:
+def release_checkpoints(handle: StudyHandle) -> list[Path]:
     """Remove the checkpoints that no trial needs any more, and return the removed files.
 
     Only files below `results/<study>/trial-NNN` are removed, of trainings that the study knows and
     no process trains in.
     """
     removed: list[Path] = []
-    kept = _kept(opened)
-    for number, folder in _trainings(opened.results):
+    kept = _kept(handle)
+    for number, folder in _trainings(handle.results):
         if _spare(folder, kept.get(number, "all")):
-            removed += _release(opened, number, folder)
+            removed += _release(handle, number, folder)
     return removed
 
 
@@ -98,12 +98,12 @@ def can_continue(folder: Path) -> bool:
     return any(path.is_file() for path in (save / CHECKPOINT_NAME, *older_checkpoints(save)))
 
 
-def _kept(opened: OpenStudy) -> dict[int, Keep]:
-    trials = opened.trials()
+def _kept(handle: StudyHandle) -> dict[int, Keep]:
+    trials = handle.trials()
     unfinished = {t.number for t in trials if t.state not in _FINISHED}
-    frozen = opened.study.get_trials(deepcopy=False)
+    frozen = handle.study.get_trials(deepcopy=False)
     revived = {int(t.user_attrs.get("revives", -1)) for t in frozen if t.number in unfinished}
-    return checkpoints_to_keep(trials, opened.definition.checkpoints.keep_trials, revived)
+    return checkpoints_to_keep(trials, handle.definition.checkpoints.keep_trials, revived)
 
 
 def _trainings(results: Path) -> Iterator[tuple[int, Path]]:
@@ -118,12 +118,12 @@ def _trainings(results: Path) -> Iterator[tuple[int, Path]]:
                 yield int(match[1]), training
 
 
-def _release(opened: OpenStudy, number: int, folder: Path) -> list[Path]:
+def _release(handle: StudyHandle, number: int, folder: Path) -> list[Path]:
     removed: list[Path] = []
     try:
         with exclusive(folder / ".lock", f"training folder {folder}"):
             # Check again under the lock: someone may have revived the trial meanwhile.
-            for path in _spare(folder, _kept(opened).get(number, "all")):
+            for path in _spare(folder, _kept(handle).get(number, "all")):
                 path.unlink()
                 removed.append(path)
     except BusyError:
@@ -182,17 +182,17 @@ def check_disk(
         )
 
 
-def expected_bytes(opened: OpenStudy) -> int:
+def expected_bytes(handle: StudyHandle) -> int:
     """Return the bytes that one more trial takes at its peak: checkpoints, generators, pictures.
 
     The estimate is that of the largest trial so far, or that of the networks' sizes if it is
     larger: no trial may have been trained yet, or a searched key may make the networks larger.
     """
-    configs = list(_extremes(opened.definition))
-    seeds = opened.definition.seeds
+    configs = list(_extremes(handle.definition))
+    seeds = handle.definition.seeds
     checkpoint = max((checkpoint_bytes(config) for config in configs), default=0)
     rest = max(((seeds + 1) * generator_bytes(config) for config in configs), default=0)
-    for folder in opened.results.glob("trial-*"):
+    for folder in handle.results.glob("trial-*"):
         found = list(folder.rglob("save/*.pt"))
         saved = [_size(p) for p in found if p.name.startswith("checkpoint") or p.name == BEST_NAME]
         checkpoint = max(checkpoint, *saved) if saved else checkpoint
@@ -201,7 +201,7 @@ def expected_bytes(opened: OpenStudy) -> int:
         (config.keep_checkpoints + config.keep_best_checkpoint for config in configs), default=1
     )
     # One more while the next is written under its temporary name.
-    return (kept * opened.definition.seeds + 1) * checkpoint + rest
+    return (kept * handle.definition.seeds + 1) * checkpoint + rest
 
 
 def _extremes(definition: StudyDefinition) -> Iterator[Config]:

@@ -15,21 +15,21 @@ from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError, UsageError
 from search.launch import SAVE_FOLDER
 from search.study.retention import can_continue
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import STATES
 
 REVIVES = "revives"
 """User attribute of a trial: the number of the trial that it continues."""
 
 
-def revive(opened: OpenStudy, number: int) -> int:
+def revive(handle: StudyHandle, number: int) -> int:
     """Let `study run` continue the pruned trial `number`; return the number of the new trial.
 
     Errors: `UsageError` for a trial that was not pruned or is revived already, `DataError` if its
     checkpoint is gone.
     """
-    study, name = opened.study, opened.definition.name
-    with opened.storage.claiming():
+    study, name = handle.study, handle.definition.name
+    with handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         if not 0 <= number < len(trials):
             raise UsageError(f"trial {number}: study {name} has trials 0 to {len(trials) - 1}")
@@ -44,8 +44,8 @@ def revive(opened: OpenStudy, number: int) -> int:
                 raise UsageError(
                     f"trial {number} of study {name} is revived already, as trial {other.number}"
                 )
-        if not can_continue(opened.trial_folder(number)):
-            kept = opened.definition.checkpoints.keep_trials
+        if not can_continue(handle.trial_folder(number)):
+            kept = handle.definition.checkpoints.keep_trials
             raise DataError(
                 f"trial {number} of study {name} has no checkpoint any more (the study keeps those "
                 f"of its {kept} best pruned trials: checkpoints.keep_trials); use enqueue to try "
@@ -55,19 +55,19 @@ def revive(opened: OpenStudy, number: int) -> int:
         return len(study.get_trials(deepcopy=False)) - 1
 
 
-def revived(trial: optuna.trial.Trial, opened: OpenStudy) -> FrozenTrial | None:
+def revived(trial: optuna.trial.Trial, handle: StudyHandle) -> FrozenTrial | None:
     """Return the pruned trial that `trial` continues, and copy its reports; or return None."""
     number = trial.user_attrs.get(REVIVES)
     if number is None:
         return None
-    frozen: FrozenTrial = opened.study.get_trials(deepcopy=False)[number]
-    known = opened.study._storage.get_trial(trial._trial_id).intermediate_values
+    frozen: FrozenTrial = handle.study.get_trials(deepcopy=False)[number]
+    known = handle.study._storage.get_trial(trial._trial_id).intermediate_values
     for iteration, value in sorted(frozen.intermediate_values.items()):
         if iteration not in known:
             trial.report(value, iteration)
     return frozen
 
 
-def checkpoint_of(frozen: FrozenTrial, opened: OpenStudy) -> Path | None:
+def checkpoint_of(frozen: FrozenTrial, handle: StudyHandle) -> Path | None:
     """Return the checkpoint from which a revived trial starts."""
-    return newest_checkpoint(opened.trial_folder(frozen.number) / SAVE_FOLDER)
+    return newest_checkpoint(handle.trial_folder(frozen.number) / SAVE_FOLDER)

@@ -30,7 +30,7 @@ from search.study.progress import LocalProgress
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
 from search.study.storage import StudyStorage, storage_for
-from search.study.study import OpenStudy, optuna_study, studies_folder
+from search.study.study import StudyHandle, optuna_study, studies_folder
 from search.study.trial import WorkerContext
 from search.study.trials import STATES
 from search.study.worker import work
@@ -52,7 +52,7 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 class StudyResult(NamedTuple):
     """A study after its run."""
 
-    opened: OpenStudy
+    handle: StudyHandle
     interrupted: bool
     """True after Ctrl-C or a signal; otherwise there was nothing left to do here."""
 
@@ -76,19 +76,19 @@ def run_study(
     """
     place = storage_for(studies_folder() / definition.name, storage)
     begun = _begin(definition, place, store, console)
-    opened = begun.opened
+    handle = begun.handle
     with (
         _study_run(begun, store, console) as end,
         LocalProgress(console, definition.name, definition.trials) as progress,
     ):
-        for trial in opened.study.get_trials(deepcopy=False):
+        for trial in handle.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 curve = sorted(trial.intermediate_values.items())
                 progress.remember(trial.number, STATES[trial.state], trial.value, curve)
         if workers == 1:
-            with Owner(opened.folder) as owner:
+            with Owner(handle.folder) as owner:
                 context = WorkerContext(
-                    opened=opened,
+                    handle=handle,
                     store=store,
                     console=Console(quiet=True, stream=console.stream),
                     progress=progress,
@@ -99,21 +99,21 @@ def run_study(
                 end.interrupted = work(context) == "interrupted"
         else:
             end.interrupted = run_workers(
-                opened,
+                handle,
                 progress,
                 count=workers,
                 tracking_uri=store.uri,
                 parent=begun.parent,
                 precision=begun.precision,
             )
-    return StudyResult(opened, end.interrupted)
+    return StudyResult(handle, end.interrupted)
 
 
 @dataclass(frozen=True)
 class _Begun:
     """A study that is ready for workers."""
 
-    opened: OpenStudy
+    handle: StudyHandle
     parent: str
     precision: str
 
@@ -125,17 +125,17 @@ def _begin(
         study = optuna_study(definition, place)
         _check_against_stored(definition, study, place)
         place.remember()
-        opened = OpenStudy(definition, study, place.folder, place)
+        handle = StudyHandle(definition, study, place.folder, place)
         write_text(place.folder / "study.yaml", _as_yaml(definition))
         first = definition.config_of(0, definition.first_values())
         precision = _precision(study, first)
         data = check_data(study.user_attrs.get("data", {}), first)
-        parent = _parent_run(opened, store, console)
+        parent = _parent_run(handle, store, console)
         study.set_user_attr("data", data)
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
             for values in first_values(definition):
                 study.enqueue_trial(values, skip_if_exists=True)
-    return _Begun(opened, parent.id, precision)
+    return _Begun(handle, parent.id, precision)
 
 
 def _precision(study: optuna.Study, first: Config) -> str:
@@ -147,8 +147,8 @@ def _precision(study: optuna.Study, first: Config) -> str:
     return str(stored)
 
 
-def _parent_run(opened: OpenStudy, store: Store, console: Console) -> Run:
-    definition, study = opened.definition, opened.study
+def _parent_run(handle: StudyHandle, store: Store, console: Console) -> Run:
+    definition, study = handle.definition, handle.study
     stored = reopened(store, study.user_attrs.get("mlflow_run_id"), console, shared=True)
     if stored:
         return stored
@@ -188,7 +188,7 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
 
     The run stays open while other workers still work.
     """
-    end, before = _End(), _finished(begun.opened)
+    end, before = _End(), _finished(begun.handle)
     run = store.run(begun.parent)
     writer = RunWriter(store, run.id)
 
@@ -196,20 +196,20 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
         writer.put(End(status, reason))
 
     try:
-        with ReportUpdater(begun.opened, store, begun.parent) as keeper:
+        with ReportUpdater(begun.handle, store, begun.parent) as keeper:
             yield end
-            elsewhere = _elsewhere(begun.opened)
+            elsewhere = _elsewhere(begun.handle)
             ended = "interrupted" if end.interrupted else "finished"
             keeper.end = "running" if elsewhere else ended
     except BaseException as error:
         finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
-    if _finished(begun.opened) > before or not figures_folder(begun.opened).is_dir():
-        log_figures(begun.opened, run)
+    if _finished(begun.handle) > before or not figures_folder(begun.handle).is_dir():
+        log_figures(begun.handle, run)
     if elsewhere:  # the last one to leave closes it
         console.say(
             f"trial {', '.join(elsewhere)}: another worker has claimed it; if that worker has "
-            f"died, cyclegan study run {begun.opened.definition.name} continues the trial after "
+            f"died, cyclegan study run {begun.handle.definition.name} continues the trial after "
             f"{LEASE_SECONDS / 60:.0f} minutes"
         )
         return
@@ -220,13 +220,13 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     deliver_waiting(store)  # what trials could not write while the store was away
 
 
-def _elsewhere(opened: OpenStudy) -> list[str]:
+def _elsewhere(handle: StudyHandle) -> list[str]:
     """Return the trials that other processes train now."""
-    return [str(trial.number) for trial in opened.trials() if trial.state == "running"]
+    return [str(trial.number) for trial in handle.trials() if trial.state == "running"]
 
 
-def _finished(opened: OpenStudy) -> int:
-    return sum(trial.state.is_finished() for trial in opened.study.get_trials(deepcopy=False))
+def _finished(handle: StudyHandle) -> int:
+    return sum(trial.state.is_finished() for trial in handle.study.get_trials(deepcopy=False))
 
 
 def _check_against_stored(

@@ -17,7 +17,7 @@ from tracking import project_root
 
 
 @dataclass(frozen=True)
-class OpenStudy:
+class StudyHandle:
     """A study that was loaded from its storage, with its definition."""
 
     definition: StudyDefinition
@@ -36,7 +36,7 @@ class OpenStudy:
             self.study.get_trials(deepcopy=False), self.definition.score_of_reports, self.folder
         )
 
-    def with_trials(self, count: int) -> OpenStudy:
+    def with_trials(self, count: int) -> StudyHandle:
         """Return the same study with another target number of trials."""
         return replace(self, definition=self.definition.with_trials(count))
 
@@ -85,7 +85,7 @@ def known_studies() -> list[str]:
     return sorted(p.parent.name for p in studies_folder().glob("*/study.yaml"))
 
 
-def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
+def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
     """Open a study that was started here, by its name or its YAML file.
 
     `storage` is needed only for an address with a password, which is not recorded.
@@ -110,7 +110,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> OpenStudy:
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
     study.pruner = definition.pruner.build(definition.steps, definition.judge_by)
     study.sampler = definition.sampler.for_study(definition.space)
-    return OpenStudy(definition, study, folder, place)
+    return StudyHandle(definition, study, folder, place)
 
 
 def definition_of(name_or_file: str) -> StudyDefinition:

@@ -29,7 +29,7 @@ from search.study.pruning import PruningCallback, reports_of
 from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from tracking.outbox.records import Metrics, Tags
 from tracking.outbox.writer import RunWriter
 from tracking.params import flatten
@@ -47,7 +47,7 @@ worker has taken over this trial."""
 class WorkerContext:
     """The environment that all trials of one worker share."""
 
-    opened: OpenStudy
+    handle: StudyHandle
     store: Store
     console: Console
     progress: StudyProgress
@@ -90,15 +90,15 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
     Errors: `CycleGANError` if the fault is not in the trial but around it (missing data, a full
     disk); the trial can then be continued. Any other error fails the trial.
     """
-    number, study = trial.number, context.opened.study
-    watch = _Watch(context.progress, trial, context.opened.trial_folder(number))
+    number, study = trial.number, context.handle.study
+    watch = _Watch(context.progress, trial, context.handle.trial_folder(number))
     with renewing(context.owner, study, trial._trial_id, watch.lost):
         try:
             return _train(trial, context, watch)
         except DivergedError as error:
             # A diverged training is an outcome of its values, like a failed gate.
             trial.set_user_attr("reason", str(error)[:1000])
-            trial.set_user_attr("mlflow_run_id", recorded_run(context.opened.trial_folder(number)))
+            trial.set_user_attr("mlflow_run_id", recorded_run(context.handle.trial_folder(number)))
             study.tell(number, state=TrialState.PRUNED)
             context.progress.ended(number, "pruned", str(error))
             return "pruned"
@@ -106,7 +106,7 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
             raise
         except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
-            trial.set_user_attr("mlflow_run_id", recorded_run(context.opened.trial_folder(number)))
+            trial.set_user_attr("mlflow_run_id", recorded_run(context.handle.trial_folder(number)))
             study.tell(number, state=TrialState.FAIL)
             context.progress.ended(number, "failed", str(error))
             return "failed"
@@ -119,13 +119,13 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
 
 
 def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> Ending:
-    definition = context.opened.definition
+    definition = context.handle.definition
     values = suggest(trial, definition.space, definition.ties)
     config = definition.config_of(trial.number, values | {"precision": context.precision})
     trial.set_user_attr("config", json.dumps(config.to_dict()))
     trial.set_user_attr("origin", origin(config))
     context.progress.began(trial.number, config.steps, trial.params)
-    before = revived(trial, context.opened)
+    before = revived(trial, context.handle)
     pruner = definition.pruner if before is None else Pruner(name="none")
     pruning = PruningCallback(
         trial,
@@ -134,7 +134,7 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
         judge_by=definition.judge_by,
         gates=before is None,
     )
-    start = checkpoint_of(before, context.opened) if before else None
+    start = checkpoint_of(before, context.handle) if before else None
     done = [_run(trial, context, config, 0, [pruning, watch], start)]
     first = definition.score_of_reports(reports_of(trial))
     hopeless = done[0].result.outcome == "pruned" or first is None
@@ -143,7 +143,7 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
         if done[-1].stop_asked or done[-1].result.outcome == "interrupted":
             break
         watch.seed = seed
-        record = seed_folder(context.opened.trial_folder(trial.number), seed) / OBJECTIVE_NAME
+        record = seed_folder(context.handle.trial_folder(trial.number), seed) / OBJECTIVE_NAME
         callbacks = [ObjectiveRecord(record, definition.objective), watch]
         done.append(_run(trial, context, seeded(config, seed), seed, callbacks))
         reached.append(definition.score_of_reports(recorded_reports(record)))
@@ -178,8 +178,8 @@ def _run(
     callbacks: list[Callback],
     start: Path | None = None,
 ) -> LaunchResult:
-    folder = context.opened.trial_folder(trial.number)
-    tags = {"study": context.opened.definition.name, "trial": str(trial.number)}
+    folder = context.handle.trial_folder(trial.number)
+    tags = {"study": context.handle.definition.name, "trial": str(trial.number)}
     if REVIVES in trial.user_attrs:
         tags |= {REVIVES: str(trial.user_attrs[REVIVES])}
     given = flatten(config.to_dict())
@@ -187,7 +187,7 @@ def _run(
     job = Job(
         config=config,
         folder=seed_folder(folder, seed) if seed else folder,
-        experiment=context.opened.definition.name,
+        experiment=context.handle.definition.name,
         kind="trial" if not seed else "seed",
         tags=tags | ({"seed": str(config.seed)} if seed else {}),
         parent=context.parent,
@@ -204,7 +204,7 @@ def _tell(
     done: list[LaunchResult],
     reached: list[float | None],
 ) -> Ending:
-    first, study = done[0], context.opened.study
+    first, study = done[0], context.handle.study
     result, values = first.result, [value for value in reached if value is not None]
     pruned = result.outcome == "pruned" or not values
     score = float(np.mean(values)) if values else None

@@ -34,7 +34,7 @@ def work(context: WorkerContext) -> Literal["done", "interrupted"]:
     try:
         return _work(context)
     except STORAGE_ERRORS as error:
-        raise context.opened.storage.away(error) from error
+        raise context.handle.storage.away(error) from error
 
 
 def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
@@ -44,10 +44,10 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
         if ending == "interrupted":
             return "interrupted"
         update_study_run(context)
-        release_checkpoints(context.opened)
+        release_checkpoints(context.handle)
         failures = failures + 1 if ending == "failed" else 0
         if failures >= _FAILURES_IN_A_ROW:
-            name = context.opened.definition.name
+            name = context.handle.definition.name
             raise CycleGANError(
                 f"study {name}: {failures} trials in a row failed; see cyclegan study show {name}"
             )
@@ -56,11 +56,11 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
 
 def claim(context: WorkerContext) -> optuna.trial.Trial | None:
     """Claim a trial for this worker alone: an interrupted one, else a new one, else None."""
-    opened, study = context.opened, context.opened.study
-    with opened.storage.claiming():
+    handle, study = context.handle, context.handle.study
+    with handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
-            if frozen.state == TrialState.RUNNING and not is_held(frozen, opened.folder):
+            if frozen.state == TrialState.RUNNING and not is_held(frozen, handle.folder):
                 trial = _continued(frozen, context)
                 if trial is not None:
                     return trial
@@ -69,27 +69,27 @@ def claim(context: WorkerContext) -> optuna.trial.Trial | None:
         if not waiting and not _more_wanted(context, trials):
             return None
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
-        expected = (at_work + 1) * expected_bytes(opened)  # running trials may still need theirs
-        check_disk(opened.definition, opened.results, expected)
+        expected = (at_work + 1) * expected_bytes(handle)  # running trials may still need theirs
+        check_disk(handle.definition, handle.results, expected)
         trial = study.ask()
         context.owner.claim(study._storage, trial._trial_id)
         return trial
 
 
 def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
-    opened = context.opened
+    handle = context.handle
     begun = [t for t in trials if t.state != TrialState.WAITING and REVIVES not in t.user_attrs]
-    if len(begun) >= opened.definition.trials:
+    if len(begun) >= handle.definition.trials:
         return False
-    reason = why_stop(opened.definition.stop, opened.trials(), hours(opened.study.user_attrs))
+    reason = why_stop(handle.definition.stop, handle.trials(), hours(handle.study.user_attrs))
     if reason:
-        context.progress.say(f"study {opened.definition.name} ends here: {reason}")
+        context.progress.say(f"study {handle.definition.name} ends here: {reason}")
     return reason is None
 
 
 def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Trial | None:
     """Return the interrupted trial, now claimed by this worker; None if it died too often."""
-    study = context.opened.study
+    study = context.handle.study
     trial = optuna.trial.Trial(study, frozen._trial_id)
     context.owner.claim(study._storage, frozen._trial_id)
     progress = max(frozen.intermediate_values, default=0)
@@ -109,7 +109,7 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
 
 def update_study_run(context: WorkerContext) -> None:
     """Log the counts, the best score and the table of trials to the study's MLflow run."""
-    trials = context.opened.trials()
+    trials = context.handle.trials()
     best = best_of(trials)
     counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}

@@ -19,7 +19,7 @@ import yaml
 from cyclegan.errors import CycleGANError, UsageError
 from search.study.definition import parse_definition
 from search.study.storage import StudyStorage
-from search.study.study import OpenStudy, optuna_study, studies_folder
+from search.study.study import StudyHandle, optuna_study, studies_folder
 from workbench.dashboard import running_dashboard, study_to_show
 
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 def on_disk(make_study: Any) -> Any:
     """A function that writes a study of that name to disk, as a run leaves it."""
 
-    def make(name: str) -> OpenStudy:
+    def make(name: str) -> StudyHandle:
         made = make_study(8, name=name)
         folder = studies_folder() / name
         storage = StudyStorage(folder)
@@ -43,7 +43,7 @@ def on_disk(make_study: Any) -> Any:
         stored = folder / "study.yaml"
         stored.write_text(yaml.safe_dump(made.definition.model_dump(mode="json")))
         definition = parse_definition(yaml.safe_load(stored.read_text()), stored)
-        return OpenStudy(definition, study, folder, storage)
+        return StudyHandle(definition, study, folder, storage)
 
     return make
 
@@ -56,16 +56,16 @@ def ask(port: int, path: str, method: str = "GET", host: str = "") -> tuple[int,
 
 
 @pytest.fixture
-def served(on_disk: Any) -> Iterator[tuple[OpenStudy, int, str]]:
-    opened, port = on_disk("one"), free_port()
-    with running_dashboard(opened, port) as address:
-        yield opened, port, address
+def served(on_disk: Any) -> Iterator[tuple[StudyHandle, int, str]]:
+    handle, port = on_disk("one"), free_port()
+    with running_dashboard(handle, port) as address:
+        yield handle, port, address
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_page_and_trials_are_answered_while_the_study_goes_on(served: Any) -> None:
-    opened, port, address = served
+    handle, port, address = served
     assert address == f"http://127.0.0.1:{port}/dashboard/studies/0"
     status, page = ask(port, "/dashboard/studies/0")
     assert (status, b"Optuna Dashboard" in page) == (200, True)
@@ -74,7 +74,7 @@ def test_page_and_trials_are_answered_while_the_study_goes_on(served: Any) -> No
     summaries = json.loads(ask(port, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in summaries] == ["one"]
     # The storage takes it for another process.
-    other = optuna_study(opened.definition, StudyStorage(opened.folder))
+    other = optuna_study(handle.definition, StudyStorage(handle.folder))
     assert len(json.loads(ask(port, "/api/studies/0?after=0")[1])["trials"]) == 8
     other.ask()
     deadline = time.monotonic() + 20
@@ -84,8 +84,8 @@ def test_page_and_trials_are_answered_while_the_study_goes_on(served: Any) -> No
 
 
 def test_it_changes_nothing(served: Any) -> None:
-    opened, port, _ = served
-    before = (opened.folder / "journal.log").read_bytes()
+    handle, port, _ = served
+    before = (handle.folder / "journal.log").read_bytes()
     for method, path in (
         ("DELETE", "/api/studies/0"),
         ("POST", "/api/studies/0/rename"),
@@ -94,7 +94,7 @@ def test_it_changes_nothing(served: Any) -> None:
     ):
         status, answer = ask(port, path, method)
         assert (status, b"read-only" in answer) == (403, True)
-    assert (opened.folder / "journal.log").read_bytes() == before
+    assert (handle.folder / "journal.log").read_bytes() == before
 
 
 @pytest.mark.parametrize(

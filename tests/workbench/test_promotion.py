@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.study import OpenStudy
+from search.study import StudyHandle
 from tracking import Store
 from workbench import cli
 from workbench.promotion import better_trial, gain_in_words
@@ -67,7 +67,7 @@ def test_a_better_trial_in_words(
 
 
 def test_a_promotion_says_what_its_score_means_and_that_its_trial_is_better(
-    written: Callable[..., OpenStudy],
+    written: Callable[..., StudyHandle],
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -77,7 +77,7 @@ def test_a_promotion_says_what_its_score_means_and_that_its_trial_is_better(
         assert run(cli.app) == 0
         return capsys.readouterr().out
 
-    opened = written([1.0])
+    handle = written([1.0])
     data = json.loads(promote("--json"))
     gains = store.run(data["run_id"]).history("score/pseudo_pair_gain_db")
     assert data["best_gain_db"] == pytest.approx(gains[data["best_step"]])
@@ -85,7 +85,7 @@ def test_a_promotion_says_what_its_score_means_and_that_its_trial_is_better(
     assert data["better_trial"] is None
     assert data["verdict"] in promote()  # it is complete: read from its record
 
-    record = opened.trial_folder(0) / "run.json"
+    record = handle.trial_folder(0) / "run.json"
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"best_score": data["best_score"] + 1}))
     better: Any = json.loads(promote("--json"))["better_trial"]

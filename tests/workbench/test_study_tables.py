@@ -36,60 +36,60 @@ def test_trials_stand_best_first_with_state_cost_and_reason(make_study: Any) -> 
 def test_a_wide_space_keeps_to_the_terminal_and_shows_every_value(
     make_study: Any, width: int
 ) -> None:
-    opened = make_study(8, WIDE)
-    text = study_table(opened, width=width, blocks=True)
+    handle = make_study(8, WIDE)
+    text = study_table(handle, width=width, blocks=True)
     assert max(map(len, text.splitlines()[1:])) <= width
-    for trial in opened.trials():
+    for trial in handle.trials():
         for value in trial.values.values():
             assert short_text(value) in text
     assert "lambdas." not in text
-    assert "lambdas.G_A" in json.dumps(study_data(opened))
+    assert "lambdas.G_A" in json.dumps(study_data(handle))
 
 
 def test_columns_are_the_union_of_what_the_trials_searched(make_study: Any) -> None:
-    opened = make_study(2)
+    handle = make_study(2)
     other = optuna.trial.create_trial(
         value=9.0,
         params={"lambdas.I_A": 0.125},
         distributions={"lambdas.I_A": optuna.distributions.FloatDistribution(0.1, 1)},
     )
-    opened.study.add_trial(other)
-    header, *rows = study_table(opened, width=300).splitlines()[2:6]
+    handle.study.add_trial(other)
+    header, *rows = study_table(handle, width=300).splitlines()[2:6]
     assert header.split()[-5:] == ["lr_g", "C_A", "batch_size", "norm_D", "I_A"]
     assert rows[0].split()[-1] == "0.125"
-    assert study_data(opened)["keys"][-1] == "lambdas.I_A"
-    assert best_text(opened).endswith("\n  lambdas.I_A = 0.125")
+    assert study_data(handle)["keys"][-1] == "lambdas.I_A"
+    assert best_text(handle).endswith("\n  lambdas.I_A = 0.125")
 
 
 def test_plain_values_are_strict_json_with_curves_and_what_a_trial_bears(make_study: Any) -> None:
-    opened = make_study(3)
+    handle = make_study(3)
     attrs = {
         "verdict": {"rung": 0, "margin": 1.5},
         "origin": {"commit": "abc"},
         "seeds": [{"seed": 1, "run_id": "x", "score": 1.0, "iteration": 5}],
         "deaths": 2,
     }
-    opened.study.add_trial(
+    handle.study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.PRUNED,
             intermediate_values={50: 1.0, 100: float("nan")},
             user_attrs=attrs | {"deaths": {"at": 50, "count": 2}},
         )
     )
-    data = json.loads(json.dumps(study_data(opened), allow_nan=False))
+    data = json.loads(json.dumps(study_data(handle), allow_nan=False))
     assert data["trials"][3] | attrs == data["trials"][3]
     assert data["trials"][3]["curve"] == [[50, 1.0]]
     assert [len(t["curve"]) for t in data["trials"]] == [8, 2, 8, 1]
     assert data["states"] == {"complete": 2, "pruned": 2}
-    assert best_data(opened) == data["best"]
+    assert best_data(handle) == data["best"]
 
 
 def test_nothing_done_yet(make_study: Any) -> None:
-    opened = make_study(0)
-    assert one_line(opened) == "made: 0 of 1 trials, no result yet"
-    assert study_table(opened, width=80).splitlines()[2].split()[:2] == ["trial", "state"]
+    handle = make_study(0)
+    assert one_line(handle) == "made: 0 of 1 trials, no result yet"
+    assert study_table(handle, width=80).splitlines()[2].split()[:2] == ["trial", "state"]
     with pytest.raises(DataError, match="no complete trial yet"):
-        best_data(opened)
+        best_data(handle)
 
 
 def test_a_higher_character_is_a_better_score_whatever_the_gates() -> None:

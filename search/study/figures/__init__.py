@@ -15,14 +15,14 @@ from cyclegan.files import replacing
 from search.study.figures.overview import history, ranking, timeline
 from search.study.figures.rungs import rungs
 from search.study.figures.values import parallel_coordinates, slices
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import Trial
 from viz.plots import Plot, pixels
 
 if TYPE_CHECKING:
     from tracking import Run
 
-Draw = Callable[[OpenStudy, Sequence[Trial]], Plot | None]
+Draw = Callable[[StudyHandle, Sequence[Trial]], Plot | None]
 FIGURES: dict[str, Draw] = {
     "history": history,
     "importance": ranking,
@@ -35,23 +35,23 @@ FIGURES: dict[str, Draw] = {
 _log = logging.getLogger(__name__)
 
 
-def figures_folder(opened: OpenStudy) -> Path:
+def figures_folder(handle: StudyHandle) -> Path:
     """Return the default folder of a study's figures."""
-    return opened.results / "figures"
+    return handle.results / "figures"
 
 
-def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
+def write_figures(handle: StudyHandle, folder: Path) -> list[Path]:
     """Write every figure that can be drawn by now as PNG into `folder`, over earlier ones.
 
     Figures that need more trials are left out. Figures that fail are left out with a warning.
 
     Errors: `CycleGANError` if the folder can't be written to.
     """
-    records = opened.trials()
+    records = handle.trials()
     written = []
     for name, draw in FIGURES.items():
         try:
-            figure = draw(opened, records)
+            figure = draw(handle, records)
         except Exception as error:  # noqa: BLE001  (a picture must never end a study)
             _log.warning("figure %s can't be drawn: %s: %s", name, type(error).__name__, error)
             continue
@@ -64,13 +64,13 @@ def write_figures(opened: OpenStudy, folder: Path) -> list[Path]:
     return written
 
 
-def log_figures(opened: OpenStudy, run: Run) -> list[Path]:
+def log_figures(handle: StudyHandle, run: Run) -> list[Path]:
     """Write the figures into the study's results, and log them as `figures/` of its MLflow run.
 
     This is for running studies: any error becomes a warning.
     """
     try:
-        written = write_figures(opened, figures_folder(opened))
+        written = write_figures(handle, figures_folder(handle))
         for path in written:
             run.log_file(path, "figures")
     except Exception as error:  # noqa: BLE001  (a picture must never end a study)

@@ -21,7 +21,7 @@ from search.study.figures.states import (
     states_of,
 )
 from search.study.importance import importance
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import Trial, best_of
 from viz import units
 from viz.palette import BEST
@@ -29,12 +29,12 @@ from viz.plots import Mark, Plot, ScoreAxis, colour, legend_below, literal, new_
 from viz.text import short_names
 
 
-def history(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
+def history(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     """Draw the score by trial number; None before the first score."""
     shown = [r for r in records if r.state != "waiting"]
     if not any(r.score is not None for r in shown):
         return None
-    title = f"{opened.definition.name}: scores of {units.count(len(shown), 'trial')}"
+    title = f"{handle.definition.name}: scores of {units.count(len(shown), 'trial')}"
     figure = new_figure(WIDTH, 4.2, title)
     figure.about = f"Scores of {units.count(len(shown), 'trial')} by number: "
     figure.about += counts_and_best(shown)
@@ -86,14 +86,14 @@ def _best_so_far(records: Sequence[Trial]) -> list[tuple[int, float]]:
 # -- The importance of each searched key -------------------------------------------------------
 
 
-def ranking(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
+def ranking(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     """Draw a bar for each key; None with too few complete trials."""
     try:
-        found = importance(opened)
+        found = importance(handle)
     except DataError:
         return None
     names = short_names(list(found.shares))
-    title = f"{opened.definition.name}: importance over {found.trials} complete trials"
+    title = f"{handle.definition.name}: importance over {found.trials} complete trials"
     title += f"\n{found.caution}" if found.caution else ""
     figure = new_figure(WIDTH, 1.0 + 0.26 * len(names), title)
     shares = ", ".join(f"{key} {share:.2f}" for key, share in found.shares.items())
@@ -120,7 +120,7 @@ _TALLEST = 6.0
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
-def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
+def timeline(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     """Draw a bar for each trial from its start to its end; None before the first one."""
     shown = [r for r in records if r.started is not None]
     if not shown:
@@ -130,7 +130,7 @@ def timeline(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     end = max(start + length for start, length in bars)
     unit, seconds = next(((u, s) for u, s in _UNITS if end >= 2 * s), _UNITS[-1])
     height = min(_TALLEST, 1.3 + 0.14 * max(len(shown), 6))
-    figure = new_figure(WIDTH, height, f"{opened.definition.name}: timeline")
+    figure = new_figure(WIDTH, height, f"{handle.definition.name}: timeline")
     count = units.count(len(shown), "trial")
     figure.about = f"Start and end of each of {count}, over {units.short_time(end)}."
     axes = figure.subplots()

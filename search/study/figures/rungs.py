@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cyclegan.rounding import ceil_div
 from search.study.figures.states import WIDTH, add_quickly, counts_and_best, state_legend
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import Trial, best_of
 from viz import units
 from viz.palette import BEST, GREY
@@ -48,12 +48,12 @@ def rung_iterations(pruner: Any, steps: int) -> list[int]:
     return found
 
 
-def rungs(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
+def rungs(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     """Draw the scores by iteration; None before the first report."""
     shown = [r for r in records if r.curve]
     if not shown:
         return None
-    definition = opened.definition
+    definition = handle.definition
     judged = rung_iterations(definition.pruner, definition.steps)
     figure = new_figure(WIDTH, 4.6, f"{definition.name}: scores during the trainings")
     figure.about = f"Scores of {units.count(len(shown), 'trial')} over the iteration: "

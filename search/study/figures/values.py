@@ -26,7 +26,7 @@ from search.study.figures.states import (
     score_words,
     state_legend,
 )
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import Trial, best_of, declared_keys, searched_keys
 from viz import units
 from viz.palette import BEST
@@ -111,10 +111,10 @@ class KeyAxis:
         return f"{self.low:.3g}", f"{self.high:.3g}"
 
 
-def slices(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
+def slices(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     """Draw the score over each key's values; None before the first score."""
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
-    keys = ordered_keys(opened, shown)
+    keys = ordered_keys(handle, shown)
     if not keys:
         return None
     # Pruned trials were judged earlier, when scores are lower; they must not flatten the others.
@@ -123,7 +123,7 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     names = short_names(keys)
     rows = ceil_div(len(keys), _COLUMNS)
     columns = ceil_div(len(keys), rows)
-    title = f"{opened.definition.name}: score by searched value"
+    title = f"{handle.definition.name}: score by searched value"
     figure = new_figure(WIDTH, 0.6 + 2.3 * rows, title)
     figure.about = f"Scores over the values of {', '.join(keys)}: {counts_and_best(shown)}"
     grid: NDArray[Any] = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -150,14 +150,14 @@ def slices(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
     return figure
 
 
-def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Plot | None:
+def parallel_coordinates(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     """Draw a line for each trial through its values, coloured by score.
 
     Pruned trials are thin lines behind. None before two complete trials.
     """
     shown = [r for r in records if r.state in _ENDED and r.score is not None]
     done = [r for r in shown if r.state == "complete"]
-    keys = ordered_keys(opened, shown)
+    keys = ordered_keys(handle, shown)
     if len(done) < 2 or not keys:
         return None
     names = short_names(keys)
@@ -166,7 +166,7 @@ def parallel_coordinates(opened: OpenStudy, records: Sequence[Trial]) -> Plot | 
     figure = new_figure(
         max(WIDTH, 1.0 + 0.8 * len(keys)),
         4.4,
-        f"{opened.definition.name}: values of {units.count(len(shown), 'trial')}",
+        f"{handle.definition.name}: values of {units.count(len(shown), 'trial')}",
     )
     figure.about = f"Values of {', '.join(keys)} in each trial: {counts_and_best(shown)}"
     axes = figure.subplots()
@@ -229,8 +229,8 @@ def _thick(best: Trial | None) -> str:
     return f" (thick: trial {best.number})" if best else ""
 
 
-def ordered_keys(opened: OpenStudy, records: Sequence[Trial]) -> list[str]:
+def ordered_keys(handle: StudyHandle, records: Sequence[Trial]) -> list[str]:
     """Return the keys for which some of `records` have a value, in the definition's order."""
     found = searched_keys(records)
-    declared = declared_keys(opened.definition.space)
+    declared = declared_keys(handle.definition.space)
     return [*(k for k in declared if k in found), *(k for k in found if k not in declared)]

@@ -14,7 +14,7 @@ from cyclegan.errors import DataError
 from search.study.definition import StudyDefinition
 from search.study.importance import Importance, importance
 from search.study.lease import hours
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import Trial, best_first, best_of
 from tracking.views import CYCLE_PICTURES
 from viz.html import address
@@ -35,7 +35,7 @@ once."""
 class Facts:
     """A study at one moment, as its page shows it."""
 
-    opened: OpenStudy
+    handle: StudyHandle
     state: str
     """`running`, `finished`, `interrupted`, or `stopped: ` with an error."""
     records: Sequence[Trial]
@@ -54,7 +54,7 @@ class Facts:
     @property
     def name(self) -> str:
         """Name of the study."""
-        return self.opened.definition.name
+        return self.handle.definition.name
 
     @property
     def best(self) -> Trial | None:
@@ -74,29 +74,29 @@ class Facts:
         return record.seconds
 
 
-def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
+def gather(handle: StudyHandle, evidence: Evidence | None, state: str) -> Facts:
     """Gather the current facts; without `evidence`, leave out everything that lies in MLflow.
 
     Errors: `CycleGANError` if the store fails; Optuna's errors if the study's storage fails.
     """
-    records = best_first(opened.trials())
+    records = best_first(handle.trials())
     found, why = None, ""
     try:
-        found = importance(opened)
+        found = importance(handle)
     except DataError as error:
         # The advice in the second part of the message is not meant for a running study.
         why = str(error).partition(";")[0] if state == "running" else str(error)
     now = time.time() if state == "running" else None
     known = [r for r in records if r.run_id and r.score is not None]
     done = [r for r in known if r.state == "complete"]
-    at = {r.number: judged_iteration(r, opened.definition) for r in known}
+    at = {r.number: judged_iteration(r, handle.definition) for r in known}
     parts, slices = {}, []
     if evidence:
         parts = {r.number: evidence.parts(r.run_id, at[r.number]) for r in known[:_WITH_PARTS]}
         shown = sorted(done or known, key=lambda r: -(r.score or 0.0))[:_COMPARED]
         slices = [evidence.slices(r.number, r.run_id, at[r.number]) for r in shown]
     return Facts(
-        opened=opened,
+        handle=handle,
         state=state,
         records=records,
         importance=found,
@@ -104,7 +104,7 @@ def gather(opened: OpenStudy, evidence: Evidence | None, state: str) -> Facts:
         parts=parts,
         slices=[one for one in slices if one is not None],
         experiment_id=evidence.experiment_id if evidence else "",
-        wall_seconds=3600 * hours(opened.study.user_attrs, now),
+        wall_seconds=3600 * hours(handle.study.user_attrs, now),
     )
 
 

@@ -27,7 +27,7 @@ def saved_iterations(records: Sequence[Trial], whole: int) -> int:
 
 def tiles(facts: Facts) -> list[tuple[str, str]]:
     """Return the key figures, each with its name."""
-    records, definition = facts.records, facts.opened.definition
+    records, definition = facts.records, facts.handle.definition
     best = facts.best
     states = dict.fromkeys(r.state for r in records if r.state != "waiting")
     done = sum(r.state in FINISHED for r in records)
@@ -52,7 +52,7 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
 
 def settings(facts: Facts) -> list[tuple[str, str]]:
     """Return the settings of the study, each with its name."""
-    definition, attributes = facts.opened.definition, facts.opened.study.user_attrs
+    definition, attributes = facts.handle.definition, facts.handle.study.user_attrs
     pruner, sampler = definition.pruner, definition.sampler
     rungs = ", ".join(f"{at:,}" for at in rung_iterations(pruner, definition.steps))
     judged = f", judges at iteration {rungs}" if rungs else ""

@@ -71,7 +71,7 @@ def _drawing(facts: Facts, name: str, note: str, caution: str = "") -> Markup:
 
 def figure_of(facts: Facts, name: str) -> Plot | None:
     """Draw one of `search.study.figures.FIGURES`."""
-    return FIGURES[name](facts.opened, sorted(facts.records, key=lambda record: record.number))
+    return FIGURES[name](facts.handle, sorted(facts.records, key=lambda record: record.number))
 
 
 # -- Images of the same validation patch by the best trials, side by side on one grey scale ----

@@ -44,7 +44,7 @@ def trials(facts: Facts) -> Markup:
     """Return the table of trials, with a note on how to use it."""
     if not facts.records:
         return Markup('<p class="note">No trial has begun yet.</p>')
-    keys = searched_keys(facts.records, declared_keys(facts.opened.definition.space))
+    keys = searched_keys(facts.records, declared_keys(facts.handle.definition.space))
     names = short_names(keys)
     with_parts = any(facts.parts.values())
     columns = ["rank", "trial", "run in MLflow", "state", "score", "why it ended"]

@@ -24,7 +24,7 @@ from search.study.lease import LEASE_SECONDS
 from search.study.report.facts import Evidence, Facts, gather
 from search.study.report.page import study_page
 from search.study.report.tables import run_name
-from search.study.study import OpenStudy
+from search.study.study import StudyHandle
 from search.study.trials import declared_keys, searched_keys
 from tracking.views import link_between_runs
 from viz.text import short_names, short_text
@@ -59,7 +59,7 @@ class ReportUpdater:
 
     def __init__(
         self,
-        opened: OpenStudy,
+        handle: StudyHandle,
         store: Store,
         parent: str,
         *,
@@ -67,7 +67,7 @@ class ReportUpdater:
         look: float = _LOOK_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.opened, self.store, self.parent = opened, store, parent
+        self.handle, self.store, self.parent = handle, store, parent
         self.every, self.look, self._clock = every, look, clock
         self.id = uuid.uuid4().hex
         self.end = "finished"
@@ -127,7 +127,7 @@ class ReportUpdater:
 
     def _due(self) -> bool:
         """Return True if a report is due and this process is the one to write it."""
-        trials = self.opened.study.get_trials(deepcopy=False)
+        trials = self.handle.study.get_trials(deepcopy=False)
         ended = sum(trial.state.is_finished() for trial in trials)
         fresh, self._ended = ended > self._ended, max(ended, self._ended)
         late = self._clock() - self._last >= self.every
@@ -135,7 +135,7 @@ class ReportUpdater:
 
     def _leads(self) -> bool:
         """Claim the writing of the report; return False if another process writes it."""
-        study, now = self.opened.study, self._clock()
+        study, now = self.handle.study, self._clock()
         mark = study.user_attrs.get(_KEEPER) or {}
         if mark and mark["owner"] != self.id and now - float(mark["at"]) < LEASE_SECONDS:
             return False
@@ -146,7 +146,7 @@ class ReportUpdater:
     def _gathered(self, state: str) -> Facts:
         if self._evidence is None:
             self._evidence = Evidence(self.store, self.parent)
-        return gather(self.opened, self._evidence, state)
+        return gather(self.handle, self._evidence, state)
 
     def _put(self, facts: Facts) -> None:
         assert self._evidence is not None
@@ -183,7 +183,7 @@ def best_table(facts: Facts) -> str:
     shown = [r for r in facts.records if r.run_id and r.score is not None][:_ROWS]
     if not shown:
         return ""
-    keys = searched_keys(shown, declared_keys(facts.opened.definition.space))[:_KEYS]
+    keys = searched_keys(shown, declared_keys(facts.handle.definition.space))[:_KEYS]
     names = short_names(keys)
     columns = ["trial", "state", "score", *(names[key] for key in keys), "iterations", "time"]
     lines = [" | ".join(map(_cell, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -210,7 +210,9 @@ def _cell(text: str) -> str:
 # -- The page of a study as a file, for use without an MLflow server ---------------------------
 
 
-def write_report(opened: OpenStudy, store: Store, output: Path, *, overwrite: bool = False) -> None:
+def write_report(
+    handle: StudyHandle, store: Store, output: Path, *, overwrite: bool = False
+) -> None:
     """Write the page to `output`; slices and parts of scores are left out if the store lacks them.
 
     Errors: `UsageError` if `output` is no HTML file; `DataError` if it exists and `overwrite` is
@@ -219,19 +221,19 @@ def write_report(opened: OpenStudy, store: Store, output: Path, *, overwrite: bo
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {output}: the name must end in .html")
     refuse_overwrite(output, overwrite)
-    write_text(output, study_page(gather(opened, _evidence(opened, store), state_of(opened))))
+    write_text(output, study_page(gather(handle, _evidence(handle, store), state_of(handle))))
 
 
-def state_of(opened: OpenStudy) -> str:
+def state_of(handle: StudyHandle) -> str:
     """Return `running`, `finished` or `interrupted`, according to the study's trials."""
-    states = {trial.state for trial in opened.trials()}
+    states = {trial.state for trial in handle.trials()}
     if "running" in states:
         return "running"
     return "interrupted" if "interrupted" in states or not states else "finished"
 
 
-def _evidence(opened: OpenStudy, store: Store) -> Evidence | None:
-    run_id = opened.study.user_attrs.get("mlflow_run_id")
+def _evidence(handle: StudyHandle, store: Store) -> Evidence | None:
+    run_id = handle.study.user_attrs.get("mlflow_run_id")
     try:
         return Evidence(store, run_id) if run_id else None
     except DataError:  # deleted, or in another store

@@ -19,7 +19,7 @@ from cyclegan.score import GATED
 from search import launch
 from search.promotion import Confirmation, confirm
 from search.promotion.confirm import ConfirmedTrial, SeedScore, parse_confirm
-from search.study import OpenStudy
+from search.study import StudyHandle
 from tracking import Store
 from viz.console import Console
 
@@ -79,9 +79,9 @@ class Trains(Callback):
 
 @pytest.mark.slow
 def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
-    written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
+    written: Callable[..., StudyHandle], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = written([1.0, 90.0, 80.0])
+    handle = written([1.0, 90.0, 80.0])
     counted: list[Trains] = []
 
     def run(interrupt_at: int | None) -> tuple[Confirmation, int]:
@@ -93,7 +93,7 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
             "run_training",
             lambda job, callbacks, **given: original(job, callbacks=[*callbacks, watch], **given),
         )
-        return confirm(opened, top=2, seeds=2, store=store, console=QUIET), watch.steps
+        return confirm(handle, top=2, seeds=2, store=store, console=QUIET), watch.steps
 
     # Trial 1's second seed is complete, trial 2's is interrupted at its second step.
     first, steps = run(interrupt_at=10)
@@ -106,15 +106,15 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
 
     assert [t.trial for t in second.trials] == [1, 2]
     own, other = second.trials[0].scores
-    assert (own.seed, own.score, own.run_id) == (0, 90.0, opened.trials()[1].run_id)
+    assert (own.seed, own.score, own.run_id) == (0, 90.0, handle.trials()[1].run_id)
     run_info = store.find_run(other.run_id)
     assert run_info.tags["kind"] == "confirm"
     assert (run_info.tags["trial"], run_info.tags["seed"]) == ("1", "1")
-    assert run_info.tags["mlflow.parentRunId"] == opened.study.user_attrs["mlflow_run_id"]
+    assert run_info.tags["mlflow.parentRunId"] == handle.study.user_attrs["mlflow_run_id"]
     assert other.score == pytest.approx(run_info.metrics.get("score/best", GATED))
-    config = load_config(opened.results / "confirm-001-seed-1" / "config.yaml")
+    config = load_config(handle.results / "confirm-001-seed-1" / "config.yaml")
     assert (config.seed, config.steps, config.lambdas.I_A[0]) == (1, 8, 4.0)
-    note = store.find_run(opened.study.user_attrs["mlflow_run_id"]).tags["mlflow.note.content"]
+    note = store.find_run(handle.study.user_attrs["mlflow_run_id"]).tags["mlflow.note.content"]
     assert note.startswith("Confirmed: trial 1 mean ")
     assert f"#/experiments/{run_info.experiment_id}/runs/{other.run_id}" in note
 
@@ -133,16 +133,16 @@ class Breaks(Callback):
 
 
 def test_a_training_that_diverges_counts_as_gated_and_the_others_go_on(
-    written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
+    written: Callable[..., StudyHandle], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = written([1.0, 90.0, 80.0])
+    handle = written([1.0, 90.0, 80.0])
     original, breaks = launch.run_training, Breaks(training=1)
     monkeypatch.setattr(
         importlib.import_module("search.promotion.confirm"),
         "run_training",
         lambda job, callbacks, **given: original(job, callbacks=[*callbacks, breaks], **given),
     )
-    done = confirm(opened, top=2, seeds=2, store=store, console=QUIET)
+    done = confirm(handle, top=2, seeds=2, store=store, console=QUIET)
     assert done.complete
     winner, broken = done.trials
     assert (winner.trial, broken.trial) == (2, 1)
@@ -152,15 +152,15 @@ def test_a_training_that_diverges_counts_as_gated_and_the_others_go_on(
 
 
 def test_seeds_that_the_study_trained_itself_count(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
     def run_of(seed: int, score: float) -> dict[str, Any]:
         return {"seed": seed, "run_id": f"r{seed}", "score": score, "iteration": 8}
 
     both = ((2.0, 4.0, 9.0), (2.0, 2.0, 9.0))  # nobody asks for the third seed
     attributes = [{"seeds": [run_of(i, s) for i, s in enumerate(scores)]} for scores in both]
-    opened = written([5.0, 4.0], attributes=attributes)
-    done = confirm(opened, top=2, seeds=2, store=store, console=QUIET)
+    handle = written([5.0, 4.0], attributes=attributes)
+    done = confirm(handle, top=2, seeds=2, store=store, console=QUIET)
     assert [(t.trial, t.mean, t.spread) for t in done.trials] == [
         (0, 3.0, pytest.approx(math.sqrt(2))),
         (1, 2.0, 0.0),
@@ -168,7 +168,7 @@ def test_seeds_that_the_study_trained_itself_count(
 
 
 def test_more_trials_than_are_complete_are_refused(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
     with pytest.raises(DataError, match="has 2 complete trials, but you asked for 3"):
         confirm(written([1.0, 2.0]), top=3, seeds=2, store=store, console=QUIET)

@@ -26,7 +26,7 @@ from search.launch import Job, LaunchResult, run_training
 from search.promotion import promote
 from search.promotion.lineage import RegistrationResult, register
 from search.promotion.promote import promoted_config
-from search.study import OpenStudy
+from search.study import StudyHandle
 from tracking import Challenge, ModelVersion, Store
 from tracking.ui import running_server
 from tracking.views import promoted_view
@@ -58,9 +58,9 @@ def volume(project: Path) -> str:
 
 @pytest.mark.slow
 def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
-    written: Callable[..., OpenStudy], store: Store, call: Any, project: Path
+    written: Callable[..., StudyHandle], store: Store, call: Any, project: Path
 ) -> None:
-    opened = written([1.0, 3.0, 2.0])
+    handle = written([1.0, 3.0, 2.0])
     code, data, err = call("promote", "s", "--top", "2")
     assert (code, err) == (0, "")
     assert [p["trial"] for p in data["promoted"]] == [1, 2]
@@ -72,8 +72,8 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
 
     # Links from everywhere to everywhere.
     first = data["promoted"][0]
-    trial, promoted = store.find_run(opened.trials()[1].run_id), store.find_run(first["run_id"])
-    study = store.find_run(opened.study.user_attrs["mlflow_run_id"])
+    trial, promoted = store.find_run(handle.trials()[1].run_id), store.find_run(first["run_id"])
+    study = store.find_run(handle.study.user_attrs["mlflow_run_id"])
     assert promoted.tags["promoted_from"] == trial.id
     assert trial.tags["promoted_to"] == promoted.id
     assert promoted.tags["mlflow.parentRunId"] == study.id
@@ -128,12 +128,12 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
 
 @pytest.mark.slow
 def test_more_steps_go_on_and_make_a_version_of_their_own_only_if_better(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
-    opened = written([1.0])
-    first = promote(opened, store=store, console=QUIET)
+    handle = written([1.0])
+    first = promote(handle, store=store, console=QUIET)
     assert first.registered is not None
-    more = promote(opened, store=store, console=QUIET, steps=24)
+    more = promote(handle, store=store, console=QUIET, steps=24)
     assert more.finished.run_id == first.finished.run_id
     assert more.finished.result.step == 24
     assert more.registered is not None
@@ -143,14 +143,14 @@ def test_more_steps_go_on_and_make_a_version_of_their_own_only_if_better(
     with pytest.raises(
         ConfigError, match=r"began with --from-scratch.*but you asked for --continue"
     ):
-        promote(opened, store=store, console=QUIET, start="continue")
+        promote(handle, store=store, console=QUIET, start="continue")
 
 
-def trained(opened: OpenStudy, store: Store) -> None:
+def trained(handle: StudyHandle, store: Store) -> None:
     """Trial 0 with a real checkpoint."""
     job = Job(
-        config=opened.config_of(0),
-        folder=opened.trial_folder(0),
+        config=handle.config_of(0),
+        folder=handle.trial_folder(0),
         experiment="s",
         kind="trial",
         tags={},
@@ -159,55 +159,55 @@ def trained(opened: OpenStudy, store: Store) -> None:
 
 
 def test_a_promotion_that_continues_begins_where_the_trial_ended(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
-    opened = written([1.0])
+    handle = written([1.0])
     with pytest.raises(DataError, match=r"holds no checkpoint; promote with --from-scratch"):
-        promote(opened, store=store, console=QUIET, start="continue")
-    trained(opened, store)
+        promote(handle, store=store, console=QUIET, start="continue")
+    trained(handle, store)
     with pytest.raises(UsageError, match=r"--steps 8: trial 0 has 8 already"):
-        promote(opened, store=store, console=QUIET, start="continue", steps=8)
-    done = promote(opened, store=store, console=QUIET, start="continue")
+        promote(handle, store=store, console=QUIET, start="continue", steps=8)
+    done = promote(handle, store=store, console=QUIET, start="continue")
     assert done.finished.result.step == 12
     assert store.find_run(done.finished.run_id).tags["start"] == "continue"
     # The start is recorded, so that nobody has to repeat it and no checkpoint is needed.
-    shutil.rmtree(opened.trial_folder(0))
-    assert promote(opened, store=store, console=QUIET).start == "continue"
+    shutil.rmtree(handle.trial_folder(0))
+    assert promote(handle, store=store, console=QUIET).start == "continue"
 
 
 @pytest.mark.slow
 def test_a_promotion_that_continues_keeps_the_trial_s_generators_until_it_has_better_ones(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
-    opened = written([1.0])
-    trained(opened, store)
-    save = opened.trial_folder(0) / "save"
+    handle = written([1.0])
+    trained(handle, store)
+    save = handle.trial_folder(0) / "save"
     state = dict(checkpoints.load(save / "checkpoint.pt", formats=(checkpoints.CHECKPOINT_FORMAT,)))
     state["callbacks"]["KeepBest"] = {"score": 1e6, "step": 4}  # cannot be beaten
     checkpoints.save(state, save / "checkpoint.pt")
-    done = promote(opened, store=store, console=QUIET, start="continue").finished
+    done = promote(handle, store=store, console=QUIET, start="continue").finished
     assert (done.best_score, done.best_step) == (1e6, 4)
     kept = (done.folder / "save" / "generator.pt").read_bytes()
     assert kept == (save / "generator.pt").read_bytes()
 
 
 def test_the_data_stay_those_of_the_trial(
-    written: Callable[..., OpenStudy], store: Store, monkeypatch: pytest.MonkeyPatch
+    written: Callable[..., StudyHandle], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = written([1.0], promote={"steps": 12, "set": {"data_A": "other.json"}})
+    handle = written([1.0], promote={"steps": 12, "set": {"data_A": "other.json"}})
     with pytest.raises(ConfigError, match=r"promote.set.data_A = other.json.*leave the key out"):
-        promote(opened, store=store, console=QUIET)
-    assert not (opened.results / "s-promoted-000").exists()
+        promote(handle, store=store, console=QUIET)
+    assert not (handle.results / "s-promoted-000").exists()
 
 
 def test_the_study_s_file_and_the_call_change_what_they_name(
-    written: Callable[..., OpenStudy],
+    written: Callable[..., StudyHandle],
 ) -> None:
-    opened = written([1.0], promote={"steps": 12, "set": {"lr_d": 1e-5}})
-    config = promoted_config(opened, 0, steps=99, hp_optimizer=True)
+    handle = written([1.0], promote={"steps": 12, "set": {"lr_d": 1e-5}})
+    config = promoted_config(handle, 0, steps=99, hp_optimizer=True)
     assert (config.lr_d, config.steps, config.hp_optimizer.enabled) == (1e-5, 99, True)
-    assert config.lambdas == opened.config_of(0).lambdas
-    assert (config.seed, config.data_A) == (opened.config_of(0).seed, opened.config_of(0).data_A)
+    assert config.lambdas == handle.config_of(0).lambdas
+    assert (config.seed, config.data_A) == (handle.config_of(0).seed, handle.config_of(0).data_A)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_the_study_s_file_and_the_call_change_what_they_name(
     ],
 )
 def test_mistakes_are_one_line(
-    written: Callable[..., OpenStudy], call: Any, arguments: list[str], code: int, words: str
+    written: Callable[..., StudyHandle], call: Any, arguments: list[str], code: int, words: str
 ) -> None:
     written([1.0, 2.0])
     got, data, err = call("promote", "s", *arguments)
@@ -234,20 +234,20 @@ def test_mistakes_are_one_line(
 
 
 def test_a_trial_that_is_not_over_is_not_promoted(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
-    opened = written([1.0])
-    trial = opened.study.ask()
-    trial.set_user_attr("config", json.dumps(opened.config_of(0).to_dict()))
+    handle = written([1.0])
+    trial = handle.study.ask()
+    trial.set_user_attr("config", json.dumps(handle.config_of(0).to_dict()))
     with pytest.raises(DataError, match="trial 1 of study s is interrupted; end it first"):
-        promote(opened, store=store, console=QUIET, trial=1)
+        promote(handle, store=store, console=QUIET, trial=1)
 
 
 @pytest.mark.slow
 def test_the_winner_of_a_confirmation_is_promoted(
-    written: Callable[..., OpenStudy], call: Any
+    written: Callable[..., StudyHandle], call: Any
 ) -> None:
-    opened = written([500.0, 400.0])
+    handle = written([500.0, 400.0])
     code, data, err = call("promote", "s", "--confirm", "2x2")
     assert (code, err) == (0, "")
     confirmation = data["confirmation"]
@@ -255,14 +255,14 @@ def test_the_winner_of_a_confirmation_is_promoted(
     means = {t["trial"]: t["mean"] for t in confirmation["trials"]}
     assert data["trial"] == max(means, key=lambda t: means[t]) == 0
     assert confirmation["lead"] == pytest.approx(means[0] - means[1])
-    config = load_config(opened.results / "s-promoted-000" / "config.yaml")
+    config = load_config(handle.results / "s-promoted-000" / "config.yaml")
     assert (config.seed, config.steps) == (0, 12)
 
 
 def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
-    written: Callable[..., OpenStudy], store: Store, project: Path
+    written: Callable[..., StudyHandle], store: Store, project: Path
 ) -> None:
-    opened = written([1.0])
+    handle = written([1.0])
 
     def finished(number: int, score: float) -> LaunchResult:
         folder = project / f"p{number}"
@@ -274,7 +274,7 @@ def test_promotions_at_the_same_moment_register_once_and_agree_on_the_champion(
 
     trainings = [finished(1, 1.0), finished(2, 3.0), finished(3, 2.0)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda f: register(opened, 0, f, Store.open()), [*trainings, *trainings]))
+        list(pool.map(lambda f: register(handle, 0, f, Store.open()), [*trainings, *trainings]))
     assert len(store.registry.versions("s")) == 3
     holder = store.registry.holder("s")
     assert holder is not None
@@ -292,14 +292,14 @@ def finished(store: Store, project: Path, tiny: dict[str, Any]) -> LaunchResult:
 
 
 def test_a_registered_generator_has_a_copy_for_elsewhere_that_knows_its_origin(
-    written: Callable[..., OpenStudy],
+    written: Callable[..., StudyHandle],
     store: Store,
     finished: LaunchResult,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    opened = written([1.0])
-    assert register(opened, 0, finished, store) is not None
+    handle = written([1.0])
+    assert register(handle, 0, finished, store) is not None
     version = store.registry.find("s@champion")
     assert version.portable is not None
     run_ = store.run(finished.run_id)
@@ -311,12 +311,12 @@ def test_a_registered_generator_has_a_copy_for_elsewhere_that_knows_its_origin(
     description = run_.artifact_path(version.portable.replace("generator.pt2", "MLmodel"))
     assert "[-1, 1, -1, -1, -1]" in description.read_text()
     monkeypatch.delattr(torch.export, "export")  # once is enough
-    register(opened, 0, finished, store)
+    register(handle, 0, finished, store)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 def test_a_generator_that_can_not_be_exported_is_registered_all_the_same_and_later_again(
-    written: Callable[..., OpenStudy],
+    written: Callable[..., StudyHandle],
     store: Store,
     finished: LaunchResult,
     monkeypatch: pytest.MonkeyPatch,
@@ -325,25 +325,25 @@ def test_a_generator_that_can_not_be_exported_is_registered_all_the_same_and_lat
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no such operator\nand where")
 
-    opened = written([1.0])
+    handle = written([1.0])
     with monkeypatch.context() as patch:
         patch.setattr(torch.export, "export", broken)
-        registered = register(opened, 0, finished, store)
+        registered = register(handle, 0, finished, store)
     assert registered is not None
     assert registered.challenge.won
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert line.startswith("s@1 is registered without an exported copy: ")
     assert line.endswith("can't be exported: no such operator")
     assert store.registry.find("s@1").portable is None
-    register(opened, 0, finished, store)
+    register(handle, 0, finished, store)
     assert store.registry.find("s@1").portable is not None
 
 
 def test_without_a_usable_validation_nothing_is_registered(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
-    opened = written([1.0], promote={"steps": 12, "set": {"lr_g": 1e-6}})  # stays flat
-    promoted = promote(opened, store=store, console=QUIET)
+    handle = written([1.0], promote={"steps": 12, "set": {"lr_g": 1e-6}})  # stays flat
+    promoted = promote(handle, store=store, console=QUIET)
     assert (promoted.finished.best_score, promoted.registered) == (None, None)
     assert store.registry.versions("s") == []
 

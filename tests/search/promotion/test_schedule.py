@@ -167,9 +167,9 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     monkeypatch.setattr(Guard, "judge", faults(4, 12))
     late = {"name": "none", "prune_after": 100}  # a generator is flat so early
     path = definition_file({"hp_optimizer": OPTIMIZER}, trials=1, pruner=late)
-    opened = run_study(load_definition(path), store=store, console=QUIET).opened
-    (trial,) = opened.trials()
-    schedule = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
+    handle = run_study(load_definition(path), store=store, console=QUIET).handle
+    (trial,) = handle.trials()
+    schedule = schedule_of(handle.trial_folder(0), store.run(trial.run_id))
     assert [c.step for c in schedule] == [0, 4]  # from 4 to 0, from 8 to 4
     monkeypatch.setattr(Guard, "judge", faults())
     promoted = promote(open_study("s"), store=store, console=QUIET, trial=0, start="scratch")
@@ -186,14 +186,14 @@ def test_a_promotion_from_scratch_follows_its_trial_s_surviving_path(
     assert load_config(promoted.finished.folder / "config.yaml").hp_optimizer.enabled
 
     # The checkpoint may have been removed to save space: the schedule and MLflow agree.
-    for file in (opened.trial_folder(0) / "save").glob("checkpoint*"):
+    for file in (handle.trial_folder(0) / "save").glob("checkpoint*"):
         file.unlink()
     for source in ("schedule.yaml", "rollbacks.json"):
-        again = schedule_of(opened.trial_folder(0), store.run(trial.run_id))
+        again = schedule_of(handle.trial_folder(0), store.run(trial.run_id))
         assert [(c.step, c.values) for c in again] == [(c.step, c.values) for c in schedule], source
-        (opened.trial_folder(0) / "schedule.yaml").unlink(missing_ok=True)
+        (handle.trial_folder(0) / "schedule.yaml").unlink(missing_ok=True)
     with pytest.raises(DataError, match=r"schedule of its lambdas is lost.*--trial"):
-        schedule_of(opened.trial_folder(0), None)
-    record = opened.trial_folder(0) / "run.json"
+        schedule_of(handle.trial_folder(0), None)
+    record = handle.trial_folder(0) / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"rollbacks": 0}))
-    assert schedule_of(opened.trial_folder(0), None) == ()
+    assert schedule_of(handle.trial_folder(0), None) == ()

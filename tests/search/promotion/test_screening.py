@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from search.promotion import summary
 from search.promotion.screening import correlate
-from search.study import OpenStudy
+from search.study import StudyHandle
 from tracking import Store
 
 
@@ -51,7 +51,7 @@ def test_what_has_no_correlation(screening: list[float], full: list[float]) -> N
 
 
 def promoted(
-    opened: OpenStudy, store: Store, trial: int, best: float, outcome: str = "completed"
+    handle: StudyHandle, store: Store, trial: int, best: float, outcome: str = "completed"
 ) -> None:
     tags = {"study": "s", "trial": str(trial), "outcome": outcome}
     run = store.create_run("s", f"s-promoted-{trial}", kind="promoted", params={}, tags=tags)
@@ -61,18 +61,18 @@ def promoted(
 
 
 def test_promoted_trainings_are_compared_with_both_screening_scores(
-    written: Callable[..., OpenStudy], store: Store
+    written: Callable[..., StudyHandle], store: Store
 ) -> None:
-    opened = written([4.0, 3.0, 2.0, 1.0], reports=[1.0, 2.0, 3.0, 4.0])
+    handle = written([4.0, 3.0, 2.0, 1.0], reports=[1.0, 2.0, 3.0, 4.0])
     for trial, best in ((0, 40.0), (1, 30.0)):
-        promoted(opened, store, trial, best)
-    promoted(opened, store, 2, 99.0, outcome="interrupted")
-    few = summary(opened, store)
+        promoted(handle, store, trial, best)
+    promoted(handle, store, 2, 99.0, outcome="interrupted")
+    few = summary(handle, store)
     assert (len(few.pairs), few.judged, few.last) == (2, None, None)
     assert "2 of the 3 promoted trials" in few.text()
 
-    promoted(opened, store, 2, 20.0)
-    found = summary(opened, store)
+    promoted(handle, store, 2, 20.0)
+    found = summary(handle, store)
     assert [(p.trial, p.judged, p.last, p.full, p.steps) for p in found.pairs] == [
         (0, 1.0, 4.0, 40.0, 100),
         (1, 2.0, 3.0, 30.0, 100),

@@ -65,12 +65,12 @@ def test_a_trial_reports_all_iterations_the_discarded_too(
         "trials": 1,
     }
     path.write_text(yaml.safe_dump(content))
-    opened = run_study(load_definition(path), store=store, console=QUIET).opened
-    (trial,) = opened.trials()
+    handle = run_study(load_definition(path), store=store, console=QUIET).handle
+    (trial,) = handle.trials()
     # At iteration 8 back from step 8 to 4, at 12 again at step 8 and further back: to step 2.
     discarded = 4 + 6
     assert (trial.step, trial.iteration) == (12, 12 + discarded)
-    reported = list(opened.study.trials[0].intermediate_values)
+    reported = list(handle.study.trials[0].intermediate_values)
     assert reported == list(range(2, 12 + discarded + 1, 2))
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from search.study import OpenStudy
+from search.study import StudyHandle
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.storage import StudyStorage
 from search.study.study import optuna_study, studies_folder
@@ -21,7 +21,7 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
 CYCLE = {"type": "float", "low": 0.1, "high": 10.0}
 
 Define = Callable[..., StudyDefinition]
-Begin = Callable[..., OpenStudy]
+Begin = Callable[..., StudyHandle]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def begin(define: Define) -> Begin:
     def make(
         trials: list[tuple[str, float | None, dict[str, Any], dict[str, Any]]],
         definition: StudyDefinition | None = None,
-    ) -> OpenStudy:
+    ) -> StudyHandle:
         definition = definition or define()
         folder = studies_folder() / definition.name
         storage = StudyStorage(folder)
@@ -59,7 +59,7 @@ def begin(define: Define) -> Begin:
         for number, (state, score, values, attributes) in enumerate(trials):
             config = json.dumps(definition.config_of(number, values).to_dict())
             study.add_trial(_trial(state, score, values, {"config": config} | attributes))
-        return OpenStudy(definition, study, folder, storage)
+        return StudyHandle(definition, study, folder, storage)
 
     return make
 

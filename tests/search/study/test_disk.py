@@ -14,12 +14,12 @@ from cyclegan import Trainer, parse_config
 from cyclegan.errors import CycleGANError
 from cyclegan.footprint import checkpoint_bytes
 from search.rollback import RollbackOptimizer
-from search.study import OpenStudy
+from search.study import StudyHandle
 from search.study.definition import StudyDefinition
 from search.study.retention import check_disk, expected_bytes
 
 Define = Callable[..., StudyDefinition]
-Begin = Callable[..., OpenStudy]
+Begin = Callable[..., StudyHandle]
 
 MB = 1_000_000
 
@@ -93,21 +93,21 @@ def test_a_first_trial_takes_no_more_than_expected(
     begin: Begin, define: Define, tiny: dict[str, Any]
 ) -> None:
     definition = define(config=tiny | {"filters": 8, "keep_checkpoints": 2, "checkpoint_every": 2})
-    opened = begin([], definition)
-    expected = expected_bytes(opened)
-    folder = opened.trial_folder(0) / "save"
+    handle = begin([], definition)
+    expected = expected_bytes(handle)
+    folder = handle.trial_folder(0) / "save"
     Trainer(definition.config_of(0, {}), folder=folder).fit()
     taken = sum(path.stat().st_size for path in folder.iterdir())
     assert taken < expected < 3 * taken
 
 
 def test_the_largest_trial_so_far_is_a_measure(begin: Begin, define: Define) -> None:
-    opened = begin([], define(seeds=2))
-    before = expected_bytes(opened)
-    fill(opened.trial_folder(0) / "save" / "checkpoint.pt", 20 * MB)
-    fill(opened.trial_folder(1) / "train" / "iteration-4.png", 3 * MB)
-    fill(opened.trial_folder(2) / "save" / "checkpoint.pt", 30 * MB)
-    after = expected_bytes(opened)
+    handle = begin([], define(seeds=2))
+    before = expected_bytes(handle)
+    fill(handle.trial_folder(0) / "save" / "checkpoint.pt", 20 * MB)
+    fill(handle.trial_folder(1) / "train" / "iteration-4.png", 3 * MB)
+    fill(handle.trial_folder(2) / "save" / "checkpoint.pt", 30 * MB)
+    after = expected_bytes(handle)
     assert before < 3 * MB
     # Two checkpoints of each of two seeds, one in writing, and the pictures.
     assert after == (2 * 2 + 1) * 30 * MB + 3 * MB

@@ -20,8 +20,8 @@ def test_a_study_goes_on_after_a_trial_that_diverges(
         enqueue_defaults=False,
         trials=2,
     )
-    opened = run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
-    trials = opened.trials()
+    handle = run_study(definition, store=Store.open(), console=Console(quiet=True)).handle
+    trials = handle.trials()
     assert [trial.state for trial in trials] == ["pruned", "complete"]
     assert "loss/G_total was inf" in trials[0].reason
-    assert not (opened.trial_folder(0) / "save" / "generator.pt").exists()
+    assert not (handle.trial_folder(0) / "save" / "generator.pt").exists()

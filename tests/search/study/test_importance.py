@@ -18,13 +18,13 @@ ONE_MATTERS = {
 
 
 def test_the_key_that_decides_comes_first(make_study: Any) -> None:
-    opened = make_study(120, ONE_MATTERS)  # the score depends on lr_g and chance
-    found = importance(opened)
+    handle = make_study(120, ONE_MATTERS)  # the score depends on lr_g and chance
+    found = importance(handle)
     assert next(iter(found.shares)) == "lr_g"
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert (found.trials, found.top, found.caution) == (60, 6, "")
     assert importance_text(found).splitlines()[1].split()[0] == "lr_g"
-    assert importance_data(opened, found)["importance"] == found.shares
+    assert importance_data(handle, found)["importance"] == found.shares
 
 
 def test_of_few_trials_the_best_half_is_taken_and_a_caution_given(make_study: Any) -> None:
@@ -43,9 +43,9 @@ def test_too_few_complete_trials_are_refused_with_the_way_out(make_study: Any) -
 
 
 def test_equal_scores_are_refused(make_study: Any) -> None:
-    opened = make_study(0)
+    handle = make_study(0)
     for value in (0.1, 0.2, 0.3, 0.4):
-        opened.study.add_trial(
+        handle.study.add_trial(
             optuna.trial.create_trial(
                 value=1.0,
                 params={"lr_g": value},
@@ -53,4 +53,4 @@ def test_equal_scores_are_refused(make_study: Any) -> None:
             )
         )
     with pytest.raises(DataError, match=r"all 4 complete trials have the score 1\.00"):
-        importance(opened)
+        importance(handle)

@@ -11,13 +11,13 @@ import optuna
 import pytest
 
 from cyclegan.errors import ConfigError
-from search.study import OpenStudy
+from search.study import StudyHandle
 from search.study.definition import StudyDefinition
 from search.study.initial_trials import first_values, fitted
 from search.study.space import Choices, FloatRange, IntRange, suggest
 
 Define = Callable[..., StudyDefinition]
-Begin = Callable[..., OpenStudy]
+Begin = Callable[..., StudyHandle]
 
 DEFAULTS = {"lr_g": 1e-3, "lambdas.C_A": 0.5}
 """Values of the configuration `tiny` for the searched keys."""

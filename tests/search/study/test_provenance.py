@@ -153,7 +153,7 @@ def test_a_trial_is_made_again_from_what_it_stores(
         "report_every": 4,
     }
     definition = parse_definition(content, project / "s.yaml")
-    opened = run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
-    stored = load_config(opened.trial_folder(0) / "config.yaml", ["run_name=again"])
+    handle = run_study(definition, store=Store.open(), console=Console(quiet=True)).handle
+    stored = load_config(handle.trial_folder(0) / "config.yaml", ["run_name=again"])
     assert stored.seed == 7
-    assert Trainer(stored).fit().score == opened.best().score
+    assert Trainer(stored).fit().score == handle.best().score

@@ -15,7 +15,7 @@ from cyclegan.errors import DataError
 from cyclegan.locks import exclusive
 from cyclegan.score import GATED
 from search.promotion import promote
-from search.study import OpenStudy, run_study
+from search.study import StudyHandle, run_study
 from search.study import retention as module
 from search.study.definition import StudyDefinition
 from search.study.retention import can_continue, checkpoints_to_keep, release_checkpoints
@@ -24,7 +24,7 @@ from tracking import Store
 from viz.console import Console
 
 Define = Callable[..., StudyDefinition]
-Begin = Callable[..., OpenStudy]
+Begin = Callable[..., StudyHandle]
 
 STATES = ("complete", "pruned", "failed", "running", "interrupted", "waiting")
 FILES = ("checkpoint.pt", "checkpoint-00000008.pt", "checkpoint-00000004.pt", "best.pt")
@@ -101,7 +101,7 @@ def left(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def opened(begin: Begin, define: Define) -> OpenStudy:
+def handle(begin: Begin, define: Define) -> StudyHandle:
     """A study with a best, another, pruned, gated and running trial, and the folders of all."""
     trials: list[tuple[str, float | None]] = [
         ("complete", 1.0),
@@ -119,103 +119,105 @@ def opened(begin: Begin, define: Define) -> OpenStudy:
     return study
 
 
-def test_only_what_can_be_promoted_or_revived_keeps_checkpoints(opened: OpenStudy) -> None:
-    removed = release_checkpoints(opened)
+def test_only_what_can_be_promoted_or_revived_keeps_checkpoints(handle: StudyHandle) -> None:
+    removed = release_checkpoints(handle)
     for number in range(7):
         expected = {"generator.pt"}
         if number in (1, 2):
             expected |= {"checkpoint.pt", "best.pt"}
         if number == 6:
             expected |= set(FILES)
-        assert left(opened.trial_folder(number)) == expected, number
-        assert can_continue(opened.trial_folder(number)) == (number in (1, 2, 6))
+        assert left(handle.trial_folder(number)) == expected, number
+        assert can_continue(handle.trial_folder(number)) == (number in (1, 2, 6))
     assert len(removed) == len(set(removed)) == 4 * 4 + 2 * 2
     assert not any(path.exists() for path in removed)
-    assert release_checkpoints(opened) == []
+    assert release_checkpoints(handle) == []
 
 
-def test_a_trial_that_is_to_be_revived_keeps_its_checkpoint(opened: OpenStudy) -> None:
-    opened.study.enqueue_trial({"lr_g": 1e-3}, user_attrs={"revives": 3})
-    release_checkpoints(opened)
-    assert can_continue(opened.trial_folder(3))
-    assert not can_continue(opened.trial_folder(4))
+def test_a_trial_that_is_to_be_revived_keeps_its_checkpoint(handle: StudyHandle) -> None:
+    handle.study.enqueue_trial({"lr_g": 1e-3}, user_attrs={"revives": 3})
+    release_checkpoints(handle)
+    assert can_continue(handle.trial_folder(3))
+    assert not can_continue(handle.trial_folder(4))
 
 
 def test_a_trial_revived_at_the_last_moment_keeps_its_checkpoint(
-    opened: OpenStudy, monkeypatch: pytest.MonkeyPatch
+    handle: StudyHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
     def late(path: Path, what: str) -> Iterator[None]:
         with exclusive(path, what):
-            if path.parent == opened.trial_folder(3):
-                opened.study.enqueue_trial({"lr_g": 1e-3}, user_attrs={"revives": 3})
+            if path.parent == handle.trial_folder(3):
+                handle.study.enqueue_trial({"lr_g": 1e-3}, user_attrs={"revives": 3})
             yield
 
     monkeypatch.setattr(module, "exclusive", late)
-    release_checkpoints(opened)
-    assert can_continue(opened.trial_folder(3))
+    release_checkpoints(handle)
+    assert can_continue(handle.trial_folder(3))
 
 
-def test_further_seeds_go_with_their_trial(opened: OpenStudy) -> None:
+def test_further_seeds_go_with_their_trial(handle: StudyHandle) -> None:
     for number in (0, 1):
-        write_trial(opened.trial_folder(number) / "seed-1")
-    release_checkpoints(opened)
-    assert left(opened.trial_folder(0) / "seed-1") == {"generator.pt"}
-    assert left(opened.trial_folder(1) / "seed-1") == {"checkpoint.pt", "best.pt", "generator.pt"}
+        write_trial(handle.trial_folder(number) / "seed-1")
+    release_checkpoints(handle)
+    assert left(handle.trial_folder(0) / "seed-1") == {"generator.pt"}
+    assert left(handle.trial_folder(1) / "seed-1") == {"checkpoint.pt", "best.pt", "generator.pt"}
 
 
-def test_an_older_checkpoint_stays_where_the_newest_is_gone(opened: OpenStudy) -> None:
-    (opened.trial_folder(1) / "save" / "checkpoint.pt").unlink()
-    release_checkpoints(opened)
-    assert left(opened.trial_folder(1)) == {"checkpoint-00000008.pt", "best.pt", "generator.pt"}
+def test_an_older_checkpoint_stays_where_the_newest_is_gone(handle: StudyHandle) -> None:
+    (handle.trial_folder(1) / "save" / "checkpoint.pt").unlink()
+    release_checkpoints(handle)
+    assert left(handle.trial_folder(1)) == {"checkpoint-00000008.pt", "best.pt", "generator.pt"}
 
 
-def test_what_is_not_the_study_s_is_left_alone(opened: OpenStudy, tmp_path: Path) -> None:
+def test_what_is_not_the_study_s_is_left_alone(handle: StudyHandle, tmp_path: Path) -> None:
     untouched = [
-        write_trial(opened.results / "s-promoted-000"),
-        write_trial(opened.results / "trial-099"),  # a number that the study does not have
-        write_trial(opened.results / "trial-000-copy"),
-        write_trial(opened.results / "trial-x"),
+        write_trial(handle.results / "s-promoted-000"),
+        write_trial(handle.results / "trial-099"),  # a number that the study does not have
+        write_trial(handle.results / "trial-000-copy"),
+        write_trial(handle.results / "trial-x"),
         write_trial(tmp_path / "results" / "other" / "trial-000"),
     ]
-    no_record = opened.trial_folder(0)
+    no_record = handle.trial_folder(0)
     (no_record / "run.json").unlink()
     elsewhere = [write_trial(tmp_path / "elsewhere" / name) for name in ("whole", "half")]
-    linked = opened.trial_folder(4)
+    linked = handle.trial_folder(4)
     linked.rename(tmp_path / "moved")
     linked.symlink_to(elsewhere[0])
-    half = opened.trial_folder(5) / "save"
+    half = handle.trial_folder(5) / "save"
     half.rename(tmp_path / "saved")
     half.symlink_to(elsewhere[1] / "save")
-    release_checkpoints(opened)
+    release_checkpoints(handle)
     for folder in (*untouched, *elsewhere, no_record):
         assert left(folder) == {*FILES, "generator.pt"}, folder
-    assert left(opened.trial_folder(3)) == {"generator.pt"}
+    assert left(handle.trial_folder(3)) == {"generator.pt"}
 
 
-def test_a_checkpoint_that_was_moved_and_linked_stays(opened: OpenStudy, tmp_path: Path) -> None:
-    path = opened.trial_folder(0) / "save" / "checkpoint.pt"
+def test_a_checkpoint_that_was_moved_and_linked_stays(handle: StudyHandle, tmp_path: Path) -> None:
+    path = handle.trial_folder(0) / "save" / "checkpoint.pt"
     path.rename(tmp_path / "kept.pt")
     path.symlink_to(tmp_path / "kept.pt")
-    release_checkpoints(opened)
-    assert left(opened.trial_folder(0)) == {"checkpoint.pt", "generator.pt"}
+    release_checkpoints(handle)
+    assert left(handle.trial_folder(0)) == {"checkpoint.pt", "generator.pt"}
     assert (tmp_path / "kept.pt").is_file()
 
 
-def test_a_results_folder_on_another_disk_is_the_study_s(opened: OpenStudy, tmp_path: Path) -> None:
-    opened.results.rename(tmp_path / "large disk")
-    opened.results.symlink_to(tmp_path / "large disk")
-    assert release_checkpoints(opened)
-    assert left(opened.trial_folder(0)) == {"generator.pt"}
+def test_a_results_folder_on_another_disk_is_the_study_s(
+    handle: StudyHandle, tmp_path: Path
+) -> None:
+    handle.results.rename(tmp_path / "large disk")
+    handle.results.symlink_to(tmp_path / "large disk")
+    assert release_checkpoints(handle)
+    assert left(handle.trial_folder(0)) == {"generator.pt"}
 
 
-def test_a_folder_somebody_trains_in_is_left_alone(opened: OpenStudy) -> None:
-    with exclusive(opened.trial_folder(0) / ".lock", "trial 0"):
-        release_checkpoints(opened)
-    assert left(opened.trial_folder(0)) == {*FILES, "generator.pt"}
-    assert left(opened.trial_folder(3)) == {"generator.pt"}
-    release_checkpoints(opened)
-    assert left(opened.trial_folder(0)) == {"generator.pt"}
+def test_a_folder_somebody_trains_in_is_left_alone(handle: StudyHandle) -> None:
+    with exclusive(handle.trial_folder(0) / ".lock", "trial 0"):
+        release_checkpoints(handle)
+    assert left(handle.trial_folder(0)) == {*FILES, "generator.pt"}
+    assert left(handle.trial_folder(3)) == {"generator.pt"}
+    release_checkpoints(handle)
+    assert left(handle.trial_folder(0)) == {"generator.pt"}
 
 
 @pytest.mark.slow
@@ -230,17 +232,17 @@ def test_a_real_study_can_be_promoted_from_what_is_left(
         promote={"steps": 14, "start": "continue"},
     )
     store, console = Store.open(), Console(quiet=True)
-    opened = run_study(definition, store=store, console=console).opened
-    best = opened.best().number
+    handle = run_study(definition, store=store, console=console).handle
+    best = handle.best().number
     (other,) = {0, 1} - {best}
-    assert release_checkpoints(opened) == []  # the study has removed it
-    assert left(opened.trial_folder(best)) == {"checkpoint.pt", "generator.pt"}
-    assert not can_continue(opened.trial_folder(other))
-    assert load_generator(opened.trial_folder(other) / "save" / "generator.pt").step
+    assert release_checkpoints(handle) == []  # the study has removed it
+    assert left(handle.trial_folder(best)) == {"checkpoint.pt", "generator.pt"}
+    assert not can_continue(handle.trial_folder(other))
+    assert load_generator(handle.trial_folder(other) / "save" / "generator.pt").step
     with pytest.raises(DataError, match="promote with --from-scratch"):
-        promote(opened, store=store, console=console, trial=other)
-    promoted = promote(opened, store=store, console=console)
+        promote(handle, store=store, console=console, trial=other)
+    promoted = promote(handle, store=store, console=console)
     assert (promoted.trial, promoted.finished.result.step) == (best, 14)
     # On another run, the study finds all of its trials complete.
-    again = run_study(definition, store=store, console=console).opened
+    again = run_study(definition, store=store, console=console).handle
     assert [t.state for t in again.trials()] == ["complete"] * 2

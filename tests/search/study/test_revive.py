@@ -11,7 +11,7 @@ import yaml
 
 from cyclegan.errors import DataError, UsageError
 from search.promotion import confirm
-from search.study import OpenStudy, open_study, run_study
+from search.study import StudyHandle, open_study, run_study
 from search.study.definition import load_definition
 from search.study.lease import hours, touch
 from search.study.revive import revive
@@ -20,7 +20,7 @@ from viz.console import Console
 
 
 @pytest.fixture
-def pruned_study(project: Path, tiny: dict[str, Any]) -> OpenStudy:
+def pruned_study(project: Path, tiny: dict[str, Any]) -> StudyHandle:
     """Trial 0 learns; trial 1 hardly learns and is pruned at step 8 of 16."""
     content = {
         "name": "s",
@@ -38,14 +38,14 @@ def pruned_study(project: Path, tiny: dict[str, Any]) -> OpenStudy:
     return again(path)
 
 
-def again(path: Path) -> OpenStudy:
+def again(path: Path) -> StudyHandle:
     store, console = Store.open(), Console(quiet=True)
-    return run_study(load_definition(path), store=store, console=console).opened
+    return run_study(load_definition(path), store=store, console=console).handle
 
 
 @pytest.mark.slow
 def test_a_revived_trial_goes_on_where_it_was_pruned(
-    pruned_study: OpenStudy, project: Path
+    pruned_study: StudyHandle, project: Path
 ) -> None:
     before = pruned_study.study.trials[1]
     assert before.state.name == "PRUNED", before.value
@@ -57,9 +57,9 @@ def test_a_revived_trial_goes_on_where_it_was_pruned(
     with pytest.raises(UsageError, match="revived already, as trial 2"):
         revive(pruned_study, 1)
 
-    opened = again(project / "studies" / "s.yaml")
-    assert len(opened.study.trials) == 3  # it does not count as one of the study's two trials
-    after = opened.study.trials[2]
+    handle = again(project / "studies" / "s.yaml")
+    assert len(handle.study.trials) == 3  # it does not count as one of the study's two trials
+    after = handle.study.trials[2]
     assert after.state.name == "COMPLETE"
     assert after.params == before.params
     assert sorted(after.intermediate_values) == [4, 8, 12, 16]
@@ -68,14 +68,14 @@ def test_a_revived_trial_goes_on_where_it_was_pruned(
     # The revived training executed the second half only.
     run = Store.open().find_run(after.user_attrs["mlflow_run_id"])
     assert run.tags["revives"] == "1"
-    saved = opened.trial_folder(2) / "save" / "checkpoint.pt"
+    saved = handle.trial_folder(2) / "save" / "checkpoint.pt"
     assert torch.load(saved, weights_only=True)["iteration"] == 16
-    pictures = sorted((opened.trial_folder(2) / "train").glob("*.png"))
+    pictures = sorted((handle.trial_folder(2) / "train").glob("*.png"))
     assert [int(p.stem.removeprefix("iteration-")) for p in pictures] == [12, 16]
 
 
 @pytest.mark.slow
-def test_what_has_no_checkpoint_can_not_be_revived(pruned_study: OpenStudy) -> None:
+def test_what_has_no_checkpoint_can_not_be_revived(pruned_study: StudyHandle) -> None:
     for path in (pruned_study.trial_folder(1) / "save").glob("checkpoint*.pt"):
         path.unlink()
     with pytest.raises(DataError, match=r"has no checkpoint any more .*keep_trials"):
@@ -102,8 +102,8 @@ def test_a_trial_of_several_seeds_is_worth_their_mean(project: Path, tiny: dict[
     assert trial.value == pytest.approx(sum(scores) / 3)
     assert trial.user_attrs["iteration"] == 36
     # A confirmation takes them over.
-    opened, quiet = open_study("seeds"), Console(quiet=True)
-    confirmed = confirm(opened, top=1, seeds=3, store=Store.open(), console=quiet)
+    handle, quiet = open_study("seeds"), Console(quiet=True)
+    confirmed = confirm(handle, top=1, seeds=3, store=Store.open(), console=quiet)
     assert [s.score for s in confirmed.trials[0].scores] == scores
     runs = Store.open().search("seeds", "tags.kind = 'seed'")
     assert sorted(run.tags["seed"] for run in runs) == ["1", "2"]
@@ -128,7 +128,7 @@ def test_hours_of_running(sessions: dict[str, Any], expected: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_seen_again_prolongs_its_session(pruned_study: OpenStudy) -> None:
+def test_a_worker_that_is_seen_again_prolongs_its_session(pruned_study: StudyHandle) -> None:
     study = pruned_study.study
     before = hours(study.user_attrs)
     assert before > 0
@@ -138,7 +138,7 @@ def test_a_worker_that_is_seen_again_prolongs_its_session(pruned_study: OpenStud
 
 
 def test_a_stop_rule_ends_a_study_and_a_later_run_with_another_rule_goes_on(
-    pruned_study: OpenStudy, project: Path
+    pruned_study: StudyHandle, project: Path
 ) -> None:
     path = project / "studies" / "s.yaml"
     content = yaml.safe_load(path.read_text())

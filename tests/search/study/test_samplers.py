@@ -59,7 +59,7 @@ def run(
     """
     pruner = parsed.pruner.build(parsed.steps)
 
-    def opened() -> optuna.Study:
+    def handle() -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(path)))
         return optuna.create_study(
             study_name="s",
@@ -70,14 +70,14 @@ def run(
             sampler=parsed.sampler.for_study(parsed.space),
         )
 
-    study = opened()
+    study = handle()
     for number in range(parsed.trials):
         if restart:
-            study = opened()
+            study = handle()
         trial = study.ask()
         assert trial.number == number
         if kill and number % 2:
-            study = opened()
+            study = handle()
             trial = optuna.trial.Trial(study, trial._trial_id)
         values = suggest(trial, parsed.space, parsed.ties)
         score = -abs(values["lr_g"] - 3e-3) - 1e-4 * values.get("filters", 0)

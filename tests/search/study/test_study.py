@@ -36,30 +36,30 @@ def study_file(project: Path, tiny: dict[str, Any]) -> Path:
 
 def run(path: Path) -> Any:
     store, console = Store.open(), Console(quiet=True)
-    return run_study(load_definition(path), store=store, console=console).opened
+    return run_study(load_definition(path), store=store, console=console).handle
 
 
 def test_best_is_the_complete_trial_with_the_highest_score(study_file: Path) -> None:
     run(study_file)
-    opened = open_study("s")
-    trials = opened.trials()
+    handle = open_study("s")
+    trials = handle.trials()
     assert [t.state for t in trials] == ["complete", "complete"]
     assert trials[0].values == {"lambdas.I_A": 5.0}  # enqueued
-    for record in opened.trials():
+    for record in handle.trials():
         assert len(record.curve) == 3
         assert record.score == max(value for at, value in record.curve if at >= 8)
-    best = opened.best()
+    best = handle.best()
     assert best.score == max(t.score for t in trials)
-    assert f"trial {best.number}, score" in best_text(opened)
+    assert f"trial {best.number}, score" in best_text(handle)
     # A confirmation counts what the study trained.
-    confirmed = confirm(opened, top=2, seeds=1, store=Store.open(), console=Console(quiet=True))
+    confirmed = confirm(handle, top=2, seeds=1, store=Store.open(), console=Console(quiet=True))
     assert {c.trial: c.mean for c in confirmed.trials} == {t.number: t.score for t in trials}
-    lines = study_table(opened).splitlines()
+    lines = study_table(handle).splitlines()
     assert lines[0].startswith("s: 2 of 2 trials, best score")
     assert lines[3].split()[0] == str(best.number)
-    assert opened.config_of(1).lambdas.I_A[0] == trials[1].values["lambdas.I_A"]
+    assert handle.config_of(1).lambdas.I_A[0] == trials[1].values["lambdas.I_A"]
     with pytest.raises(UsageError, match="has trials 0 to 1"):
-        opened.config_of(7)
+        handle.config_of(7)
 
 
 def test_a_study_whose_trials_were_all_pruned_says_so(
@@ -70,13 +70,13 @@ def test_a_study_whose_trials_were_all_pruned_says_so(
     content["pruner"] = {"name": "median", "prune_after": 4}
     content["report_every"] = 4
     study_file.write_text(yaml.safe_dump(content))
-    opened = run(study_file)
-    assert {t.state for t in opened.trials()} == {"pruned"}
-    assert all(t.reason.startswith("gate at step") for t in opened.trials())
-    head = study_table(opened).splitlines()[0]
+    handle = run(study_file)
+    assert {t.state for t in handle.trials()} == {"pruned"}
+    assert all(t.reason.startswith("gate at step") for t in handle.trials())
+    head = study_table(handle).splitlines()[0]
     assert head.startswith("s: 2 of 2 trials, none of them complete; 2 pruned")
     with pytest.raises(DataError, match="all 2 trials were pruned or failed"):
-        opened.best()
+        handle.best()
 
 
 def test_unknown_studies_name_the_nearest(study_file: Path) -> None:

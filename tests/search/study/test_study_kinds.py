@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cyclegan.errors import ConfigError
-from search.study import OpenStudy, open_study, run_study
+from search.study import StudyHandle, open_study, run_study
 from search.study.definition import load_definition
 from tracking import Store
 from viz.console import Console
@@ -37,10 +37,10 @@ def write(folder: Path, tiny: dict[str, Any], **changes: Any) -> Path:
     return path
 
 
-def run(path: Path, trials: int | None = None) -> OpenStudy:
+def run(path: Path, trials: int | None = None) -> StudyHandle:
     definition = load_definition(path)
     definition = definition.with_trials(trials) if trials else definition
-    return run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
+    return run_study(definition, store=Store.open(), console=Console(quiet=True)).handle
 
 
 @pytest.mark.slow
@@ -51,10 +51,10 @@ def test_a_grid_is_run_whole_also_in_two_goes(project: Path, tiny: dict[str, Any
     }
     path = write(project, tiny, space=space, sampler={"name": "grid"})
     run(path, trials=3)
-    opened = run(path)
-    tried = {(t.values["lambdas.I_A"], t.values["lr_d"]) for t in opened.trials()}
+    handle = run(path)
+    tried = {(t.values["lambdas.I_A"], t.values["lr_d"]) for t in handle.trials()}
     assert tried == {(3.0, 1e-4), (3.0, 3e-4), (9.0, 1e-4), (9.0, 3e-4)}
-    assert len(opened.trials()) == 4
+    assert len(handle.trials()) == 4
     with pytest.raises(ConfigError, match="the grid has 4 combinations"):
         run(path, trials=5)
 
@@ -71,13 +71,13 @@ def test_a_function_decides_and_is_not_needed_to_go_on_or_to_show(
     with pytest.raises(ConfigError, match="was started with another 'space'"):
         run(path)
     (project / "studies" / "space.py").unlink()
-    opened = open_study("s")
-    assert "both" in study_table(opened)
-    definition = opened.definition.with_trials(2)
-    opened = run_study(definition, store=Store.open(), console=Console(quiet=True)).opened
-    assert len(opened.trials()) == 2
-    for trial in opened.trials():
-        lambdas = opened.config_of(trial.number).lambdas
+    handle = open_study("s")
+    assert "both" in study_table(handle)
+    definition = handle.definition.with_trials(2)
+    handle = run_study(definition, store=Store.open(), console=Console(quiet=True)).handle
+    assert len(handle.trials()) == 2
+    for trial in handle.trials():
+        lambdas = handle.config_of(trial.number).lambdas
         assert (trial.values["lambdas.I_A"],) == lambdas.I_A
         assert (lambdas.I_B == lambdas.I_A) == trial.values["both"]
 

@@ -56,9 +56,9 @@ def test_the_printed_link_opens_the_trials_with_the_best_on_top(project: Any, vi
     expect(value).to_contain_text(f"{ranked[0]['score']:.3f}"[:5])
     visitor.show("trials")
     # The description links to charts and report.
-    with page.expect_popup() as opened:
+    with page.expect_popup() as handle:
         page.get_by_role("link", name="pictures and curves side by side").click()
-    expect(opened.value.locator(SECTION).first).to_contain_text("Pictures")
+    expect(handle.value.locator(SECTION).first).to_contain_text("Pictures")
 
 
 def test_pictures_of_all_trials_stand_side_by_side_with_a_slider(
@@ -92,9 +92,9 @@ def test_a_run_begins_with_what_it_is(project: Any, visitor: Any) -> None:
     parameters = page.get_by_role("row").filter(has_text=re.compile(r"^(lr_g|lambdas|steps|seed)"))
     expect(parameters.first).to_contain_text("lambdas.I_A")  # searched keys come first
     visitor.show("run")
-    with page.expect_popup() as opened:  # links in descriptions open a new page
+    with page.expect_popup() as handle:  # links in descriptions open a new page
         page.get_by_text("Promoted to").get_by_role("link").click()
-    expect(opened.value.get_by_text("Promoted from")).to_be_visible()
+    expect(handle.value.get_by_text("Promoted from")).to_be_visible()
 
 
 def test_a_run_shows_its_pictures_before_its_curves(project: Any, visitor: Any) -> None:

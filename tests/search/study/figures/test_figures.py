@@ -61,39 +61,39 @@ def test_what_needs_more_trials_is_left_out(
 def test_trials_of_every_state_and_spaces_that_differ_are_drawn(
     make_study: Any, tmp_path: Path, caplog: Any
 ) -> None:
-    opened = make_study(8)
-    opened.study.ask()  # running
-    opened.study.enqueue_trial({"lr_g": 1e-3})  # waiting
+    handle = make_study(8)
+    handle.study.ask()  # running
+    handle.study.enqueue_trial({"lr_g": 1e-3})  # waiting
     state = optuna.trial.TrialState
     floats = {"lr_g": optuna.distributions.FloatDistribution(1e-4, 1.0)}  # wider, linear
-    add = opened.study.add_trial
+    add = handle.study.add_trial
     create = optuna.trial.create_trial
     add(create(state=state.FAIL, user_attrs={"reason": "no memory"}))
     add(create(value=0.5, params={"lr_g": 0.9}, distributions=floats))
     add(create(state=state.PRUNED, intermediate_values={100: float("nan")}))
     add(create(value=float("inf"), params={"lr_g": 0.9}, distributions=floats))
-    assert len(write_figures(opened, tmp_path)) == 6
+    assert len(write_figures(handle, tmp_path)) == 6
     assert not caplog.records
 
 
 def test_an_interrupted_trial_lasts_until_the_last_thing_known(make_study: Any) -> None:
-    opened = make_study(8)
-    records = opened.trials()
+    handle = make_study(8)
+    records = handle.trials()
     records[2] = replace(records[2], state="interrupted", ended=None)
-    figure = FIGURES["timeline"](opened, records)
+    figure = FIGURES["timeline"](handle, records)
     assert figure is not None
     (axes,) = figure.axes
     ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
     assert ends[2] == pytest.approx(max(ends))
-    assert all(draw(opened, records) is not None for draw in FIGURES.values())
+    assert all(draw(handle, records) is not None for draw in FIGURES.values())
 
 
 @pytest.mark.parametrize("trials", [1, 7, 200])
 def test_every_figure_describes_itself_and_marks_its_trials(make_study: Any, trials: int) -> None:
-    opened = make_study(trials)
-    records = opened.trials()
+    handle = make_study(trials)
+    records = handle.trials()
     for name, draw in FIGURES.items():
-        figure = draw(opened, records)
+        figure = draw(handle, records)
         if figure is None:
             continue
         assert figure.about
@@ -113,9 +113,9 @@ def test_a_long_curve_is_thinned_but_keeps_its_ends_and_its_best() -> None:
 
 
 def test_all_trials_gated(make_study: Any, tmp_path: Path, caplog: Any) -> None:
-    opened = make_study(0)
+    handle = make_study(0)
     for _ in range(3):
-        opened.study.add_trial(
+        handle.study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.PRUNED,
                 intermediate_values={100: -100.0},
@@ -123,14 +123,14 @@ def test_all_trials_gated(make_study: Any, tmp_path: Path, caplog: Any) -> None:
                 distributions={"lr_g": optuna.distributions.FloatDistribution(0.5, 0.5)},
             )
         )
-    assert len(write_figures(opened, tmp_path)) == 4
+    assert len(write_figures(handle, tmp_path)) == 4
     assert not caplog.records
 
 
 def test_a_figure_that_fails_is_left_out_with_a_warning(
     make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    def broken(opened: Any, records: Any) -> Figure:
+    def broken(handle: Any, records: Any) -> Figure:
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setitem(figures.FIGURES, "rungs", broken)
@@ -143,10 +143,10 @@ def test_a_figure_that_fails_is_left_out_with_a_warning(
 def test_figures_reach_the_run_and_a_full_disk_ends_no_study(
     make_study: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    opened = make_study(8)
+    handle = make_study(8)
     run = Store.open().create_run("s", "made", kind="study", params={}, tags={})
-    written = log_figures(opened, run)
-    assert {path.parent for path in written} == {opened.results / "figures"}
+    written = log_figures(handle, run)
+    assert {path.parent for path in written} == {handle.results / "figures"}
     for path in written:
         assert run.artifact_path(f"figures/{path.name}").read_bytes() == path.read_bytes()
 
@@ -155,7 +155,7 @@ def test_figures_reach_the_run_and_a_full_disk_ends_no_study(
 
     monkeypatch.setattr(run, "log_file", full)
     with caplog.at_level(logging.WARNING):
-        assert log_figures(opened, run) == []
+        assert log_figures(handle, run) == []
     assert "the disk is full" in caplog.text
 
 

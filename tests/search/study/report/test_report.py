@@ -16,7 +16,7 @@ import torch
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.model import IMAGES
-from search.study import OpenStudy
+from search.study import StudyHandle
 from search.study.figures import FIGURES, write_figures
 from search.study.importance import importance
 from search.study.report import Evidence, gather, study_page, write_report
@@ -66,30 +66,30 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def page_of(opened: OpenStudy, state: str = "finished") -> str:
-    return study_page(gather(opened, None, state))
+def page_of(handle: StudyHandle, state: str = "finished") -> str:
+    return study_page(gather(handle, None, state))
 
 
 def test_ranks_are_those_of_the_study_and_every_pruned_trial_says_why(make_study: Any) -> None:
-    opened = make_study(12)
-    page = Page(page_of(opened))
+    handle = make_study(12)
+    page = Page(page_of(handle))
     assert len(page.rows) == 12
-    first, best = page.rows[0], opened.best()
+    first, best = page.rows[0], handle.best()
     assert (first[0], first[1], first[4]) == ("1", str(best.number), f"{best.score:.2f}")
     done = [float(row[4]) for row in page.rows if row[0]]
     assert done == sorted(done, reverse=True)
-    trials = {str(t.number): t for t in opened.trials()}
+    trials = {str(t.number): t for t in handle.trials()}
     for row in page.rows:
         assert bool(row[0]) == (trials[row[1]].state == "complete")
         if trials[row[1]].state == "pruned":
             assert row[5] == trials[row[1]].reason
     assert f"{best.score:.2f} (trial {best.number})" in page.text
-    assert importance(opened).caution in page.text
+    assert importance(handle).caution in page.text
 
 
 def test_every_curve_is_drawn_and_every_drawing_is_told_in_words(make_study: Any) -> None:
-    opened = make_study(9)
-    text = page_of(opened)
+    handle = make_study(9)
+    text = page_of(handle)
     (drawing,) = re.findall(
         r'<svg [^>]*aria-label="Scores of 9 trials over the.*?</svg>', text, re.S
     )
@@ -98,7 +98,7 @@ def test_every_curve_is_drawn_and_every_drawing_is_told_in_words(make_study: Any
         marks = Page(drawing).tags
         trials = [a["data-trial"] for tag, a in marks if tag == "g" and a.get("class") == kind]
         assert sorted(map(int, filter(None, trials))) == list(range(9))
-    for trial in opened.trials():
+    for trial in handle.trials():
         assert f"trial {trial.number}, {trial.state}, {trial.curve[-1][1]:.2f} at" in drawing
     page = Page(text)
     drawings = [a for tag, a in page.tags if tag == "svg"]
@@ -108,9 +108,9 @@ def test_every_curve_is_drawn_and_every_drawing_is_told_in_words(make_study: Any
 
 
 def test_every_point_has_the_words_of_its_own_trial(make_study: Any) -> None:
-    opened = make_study(9)
-    text = page_of(opened)
-    for record in opened.trials():
+    handle = make_study(9)
+    text = page_of(handle)
+    for record in handle.trials():
         number = record.number
         told = re.findall(rf'data-trial="{number}"><title>([^<]*)</title>', text)
         assert all(words.startswith(f"trial {number}, {record.state}") for words in told)
@@ -126,9 +126,9 @@ def test_every_point_has_the_words_of_its_own_trial(make_study: Any) -> None:
 def test_the_page_and_the_pictures_show_the_same_figures(
     make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, drawn = make_study(8), []
+    handle, drawn = make_study(8), []
 
-    def own(opened: OpenStudy, records: Any) -> Plot:
+    def own(handle: StudyHandle, records: Any) -> Plot:
         drawn.append([record.number for record in records])
         figure = new_figure(6.0, 3.0, "its title")
         figure.subplots()
@@ -137,18 +137,18 @@ def test_the_page_and_the_pictures_show_the_same_figures(
 
     for name in FIGURES:
         monkeypatch.setitem(FIGURES, name, own)
-    text = page_of(opened)
+    text = page_of(handle)
     assert text.count("one function for both") == len(SHOWN)
     assert "its title" not in text  # a section of the page has its own
-    assert len(write_figures(opened, tmp_path)) == len(FIGURES)
+    assert len(write_figures(handle, tmp_path)) == len(FIGURES)
     assert drawn == [list(range(8))] * (len(SHOWN) + len(FIGURES))
 
 
 def test_names_values_and_reasons_are_text(make_study: Any) -> None:
     evil = "<script>alert(1)</script><img src=x>"
-    opened = make_study(5)
+    handle = make_study(5)
     choices = optuna.distributions.CategoricalDistribution([evil, "b"])
-    opened.study.add_trial(
+    handle.study.add_trial(
         optuna.trial.create_trial(
             value=9.0,
             params={evil: evil},
@@ -157,8 +157,8 @@ def test_names_values_and_reasons_are_text(make_study: Any) -> None:
             user_attrs={"reason": evil, "mlflow_run_id": '"><script>'},
         )
     )
-    opened = replace(opened, definition=opened.definition.model_copy(update={"name": evil}))
-    facts = gather(opened, None, f"stopped: {evil}")
+    handle = replace(handle, definition=handle.definition.model_copy(update={"name": evil}))
+    facts = gather(handle, None, f"stopped: {evil}")
     text = study_page(replace(facts, experiment_id='"><b>'))
     page = Page(text)
     assert evil in page.text
@@ -178,15 +178,15 @@ def test_the_page_needs_nothing_from_elsewhere(make_study: Any) -> None:
 
 @pytest.mark.parametrize("trials", [0, 1, 3])
 def test_a_study_that_has_just_begun_has_a_page(make_study: Any, trials: int, caplog: Any) -> None:
-    opened = make_study(trials)
-    opened.study.ask()  # running, without a report
-    opened.study.enqueue_trial({"lr_g": 1e-3})
-    opened.study.add_trial(
+    handle = make_study(trials)
+    handle.study.ask()  # running, without a report
+    handle.study.enqueue_trial({"lr_g": 1e-3})
+    handle.study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.PRUNED, intermediate_values={100: float("nan")}
         )
     )
-    page = Page(page_of(opened, "running"))
+    page = Page(page_of(handle, "running"))
     assert "running" in page.text
     assert len(page.rows) == trials + 3
     assert not caplog.records
@@ -203,10 +203,10 @@ def test_a_panel_that_fails_hides_no_other(
 
 
 def test_two_hundred_trials_are_a_small_page_at_once(make_study: Any) -> None:
-    opened = make_study(200)
-    page_of(opened)
+    handle = make_study(200)
+    page_of(handle)
     start = time.perf_counter()
-    text = page_of(opened)
+    text = page_of(handle)
     assert time.perf_counter() - start < 5.0  # 1.3 s on two slow, busy cores
     assert len(text) < 1_000_000
     assert len(Page(text).rows) == 200
@@ -215,21 +215,21 @@ def test_two_hundred_trials_are_a_small_page_at_once(make_study: Any) -> None:
 def test_the_slices_are_those_of_the_runs_and_read_once(
     make_study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, store = make_study(4), Store.open()
+    handle, store = make_study(4), Store.open()
     parent = store.create_run("made", "made", kind="study", params={}, tags={})
     random = np.random.default_rng(0)
     shared = random.normal(size=(1, 1, 8, 8, 8))
-    for trial in opened.trials():
+    for trial in handle.trials():
         run = store.create_run("made", f"made-{trial.number:03d}", kind="trial", params={}, tags={})
         made = {n: shared if n == "real_A" else random.normal(size=shared.shape) for n in IMAGES}
         images = {name: torch.tensor(array) for name, array in made.items()}
-        opened.study.get_trials(deepcopy=False)[trial.number].user_attrs["mlflow_run_id"] = run.id
+        handle.study.get_trials(deepcopy=False)[trial.number].user_attrs["mlflow_run_id"] = run.id
         # The run of trial 2 has no picture.
         if trial.number != 2:
             run.log_image(six_images(images), CYCLE_PICTURES, trial.step)
             run.log_metrics({"score/shell_gain": 0.125}, step=trial.step)
     evidence = Evidence(store, parent.id)
-    facts = gather(opened, evidence, "finished")
+    facts = gather(handle, evidence, "finished")
     assert [s.trial for s in facts.slices] == [0]  # of the complete ones; 2 has none
     assert facts.parts[0] == {"score/shell_gain": 0.125}
     page = Page(study_page(facts))
@@ -241,7 +241,7 @@ def test_the_slices_are_those_of_the_runs_and_read_once(
     (row,) = [r for r in page.rows if r[1] == "0"]
     assert "0.125" in row
     monkeypatch.setattr(type(parent), "image", lambda *a: pytest.fail("read again"))
-    assert gather(opened, evidence, "finished").slices == facts.slices
+    assert gather(handle, evidence, "finished").slices == facts.slices
 
 
 def test_six_images_come_apart_as_they_were_put_together() -> None:
@@ -260,7 +260,7 @@ def test_six_images_come_apart_as_they_were_put_together() -> None:
 def test_what_pruning_saved_is_what_was_not_trained(make_study: Any) -> None:
     facts = gather(make_study(8), None, "finished")
     pruned = [r for r in facts.records if r.state == "pruned"]
-    whole = facts.opened.definition.steps
+    whole = facts.handle.definition.steps
     assert saved_iterations(facts.records, whole) == sum(whole - r.iteration for r in pruned)
     again = replace(facts.records[0], revives=pruned[0].number)
     less = saved_iterations([*facts.records, again], whole)
@@ -270,11 +270,11 @@ def test_what_pruning_saved_is_what_was_not_trained(make_study: Any) -> None:
 def test_the_validation_that_counted_has_the_score(make_study: Any) -> None:
     facts = gather(make_study(8), None, "finished")
     for record in facts.records:
-        at = judged_iteration(record, facts.opened.definition)
+        at = judged_iteration(record, facts.handle.definition)
         assert dict(record.curve)[at] == record.score
     other = replace(facts.records[0], score=99.0)  # a mean over seeds
     best = max((p for p in other.curve if p[0] >= 100), key=lambda p: p[1])
-    assert judged_iteration(other, facts.opened.definition) == best[0]
+    assert judged_iteration(other, facts.handle.definition) == best[0]
 
 
 def test_the_table_of_the_description_is_replaced_and_leaves_the_rest(make_study: Any) -> None:
@@ -289,10 +289,10 @@ def test_the_table_of_the_description_is_replaced_and_leaves_the_rest(make_study
 
 
 def test_the_page_is_written_as_a_file(make_study: Any, tmp_path: Path) -> None:
-    opened, path = make_study(5), tmp_path / "new" / "s.html"
-    write_report(opened, Store.open(), path)
+    handle, path = make_study(5), tmp_path / "new" / "s.html"
+    write_report(handle, Store.open(), path)
     assert len(Page(path.read_text(encoding="utf-8")).rows) == 5
     with pytest.raises(DataError, match="exists already"):
-        write_report(opened, Store.open(), path)
+        write_report(handle, Store.open(), path)
     with pytest.raises(UsageError, match=r"must end in \.html"):
-        write_report(opened, Store.open(), tmp_path / "s.pdf")
+        write_report(handle, Store.open(), tmp_path / "s.pdf")

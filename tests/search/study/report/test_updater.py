@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cyclegan.errors import CycleGANError
-from search.study import OpenStudy, report, run_study, runner
+from search.study import StudyHandle, report, run_study, runner
 from search.study.definition import load_definition
 from search.study.lease import LEASE_SECONDS
 from search.study.report import REPORT, ReportUpdater, updater
@@ -31,9 +31,9 @@ class Clock:
 
 
 @pytest.fixture
-def kept(make_study: Any) -> Iterator[tuple[OpenStudy, Store, Run]]:
-    opened, store = make_study(3), Store.open()
-    yield opened, store, store.create_run("made", "made", kind="study", params={}, tags={})
+def kept(make_study: Any) -> Iterator[tuple[StudyHandle, Store, Run]]:
+    handle, store = make_study(3), Store.open()
+    yield handle, store, store.create_run("made", "made", kind="study", params={}, tags={})
 
 
 def page_of(run: Run) -> str:
@@ -41,13 +41,13 @@ def page_of(run: Run) -> str:
 
 
 def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -> None:
-    opened, store, run = kept
+    handle, store, run = kept
     clock = Clock()
-    keeps = ReportUpdater(opened, store, run.id, every=60.0, clock=clock)
+    keeps = ReportUpdater(handle, store, run.id, every=60.0, clock=clock)
     assert keeps._due()
     assert keeps.write("running")
     assert not keeps._due()
-    trial = opened.study.ask()
+    trial = handle.study.ask()
     trial.report(0.5, 50)
     clock.now += 30
     assert not keeps._due()  # new, but no trial ended
@@ -55,7 +55,7 @@ def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -
     assert keeps._due()
     assert keeps.write("running")
     assert not keeps.write("running")  # no news
-    opened.study.tell(trial, 7.25)
+    handle.study.tell(trial, 7.25)
     assert keeps._due()  # at once
     assert keeps.write("running")
     assert "7.25 (trial 3)" in page_of(run)
@@ -63,9 +63,9 @@ def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -
 
 
 def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> None:
-    opened, store, run = kept
+    handle, store, run = kept
     clock = Clock()
-    first, second = (ReportUpdater(opened, store, run.id, clock=clock) for _ in range(2))
+    first, second = (ReportUpdater(handle, store, run.id, clock=clock) for _ in range(2))
     assert first._due()
     assert not second._due()
     clock.now += 100
@@ -78,14 +78,14 @@ def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> No
 
 
 def test_the_last_report_tells_how_the_study_ended(kept: Any) -> None:
-    opened, store, run = kept
-    with ReportUpdater(opened, store, run.id, look=60.0):
+    handle, store, run = kept
+    with ReportUpdater(handle, store, run.id, look=60.0):
         pass
     assert ">finished<" in page_of(run)
-    with pytest.raises(ValueError, match="broken"), ReportUpdater(opened, store, run.id, look=60.0):
+    with pytest.raises(ValueError, match="broken"), ReportUpdater(handle, store, run.id, look=60.0):
         raise ValueError("it is <broken>")
     assert "stopped: it is &lt;broken&gt;" in page_of(run)
-    with pytest.raises(KeyboardInterrupt), ReportUpdater(opened, store, run.id, look=60.0):
+    with pytest.raises(KeyboardInterrupt), ReportUpdater(handle, store, run.id, look=60.0):
         raise KeyboardInterrupt
     assert ">interrupted<" in page_of(run)
     assert "| Rank | trial" in store.search("made")[0].tags["mlflow.note.content"]
@@ -94,14 +94,14 @@ def test_the_last_report_tells_how_the_study_ended(kept: Any) -> None:
 def test_a_store_that_fails_is_one_warning(
     kept: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    opened, store, run = kept
+    handle, store, run = kept
 
     def fail(*arguments: Any) -> None:
         raise CycleGANError("the store is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log_text", fail)
-        with ReportUpdater(opened, store, run.id, every=0.0, look=0.01) as keeps:
+        with ReportUpdater(handle, store, run.id, every=0.0, look=0.01) as keeps:
             end = time.monotonic() + 30
             while not keeps._warned and time.monotonic() < end:
                 time.sleep(0.01)
@@ -115,12 +115,12 @@ def test_a_store_that_fails_is_one_warning(
 def test_a_store_that_hangs_does_not_hold_the_study(
     kept: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    opened, store, run = kept
+    handle, store, run = kept
     back = threading.Event()
     monkeypatch.setattr(Run, "log_text", lambda *a: back.wait(60))
     monkeypatch.setattr(updater, "_PATIENCE", 0.2)
     start = time.monotonic()
-    with ReportUpdater(opened, store, run.id):
+    with ReportUpdater(handle, store, run.id):
         pass
     assert time.monotonic() - start < 10
     assert "the store does not answer" in caplog.text
@@ -143,13 +143,13 @@ def study_file(project: Path, tiny: dict[str, Any]) -> Path:
     return path
 
 
-def run_it(path: Path) -> OpenStudy:
-    return run_study(load_definition(path), store=Store.open(), console=Console(quiet=True)).opened
+def run_it(path: Path) -> StudyHandle:
+    return run_study(load_definition(path), store=Store.open(), console=Console(quiet=True)).handle
 
 
 def often(monkeypatch: pytest.MonkeyPatch, every: float = 0.0) -> None:
-    def make(opened: OpenStudy, store: Store, parent: str) -> ReportUpdater:
-        return ReportUpdater(opened, store, parent, every=every, look=0.1)
+    def make(handle: StudyHandle, store: Store, parent: str) -> ReportUpdater:
+        return ReportUpdater(handle, store, parent, every=every, look=0.1)
 
     monkeypatch.setattr(runner, "ReportUpdater", make)
 
@@ -167,16 +167,16 @@ def test_a_study_that_runs_keeps_its_report(
 
     monkeypatch.setattr(Run, "log_text", log)
     often(monkeypatch)
-    opened = run_it(study_file)
+    handle = run_it(study_file)
     running = [page for page in pages if ">running<" in page]
     assert len(running) >= 2
     assert any('class="state running"' in page and 'data-at="#/' in page for page in running)
-    run = Store.open().run(opened.study.user_attrs["mlflow_run_id"])
+    run = Store.open().run(handle.study.user_attrs["mlflow_run_id"])
     last = page_of(run)
     assert last == pages[-1]
     assert ">finished<" in last
     assert last.count('data-at="#/experiments/') == 2
-    best = opened.best()
+    best = handle.best()
     assert f"{best.score:.2f} (trial {best.number})" in last
     assert last.count("<img") == 1 + 2 + 1 + 2  # real_A, two trials, real_B, six of each
     assert "gain − 0.25 spectrum" in last
@@ -190,8 +190,8 @@ def test_a_report_that_fails_changes_no_study(
 
     monkeypatch.setattr(updater, "study_page", fail)
     often(monkeypatch, every=2.0)
-    opened = run_it(study_file)
-    states = {t.state for t in opened.study.trials}
+    handle = run_it(study_file)
+    states = {t.state for t in handle.study.trials}
     assert states == {optuna.trial.TrialState.COMPLETE}
     assert Store.open().find_run("s").status == "FINISHED"
     assert sum("report can't be written" in r.getMessage() for r in caplog.records) == 1
