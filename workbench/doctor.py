@@ -87,7 +87,7 @@ def examine(store: Store) -> Iterator[Problem]:
     """Yield all problems, journals first because the studies are read from them."""
     for name in known_studies():
         yield from _journal(studies_folder() / name)
-    told: set[str] = set()
+    reported: set[str] = set()
     for name in known_studies():
         try:
             handle = open_study(name)
@@ -99,10 +99,10 @@ def examine(store: Store) -> Iterator[Problem]:
             )
             continue
         for finding in _study(handle, store):
-            told.add(finding.run_id)
+            reported.add(finding.run_id)
             yield finding
     yield from _undelivered(store)
-    yield from _dead_runs(store, told)
+    yield from _dead_runs(store, reported)
     yield from _litter(project_root() / "results")
 
 
@@ -212,10 +212,10 @@ def _undelivered(store: Store) -> Iterator[Problem]:
         )
 
 
-def _dead_runs(store: Store, told: Collection[str]) -> Iterator[Problem]:
+def _dead_runs(store: Store, reported: Collection[str]) -> Iterator[Problem]:
     """Yield the runs that MLflow shows as RUNNING although their process is gone."""
     for run, alive in dead_runs(store):
-        if run.id in told:
+        if run.id in reported:
             continue
         process = run.tags.get(PROCESS)
         subject = f"{run.tags.get('kind', 'run')} {run.name} ({run.id})"

@@ -130,9 +130,9 @@ class _Cache:
         if self._path is None or not self._new:
             return
         entries = {**_read(self._path), **self._new}
-        kept = dict(list(entries.items())[-_CACHE_ENTRIES:])
+        newest = dict(list(entries.items())[-_CACHE_ENTRIES:])
         try:
-            write_text(self._path, json.dumps(kept, indent=1))
+            write_text(self._path, json.dumps(newest, indent=1))
         except CycleGANError as error:  # it only saves time
             logger.info("hashes of data files are not stored: %s", error)
 

@@ -264,11 +264,11 @@ def _fit_noise(patches_A: Tensor, patches_B: Tensor, gain: float, sigma: float) 
     transfer = gain**2 * _gaussian_power(np.hypot(k_z[:, None], k_r[None, :]), sigma)
     excess = rows_A.mean(axis=0) - transfer * rows_B.mean(axis=0)
     unsure = np.hypot(_error(rows_A), transfer * _error(rows_B))
-    told = excess > SIGNIFICANCE * unsure
-    mean = np.where(told, excess, 0.0).sum(axis=0) / np.maximum(told.sum(axis=0), 1)
+    seen = excess > SIGNIFICANCE * unsure
+    mean = np.where(seen, excess, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     # At most all of A's power: in a bin of few modes the mean of the others may exceed it.
     filled = np.minimum(np.broadcast_to(mean, excess.shape), rows_A.mean(axis=0))
-    return np.asarray(np.maximum(np.where(told, excess, filled), 0.0), dtype=np.float64)
+    return np.asarray(np.maximum(np.where(seen, excess, filled), 0.0), dtype=np.float64)
 
 
 def _error(rows: Array) -> Array:

@@ -119,7 +119,7 @@ class RollbackOptimizer(Callback):
         """Forget the abandoned path, and stop the training if this was the last resort."""
         self.ring.discard_after(trainer.step)
         self.policy.on_rollback(trainer.step)
-        logger.warning("rollback %d: %s", len(trainer.rollbacks), told(event))
+        logger.warning("rollback %d: %s", len(trainer.rollbacks), event_text(event))
         if self._giving_up:
             trainer.conclude_rollback("gave up")
             trainer.request_stop(self._giving_up)
@@ -257,7 +257,7 @@ _SHOWN = 2
 _SMALLEST = 0.02
 
 
-def told(event: RollbackEvent) -> str:
+def event_text(event: RollbackEvent) -> str:
     """Return one line: the step before, the step after, the reason, and the changes."""
     line = f"step {event.from_step} -> {event.to_step}, {event.reason}"
     if event.cause.attempt > 1:

@@ -208,10 +208,10 @@ class Original:
         self._up = directed(losses, truth)
         kind = max(points, key=lambda name: points[name])
         risen = {name: value for name, value in of_losses.items() if value > 0}
-        told = [f"{name} {value:.3g}" for name, value in (points | risen).items() if value > 0]
+        parts = [f"{name} {value:.3g}" for name, value in (points | risen).items() if value > 0]
         return Fault(
             kind=kind,
-            reason=f"{total:.3g} points where 1 is allowed ({', '.join(told)})",
+            reason=f"{total:.3g} points where 1 is allowed ({', '.join(parts)})",
             severity=total,
             networks=tuple(risen) if kind == "loss" else ("C_A", "C_B"),
         )

@@ -99,17 +99,17 @@ class Ring:
         """Add the start."""
         self.start = RingSnapshot.of(snapshot)
 
-    def add(self, kept: RingSnapshot) -> None:
+    def add(self, entry: RingSnapshot) -> None:
         """Add a new snapshot, and drop or spill older ones that are too many."""
-        self.recent.append(kept)
+        self.recent.append(entry)
         while len(self.recent) > self.keep:
             self.complete = False
             self._forget(self.recent.pop(0))
         self._fit()
 
-    def keep_best(self, kept: RingSnapshot) -> None:
+    def keep_best(self, entry: RingSnapshot) -> None:
         """Hold this snapshot until there is a better one; it may be one of the recent ones."""
-        before, self.best = self.best, kept
+        before, self.best = self.best, entry
         if before is not None:
             self._forget(before)
         self._fit()
@@ -132,8 +132,8 @@ class Ring:
         # The best-known one may be thousands of steps back, the start even more: a last resort.
         if self.best and self.best.step < now - age and fault not in self.best.signs:
             order.append(self.best)
-        for kept in order:
-            snapshot = kept.read()
+        for entry in order:
+            snapshot = entry.read()
             if snapshot is not None and snapshot.is_finite():
                 return snapshot
         start = self.start.read()
@@ -143,13 +143,13 @@ class Ring:
 
     def discard_after(self, step: int) -> None:
         """Forget the snapshots of an abandoned path; the best-known one stays."""
-        for kept in [k for k in self.recent if k.step > step]:
-            self.recent.remove(kept)
-            self._forget(kept)
+        for entry in [k for k in self.recent if k.step > step]:
+            self.recent.remove(entry)
+            self._forget(entry)
 
     def nbytes(self) -> int:
         """Return the size of the snapshots in memory, in bytes."""
-        return sum(kept.nbytes for kept in self._all() if kept.snapshot is not None)
+        return sum(entry.nbytes for entry in self._all() if entry.snapshot is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint; snapshots in files are named only.
@@ -161,10 +161,10 @@ class Ring:
             path.unlink(missing_ok=True)
         self._unused.append([])
         everything = self._all()
-        places = {id(kept): place for place, kept in enumerate(everything)}
+        places = {id(entry): place for place, entry in enumerate(everything)}
         return {
-            "snapshots": [kept.to_plain() for kept in everything],
-            "recent": [places[id(kept)] for kept in self.recent],
+            "snapshots": [entry.to_plain() for entry in everything],
+            "recent": [places[id(entry)] for entry in self.recent],
             "start": places[id(self.start)] if self.start else None,
             "best": places[id(self.best)] if self.best else None,
             "complete": self.complete,
@@ -172,10 +172,10 @@ class Ring:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned; snapshots whose file is gone are lost."""
-        kept = [self._from_plain(plain) for plain in state["snapshots"]]
-        self.recent = [found for i in state["recent"] if (found := kept[i])]
-        self.start = kept[state["start"]] if state["start"] is not None else None
-        self.best = kept[state["best"]] if state["best"] is not None else None
+        entries = [self._from_plain(plain) for plain in state["snapshots"]]
+        self.recent = [found for i in state["recent"] if (found := entries[i])]
+        self.start = entries[state["start"]] if state["start"] is not None else None
+        self.best = entries[state["best"]] if state["best"] is not None else None
         self.complete = bool(state["complete"]) and len(self.recent) == len(state["recent"])
         self._remove_strangers()
 
@@ -192,13 +192,13 @@ class Ring:
 
     def _all(self) -> list[RingSnapshot]:
         """Return each snapshot once; the later in the list, the likelier it is needed."""
-        named = [kept for kept in (self.start, self.best) if kept is not None]
-        return list({id(kept): kept for kept in (*named, *self.recent)}.values())
+        named = [entry for entry in (self.start, self.best) if entry is not None]
+        return list({id(entry): entry for entry in (*named, *self.recent)}.values())
 
     def _fit(self) -> None:
         """Spill or drop the snapshots that exceed the memory."""
         while self.nbytes() > self.memory:
-            in_memory = [kept for kept in self._all() if kept.snapshot is not None]
+            in_memory = [entry for entry in self._all() if entry.snapshot is not None]
             if self.folder is not None and len(in_memory) > 1:
                 if not self._spill(in_memory[0]):
                     return
@@ -209,27 +209,27 @@ class Ring:
             else:
                 return
 
-    def _spill(self, kept: RingSnapshot) -> bool:
+    def _spill(self, entry: RingSnapshot) -> bool:
         assert self.folder is not None
-        assert kept.snapshot is not None
-        path = self.folder / f"snapshot-{kept.iteration:08d}.pt"
+        assert entry.snapshot is not None
+        path = self.folder / f"snapshot-{entry.iteration:08d}.pt"
         try:
-            checkpoints.save({"format": SNAPSHOT_FORMAT, **kept.snapshot.to_plain()}, path)
+            checkpoints.save({"format": SNAPSHOT_FORMAT, **entry.snapshot.to_plain()}, path)
         except (CycleGANError, OSError) as error:  # better to exceed the budget than to fail
             self._warn(f"a snapshot stays in memory: {error}")
             return False
-        kept.path, kept.snapshot = path, None
+        entry.path, entry.snapshot = path, None
         return True
 
-    def _forget(self, kept: RingSnapshot) -> None:
-        if kept.path is not None and not any(kept is other for other in self._all()):
-            self._unused[-1].append(kept.path)
+    def _forget(self, entry: RingSnapshot) -> None:
+        if entry.path is not None and not any(entry is other for other in self._all()):
+            self._unused[-1].append(entry.path)
 
     def _remove_strangers(self) -> None:
         """Remove files of a process that was killed after this checkpoint."""
         if self.folder is None:
             return
-        known = {kept.path for kept in self._all()}
+        known = {entry.path for entry in self._all()}
         for path in self.folder.glob("snapshot-*.pt"):
             if path not in known:
                 with contextlib.suppress(OSError):
