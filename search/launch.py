@@ -21,6 +21,7 @@ import json
 import shutil
 import signal
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,6 +100,10 @@ class LaunchResult:
     """Their gain over the best Gaussian filter on pseudo pairs, in dB; None if unknown."""
     stop_asked: bool = False
     """True if Ctrl-C or SIGTERM came, even if the training was complete just then."""
+
+
+_LAUNCH = "launch"
+"""Key of a training's record and tag of its run, by which they know each other."""
 
 
 class _Progress(Callback):
@@ -198,12 +203,23 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
     found = reopened(store, plan.run_id, console)
     if found:
         return found
+    # The id of the launch is on the disk before the run exists: a process that is killed before it can note
+    # the run's id leaves a run that the next one finds.
+    record = _record(job.folder)
+    launch_id = record.get(_LAUNCH)
+    if launch_id:
+        made = store.tagged(_LAUNCH, launch_id)
+        if made:
+            return store.open_run(made)
+    else:
+        launch_id = uuid.uuid4().hex
+        _remember(job.folder, **record, **{_LAUNCH: launch_id})
     run = store.create_run(
         job.experiment,
         plan.config.run_name,
         kind=job.kind,
         params=job.params,  # the tracking callback logs the rest of the configuration
-        tags=dict(job.tags),
+        tags={**job.tags, _LAUNCH: launch_id},
         parent=job.parent,
     )
     if job.kind == "train":

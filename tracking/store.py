@@ -15,7 +15,7 @@ from tracking.errors import translated
 from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
 from tracking.run import Run
-from tracking.run_lookup import PARENT, ExperimentInfo, RunInfo, hint
+from tracking.run_lookup import PARENT, ExperimentInfo, RunInfo, hint, quoted
 from tracking.views import View
 
 if TYPE_CHECKING:
@@ -256,6 +256,11 @@ class Store:
                 if not token:
                     break
         return [self._info(run, names) for run in found]
+
+    def tagged(self, tag: str, value: str) -> str | None:
+        """Return the id of the newest run whose `tag`, a plain word, has this value, or None."""
+        found = self.search(filter=f"tags.{tag} = {quoted(value)}", limit=1)
+        return found[0].id if found else None
 
     def run_ids(self) -> set[str]:
         """Return the ids of all runs, including deleted ones and those of other programs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cyclegan.errors import BusyError, ConfigError
 from cyclegan.keep_best import KeepBest
 from cyclegan.locks import exclusive
 from cyclegan.validation import ValidationReport
+from search import launch as launches
 from search.launch import Job, LaunchResult, run_training
 from tracking import Store
 from viz.console import Console
@@ -183,6 +185,24 @@ def test_a_training_that_died_before_its_first_checkpoint_keeps_its_run(
     finished = launch(config)
     assert runs_of_e() == [(run_id, "tiny", "FINISHED")]
     assert finished.run_id == run_id
+
+
+def test_a_process_killed_before_it_noted_its_run_leaves_one_that_the_next_finds(
+    config: Config, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_when_the_run_exists(folder: Path, **record: object) -> None:
+        if "run_id" in record:
+            os._exit(9)
+        remember(folder, **record)
+
+    remember = launches._remember
+    with monkeypatch.context() as patched:
+        patched.setattr(launches, "_remember", dies_when_the_run_exists)
+        run_and_die(config)
+    ((run_id, _, _),) = runs_of_e()
+    assert "run_id" not in json.loads(Path("results/t/run.json").read_text())
+    assert launch(config).run_id == run_id
+    assert runs_of_e() == [(run_id, "tiny", "FINISHED")]
 
 
 def test_what_it_left_is_closed_if_another_configuration_takes_its_folder(
