@@ -203,8 +203,8 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
     found = reopened(store, plan.run_id, console)
     if found:
         return found
-    # The id of the launch is on the disk before the run exists: a process that is killed before it can note
-    # the run's id leaves a run that the next one finds.
+    # The id of the launch is on the disk before the run exists: a process that is killed before it
+    # can note the run's id leaves a run that the next one finds.
     record = _record(job.folder)
     launch_id = record.get(_LAUNCH)
     if launch_id:
