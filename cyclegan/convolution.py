@@ -26,6 +26,11 @@ USE_ONEDNN = (
 """True where oneDNN is known to be fast; on other processors it may have no such kernels."""
 
 
+LEAST = 8192
+"""Fewest numbers of an image (voxels times channels) with which oneDNN is the faster one; below
+them an operation costs more to prepare than to compute."""
+
+
 class Conv3d(nn.Conv3d):
     """A convolution 3x3x3 of stride 1 that keeps the image's size, (B, C, Z, Y, X)."""
 
@@ -49,6 +54,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.ndim == 5
+        and x.numel() >= LEAST * x.shape[0]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and bool(torch.backends.mkldnn.enabled)

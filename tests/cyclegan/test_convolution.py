@@ -19,6 +19,11 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _small_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "LEAST", 0)
+
+
 def _pair(inputs: int, outputs: int) -> tuple[Conv3d, nn.Conv3d]:
     ours, theirs = Conv3d(inputs, outputs), nn.Conv3d(inputs, outputs, 3, padding=1)
     theirs.load_state_dict(ours.state_dict())
@@ -86,6 +91,16 @@ def test_an_exported_layer_runs_without_onednn() -> None:
     x = torch.randn(1, 4, 4, 4, 4)
     exported = torch.export.export(Conv3d(4, 4), (x,))
     assert not [node for node in exported.graph.nodes if "mkldnn" in str(node.target)]
+
+
+def test_small_images_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "LEAST", 4 * 4**3)
+    called: list[int] = []
+    monkeypatch.setattr(convolution, "_convolve", lambda x, *_: called.append(x.numel()) or x)
+    layer = Conv3d(4, 4)
+    layer(torch.randn(2, 4, 4, 4, 4))
+    layer(torch.randn(2, 4, 4, 4, 3))
+    assert called == [2 * 4 * 4**3]
 
 
 def test_other_processors_use_pytorchs_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
