@@ -47,7 +47,7 @@ class Difference:
     voxels: int
 
 
-class Differences:
+class ImageDifferences:
     """Adds up the differences of every pair of `count` images, one part at a time.
 
     It takes the memory of one part, so the images may have any size.
@@ -113,9 +113,9 @@ class Differences:
         )
 
 
-def differences(images: Sequence[Blocks]) -> Differences:
+def differences(images: Sequence[Blocks]) -> ImageDifferences:
     """Return the differences of images that are in memory."""
-    found = Differences(len(images))
+    found = ImageDifferences(len(images))
     for parts in zip(*images, strict=True):  # a patch at a time: little memory
         found.add(parts)
     return found

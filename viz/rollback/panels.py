@@ -99,9 +99,9 @@ def _draw_panel(axes: Axes, path: TrainingPath, panel: _Panel, width: float) -> 
     for values in panel.curves.values():
         _draw_discarded(axes, path, values, panel.noisy, width)
     kept = np.flatnonzero(path.accepted)
-    for number, values in enumerate(panel.curves.values()):
+    for curve, values in enumerate(panel.curves.values()):
         if kept.size:
-            colour = CURVES[number % len(CURVES)]
+            colour = CURVES[curve % len(CURVES)]
             _draw_accepted(axes, path.steps[kept], values[kept], panel.noisy, width, colour)
     everything = np.concatenate(list(panel.curves.values()))
     shown = np.concatenate([values[kept] for values in panel.curves.values()])
@@ -165,12 +165,12 @@ def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
     """Draw an arrow per rollback, from the step of the fault back to the restored step."""
     count = len(path.rollbacks)
     every = ceil_div(count, _ARROWS)
-    for number, event in enumerate(path.rollbacks, start=1):
+    for rank, event in enumerate(path.rollbacks, start=1):
         colour = outcome_colour(event.outcome)
         axes.annotate(
             "",
-            xy=(event.to_step, number),
-            xytext=(event.from_step, number),
+            xy=(event.to_step, rank),
+            xytext=(event.from_step, rank),
             arrowprops={
                 "arrowstyle": "-|>,head_width=0.22,head_length=0.45",
                 "color": colour,
@@ -179,10 +179,10 @@ def draw_rollbacks(axes: Axes, path: TrainingPath) -> None:
                 "shrinkB": 0,
             },
         )
-        if (number - 1) % every == 0:
+        if (rank - 1) % every == 0:
             axes.annotate(
-                str(number),
-                xy=(event.from_step, number),
+                str(rank),
+                xy=(event.from_step, rank),
                 xytext=(4, 0),
                 textcoords="offset points",
                 color=colour,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cyclegan.data import Size
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
-from cyclegan.metrics.agreement import Blocks, Differences
+from cyclegan.metrics.agreement import Blocks, ImageDifferences
 from tracking import project_root
 from viz.enhancement.reading import SAMPLED_BLOCKS, SCANNED, spread_blocks
 from viz.pictures import Picture, Window, comparison, difference_picture, grey_window
@@ -175,9 +175,9 @@ def _measured(
     )
 
 
-def _differences(images: Sequence[FirstImage]) -> tuple[Differences, float]:
+def _differences(images: Sequence[FirstImage]) -> tuple[ImageDifferences, float]:
     """Return the differences of all voxels, or of a sample if they are too many; and its share."""
-    found, shape = Differences(len(images)), images[0].shape
+    found, shape = ImageDifferences(len(images)), images[0].shape
     read = 0
     for origin, size in _places(images[0]):
         found.add([image.block(origin, size) for image in images])

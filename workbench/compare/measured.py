@@ -11,7 +11,7 @@ from cyclegan.metrics.agreement import (
     Blocks,
     Curve,
     Difference,
-    Differences,
+    ImageDifferences,
     mean_power,
     shell_agreement,
 )
@@ -79,7 +79,7 @@ class ComparedImages:
 
 
 def agreements(
-    numbers: Sequence[int], blocks: Mapping[int, Blocks], found: Differences
+    numbers: Sequence[int], blocks: Mapping[int, Blocks], found: ImageDifferences
 ) -> dict[Pair, PairAgreement]:
     """Return the agreement of every pair, from blocks at the same places and whole-image sums.
 

@@ -19,7 +19,7 @@ _DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Differences:
+class UnequalValues:
     """Values that differ, by name, one per run; None where a run has none."""
 
     values: Mapping[str, tuple[str | None, ...]]
@@ -47,15 +47,15 @@ class DataCheck:
         return all(self.equal(name) is not False for name in self.hashes)
 
 
-def differing(tables: Sequence[Mapping[str, str]]) -> Differences:
+def differing(tables: Sequence[Mapping[str, str]]) -> UnequalValues:
     """Find the names whose values differ between tables; `1` and `1.0` are the same."""
     names = dict.fromkeys(name for table in tables for name in table)
     found = {name: tuple(table.get(name) for table in tables) for name in names}
     unequal = {name: values for name, values in found.items() if not _all_same(values)}
-    return Differences(values=unequal, same=len(found) - len(unequal))
+    return UnequalValues(values=unequal, same=len(found) - len(unequal))
 
 
-def parameters(runs: Sequence[ComparedRun]) -> Differences:
+def parameters(runs: Sequence[ComparedRun]) -> UnequalValues:
     """Compare the runs' parameters. One that a resumed training changed has both values.
 
     MLflow has no parameter for what a training leaves at its default: the value is `default` here.
@@ -65,7 +65,7 @@ def parameters(runs: Sequence[ComparedRun]) -> Differences:
     return differing([(usual if _trains(run) else {}) | _settings(run) for run in runs])
 
 
-def environment(runs: Sequence[ComparedRun]) -> Differences:
+def environment(runs: Sequence[ComparedRun]) -> UnequalValues:
     """Compare devices, versions and the code."""
     return differing(
         [
@@ -94,7 +94,7 @@ def data_check(runs: Sequence[ComparedRun]) -> DataCheck:
 _ENHANCED = ("volume", "reference", "roi")
 
 
-def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: Differences) -> list[str]:
+def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: UnequalValues) -> list[str]:
     """Return the reasons why scores may not be comparable, one line each."""
     lines = []
     different = [name for name in data.hashes if data.equal(name) is False]

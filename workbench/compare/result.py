@@ -13,7 +13,7 @@ from tracking.retention import kind_of
 from workbench.compare.measured import ComparedImages, PairAgreement
 from workbench.compare.parameters import (
     DataCheck,
-    Differences,
+    UnequalValues,
     data_check,
     environment,
     parameters,
@@ -27,8 +27,8 @@ class Comparison:
     """The complete comparison of some runs."""
 
     runs: Sequence[ComparedRun]
-    parameters: Differences
-    environment: Differences
+    parameters: UnequalValues
+    environment: UnequalValues
     data: DataCheck
     warnings: Sequence[str]
     judged: Sequence[MetricRow]
@@ -85,7 +85,7 @@ def _run(run: ComparedRun, images: ComparedImages) -> dict[str, Any]:
     }
 
 
-def _differing(found: Differences) -> dict[str, Any]:
+def _differing(found: UnequalValues) -> dict[str, Any]:
     return {"differ": {n: list(v) for n, v in found.values.items()}, "same": found.same}
 
 

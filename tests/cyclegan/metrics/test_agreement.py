@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from cyclegan.errors import DataError
 from cyclegan.metrics.agreement import (
     HALF,
-    Differences,
+    ImageDifferences,
     differences,
     mean_power,
     same_images,
@@ -38,7 +38,7 @@ def test_an_image_agrees_with_itself_everywhere() -> None:
 
 def test_sums_over_parts_are_those_of_the_whole() -> None:
     first, second = images(1), 0.5 * images(1) + images(2) + 3
-    found = Differences(2)
+    found = ImageDifferences(2)
     for start in range(0, first.shape[1], 7):
         found.add([image[:, start : start + 7] for image in (first, second)])
     difference = second.astype(float) - first
@@ -55,7 +55,7 @@ def test_what_is_not_finite_in_one_image_counts_in_none() -> None:
     broken = first.copy()
     broken[0, :5] = np.nan
     whole = differences([first[:, 5:], second[:, 5:]]).of(0, 1)
-    with_nan = Differences(2)
+    with_nan = ImageDifferences(2)
     with_nan.add([broken[0], second[0]])
     with_nan.add([broken[1, 5:], second[1, 5:]])
     assert with_nan.of(0, 1).rms == pytest.approx(whole.rms)
@@ -86,7 +86,7 @@ def test_small_blocks_have_no_shells_and_parts_must_match() -> None:
     assert shell_agreement(images(0, (1, 4, 9, 9)), images(1, (1, 4, 9, 9))) is None
     assert mean_power(images(0, (1, 4, 9, 9))) is None
     with pytest.raises(DataError, match="one shape"):
-        Differences(2).add([np.ones((2, 2)), np.ones((2, 3))])
+        ImageDifferences(2).add([np.ones((2, 2)), np.ones((2, 3))])
 
 
 def test_white_noise_has_the_power_of_its_variance() -> None:
