@@ -77,24 +77,23 @@ def markdown(found: Found, command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_OPENING = """# What else one could take
+_OPENING = """# What you could use instead
 
-What a user could take instead of this software, and this software, on data that its recipes were
+This page compares this software with what you could use instead, on data that its recipes were
 not chosen on (docs/recipe.md says on which). The benchmark writes this page:
 
     {command}
 
-Every image is fitted to the reference by an offset and a slope of 0 or more, the same for everyone.
+Every image is fitted to the reference by an offset and a slope of 0 or more, in all rows alike.
 Then PSNR and SSIM are measured (SSIM in 3D, Gaussian window of 1.5 voxels). The data range of both
 is the span from the 0.1 to the 99.9 percentile of the reference. The resolution is the full period,
 in voxels of the reference, at which the Fourier shell correlation with the reference falls below
 {criterion}; no filter that only weights frequencies changes it much. {rim} voxels at every face
-don't count. Figures are means over seeds, ± half the range over seeds; where nothing is drawn
-there is one figure. Everything ran on one thread; other work on
-the same machine makes seconds longer.
+do not count. Figures are means over seeds, ± half the range over seeds; without random draws there
+is one figure. Everything ran on one thread; other work on the same machine makes times longer.
 
 Filters are shown at their best: their parameters were chosen with the reference, which nobody has
-in earnest. At 2x and 4x each was tried before and after cubic interpolation. The last column has
+in practice. At 2x and 4x each was tried before and after cubic interpolation. The last column has
 the parameter of a filter, the steps of a training, or the step whose generator was taken."""
 
 
