@@ -72,7 +72,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: the form is key=value, e.g. lambdas.C_A=100")
+            raise ConfigError(f"--set {text}: must be key=value, e.g. lambdas.C_A=100")
         try:
             result[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -101,7 +101,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             _item(node, last, key)
             node[int(last)] = value
         elif last.isdigit():
-            raise ConfigError(f"{key}: there is no list whose item {last} could change")
+            raise ConfigError(f"{key}: there is no list here with an item {last}")
         else:
             node[last] = value
     return result

@@ -57,7 +57,7 @@ class Config(Section):
     """Base number of filters of the generators."""
     depth: int | None = Field(default=None, ge=1, le=6)
     """Number of poolings of a generator that keeps the resolution; generators that change it adapt.
-    By default each network has its own (2; UNet113d 5). One more doubles the field of view of an
+    Each network has its own default (2; UNet113d 5). One more doubles the field of view of an
     output voxel."""
     upsampling: Literal["transposed", "resize"] = "transposed"
     """Upsampling in the generators: a transposed convolution, or (`resize`) resizing followed by a
@@ -78,9 +78,9 @@ class Config(Section):
     spectral_norm_D: bool = False
     """Bound the gain of the discriminators' layers by spectral normalisation (Miyato 2018)."""
     pool_size: int = Field(default=0, ge=0)
-    """Generated images of earlier steps, for each domain, that the discriminators see again now and
-    then (Shrivastava 2017; CycleGAN: 50); 0 for none. 3D images are large: they take memory and
-    disk space."""
+    """Number of images generated in earlier steps, for each domain, that the discriminators see
+    again at times (Shrivastava 2017; CycleGAN: 50); 0 for none. 3D images are large: they take
+    memory and disk space."""
     imsize_A: tuple[Count, Count, Count] = (128, 128, 128)
     """Patch size of domain A in voxels (Z, Y, X); along each axis, a patch of domain B is
     `super_resolution` times as large."""
@@ -166,9 +166,10 @@ class Config(Section):
     validation_patches: Annotated[int, Field(ge=4)] = 8
     """Number of held-out patches of each domain, the same ones in every training."""
     log_every: Count = 10
-    """Iterations whose mean losses are one point in the charts of a run."""
+    """Iterations averaged into one point of a run's loss charts."""
     volumes_mb: Weight = 100.0
-    """Most megabytes (uncompressed) of the six images that a run stores as volumes; 0 for none."""
+    """Size limit in MB, uncompressed, of the six images that a run stores as volumes; 0 for no
+    volumes."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     checkpoint_minutes: float | None = Field(default=None, gt=0.0)
@@ -245,12 +246,12 @@ class Config(Section):
             for key in ("I_A", "I_B"):
                 if any(getattr(self.lambdas, key)):
                     raise ValueError(
-                        f"lambdas.{key}: an identity loss needs channels_A = channels_B, they are "
-                        f"{self.channels_A} and {self.channels_B}; set it to 0"
+                        f"lambdas.{key}: an identity loss needs channels_A = channels_B, but they "
+                        f"are {self.channels_A} and {self.channels_B}; set it to 0"
                     )
             if self.kickstart:
                 raise ValueError(
-                    "kickstart needs channels_A = channels_B, they are "
+                    "kickstart needs channels_A = channels_B, but they are "
                     f"{self.channels_A} and {self.channels_B}; set it to false"
                 )
 
@@ -285,8 +286,8 @@ class Config(Section):
         for key in ("penalty_R1", "penalty_R2"):
             if getattr(self, key) and self.norm_D == "batch":
                 raise ValueError(
-                    f"{key}: with norm_D = batch a judgement depends on the whole batch and has no "
-                    "gradient of its own; set norm_D to none or instance"
+                    f"{key}: with norm_D = batch, a judgement depends on the whole batch and has "
+                    "no gradient of its own; set norm_D to none or instance"
                 )
         for net in ("A", "B"):
             kinds = {
@@ -295,8 +296,8 @@ class Config(Section):
             }
             if kinds[f"G_{net}"] != kinds[f"D_{net}"] and True in set().union(*kinds.values()):
                 raise ValueError(
-                    f"lossFuncs.G_{net} and lossFuncs.D_{net}: relativistic judgements mean "
-                    "something only to each other; take relativistic for both, or for neither"
+                    f"lossFuncs.G_{net} and lossFuncs.D_{net}: a relativistic loss needs the other "
+                    "to be relativistic, too; take relativistic for both, or for neither"
                 )
 
     def _weighs(self, *groups: str) -> bool:

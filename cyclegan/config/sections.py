@@ -67,7 +67,7 @@ class LossFunctions(Section):
 
 
 class LossNames(Section):
-    """Names of the loss terms in metrics; empty for group and function, e.g. `G_A_bce`."""
+    """Names of the loss terms in metrics; by default group and function, e.g. `G_A_bce`."""
 
     G_A: Names = ()
     G_B: Names = ()
@@ -172,7 +172,7 @@ class HPOptimizer(Section):
     """Steps before the first judgement, counted after `pretrain_steps`; until then only non-finite
     values count as faults."""
     fall_back: Count = 200
-    """Fewest steps that a rollback goes back (fewer only if the training is younger)."""
+    """Least number of steps that a rollback goes back (fewer only if the training is younger)."""
     keep: Annotated[int, Field(ge=2)] = 5
     """Number of recent snapshots to keep, besides the first one and the best one so far."""
     precision: Literal["full", "bf16", "fp16"] = "full"

@@ -364,7 +364,7 @@ def test_only_the_same_job_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixt
         interrupted(network(), entry, out, 5)
         assert part_folder(out).is_dir()
         assert resumed(operator, entry, out, **options).resumed == 0
-        assert "it belonged to another" in caplog.text
+        assert "its tiles came from another" in caplog.text
         caplog.clear()
         out.unlink()
     interrupted(network(), entry, out, 5)
