@@ -13,9 +13,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import shutil
 import time
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +141,8 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
     """Return the state that `save` wrote to `path`, with its tensors on the CPU.
 
+    PyTorch reads damaged files without a word, so the checksums in the file are compared first.
+
     Errors: `CheckpointError` if the file is missing, damaged or in none of the `formats`.
     """
     if not path.is_file():
@@ -146,16 +151,53 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: this is an exported generator; give the generator.pt it was made from"
         )
+    _check_whole(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain values, so reading it could run code; "
+            "this software did not write it and does not read it"
+        ) from error
     except Exception as error:
         summary = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {summary}") from error
-    if not isinstance(state, dict) or state.get("format") not in formats:
+    found = state.get("format") if isinstance(state, dict) else None
+    if isinstance(state, dict) and found in formats:
+        return state
+    if isinstance(found, str) and _is_newer(found, formats):
         raise CheckpointError(
-            f"{path}: not a file of this software (expected {', '.join(formats)})"
+            f"{path}: made by a newer version of this software (format {found}; this version reads "
+            f"{', '.join(formats)}); update it"
         )
-    return state
+    raise CheckpointError(f"{path}: not a file of this software (expected {', '.join(formats)})")
+
+
+def _check_whole(path: Path) -> None:
+    """Compare the checksum of every part of the file, which PyTorch does not do."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint, or a damaged one: {error}; copy it again or use another"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: damaged: the checksum of its part {damaged} is wrong; copy it again or use "
+            "another"
+        )
+
+
+def _is_newer(found: str, formats: Sequence[str]) -> bool:
+    """Return True if `found` is a later version of one of the `formats`."""
+    kind, _, version = found.rpartition("-")
+    known = {known.rpartition("-")[0]: known.rpartition("-")[2] for known in formats}
+    if kind not in known or not (version.isdecimal() and known[kind].isdecimal()):
+        return False
+    return int(version) > int(known[kind])
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
     state = checkpoints.load(
         path, formats=(checkpoints.GENERATOR_FORMAT, checkpoints.CHECKPOINT_FORMAT)
     )
+    _check_contents(state, path)
     config = parse_config(state["config"], source=str(path))
     network = new_generator(config, direction)
     try:
@@ -91,6 +92,23 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
             for domain, scans in state.get("scans", {}).items()
         },
     )
+
+
+_CONTENTS: Mapping[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "step": (int,),
+    "score": (int, float, type(None)),
+    "grey_scales": (dict,),
+}
+
+
+def _check_contents(state: Mapping[str, Any], path: Path) -> None:
+    for name, kinds in _CONTENTS.items():
+        if not isinstance(state.get(name), kinds):
+            found = repr(state[name])[:60] if name in state else "missing"
+            raise CheckpointError(
+                f"{path}: its {name} is {found}; the file is incomplete or was changed"
+            )
 
 
 def load_pretrained(model: CycleGAN, path: Path) -> None:

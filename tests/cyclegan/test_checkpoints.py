@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cyclegan import Trainer, checkpoints, parse_config
 from cyclegan.callbacks import Callback
@@ -119,3 +120,48 @@ def test_the_best_state_is_kept_while_training_goes_on(
     kept = checkpoints.load(tmp_path / BEST_NAME, formats=(checkpoints.CHECKPOINT_FORMAT,))
     assert (kept["best_score"], kept["iteration"]) == (best, -iteration)
     assert -iteration < 24, "the test wants a best one before the end"
+
+
+def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    content = state(7) | {"weights": torch.arange(64.0), "name": "train"}
+    whole = tmp_path / "checkpoint.pt"
+    checkpoints.save(content, whole)
+    data, refused = whole.read_bytes(), 0
+    damaged = tmp_path / "damaged.pt"
+    for position in range(0, len(data), 13):
+        flipped = bytearray(data)
+        flipped[position] ^= 0x41
+        damaged.write_bytes(flipped)
+        try:
+            found = checkpoints.load(damaged, formats=(checkpoints.CHECKPOINT_FORMAT,))
+        except CheckpointError as error:
+            assert str(damaged) in str(error)
+            assert "\n" not in str(error)
+            refused += 1
+            continue
+        assert torch.equal(found.pop("weights"), content["weights"]), position
+        assert found == {name: value for name, value in content.items() if name != "weights"}
+    assert refused > 10
+
+
+def test_a_file_with_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    path = tmp_path / "bomb.pt"
+    torch.save({"format": checkpoints.CHECKPOINT_FORMAT, "bomb": Bomb()}, path)
+    with pytest.raises(CheckpointError, match="reading it could run code") as caught:
+        checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_newer_format_is_called_newer(tmp_path: Path) -> None:
+    path = tmp_path / "newer.pt"
+    checkpoints.save({"format": "cyclegan-checkpoint-2"}, path)
+    with pytest.raises(CheckpointError, match="made by a newer version of this software"):
+        checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
+    checkpoints.save({"format": "cyclegan-generator-1"}, path)
+    with pytest.raises(CheckpointError, match="not a file of this software"):
+        checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
