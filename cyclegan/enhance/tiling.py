@@ -49,9 +49,13 @@ def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict
     """Return the cores (C', z, y, x) of all outputs of one tile; `grid.outer(...)` is their place.
 
     If memory runs out, the core is put together from smaller tiles: slower, with the same result.
+
+    Errors: `CycleGANError` if an output has voxels that are not finite, or if no tile is small
+    enough.
     """
     cores = _attempt(operator, read, tile, grid)
     if cores is not None:
+        _check_finite(cores, tile)
         return cores
     smaller = grid.within(tile)
     if smaller is None:
@@ -82,6 +86,18 @@ def _attempt(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def _check_finite(cores: dict[str, NDArray[Any]], tile: Tile) -> None:
+    """Refuse NaN and infinity, which finite weights can make of a finite input, too."""
+    for name, image in cores.items():
+        wrong = image.size - int(np.count_nonzero(np.isfinite(image)))
+        if wrong:
+            raise CycleGANError(
+                f"{name}: {wrong} of {image.size} voxels of the tile at {list(tile.origin)} are "
+                "not finite; the model's values overflow there: look at the input for extreme "
+                "voxels, try --precision fp32, or use another model"
+            )
 
 
 def _assembled(operator: TileOperator, read: Read, grid: Grid) -> dict[str, NDArray[Any]]:

@@ -200,3 +200,13 @@ def test_other_errors_of_an_operator_are_not_taken_for_lack_of_memory() -> None:
 def test_tiles_must_be_aligned() -> None:
     with pytest.raises(UsageError, match="multiples of 4"):
         Grid.of(Several(), (64, 64, 64), (30, 32, 32))
+
+
+def test_voxels_that_are_not_finite_are_refused_with_their_place() -> None:
+    network = build_generator("UNetSim3d", filters=2)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(1e30)  # finite, but not what comes of it
+    volume = np.ones((8, 8, 24), np.float32)
+    with pytest.raises(CycleGANError, match=r"voxels of the tile at \[.*\] are not finite"):
+        apply_tiled(Generator(network), volume, (8, 8, 8))
