@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cyclegan.errors import CycleGANError, DataError
@@ -21,9 +21,41 @@ _NO_SPACE = 1 << 20
 
 
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
-    """Raise `DataError` if `path` exists and may not be replaced."""
+    """Raise `DataError` if `path` exists and may not be replaced; a folder never may."""
+    if path.is_dir():
+        raise DataError(f"{str(path)!r} is a folder; name a file")
     if path.exists() and not overwrite:
         raise DataError(f"{path} already exists; name another file or add --overwrite")
+
+
+def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that are folders, inputs, or one another; call it before anything is computed.
+
+    `outputs` are paths by what they will hold, e.g. `the report`. Errors: `DataError`.
+    """
+    given = list(inputs)
+    names = list(outputs)
+    for i, name in enumerate(names):
+        path = outputs[name]
+        if path.is_dir():
+            raise DataError(f"{str(path)!r} is a folder, but {name} is a file; name a file")
+        if any(same_file(path, other) for other in given):
+            raise DataError(f"{path}: {name} would replace this input; name another output")
+        for other in names[:i]:
+            if same_file(path, outputs[other]):
+                raise DataError(
+                    f"{path} would be both {other} and {name}; name the output with another ending"
+                )
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return True if both paths lead to one file, by whatever spelling, link or hard link."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
 
 
 @contextlib.contextmanager

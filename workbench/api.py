@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
+from cyclegan.data.dataset import resolved
 from cyclegan.enhance.grid import Region
 from cyclegan.errors import ConfigError, UsageError, nearest
 from cyclegan.losses import GROUPS, function_name_of
@@ -300,5 +301,5 @@ def _region(entry: VolumeEntry) -> Region | None:
     dataset = open_dataset(entry.path, entry.dset)
     with dataset.file:
         shape = dataset.shape[-3:]
-    z, y, x = (limits or (0, n) for limits, n in zip(entry.roi, shape, strict=True))
+    z, y, x = (resolved(limits, n) for limits, n in zip(entry.roi, shape, strict=True))
     return z, y, x

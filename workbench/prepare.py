@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.errors import UsageError, nearest
-from cyclegan.files import refuse_overwrite
+from cyclegan.files import check_outputs, refuse_overwrite, same_file
 from cyclegan.prepare import (
     COMPRESSIONS,
     WHOLE,
@@ -104,6 +104,7 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
             "one by one"
         )
     outputs, validation, json_file = output_paths(groups, request.output, request.validate_file)
+    _check_files(request, groups, [*outputs, *([validation] if validation else [])], json_file)
     with contextlib.ExitStack() as stack:
         jobs = [
             _job(stack, request, settings, group, output, ranges)
@@ -122,6 +123,22 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
         for job in jobs:
             forget(job.output, job.source, settings)
     return Output(data=_data(done, jobs, json_file), text=_text(done, json_file))
+
+
+def _check_files(
+    request: PrepareRequest, groups: Sequence[Sequence[Path]], volumes: Sequence[Path], spec: Path
+) -> None:
+    inputs = [path for group in groups for path in group]
+    held_out = request.validate_file
+    if held_out is not None and any(same_file(path, held_out) for path in inputs):
+        raise UsageError(
+            f"--validate-file {held_out} is trained on, too, and the score could not show "
+            "overfitting; name another volume, or give planes of this one with --validate"
+        )
+    files = {"the dataset JSON": spec}
+    for path in volumes:
+        files |= {f"the volume of {path}": path, f"the picture of {path}": path.with_suffix(".png")}
+    check_outputs(files, [*inputs, *([held_out] if held_out is not None else [])])
 
 
 def _job(

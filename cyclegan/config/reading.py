@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from cyclegan.config.messages import explain_all
 from cyclegan.config.schema import Config
 from cyclegan.config.sections import Section
+from cyclegan.documents import parse_yaml, read_text
 from cyclegan.errors import ConfigError
 
 
@@ -42,19 +42,7 @@ def parse_section(kind: type[_S], values: Mapping[str, Any], *, source: str) -> 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Errors: `ConfigError` naming file, line and column."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read as text: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    values = parse_yaml(read_text(path, ConfigError), str(path), ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values")
     return values
@@ -73,10 +61,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: must be key=value, e.g. lambdas.C_A=100")
-        try:
-            result[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+        result[key.strip()] = parse_yaml(value, f"--set {text}", ConfigError)
     return result
 
 

@@ -3,26 +3,29 @@
 A dataset JSON has `train` and `validate`, each a list of volumes:
 `{"path": "fast.h5", "dset": "data", "ROI0": [0, 60], "ROI1": [0, 200], "ROI2": [0, 200]}`. Paths
 are relative to the JSON file. `ROI0/1/2` are optional [start, end) in voxels along Z, Y and X:
-voxel `start` belongs to the region, voxel `end` does not. `"ROI": [[z, y, x], [z, y, x]]` gives
+voxel `start` belongs to the region, voxel `end` does not. Negative ones count from the end of the
+axis, as in NumPy: `[0, -20]` leaves the last 20 slices out. `"ROI": [[z, y, x], [z, y, x]]` gives
 the same region by two corners. A volume may name two half scans of itself,
 `"halves": ["even.h5", "odd.h5"]`, with the same dset and region.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cyclegan.data.hdf5_source import find_dataset, open_file
+from cyclegan.documents import parse_json, read_text
 from cyclegan.errors import DataError, nearest
+from cyclegan.files import same_file
 
 logger = logging.getLogger(__name__)
 
 Limits = tuple[int, int] | None
-"""[start, end) in voxels along one axis; None for the whole axis."""
+"""[start, end) in voxels along one axis, negative ones from its end; None for the whole axis."""
 
 _PARTS = ("train", "validate")
 _AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
@@ -79,16 +82,7 @@ class DatasetSpec:
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Errors: `DataError` naming file, line and column."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
-        ) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: can't be read as JSON text: {error}") from error
+    return parse_json(read_text(path, DataError), str(path), DataError)
 
 
 def _entries(path: Path, content: dict[str, Any], part: str) -> tuple[VolumeEntry, ...]:
@@ -121,12 +115,13 @@ def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:
         return ()
     if not (_is_list(names, 2) and all(isinstance(name, str) for name in names)):
         raise DataError(f"{where}: halves = {names} must be two files, each of a half scan")
-    if names[0] == names[1]:
+    first, second = (source.parent / name for name in names)
+    if same_file(first, second):
         raise DataError(
             f"{where}: halves = {names} name one file, whose noise would count as structure; give "
             "two"
         )
-    return tuple(source.parent / name for name in names)
+    return first, second
 
 
 def _region(where: str, item: dict[str, Any]) -> tuple[Limits, ...]:
@@ -152,10 +147,19 @@ def _limits(what: str, value: Any) -> Limits:
     if (
         _is_list(value, 2)
         and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
-        and 0 <= value[0] < value[1]
+        and (value[0] < value[1] or (value[0] < 0) != (value[1] < 0))
     ):
         return value[0], value[1]
-    raise DataError(f"{what} = {value} must be [start, end] with start < end, whole voxels from 0")
+    raise DataError(
+        f"{what} = {value} must be [start, end] with start < end, in whole voxels; negative ones "
+        "count from the end of the axis"
+    )
+
+
+def resolved(limits: Limits, length: int) -> tuple[int, int]:
+    """Return [start, end) along an axis of `length` voxels, negative ends counted from its end."""
+    start, end = limits or (0, length)
+    return (start + length if start < 0 else start), (end + length if end < 0 else end)
 
 
 def _is_list(value: Any, length: int) -> bool:
@@ -186,11 +190,29 @@ def _warn_of_overlap(spec: DatasetSpec) -> None:
 
 
 def _overlap(one: VolumeEntry, other: VolumeEntry) -> bool:
-    return (
-        os.path.realpath(one.path) == os.path.realpath(other.path)
-        and one.dset.strip("/") == other.dset.strip("/")
-        and all(
-            a is None or b is None or (a[0] < b[1] and b[0] < a[1])
-            for a, b in zip(one.roi, other.roi, strict=True)
-        )
-    )
+    if (os.path.realpath(one.path), one.dset.strip("/")) != (
+        os.path.realpath(other.path),
+        other.dset.strip("/"),
+    ):
+        return False
+    lengths = _lengths(one) if any(min(span) < 0 for span in _spans(one, other)) else None
+    for a, b, n in zip(one.roi, other.roi, lengths or (0, 0, 0), strict=True):
+        if a is None or b is None:
+            continue
+        first, second = resolved(a, n), resolved(b, n)
+        if first[1] <= second[0] or second[1] <= first[0]:
+            return False
+    return True
+
+
+def _spans(*entries: VolumeEntry) -> list[tuple[int, int]]:
+    return [limits for entry in entries for limits in entry.roi if limits is not None]
+
+
+def _lengths(entry: VolumeEntry) -> tuple[int, ...] | None:
+    """Return the sizes along Z, Y and X; None for a file that is refused where it is opened."""
+    try:
+        with open_file(entry.path) as handle:
+            return tuple(find_dataset(handle, entry.path, entry.dset).shape[-3:])
+    except DataError:
+        return None

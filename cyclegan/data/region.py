@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import BlockGrid, Size, Window, spread
-from cyclegan.data.dataset import VolumeEntry
+from cyclegan.data.dataset import VolumeEntry, resolved
 from cyclegan.data.hdf5_source import (
     SharedFile,
     check_sources,
@@ -217,14 +217,16 @@ class Region:
     def _limits(self, lengths: tuple[int, ...]) -> tuple[Size, Size]:
         start, shape = [], []
         for axis, (limits, length) in enumerate(zip(self.entry.roi, lengths, strict=True)):
-            first, end = limits or (0, length)
+            first, end = resolved(limits, length)
+            asked = list(limits or (first, end))
             if end > length:
                 raise DataError(
-                    f"{self.name}: ROI{axis} = {[first, end]} ends beyond the {length} voxels there"
+                    f"{self.name}: ROI{axis} = {asked} ends beyond the {length} voxels there"
                 )
             if not 0 <= first < end:
                 raise DataError(
-                    f"{self.name}: ROI{axis} = {[first, end]} is empty; start must be below end"
+                    f"{self.name}: ROI{axis} = {asked} is empty or begins before the first of the "
+                    f"{length} voxels there"
                 )
             start.append(first)
             shape.append(end - first)

@@ -48,10 +48,12 @@ def open_source(
     path = paths[0]
     try:
         if len(paths) > 1:
+            _refuse_unused(path, "TIFF files", dataset, channel)
             return open_tiff(paths)
         if path.is_dir():
             if is_zarr(path):
                 return open_zarr(path, dataset, channel)
+            _refuse_unused(path, "a folder of TIFF files", dataset, channel)
             return open_tiff(tiffs_in(path))
         return _open_file(path, dataset, channel)
     except OSError as error:
@@ -60,10 +62,12 @@ def open_source(
 
 def _open_file(path: Path, dataset: str | None, channel: int | None) -> Source:
     if is_tiff(path):
+        _refuse_unused(path, "a TIFF file", dataset, channel)
         return open_tiff([path])
     with path.open("rb") as handle:
         start = handle.read(len(_NPY))
     if start == _NPY:
+        _refuse_unused(path, "an NPY file", dataset, None)
         return open_npy(path, channel)
     if h5py.is_hdf5(path) or path.suffix.lower() in HDF5_SUFFIXES:
         return open_hdf5(path, dataset, channel)
@@ -71,6 +75,14 @@ def _open_file(path: Path, dataset: str | None, channel: int | None) -> Source:
         f"{path}: neither HDF5 (NeXus), TIFF, NPY nor a Zarr folder"
         + (", an empty file" if not start else "")
     )
+
+
+def _refuse_unused(path: Path, kind: str, dataset: str | None, channel: int | None) -> None:
+    """Refuse options that would have no effect on this kind of file."""
+    if dataset is not None:
+        raise UsageError(f"--dataset {dataset}: {path} is {kind} and has no datasets; leave it out")
+    if channel is not None:
+        raise UsageError(f"--channel {channel}: {path} is {kind}, read as planes; leave it out")
 
 
 def _is_plane(path: Path) -> bool:

@@ -57,16 +57,21 @@ def three_axes(
     """Return the indices along the leading axes, and the shape (Z, Y, X) of the rest.
 
     The index is 0 along leading axes of length 1, and `channel` along a channel axis.
-    Errors: `DataError` if a channel must be named, or fewer or more than three axes remain.
+    Errors: `DataError` if a channel must be named, or is named and there is no axis for it, or if
+    fewer or more than three axes remain.
     """
     lengths = [int(n) for n in shape]
     index: list[int] = []
+    chosen = False
     while len(lengths) > 3 and (lengths[0] == 1 or (len(lengths) == 4 and channel is not None)):
         first = lengths.pop(0)
-        wanted = channel if channel is not None and len(lengths) == 3 else 0
+        chosen = channel is not None and len(lengths) == 3
+        wanted = channel if channel is not None and chosen else 0
         if not 0 <= wanted < first:
             raise DataError(f"{name}: --channel {wanted}: it has {first} channels, counted from 0")
         index.append(wanted)
+    if len(lengths) == 3 and channel is not None and not chosen:
+        raise DataError(f"{name}: --channel {channel}: its shape {list(shape)} has no channels")
     if len(lengths) != 3 or min(lengths) < 1:
         if len(lengths) == 4:
             raise DataError(

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config
+from cyclegan.documents import parse_yaml, read_text
 from cyclegan.errors import ConfigError, DataError
 from cyclegan.events import HParamChange, RollbackEvent
 from cyclegan.hparams import HParams
@@ -124,11 +125,8 @@ def read_schedule(path: Path, config: Config | None = None) -> Schedule:
     Errors: `DataError` if the file can't be read or holds no schedule; `ConfigError` for
     hyperparameters that this training does not have.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"hp_optimizer.schedule = {path}: can't be read: {reason}") from error
+    source = f"hp_optimizer.schedule = {path}"
+    content = parse_yaml(read_text(path, DataError, source), source, DataError)
     if not isinstance(content, dict) or content.get("format") != SCHEDULE_FORMAT:
         raise DataError(
             f"hp_optimizer.schedule = {path}: not a schedule (format: {SCHEDULE_FORMAT}); a "

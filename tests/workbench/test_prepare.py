@@ -207,7 +207,7 @@ def one_line(err: str) -> str:
         (("a.npy", "--output", "kept.h5"), 1, "kept.h5 exists already"),
         (("a.npy", "--output", "pictured.h5"), 1, "pictured.png exists already"),
         (("a.npy", "--output", "listed.h5"), 1, "listed.json exists already"),
-        (("two.h5", "--dataset", "u", "--output", "two.h5", "--overwrite"), 1, "is an input too"),
+        (("two.h5", "--dataset", "u", "--output", "two.h5", "--overwrite"), 1, "would replace this input"),
         (("a.npy", "--output", "a.txt/a.h5"), 1, "writing failed"),
     ],
 )

@@ -17,7 +17,7 @@ from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.data.fingerprint import file_hashes
 from cyclegan.enhance.grid import Grid, output_shape
 from cyclegan.errors import DataError, UsageError, nearest
-from cyclegan.files import refuse_overwrite
+from cyclegan.files import check_outputs, refuse_overwrite
 from cyclegan.metrics.quality import (
     QualityRow,
     best_gaussian,
@@ -265,6 +265,7 @@ def write_viewer_of(
     path = output or viewer_beside(enhanced)
     refuse_overwrite(path, overwrite)
     source, name, made = _input_of(enhanced)
+    check_outputs({"the viewer": path}, [enhanced, *([source.entry.path] if source else [])])
     note = f"of {name} by {made}"
     try:
         if source is None:

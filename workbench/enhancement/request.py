@@ -13,8 +13,8 @@ from cyclegan.data import Size
 from cyclegan.enhance.grid import Region
 from cyclegan.enhance.network import Precision
 from cyclegan.enhance.partial import COMPRESSIONS, Compression
-from cyclegan.errors import DataError, UsageError, nearest
-from cyclegan.files import refuse_overwrite
+from cyclegan.errors import UsageError, nearest
+from cyclegan.files import check_outputs, refuse_overwrite, same_file
 
 Units = Literal["standardised", "input", "target"]
 LogVolume = Literal["link", "copy"]
@@ -86,6 +86,17 @@ class Target:
         """Path of the viewer."""
         return viewer_beside(self.output)
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Paths of all that is written, by what they hold."""
+        return {
+            "the enhanced volume": self.output,
+            "its picture": self.picture,
+            "its viewer": self.viewer,
+            "its report": self.report,
+            "the report's picture": self.report_picture,
+        }
+
 
 def viewer_beside(enhanced: Path) -> Path:
     """Return the path of an enhanced volume's viewer."""
@@ -95,8 +106,8 @@ def viewer_beside(enhanced: Path) -> Path:
 def targets(request: EnhanceRequest) -> list[Target]:
     """Every volume with its output: the names are kept in a folder.
 
-    Errors: `UsageError` for what does not go together, `DataError` if an output is an input or
-    exists.
+    Errors: `UsageError` for what does not go together, `DataError` if an output exists, is an
+    input or another output.
     """
     _check(request)
     if request.several:
@@ -113,14 +124,16 @@ def targets(request: EnhanceRequest) -> list[Target]:
         ]
     else:
         found = [Target(volume=request.volumes[0], output=request.output)]
-    read = (*request.volumes, *request.halves, request.reference)
-    inputs = {p.resolve() for p in read if p is not None}
+    inputs = [
+        *request.volumes,
+        *request.halves,
+        *([request.reference] if request.reference else []),
+    ]
+    inputs += [Path(name) for name in (request.model, *request.other_models)]
     for target in found:
-        if target.output.resolve() in inputs:
-            raise DataError(f"{target.output} is an input too; name another output")
+        check_outputs(target.files, inputs)
     if not request.several and not _is_unfinished(found[0]):
-        one = found[0]
-        for path in (one.output, one.picture, one.viewer, one.report, one.report_picture):
+        for path in found[0].files.values():
             refuse_overwrite(path, request.overwrite)
     return found
 
@@ -157,6 +170,11 @@ def _check(request: EnhanceRequest) -> None:
             raise UsageError(f"{option} goes with one volume; enhance them one by one")
     if len(request.halves) not in (0, 2):
         raise UsageError(f"--half is given {len(request.halves)} times; two halves are wanted")
+    if request.halves and same_file(*request.halves):
+        raise UsageError(
+            f"--half {request.halves[0]} and --half {request.halves[1]} are one file, whose noise "
+            "would count as structure; name two half scans"
+        )
     if request.halves and not request.report:
         raise UsageError("--half serves the report; leave --no-report out")
     if request.other_models and not request.trust:

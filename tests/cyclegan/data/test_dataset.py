@@ -42,7 +42,7 @@ def with_item(**changes: Any) -> dict[str, Any]:
         (with_item(dst=1), ["'dst'", "did you mean 'dset'"]),
         (with_item(dset=""), ["dset = ''", "name of a dataset"]),
         (with_item(ROI0=[5, 5]), ["ROI0", "start < end"]),
-        (with_item(ROI1=[-1, 5]), ["ROI1", "whole voxels from 0"]),
+        (with_item(ROI1=[-1, -5]), ["ROI1", "start < end"]),
         (with_item(ROI2=[0, 5.5]), ["ROI2", "whole voxels"]),
         (with_item(ROI2=[False, True]), ["ROI2", "whole voxels"]),
         (with_item(ROI=CUBE, ROI1=[0, 3]), ["both ROI and ROI1", "keep one"]),
@@ -53,6 +53,7 @@ def with_item(**changes: Any) -> dict[str, Any]:
         (with_item(halves=["a.h5"]), ["halves", "two files"]),
         (with_item(halves=["a.h5", 1]), ["halves", "two files"]),
         (with_item(halves=["a.h5", "a.h5"]), ["halves", "name one file"]),
+        (with_item(halves=["a.h5", "./b/../a.h5"]), ["halves", "name one file"]),
     ],
 )
 def test_malformed_dataset_json(tmp_path: Path, content: Any, words: list[str]) -> None:
@@ -67,7 +68,7 @@ def test_missing_json_and_text_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         DatasetSpec.load(tmp_path / "none.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"b\.json: can't be read"):
+    with pytest.raises(DataError, match=r"b\.json: not UTF-8 text"):
         DatasetSpec.load(tmp_path / "b.json")
 
 

@@ -103,14 +103,14 @@ def good(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        ("[", DataError, "can't be read"),
+        ("[", DataError, "not valid YAML"),
         ({"a": 1}, DataError, "not a schedule"),
         ({"format": "cyclegan-schedule-1"}, DataError, "changes need"),
         (good(step="x"), DataError, "changes need"),
         (good(step=-1), DataError, "negative"),
         (good(values={"lr_g": "nan"}), DataError, "finite"),
         (good(values={"lr_x": 1e-4}), ConfigError, "did you mean 'lr_"),
-        ("!!python/object/apply:os.system [ls]", DataError, "can't be read"),
+        ("!!python/object/apply:os.system [ls]", DataError, "not valid YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_before_the_training(
