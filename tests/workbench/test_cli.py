@@ -245,7 +245,7 @@ def test_enhance_with_a_generator_file(call: Any, tiny: dict[str, Any], datasets
     code, _, err = call(*line)
     assert (code, "--overwrite" in err) == (1, True)
     code, _, err = call(*line[:4], "--output", str(source / "fast_validate.h5"), "--overwrite")
-    assert (code, "is an input too" in err) == (1, True)
+    assert (code, "would replace this input" in err) == (1, True)
     code, out, _ = call(*line, "--overwrite", "--model", "tiny")
     assert code == 0  # the MLflow run of that name
     code, _, err = call(*line, "--overwrite", "--model", "tyni")
