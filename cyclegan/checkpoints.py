@@ -144,7 +144,7 @@ def load(path: Path, *, formats: tuple[str, ...]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".pt2":
         raise CheckpointError(
-            f"{path}: an exported generator for use elsewhere; give the generator.pt it comes from"
+            f"{path}: this is an exported generator; give the generator.pt it was made from"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

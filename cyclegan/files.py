@@ -23,7 +23,7 @@ _NO_SPACE = 1 << 20
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
     """Raise `DataError` if `path` exists and may not be replaced."""
     if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already; name another file or add --overwrite")
+        raise DataError(f"{path} already exists; name another file or add --overwrite")
 
 
 @contextlib.contextmanager

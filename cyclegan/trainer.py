@@ -345,7 +345,7 @@ class Trainer:
         if chosen != self.model.residual_noise:
             self.model.residual_noise = chosen
             source = "what G_A removes from real A" if chosen else "the fitted spectrum"
-            logger.info("step %d: the noise of pseudo pairs is now %s", self.step, source)
+            logger.info("step %d: pseudo pairs now take their noise from %s", self.step, source)
 
     def _fit_degrader(self) -> Degrader | None:
         if not self.config.needs_degradation():
@@ -426,7 +426,7 @@ class Trainer:
     def _require_equal_channels(self) -> None:
         if self.config.channels_A != self.config.channels_B:
             raise ConfigError(
-                "kickstart needs channels_A = channels_B, they are "
+                "kickstart needs channels_A = channels_B, but they are "
                 f"{self.config.channels_A} and {self.config.channels_B}"
             )
 
@@ -525,7 +525,7 @@ class Trainer:
         found = self.divergence()
         if found is not None:
             if not self._warned:
-                logger.warning("no checkpoint is written, the last one stays: %s", found)
+                logger.warning("no checkpoint is written, the last one is kept: %s", found)
             self._warned = True
             return None
         self._cadence.written()

@@ -123,7 +123,8 @@ def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:
         raise DataError(f"{where}: halves = {names} must be two files, each of a half scan")
     if names[0] == names[1]:
         raise DataError(
-            f"{where}: halves = {names} are the same file, whose noise would pass as structure"
+            f"{where}: halves = {names} name one file, whose noise would count as structure; give "
+            "two"
         )
     return tuple(source.parent / name for name in names)
 
@@ -164,7 +165,7 @@ def _is_list(value: Any, length: int) -> bool:
 def _warn_of_missing(path: Path) -> None:
     logger.warning(
         "%s: 'validate' is missing, so the training volumes serve for validation too and the score "
-        "can't show overfitting; name a volume (or a part of one, by ROI0) that is not trained on",
+        "can't show overfitting; name a volume, or a part of one by ROI0, that is not trained on",
         path,
     )
 

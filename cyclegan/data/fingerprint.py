@@ -85,7 +85,7 @@ def _hash_of(path: Path, cache: _Cache) -> str:
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
     if _key(before) != _key(after):
-        raise DataError(f"{path}: was written to while it was read; try again when it is finished")
+        raise DataError(f"{path} changed while it was being read; try again when it is complete")
     cache.put(path, after, result)
     return result
 

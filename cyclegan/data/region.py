@@ -120,8 +120,8 @@ class Region:
         if compressed and waste > WASTEFUL:
             logger.warning(
                 "%s is compressed in chunks of %s voxels: a patch of %s decompresses about %.0f "
-                "times what it needs; `cyclegan prepare` writes a file with smaller chunks, a "
-                "larger memory_budget_gb holds it in memory",
+                "times what it needs; write a file with smaller chunks by `cyclegan prepare`, or "
+                "raise memory_budget_gb to hold it in memory",
                 self.name,
                 list(chunks),
                 list(size),
@@ -185,7 +185,7 @@ class Region:
         measured, written = sample.count + sample.non_finite, voxels * self.channels
         if measured < written:
             logger.info(
-                "%s: mean and standard deviation are those of %.3g of its %.3g voxels, taken in "
+                "%s: mean and standard deviation are measured on %.3g of its %.3g voxels, in "
                 "blocks from all over the region",
                 self.name,
                 measured,

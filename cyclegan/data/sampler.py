@@ -88,8 +88,8 @@ class PatchSampler:
         for volume in self.volumes:
             if any(n > have for n, have in zip(size, volume.shape, strict=True)):
                 raise DataError(
-                    f"{volume.name}: a patch of {list(size)} voxels does not fit into the "
-                    f"{list(volume.shape)} there; make imsize_A smaller or the region larger"
+                    f"{volume.name}: a patch of {list(size)} voxels does not fit into its "
+                    f"{list(volume.shape)}; make imsize_A smaller or the region larger"
                 )
             volume.expect_patches(size)
         self._origins = [

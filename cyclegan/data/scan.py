@@ -131,7 +131,7 @@ def find_scan(
             moved = "" if scan.place == place else f", then {scan.place.path}"
             return scan, f"the generator was trained on that{moved}"
         if scan.place == place and not (own and scan.fingerprint):
-            return scan, "the generator was trained on that, by the file's path"
+            return scan, "the generator was trained on that, judging by the file's path"
     if any(own and scan.fingerprint for scan in named):
         return None, "the file has changed since the generator was trained on it"
     return None, "the generator was not trained on it"

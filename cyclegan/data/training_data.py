@@ -195,9 +195,9 @@ class TrainingData:
     def _warn_of_old_rule(self) -> None:
         if self._rescaled:
             logger.warning(
-                "the checkpoint comes from a version that standardised every region separately: "
-                "from here on, %s has the grey scale of all regions of its scan that are trained "
-                "on, and scores before and after can't be compared",
+                "the checkpoint comes from a version that standardised every region separately; "
+                "from here on, %s shares one grey scale with all training regions of its scan, so "
+                "scores before and after can't be compared",
                 ", ".join(sorted(self._rescaled)),
             )
 

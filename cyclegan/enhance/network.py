@@ -97,7 +97,9 @@ class Generator:
                 return self._compiled(patch)
             except torch._dynamo.exc.TorchDynamoException as error:
                 reason = str(error).strip().splitlines()[0]
-                logger.warning("torch.compile does not work here, going on without: %s", reason)
+                logger.warning(
+                    "torch.compile does not work here, continuing without it: %s", reason
+                )
                 self._compiled = None
         image: Tensor = self._network(patch)
         return image

@@ -171,7 +171,7 @@ def resumable(
     Errors: `BusyError` if another process is making this output; one line for a full disk.
     """
     folder = part_folder(output)
-    busy = f"{output} is being made by another process"
+    busy = f"another process is making {output}; wait for it"
     with replacing(folder / output.name) as temporary, at_once(folder / "lock", busy):
         _prepare(folder, output, json.loads(json.dumps(job)))
         store = PartStore(folder, layouts)
@@ -209,7 +209,7 @@ def sync_folder(folder: Path) -> None:
 def _after(error: BaseException, store: PartStore, output: Path) -> None:
     if store.finished and not isinstance(error, DataError):
         logger.warning(
-            "%d finished tiles stay in %s: the same command goes on from there",
+            "%d finished tiles stay in %s: the same command continues from there",
             *(len(store.finished), store.folder),
         )
     else:
@@ -230,7 +230,7 @@ def _prepare(folder: Path, output: Path, job: Any) -> None:
     same = described_job(output) == job
     if not same and described.exists():
         logger.warning(
-            "removed %s: it belonged to another input, model or setting than %s has now",
+            "removed %s: its tiles came from another input, model or setting than %s needs now",
             *(folder, output.name),
         )
     for path in folder.iterdir():

@@ -56,12 +56,10 @@ def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict
     smaller = grid.within(tile)
     if smaller is None:
         raise CycleGANError(
-            f"a tile of {list(tile.size)} voxels does not fit into the memory and can't be made "
-            "smaller; free some, take a smaller network or another device"
+            f"a tile of {list(tile.size)} voxels does not fit into memory and can't be made "
+            "smaller; free some memory, or take a smaller network or another device"
         )
-    logger.warning(
-        "a tile of %s voxels does not fit into the memory; it is halved", list(tile.size)
-    )
+    logger.warning("a tile of %s voxels does not fit into memory; halving it", list(tile.size))
     return _assembled(operator, read, smaller)
 
 

@@ -63,7 +63,7 @@ def load(key: str, function: str) -> nn.Module:
             made = kind()
     except Exception as error:
         raise ConfigError(
-            f"{key}: {function}: made without arguments it raised {_described(error)}"
+            f"{key}: {function}: calling it without arguments raised {_described(error)}"
         ) from error
     return made.requires_grad_(False).eval()
 
@@ -128,7 +128,7 @@ def _called(where: str, module: nn.Module, first: Tensor, second: Tensor) -> Ten
         raise
     except Exception as error:
         raise ConfigError(
-            f"{where}: given tensors {tuple(first.shape)} it raised {_described(error)}"
+            f"{where}: with tensors {tuple(first.shape)} it raised {_described(error)}"
         ) from error
     if not isinstance(result, Tensor) or result.dim() or not result.is_floating_point():
         kind = type(result).__name__
@@ -137,7 +137,7 @@ def _called(where: str, module: nn.Module, first: Tensor, second: Tensor) -> Ten
     if first.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
         raise ConfigError(
             f"{where}: its result has no gradient with respect to the first argument; compute it "
-            "from that with torch alone, without detach(), item() or numpy"
+            "from that argument with torch alone, without detach(), item() or numpy"
         )
     return result
 
@@ -146,7 +146,7 @@ def _threshold(where: str, module: nn.Module) -> float:
     value = getattr(module, "threshold", 0.0)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value):
-        raise ConfigError(f"{where}: threshold = {value!r}; a finite number is needed")
+        raise ConfigError(f"{where}: threshold = {value!r}; must be a finite number")
     return float(value)
 
 

@@ -101,8 +101,8 @@ def fourier_shell_correlation(
     a, b = _checked(first, "first"), _checked(second, "second")
     if a.shape != b.shape:
         raise DataError(
-            f"Fourier shell correlation of volumes of shapes {a.shape} and {b.shape}; give two of "
-            "the same region and resolution"
+            f"Fourier shell correlation can't compare shapes {a.shape} and {b.shape}; give two "
+            "volumes of the same region and resolution"
         )
     weights = _hann(a.shape) if window else np.ones(())
     spectrum_a, spectrum_b = (_spectrum(volume, weights) for volume in (a, b))
@@ -140,7 +140,7 @@ def noise_power_of_halves(first: ArrayLike, second: ArrayLike) -> tuple[Array, A
     """
     a, b = _checked(first, "first"), _checked(second, "second")
     if a.shape != b.shape:
-        raise DataError(f"noise power of halves of shapes {a.shape} and {b.shape}; give equal ones")
+        raise DataError(f"the halves have shapes {a.shape} and {b.shape}; give equal shapes")
     frequencies, power = radial_power(_batch([a - b]))
     return frequencies.numpy(), power[0].numpy() / 4
 
@@ -165,8 +165,8 @@ def flat_places(volume: ArrayLike, side: int, count: int) -> list[Place]:
     array = _checked(volume, "volume")
     if min(array.shape) < side or side < SHORTEST:
         raise DataError(
-            f"blocks of {side} voxels in a volume of shape {array.shape}; they must have at least "
-            f"{SHORTEST} voxels and fit in"
+            f"blocks have {side} voxels and the volume {array.shape}; a block must have at least "
+            f"{SHORTEST} voxels and fit into the volume"
         )
     from scipy.ndimage import uniform_filter
 

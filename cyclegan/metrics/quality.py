@@ -86,8 +86,8 @@ def ssim(image: ArrayLike, reference: ArrayLike, data_range: float | None = None
     image, reference = _pair(image, reference)
     if min(reference.shape) < SSIM_WINDOW:
         raise DataError(
-            f"SSIM of volumes of shape {reference.shape}; its window needs {SSIM_WINDOW} voxels"
-            " along each axis, so take a larger region"
+            f"the volumes have shape {reference.shape}, but SSIM needs {SSIM_WINDOW} voxels"
+            " along each axis; take a larger region"
         )
     similarity: Callable[..., float] = structural_similarity
     span = _data_range(reference) if data_range is None else data_range

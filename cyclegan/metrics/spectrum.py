@@ -78,7 +78,7 @@ def shell_sums(first: Tensor, second: Tensor) -> ShellSums:
     shape = _spatial_shape(first)
     if first.shape != second.shape:
         raise DataError(
-            f"shell correlation of volumes of shapes {tuple(first.shape)} and"
+            f"shell correlation can't compare shapes {tuple(first.shape)} and"
             f" {tuple(second.shape)}; give equal ones"
         )
     index, bins = _radial_index(shape)
@@ -167,7 +167,7 @@ def low_pass_correlation(x: Tensor, y: Tensor) -> Tensor:
     shape_x, shape_y = _spatial_shape(x), _spatial_shape(y)
     if x.shape[0] != y.shape[0]:
         raise DataError(
-            f"low-pass correlation of {x.shape[0]} with {y.shape[0]} volumes; give equally many"
+            f"low-pass correlation can't pair {x.shape[0]} with {y.shape[0]} volumes; give as many"
         )
     depth, height, width = (min(pair) for pair in zip(shape_x, shape_y, strict=True))
     low_x = _centred_low(x, (depth, height, width))
@@ -210,7 +210,7 @@ def null_distance_db(rows: Tensor, floor: float, seed: int) -> float:
 def _spatial_shape(volumes: Tensor) -> tuple[int, int, int]:
     if volumes.dim() != 5 or volumes.shape[1] != 1 or volumes.numel() == 0:
         raise DataError(
-            f"volumes have shape {tuple(volumes.shape)}; (N, 1, Z, Y, X) is needed, none of them 0"
+            f"volumes have shape {tuple(volumes.shape)}; it must be (N, 1, Z, Y, X), with no 0"
         )
     z, y, x = volumes.shape[2:]
     return z, y, x

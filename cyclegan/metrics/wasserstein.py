@@ -53,8 +53,8 @@ class PatchDistance:
     def __init__(self, reference: Tensor, seed: int = 0) -> None:
         if reference.dim() != 5 or len(reference) < 2 or min(reference.shape[2:]) < SIDE:
             raise DataError(
-                f"reference volumes of shape {tuple(reference.shape)}; (M, 1, Z, Y, X) with M of"
-                f" at least 2 and {SIDE} voxels along each axis is needed"
+                f"the reference has shape {tuple(reference.shape)}; it must be (M, 1, Z, Y, X) with"
+                f" at least 2 volumes of {SIDE} voxels along each axis"
             )
         generator = torch.Generator().manual_seed(_STREAM + seed)
         self._seed = seed

@@ -91,7 +91,7 @@ def export_generator(
 
 def _packed(network: UNet3d, about: Mapping[str, Any]) -> bytes:
     program = _exported(network)
-    # It would be a pickle, and bring guards on its strides; see the top of this file.
+    # It would be a pickle, and add guards on its strides; see the top of this file.
     program.example_inputs = None
     recipe = Path(__file__).with_name(RECIPE_NAME).read_text(encoding="utf-8")
     # A buffer, not a path: PyTorch writes the file's name into the archive.

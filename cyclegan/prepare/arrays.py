@@ -155,11 +155,11 @@ def _member(path: Path, group: Any, name: str | None) -> Any:
     members = {key: item for key, item in group.members(max_depth=None) if hasattr(item, "chunks")}
     listed = ", ".join(sorted(members)[:12])
     if not members:
-        raise DataError(f"{path}: not a readable Zarr array: a group without arrays")
+        raise DataError(f"{path}: not a readable Zarr array but a group without arrays")
     if name is None and len(members) == 1:
         return next(iter(members.values()))
     if name is None:
-        raise DataError(f"{path}: a group; name an array with --dataset: {listed}")
+        raise DataError(f"{path}: is a group; name one of its arrays with --dataset: {listed}")
     if name not in members:
         raise DataError(f"{path}: no array '{name}'; arrays found: {listed}")
     return members[name]
@@ -256,4 +256,4 @@ def _unnamed(path: Path, handle: h5py.File) -> str:
     if not found:
         raise DataError(f"{path}: it has no dataset of three or more axes")
     listed = ", ".join(found[:_LISTED]) + (", ..." if len(found) > _LISTED else "")
-    raise DataError(f"{path}: several volumes; name one with --dataset: {listed}")
+    raise DataError(f"{path}: has several volumes; name one with --dataset: {listed}")

@@ -31,7 +31,7 @@ def output_paths(
     is_file = output.suffix.lower() in HDF5_SUFFIXES
     if several and (is_file or output.is_file()):
         raise UsageError(
-            f"--output {output}: {len(groups)} volumes go into a folder; name one, or give the "
+            f"--output {output}: {len(groups)} volumes need a folder; name one, or give the "
             "inputs one by one"
         )
     if not several and (not is_file or output.is_dir()):

@@ -66,7 +66,7 @@ def fingerprint(source: Source, settings: Settings) -> str:
     try:
         stats = [(path, path.stat()) for path in source.files]
     except OSError as error:
-        raise DataError(f"{source.name}: a file of it is gone: {error}") from error
+        raise DataError(f"{source.name}: one of its files is gone: {error}") from error
     files = [(str(path.resolve()), s.st_size, s.st_mtime_ns) for path, s in stats]
     content = [_VERSION, source.name, files, vars(settings)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -66,7 +66,7 @@ def check_output(source: Source, output: Path, settings: Settings, *, overwrite:
     replaced, or if `output` is one of the source's own files.
     """
     if output.resolve() in {path.resolve() for path in source.files}:
-        raise DataError(f"{output} is an input too; name another output")
+        raise DataError(f"{output} is also an input; name another output")
     if Record(output, fingerprint(source, settings)).made(output):
         return True
     for path in (output, output.with_suffix(".png")):
@@ -155,7 +155,7 @@ class _Work:
         """Measure and write what is missing, and return the number of slabs written."""
         if self._record.found and not self._record.content:
             logger.info(
-                "%s: its part comes from other inputs or settings; starting afresh", self._output
+                "%s: its part comes from other inputs or settings; starting over", self._output
             )
         size = size_of(self.region)
         if not self._record.made(self._output):
@@ -264,7 +264,8 @@ class _Work:
             self._record.clear()
             part_path(self._output).unlink(missing_ok=True)
             raise DataError(
-                f"{self._source.name} was changed while it was read; run again when it is complete"
+                f"{self._source.name} changed while it was being read; run again when it is "
+                "complete"
             )
 
     def _finish(self) -> None:

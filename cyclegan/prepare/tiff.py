@@ -113,7 +113,7 @@ def open_tiff(files: Sequence[Path]) -> Source:
         source = _one_file(path, tiff)
         source.voxel_size_um = voxel_size(tiff)
         if axes_of(tiff).get("channels", 1) > 1:
-            source.notes = (f"{path}: its pages are called channels; they are taken as Z planes",)
+            source.notes = (f"{path}: it calls its pages channels; they are read as Z planes",)
         if isinstance(source, _TiffPages):
             stack.pop_all()  # it stays open
     return source
@@ -142,7 +142,7 @@ def tiffs_in(folder: Path) -> list[Path]:
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     tiffs = sorted((p for p in files if p.suffix.lower() in (".tif", ".tiff")), key=natural)
     if not tiffs:
-        raise DataError(f"{folder}: a folder without TIFF files, and no Zarr array")
+        raise DataError(f"{folder}: a folder with neither TIFF files nor a Zarr array")
     kinds = sorted({re.sub(r"\d+", "#", p.name) for p in tiffs})
     if len(kinds) > 1 and len(tiffs) > 1:
         shown = ", ".join(kinds[:_SHOWN]) + (", ..." if len(kinds) > _SHOWN else "")

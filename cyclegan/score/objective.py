@@ -178,8 +178,8 @@ def _check_patches(patches_A: Tensor, patches_B: Tensor, super_resolution: int) 
     for name, patches in (("A", patches_A), ("B", patches_B)):
         if patches.dim() != 5 or len(patches) < 2:
             raise DataError(
-                f"patches_{name} has shape {tuple(patches.shape)}; at least 2 patches,"
-                " (N, C, Z, Y, X), are needed"
+                f"patches_{name} has shape {tuple(patches.shape)}; it must be (N, C, Z, Y, X) with"
+                " at least 2 patches"
             )
         if not bool(patches.isfinite().all()):
             raise DataError(f"patches_{name} has voxels that are not finite; clean the volume")
@@ -190,7 +190,9 @@ def _check_patches(patches_A: Tensor, patches_B: Tensor, super_resolution: int) 
             f" {super_resolution} they must be {expected}"
         )
     if min(patches_A.shape[2:]) < 8:
-        raise DataError(f"patches_A has volumes of {tuple(patches_A.shape[2:])}; 8 voxels or more")
+        raise DataError(
+            f"patches_A has volumes of {tuple(patches_A.shape[2:])}; give 8 voxels or more an axis"
+        )
 
 
 # -- The hard gates: faults that make a generator unusable, whatever its numbers say -----------

@@ -51,8 +51,8 @@ def residual_noise(
     if found > fitted - MIN_ADVANTAGE_DB:
         return None
     logger.info(
-        "the score's pseudo pairs get the noise that total variation removes from A: with it"
-        " degraded B is %.2f dB off real A, with fitted noise %.2f dB",
+        "the score's pseudo pairs take the noise that total variation removes from A: with it,"
+        " degraded B is %.2f dB off real A; with fitted noise, %.2f dB",
         found,
         fitted,
     )

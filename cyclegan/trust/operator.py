@@ -285,7 +285,9 @@ def _check_networks(G_A: Generator, G_B: Generator, others: Sequence[Generator])
             "give both generators of one training, A -> B first"
         )
     if (G_A.channels_in, G_A.channels_out) != (G_B.channels_out, G_B.channels_in):
-        raise UsageError("trust map: G_B's channels are not G_A's; give both of one training")
+        raise UsageError(
+            "trust map: G_A's and G_B's channels don't match; give both of one training"
+        )
     if G_A.channels_in != G_A.channels_out:
         raise UsageError(
             f"trust map: an output of {G_A.channels_out} channels can't be compared with an input "
@@ -295,8 +297,8 @@ def _check_networks(G_A: Generator, G_B: Generator, others: Sequence[Generator])
         same = other.geometry.factor == factor and other.channels_out == G_A.channels_out
         if not same or other.channels_in != G_A.channels_in:
             raise UsageError(
-                "trust map: another generator has other channels or another factor than the first; "
-                "give generators of the same kind"
+                "trust map: the generators differ in channels or in factor; give generators of the "
+                "same kind"
             )
 
 
@@ -306,6 +308,6 @@ def _check_flips(flips: Sequence[Flip], others: int) -> None:
             raise UsageError(f"trust map: flip {flip}: axes are 0 (Z), 1 (Y), 2 (X), each once")
     if len(set(flips)) != len(flips) or len(flips) * (1 + others) < 2:
         raise UsageError(
-            f"trust map: {len(flips)} flips of {1 + others} generators don't make a disagreement; "
+            f"trust map: {len(flips)} flips of {1 + others} generators can't show a disagreement; "
             "give at least two different flips or another generator"
         )

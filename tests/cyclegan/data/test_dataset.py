@@ -52,7 +52,7 @@ def with_item(**changes: Any) -> dict[str, Any]:
         (with_item(halves="a.h5"), ["halves = a.h5", "two files"]),
         (with_item(halves=["a.h5"]), ["halves", "two files"]),
         (with_item(halves=["a.h5", 1]), ["halves", "two files"]),
-        (with_item(halves=["a.h5", "a.h5"]), ["halves", "the same file"]),
+        (with_item(halves=["a.h5", "a.h5"]), ["halves", "name one file"]),
     ],
 )
 def test_malformed_dataset_json(tmp_path: Path, content: Any, words: list[str]) -> None:

@@ -293,5 +293,5 @@ def test_a_file_written_to_meanwhile_is_refused(
         return result
 
     monkeypatch.setattr(module.hashlib, "file_digest", digest)
-    with pytest.raises(DataError, match=r"v\.h5: was written to while it was read"):
+    with pytest.raises(DataError, match=r"v\.h5 changed while it was being read"):
         fingerprint(write_json(tmp_path, "v.h5"))

@@ -35,7 +35,7 @@ def equally_likely(values: Iterable[Hashable], kinds: int) -> bool:
 
 def test_patch_larger_than_the_volume(write: Any, noise: Noise) -> None:
     volume = Volume(write(noise(8, 8, 8)))
-    with pytest.raises(DataError, match=r"\[16, 8, 8\] voxels does not fit into the \[8, 8, 8\]"):
+    with pytest.raises(DataError, match=r"\[16, 8, 8\] voxels does not fit into its \[8, 8, 8\]"):
         PatchSampler([volume], (16, 8, 8), seed=(0,))
 
 

@@ -295,7 +295,7 @@ def test_a_checkpoint_of_an_earlier_version_resumes_and_what_changes_is_said(
     del state["scans"]
     trainer.load_state_dict(state)
     assert ("standardised every region separately" in caplog.text) == parts
-    assert ("scan.h5:data[32:48, :, :] has the grey scale" in caplog.text) == parts
+    assert ("scan.h5:data[32:48, :, :] shares one grey scale" in caplog.text) == parts
     assert trainer.fit().outcome == "completed"
 
 

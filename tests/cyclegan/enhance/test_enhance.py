@@ -364,7 +364,7 @@ def test_only_the_same_job_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixt
         interrupted(network(), entry, out, 5)
         assert part_folder(out).is_dir()
         assert resumed(operator, entry, out, **options).resumed == 0
-        assert "it belonged to another" in caplog.text
+        assert "its tiles came from another" in caplog.text
         caplog.clear()
         out.unlink()
     interrupted(network(), entry, out, 5)
@@ -641,7 +641,7 @@ def test_without_a_compiler_it_goes_on_with_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("going on without") == 1
+    assert done.stderr.count("continuing without") == 1
 
 
 # -- model files ----------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_where_memory_ends_tiles_are_halved_and_the_result_is_the_same() -> None
     assert operator.sizes
     for name in whole:
         assert_same(tiled[name], whole[name])
-    with pytest.raises(CycleGANError, match="does not fit into the memory"):
+    with pytest.raises(CycleGANError, match="does not fit into memory"):
         apply_tiled(Small(100), image, (32, 32, 32))
 
 

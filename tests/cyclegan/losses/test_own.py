@@ -127,7 +127,7 @@ BAD = [
     ("{m}:Missing", "no such class"),
     ("{m}:Plain", "not a class derived from nn.Module"),
     ("{m}:function", "not a class derived from nn.Module"),
-    ("{m}:Arguments", "made without arguments it raised TypeError"),
+    ("{m}:Arguments", "calling it without arguments raised TypeError"),
 ]
 
 
@@ -161,7 +161,7 @@ def test_a_module_that_does_not_import_is_named(
         ("Map", r"returned shape \(2, 1, 6, 7, 8\); a loss is one number"),
         ("Number", "returned a float; a loss is one number"),
         ("Detached", "no gradient"),
-        ("Raises", r"given tensors \(2, 1, 6, 7, 8\) it raised RuntimeError: cannot judge"),
+        ("Raises", r"with tensors \(2, 1, 6, 7, 8\) it raised RuntimeError: cannot judge"),
     ],
 )
 def test_wrong_results_are_refused_at_the_first_call(module: str, name: str, message: str) -> None:
@@ -206,7 +206,7 @@ def test_an_adversarial_own_loss_gets_a_map_of_ones_or_zeros(module: str) -> Non
 def test_the_threshold_of_an_own_loss_is_honoured(module: str) -> None:
     (term,) = resolve_terms("D_A", [Term("x", f"{module}:Features")])
     assert term.threshold == 0.25
-    with pytest.raises(ConfigError, match="threshold = 'high'; a finite number"):
+    with pytest.raises(ConfigError, match="threshold = 'high'; must be a finite number"):
         resolve("D_A", f"{module}:Threshold")
 
 

@@ -269,7 +269,7 @@ def test_nothing_is_overwritten_and_mistakes_are_told(
 ) -> None:
     path, output = generator_file(), tmp_path / "g.pt2"
     output.write_text("mine")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         export_generator(path, output)
     assert output.read_text() == "mine"
     export_generator(path, output, overwrite=True)

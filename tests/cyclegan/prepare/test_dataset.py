@@ -70,7 +70,7 @@ def test_one_volume_is_a_file_and_several_are_a_folder(tmp_path: Path) -> None:
         tmp_path / "o" / "v.h5",
         tmp_path / "o" / "dataset.json",
     )
-    with pytest.raises(UsageError, match="3 volumes go into a folder"):
+    with pytest.raises(UsageError, match="3 volumes need a folder"):
         output_paths(several, tmp_path / "o.h5", None)
     for path in (tmp_path, tmp_path / "o", tmp_path / "o.tif"):
         with pytest.raises(UsageError, match="name an HDF5 file"):

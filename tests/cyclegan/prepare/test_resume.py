@@ -171,7 +171,7 @@ def test_what_is_finished_is_not_made_again_until_it_is_forgotten(
     assert again.slabs_written == 0 and output.stat().st_mtime_ns == time_made
     assert again.percentiles[50] == pytest.approx(np.median(np.load(source)), abs=0.02)
     forget(output, open_source([source]), SETTINGS)
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         prepare(source, output)
 
 
@@ -213,7 +213,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(source: Path, tmp_pat
     def touching(label: str, total: int, start: int) -> Any:
         yield lambda done: os.utime(source, ns=(1, 1))
 
-    with pytest.raises(DataError, match="was changed while it was read"):
+    with pytest.raises(DataError, match="changed while it was being read"):
         prepare_volume(open_source([source]), tmp_path / "a.h5", SETTINGS, report=touching)
     assert {p.name for p in tmp_path.iterdir()} == {"scan.npy"}
 

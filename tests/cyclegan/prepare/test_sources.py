@@ -320,5 +320,5 @@ def test_inputs_that_are_not_there_or_named_twice_are_refused(tmp_path: Path) ->
 
 def test_a_folder_without_volume_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="a folder without TIFF files"):
+    with pytest.raises(DataError, match="a folder with neither TIFF"):
         open_source([tmp_path])

@@ -233,7 +233,7 @@ def test_the_output_is_not_an_input(tmp_path: Path) -> None:
     with h5py.File(path, "w") as handle:
         handle["data"] = volume()
     source = open_source([path])
-    with pytest.raises(DataError, match="is an input too"):
+    with pytest.raises(DataError, match="is also an input"):
         check_output(source, path, Settings(), overwrite=True)
     source.close()
 
@@ -243,7 +243,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     source = open_source([tmp_path / "a.npy"])
     for name in ("b.h5", "b.png"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(DataError, match="exists already"):
+        with pytest.raises(DataError, match="already exists"):
             prepare_volume(source, tmp_path / "b.h5", Settings())
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()

@@ -89,7 +89,7 @@ def test_pages_called_channels_are_planes_and_it_is_said(tmp_path: Path) -> None
     """tifffile writes a volume for ImageJ in this way if it does not know the axes."""
     tifffile.imwrite(tmp_path / "a.tif", volume(), imagej=True)
     np.testing.assert_array_equal(whole(tmp_path / "a.tif"), volume())
-    assert "taken as Z planes" in open_source([tmp_path / "a.tif"]).notes[0]
+    assert "read as Z planes" in open_source([tmp_path / "a.tif"]).notes[0]
 
 
 def test_one_page_with_its_planes_behind_it_is_read_as_imagej_writes_beyond_4_gb(

@@ -57,7 +57,7 @@ def test_an_array_of_a_group_is_named_or_the_only_one(tmp_path: Path) -> None:
     check(open_source([path]), volume())
     save(path / "two", volume() + 1)
     check(open_source([path], dataset="two"), volume() + 1)
-    with pytest.raises(DataError, match="name an array with --dataset: scan/one, two"):
+    with pytest.raises(DataError, match="name one of its arrays with --dataset: scan/one, two"):
         open_source([path])
     with pytest.raises(DataError, match="no array 'three'; arrays found: scan/one, two"):
         open_source([path], dataset="three")

@@ -190,7 +190,7 @@ def test_a_constant_volume_gives_finite_maps() -> None:
         ({"flips": [()]}, "disagreement"),
         ({"flips": [(), ()]}, "disagreement"),
         ({"flips": [(), (3,)]}, "axes are"),
-        ({"others": [network("UNetSim3dSRx2")]}, "another factor"),
+        ({"others": [network("UNetSim3dSRx2")]}, "differ in channels or in factor"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments: dict, message: str) -> None:
