@@ -94,7 +94,7 @@ class Artifacts:
         if not uri.startswith("mlflow-artifacts:"):
             return f"its files lie in {uri}, which can't be freed from here"
         if not self._location.is_server:
-            return "its files lie behind an MLflow server; name that with --tracking-uri http://..."
+            return "its files lie behind an MLflow server; name it with --tracking-uri http://..."
         if not urlsplit(uri).path.rstrip("/").endswith(f"/{self.run.id}/{_FOLDER}"):
             return f"its files lie in {uri}, which is not a folder of its own"
         return None
@@ -213,7 +213,7 @@ def remove_orphan(root: Path, folder: Path) -> None:
     """Remove a folder found by `orphans`. Errors: `CycleGANError` in one line."""
     real = folder.resolve()
     if folder.is_symlink() or root.resolve() not in real.parents or not _RUN_ID.match(real.name):
-        raise CycleGANError(f"{folder}: it lies behind a link or outside of {root}; not removed")
+        raise CycleGANError(f"{folder} lies behind a link or outside of {root}; it is not removed")
     try:
         _remove_here(folder, None)
     except OSError as error:

@@ -212,7 +212,7 @@ class TrackingCallback(Callback):
         self._add_speed(trainer, upto, now)
         self._add_hparams(trainer, upto)
         self._add_rollbacks(trainer, upto)
-        # Written by an earlier process: a point logged twice would stay twice.
+        # An earlier process wrote the points up to here; MLflow would keep a second copy of each.
         first, every = max(self._stored, self._seen), self.every or 1
         regular = range(first + every - first % every, upto + 1, every)
         points = sorted({*regular, *(i for i in self._extra if first < i <= upto), upto} - {0})
@@ -257,7 +257,7 @@ class TrackingCallback(Callback):
 
     def _add_hparams(self, trainer: Trainer, upto: int) -> None:
         """Hyperparameters at `upto`, and before and after each change: charts then show steps."""
-        after = self._seen or -1  # what another callback changed before the first step counts
+        after = self._seen or -1  # changes by another callback before the first step count, too
         for change in trainer.hparam_log:
             if not after < change.iteration <= upto:
                 continue

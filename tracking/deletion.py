@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FREED = "files_freed"
 """Tag of a run without its large files, with the time at which they were removed."""
-_GONE = "somebody else deleted it meanwhile"
+_GONE = "someone else has deleted it meanwhile"
 _FRESH_S = 10.0
 """Seconds after which a plan is made again: somebody may have promoted a trial meanwhile."""
 
@@ -76,7 +76,7 @@ def carry_out(
         if run.id not in current.by_id:
             yield DeletionResult(run=run, rule=rule, kept=_GONE)
         elif run.id not in ids:
-            yield DeletionResult(run=run, rule=rule, kept="it is needed or in use by now")
+            yield DeletionResult(run=run, rule=rule, kept="it is now needed or in use")
         else:
             yield _free_or_gone(store, run, rule, current, artifacts_only=rules.artifacts_only)
 

@@ -207,7 +207,7 @@ class Registry:
         if version is None:
             forms = [f"{model}@{alias}" for alias in sorted(aliases[model])]
             forms += [v.label for v in self.versions(model)]
-            raise DataError(f"model {name} is not registered; there are {', '.join(forms)}")
+            raise DataError(f"model {name} is not registered; known: {', '.join(forms)}")
         return version
 
     def _only_champion(self, aliases: Mapping[str, Mapping[str, int]]) -> ModelVersion:
@@ -253,7 +253,7 @@ def artifact_of(version: ModelVersion) -> str:
     inside = re.search(rf"(?:{run}/artifacts|^runs:/{run})/(.+)", version.source)
     if not run or not inside:
         raise DataError(
-            f"model {version.label} has the source {version.source}, which lies in no run; "
+            f"model {version.label} comes from {version.source}, which belongs to no run; "
             "register it from a run's artifacts"
         )
     return f"{inside[1].rstrip('/')}/generator.pt"

@@ -184,7 +184,7 @@ def guard(run: RunInfo, stored: StoredRuns, *, named: bool = False) -> str | Non
         if stored.is_alive(process):
             return "it is running"
         where = process.partition("/")[0] or "an unknown host"
-        return f"it may be running, on {where}"
+        return f"it may be running on {where}"
     if run.id in stored.unreachable:
         return stored.unreachable[run.id]
     if named and run.deleted:
@@ -253,7 +253,7 @@ def _below(run: RunInfo, stored: StoredRuns, free: set[str]) -> str | None:
     if not names:
         return None
     shown = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
-    return f"{len(names)} of the runs below it would stay: {shown}"
+    return f"{len(names)} of its child runs would stay: {shown}"
 
 
 def _depth(run: RunInfo, stored: StoredRuns) -> int:

@@ -168,8 +168,8 @@ class Store:
             elsewhere = found.info.status == "RUNNING" and process != this_process()
             if elsewhere and not shared and is_alive(process):
                 raise BusyError(
-                    f"run {found.info.run_name} ({run_id}) is written by process "
-                    f"{process.split('/')[2]} on this host; wait for it or stop it first"
+                    f"process {process.split('/')[2]} on this host is writing to run "
+                    f"{found.info.run_name} ({run_id}); wait for it or stop it first"
                 )
             with translated(f"{self.location}: run {run_id} can't be continued"):
                 self.client.update_run(run_id, status="RUNNING")

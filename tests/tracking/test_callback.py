@@ -286,7 +286,7 @@ def test_a_store_that_breaks_and_comes_back_loses_nothing(
     assert run.image_steps(CYCLE_PICTURES) == {0, 4, 8, 12}
     assert client.get_run(run.id).info.status == "FINISHED"
     warnings = [record.getMessage() for record in caplog.records]
-    assert any("kept, and tried again" in text for text in warnings)
+    assert any("kept and sent again" in text for text in warnings)
     assert not any("\n" in text for text in warnings)
 
 

@@ -94,14 +94,14 @@ def test_names_of_models(store: Store, client: MlflowClient, run: Run, tmp_path:
     with pytest.raises(DataError, match=r"no model 'demo' is registered.*none has been promoted"):
         find("demo@champion")
     version, _ = register(store, run, tmp_path, b"one", 0.5)
-    with pytest.raises(DataError, match=r"demo@champion is not registered; there are demo@1"):
+    with pytest.raises(DataError, match=r"demo@champion is not registered; known: demo@1"):
         find("demo@champion")
     store.registry.challenge(version)
     client.set_registered_model_alias("demo", "favourite", "1")
     for name in ("champion", "demo@champion", "demo@1", "demo@favourite"):
         assert find(name) == version
     for name in ("demo@2", "demo@", "demo@latest-of-all"):
-        with pytest.raises(DataError, match=r"there are demo@champion, demo@favourite, demo@1"):
+        with pytest.raises(DataError, match=r"known: demo@champion, demo@favourite, demo@1"):
             find(name)
     with pytest.raises(DataError, match=r"no model 'dmeo'.*did you mean 'demo'"):
         find("dmeo@1")
@@ -118,7 +118,7 @@ def test_a_version_that_lies_in_no_run_is_refused() -> None:
     assert artifact_of(version("runs:/r1/checkpoints")) == "checkpoints/generator.pt"
     assert artifact_of(version("mlflow-artifacts:/4/r1/artifacts/a/b/")) == "a/b/generator.pt"
     for wrong in (version("/somewhere/model"), version("/a/artifacts/b", run_id="")):
-        with pytest.raises(DataError, match="lies in no run"):
+        with pytest.raises(DataError, match="belongs to no run"):
             artifact_of(wrong)
 
 

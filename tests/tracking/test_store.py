@@ -281,7 +281,9 @@ def test_of_several_processes_one_gets_a_run(database: Path, store: Store) -> No
             process.stdin.flush()
         said = [process.stdout.readline().strip() for process in processes]
         winner = said.index("mine")
-        refused = f"run trial-1 ({run.id}) is written by process {processes[winner].pid} on this"
+        refused = (
+            f"process {processes[winner].pid} on this host is writing to run trial-1 ({run.id})"
+        )
         assert [line.startswith(refused) for line in said] == [
             number != winner for number in range(3)
         ]

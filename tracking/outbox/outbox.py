@@ -107,7 +107,7 @@ class Outbox:
     def _acquire(self, *, wait: bool) -> bool:
         if not self._lock.acquire(wait=wait):
             return False
-        # Somebody else may have been at it until now.
+        # Another process may have changed it until now.
         self._waiting = _listed(self.folder)
         self._number = max([self._number, *(waiting.number for waiting in self._waiting)])
         return True
@@ -120,7 +120,7 @@ class Outbox:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.held:
                 self._acquire(wait=True)
-            # After the lock: who finds it would take the folder for one that nobody holds.
+            # Only with the lock held: without it, another process would think the folder free.
             if not (self.folder / _ABOUT).is_file():
                 write_text(self.folder / _ABOUT, json.dumps(self.about, indent=1))
             with _bulk_of(waiting) as bulk:

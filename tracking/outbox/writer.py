@@ -113,7 +113,7 @@ class BackgroundWriter:
         self._changed = threading.Condition()
         self._asked = self._sending = False
         self._closing = self._abandoned = False
-        self._full = False  # the journal's disk; told once
+        self._full = False  # the journal's disk is full, and the user was told
         self._rounds = self._progress = self._failures = 0
         self._not_before = -float("inf")
         self._thread: threading.Thread | None = None
@@ -187,7 +187,7 @@ class BackgroundWriter:
             self._changed.notify_all()
         try:
             self._join()
-        finally:  # Ctrl-C, too: nobody waits, and nothing is lost
+        finally:  # on Ctrl-C, too: it stops the waiting, and nothing is lost
             self._rescue()
         waiting, lost = len(self.outbox), len(self._pending)
         if waiting:
@@ -271,13 +271,13 @@ class BackgroundWriter:
         """Leave the store alone for a while, and say so once an outage."""
         if error is not None:
             if not self._failures:
-                log.warning("%s; kept, and tried again later", error)
+                log.warning("%s; the records are kept and sent again later", error)
             pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE)
             self._failures += 1
             self._not_before = self._clock() + pause
         elif self._failures:
             self._failures = 0
-            log.warning("run %s: the store takes what it is given again", self.run.name)
+            log.warning("run %s: the store accepts records again", self.run.name)
 
     def _write(self, record: Record) -> None:
         if self._abandoned:
@@ -287,7 +287,7 @@ class BackgroundWriter:
         except CycleGANError:
             raise
         except Exception as error:
-            # Whatever it is, the thread must live, and the record must not be lost.
+            # Whatever the error is, the thread must live on and the record must not be lost.
             name = type(error).__name__
             raise CycleGANError(f"run {self.run.name}: {name}: {first_line(error)}") from error
         self._progress += 1
@@ -295,7 +295,7 @@ class BackgroundWriter:
     def _to_outbox(self, record: Record) -> bool:
         try:
             self.outbox.append(record)
-        except CycleGANError as error:  # the disk is full, too: memory is what is left
+        except CycleGANError as error:  # the disk does not take it either, so memory keeps it
             if not self._full:
                 log.warning("run %s: %s; kept in memory", self.run.name, error)
             self._full = True

@@ -128,7 +128,7 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(
     writer.drain()
     assert shelf.tries == 2
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["the store is away; kept, and tried again later"]
+    assert messages == ["the store is away; the records are kept and sent again later"]
     for failures, pause in enumerate((2, 4, 8, 16, 32, 60, 60), start=1):
         now += pause - 0.1
         writer.drain()
@@ -139,7 +139,7 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(
     assert len(caplog.records) == 1  # reported once
     shelf.broken = set()
     assert writer.close()
-    assert "takes what it is given again" in caplog.text
+    assert "accepts records again" in caplog.text
 
 
 def test_what_is_left_at_the_end_waits_on_the_disk(
