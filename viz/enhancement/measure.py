@@ -174,7 +174,7 @@ def _correlations(
 ) -> dict[str, tuple[ShellCorrelation, float]]:
     found: dict[str, tuple[ShellCorrelation, float]] = {}
     if min(source.shape) < SHORTEST:
-        remarks.append(f"correlation: not measured, {SHORTEST} voxels along each axis are needed")
+        remarks.append(f"correlation: not measured, it needs {SHORTEST} voxels along each axis")
         return found
     for name, (first, second, scale) in pairs.items():
         found[f"halves: {name}"] = (fourier_shell_correlation(first, second), scale)
@@ -196,9 +196,9 @@ def _pair_of_halves(
     scales = {images.shape: 1, images.source.shape: images.factor}
     if first.shape not in scales or second.shape != first.shape:
         raise DataError(
-            f"{first.name}, {second.name}: halves of {list(first.shape)} and {list(second.shape)} "
-            f"voxels; they must have the input's {list(images.source.shape)} or the enhanced "
-            f"volume's {list(images.shape)}"
+            f"{first.name}, {second.name}: the halves have {list(first.shape)} and "
+            f"{list(second.shape)} voxels, but need the input's {list(images.source.shape)} or "
+            f"the enhanced volume's {list(images.shape)}"
         )
     scale = scales[first.shape]
     region = images.scaled(*middle, images.factor // scale)

@@ -13,9 +13,9 @@ from viz.enhancement.measure import Measurements, resolution_rows
 from viz.html import drawn, render
 
 WARNING = (
-    "A CycleGAN can invent. It has learned what good scans look like, and where the input does not "
-    "decide, it draws what is usual: a fibre that is not there, a crack closed, a void filled. "
-    "Such hallucinations look as sharp and as convincing as what is real. Compare the enhanced "
+    "A CycleGAN can invent detail. It has learned what good scans look like, and where the input "
+    "leaves room it draws what is usual: it may add a fibre, close a crack or fill a void. "
+    "Such hallucinations look as sharp and convincing as real structure. Compare the enhanced "
     "volume with its input, above all at the doubtful places below, before you measure anything in "
     "it. Low doubt is no proof: docs/trust.md says what these maps cannot see."
 )

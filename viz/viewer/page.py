@@ -86,7 +86,7 @@ def write_viewer(
 
 def _check(layers: Sequence[Layer], limit: int, fit: str) -> None:
     if not any(layer.kind == "image" for layer in layers):
-        raise DataError("viewer: there is no layer of the kind 'image'; maps lie over images")
+        raise DataError("viewer: there is no layer of the kind 'image'; add one below the maps")
     names = [layer.name for layer in layers]
     for name in names:
         if names.count(name) > 1:
