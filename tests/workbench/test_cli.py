@@ -109,7 +109,7 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["enhance", "v.h5", "--model", "m", "--output", "o.h5", "--tile", "3"], 2, ["--tile 3"]),
         (["ui", "--port", "0"], 2, ["--port"]),
         (["ui", "demo"], 2, ["demo", "--optuna"]),
-        (["ui", "--optuna"], 2, ["no study was run here yet"]),
+        (["ui", "--optuna"], 2, ["no study has been run here yet"]),
         (["study", "export", "none", "--output", "s.csv"], 2, ["'none'", "not started here"]),
         (["study", "export", "none"], 2, ["--output"]),
         (["study", "importance", "none"], 2, ["'none'", "was not started here"]),
@@ -245,7 +245,7 @@ def test_enhance_with_a_generator_file(call: Any, tiny: dict[str, Any], datasets
     code, _, err = call(*line)
     assert (code, "--overwrite" in err) == (1, True)
     code, _, err = call(*line[:4], "--output", str(source / "fast_validate.h5"), "--overwrite")
-    assert (code, "is an input too" in err) == (1, True)
+    assert (code, "is also an input" in err) == (1, True)
     code, out, _ = call(*line, "--overwrite", "--model", "tiny")
     assert code == 0  # the MLflow run of that name
     code, _, err = call(*line, "--overwrite", "--model", "tyni")
