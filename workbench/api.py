@@ -257,9 +257,7 @@ def evaluate(
     if factor != SR:
         raise UsageError(f"SR = {SR}: {modelfile} changes the resolution by {factor}")
     if Path(ev_name).name != ev_name or ev_name.startswith("."):
-        raise UsageError(
-            f"ev_name = {ev_name!r}: a plain name is wanted, it names a folder in eval/"
-        )
+        raise UsageError(f"ev_name = {ev_name!r}: must be a plain name, for a folder in eval/")
     folder = project_root() / "eval" / ev_name
     outputs: list[Path] = []
     for entry in _volumes_of(Path(datafile)):

@@ -42,7 +42,7 @@ def simulate(
     phantom: Annotated[
         bool,
         typer.Option(
-            "--phantom", help="Scan simulated fibre composites, and write a noise-free truth too."
+            "--phantom", help="Scan simulated fibre composites; also write the noise-free truth."
         ),
     ] = False,
     scale: Annotated[
@@ -124,7 +124,7 @@ def prepare(
 ) -> None:
     """Crop, standardise and convert volumes into HDF5 and a dataset JSON to train from.
 
-    After an interruption, run the same command again: it goes on where it stopped.
+    After an interruption, run the same command again: it continues where it stopped.
     """
     from workbench.prepare import PrepareRequest, prepare_volumes
 
@@ -191,7 +191,7 @@ def promote(
     session: Session,
     study: StudyArgument,
     trial: Annotated[
-        int | None, typer.Option(help="Number of the trial, instead of the best.")
+        int | None, typer.Option(help="Number of the trial to promote (default: the best).")
     ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Promote this many of the best trials, in turn.")
@@ -209,7 +209,7 @@ def promote(
         bool | None,
         typer.Option(
             "--continue/--from-scratch",
-            help="Continue from the trial's checkpoint, or start afresh.",
+            help="Continue from the trial's checkpoint, or start from scratch.",
         ),
     ] = None,
     hp_optimizer: Annotated[
@@ -277,7 +277,7 @@ def enhance(
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust/--no-trust", help="Write maps of where not to trust the result."),
+        typer.Option("--trust/--no-trust", help="Write trust maps: where not to trust the result."),
     ] = True,
     other_models: Annotated[
         list[str] | None,
@@ -404,7 +404,7 @@ def export(
     from workbench.export import export_model, output_of
 
     if direction not in ("A", "B"):
-        raise UsageError(f"--direction {direction}: A (from domain A to B) or B (back)")
+        raise UsageError(f"--direction {direction}: must be A (from domain A to B) or B (back)")
     made = export_model(
         model,
         output,

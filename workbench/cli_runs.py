@@ -42,7 +42,7 @@ def runs_list(
         str, typer.Option(help="Sort by start (newest first), score or size.")
     ] = "start",
     sizes: Annotated[
-        bool, typer.Option("--sizes", help="Measure runs on a server, too; this takes a while.")
+        bool, typer.Option("--sizes", help="Also measure runs on a server; this takes a while.")
     ] = False,
 ) -> None:
     """List the stored runs and the disk space of their files."""
@@ -63,7 +63,7 @@ def runs_gc(
     ] = None,
     deleted: Annotated[
         bool,
-        typer.Option("--deleted", help="Delete for good what was deleted in MLflow's interface."),
+        typer.Option("--deleted", help="Delete for good the runs deleted in MLflow's interface."),
     ] = False,
     failed_days: Annotated[
         float | None,
@@ -91,16 +91,16 @@ def runs_gc(
     experiment: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Look only in this experiment, also at other programs' runs."
+            metavar="NAME", help="Look only in this experiment, and include other programs' runs."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show; delete nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
-    """Show what can go and how much space that frees, ask, and delete it for good.
+    """Show which runs could be deleted and the space that frees, ask, and delete them for good.
 
     The default choice is --deleted --failed-days 30. Promoted runs, the trials they came from,
-    registered models and runs in progress stay.
+    registered models and runs in progress are always kept.
     """
     from workbench.runs.gc import Offer, collect, plan_text
     from workbench.runs.request import Request
@@ -121,11 +121,11 @@ def runs_gc(
     def agree(offer: Offer) -> bool:
         if not sys.stdin.isatty():
             raise UsageError(
-                f"gc would delete {offer.summary}, and there is no terminal to ask at; add --yes, "
-                "or --dry-run to see what goes"
+                f"gc would delete {offer.summary}, but there is no terminal to ask on; add --yes, "
+                "or --dry-run to see the list"
             )
         session.console.write(plan_text(offer))
-        return typer.confirm(f"\nDelete {offer.summary}, for good?", err=True)
+        return typer.confirm(f"\nPermanently delete {offer.summary}?", err=True)
 
     output, failure = collect(session.store, request, console=session.console, agree=agree)
     session.show(output)

@@ -23,7 +23,7 @@ def study_run(
     session: Session,
     study: StudyArgument,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Number of trials, instead of that in the file.")
+        int | None, typer.Option(min=1, help="Number of trials (default: that in the file).")
     ] = None,
     workers: Annotated[
         int,
@@ -80,7 +80,7 @@ def study_list(session: Session) -> None:
     from workbench.study_tables import one_line, study_data
 
     studies = [open_study(name) for name in known_studies()]
-    text = "\n".join(one_line(handle) for handle in studies) or "no study was run here yet"
+    text = "\n".join(one_line(handle) for handle in studies) or "no study has been run here yet"
     session.result([study_data(handle) for handle in studies], text)
 
 
@@ -197,5 +197,5 @@ def study_unprune(
     handle = open_study(study)
     number = revive(handle, trial)
     name = handle.definition.name
-    text = f"trial {trial} goes on as trial {number} with: cyclegan study run {name}"
+    text = f"trial {trial} will continue as trial {number}: cyclegan study run {name}"
     session.result({"study": name, "revives": trial, "trial": number}, text)

@@ -37,9 +37,9 @@ def study_to_show(name: str | None) -> StudyHandle:
         return open_study(name)
     known = known_studies()
     if not known:
-        raise UsageError("no study was run here yet; start one: cyclegan study run FILE.yaml")
+        raise UsageError("no study has been run here yet; start one: cyclegan study run FILE.yaml")
     if len(known) > 1:
-        raise UsageError(f"which study? cyclegan ui --optuna STUDY, with one of {', '.join(known)}")
+        raise UsageError(f"--optuna shows one study; name one of {', '.join(known)}")
     return open_study(known[0])
 
 
@@ -93,7 +93,7 @@ def read_only(app: WSGIApplication, host: str) -> WSGIApplication:
         asked = environ.get("HTTP_HOST", "").lower()
         name = asked.rpartition(":")[0] if not asked.endswith("]") else asked
         if host in _LOCAL and (name or asked).strip("[]") not in _LOCAL:
-            return _refused(start, "this dashboard answers to localhost only")
+            return _refused(start, "this dashboard only answers requests to localhost")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _refused(start, "this dashboard is read-only; use cyclegan study")
         return app(environ, start)

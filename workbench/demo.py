@@ -49,9 +49,9 @@ def main() -> int:
             enhanced = stage("enhance the validation volume", *_enhancement(promoted["run_id"]))
             write_text(_ENHANCEMENT, json.dumps(enhanced, indent=1))
         else:
-            console.say(f"\n== 4 of 4: {OUTPUT} was made by this model already, nothing to do")
+            console.say(f"\n== 4 of 4: this model already made {OUTPUT}, nothing to do")
     except _StageError as error:
-        console.say(f"\nthe demo stopped (exit code {error.code}); run it again and it goes on")
+        console.say(f"\nthe demo stopped (exit code {error.code}); run it again to continue")
         return error.code
     print(_summary(study, promoted, enhanced, clock))  # noqa: T201
     return 0

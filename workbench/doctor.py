@@ -95,7 +95,7 @@ def examine(store: Store) -> Iterator[Problem]:
             yield Problem(
                 subject=f"study {name}",
                 problem=str(error),
-                remedy="solve this first; the study is left as it is",
+                remedy="fix this first; doctor leaves the study as it is",
             )
             continue
         for finding in _study(handle, store):
@@ -117,7 +117,7 @@ def _journal(folder: Path) -> Iterator[Problem]:
         yield Problem(
             subject=str(path),
             problem="its last line is half-written",
-            remedy="the half line is cut off; its entry had not taken effect",
+            remedy="the half line is cut off; its entry had no effect yet",
             cure=cure,
         )
 
@@ -152,7 +152,7 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
         try:
             newest_checkpoint(folder / SAVE_FOLDER)
         except CycleGANError as error:
-            remedy = f"restore it, or remove {folder}: the trial then begins anew"
+            remedy = f"restore it, or remove {folder}: the trial then starts over"
             yield Problem(subject=subject, problem=str(error), remedy=remedy)
     run_id = trial.run_id or recorded_run(folder)
     if trial.state not in _STATUS or not run_id:
@@ -162,12 +162,12 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
     except CycleGANError as error:
         if isinstance(error, DataError) and trial.state != "interrupted":
             return  # deleted on purpose, as `cyclegan runs gc` does
-        yield Problem(subject=subject, problem=str(error), remedy="its record in Optuna is whole")
+        yield Problem(subject=subject, problem=str(error), remedy="its record in Optuna is intact")
         return
     wanted = _STATUS[trial.state]
     over = trial.state != "interrupted"
     if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
-        return  # between two leases just now
+        return  # between two leases right now
     wrong = run.status == "RUNNING" or (over and run.status != wanted)
     if wrong or (over and run.tags.get("state", trial.state) != trial.state):
 
@@ -177,13 +177,13 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
             if over:
                 found.set_tags({"state": trial.state})
 
-        what = f"{trial.state} in Optuna" if over else "trained by nobody"
+        what = f"{trial.state} in Optuna" if over else "no worker trains it"
         yield Problem(
             subject=subject,
             problem=f"{what}, {run.status} in MLflow (run {run.id})",
-            remedy=f"the run is {wanted} now; when it continues, it is RUNNING again"
+            remedy=f"the run is set to {wanted} until the trial continues"
             if not over
-            else f"the run is {wanted} now, its tag state = {trial.state}",
+            else f"the run is set to {wanted}, its tag state to {trial.state}",
             cure=cure,
             run_id=run.id,
         )
@@ -197,7 +197,7 @@ def _undelivered(store: Store) -> Iterator[Problem]:
         run_id, folder = outbox.about["run_id"], outbox.folder
         try:
             store.run(run_id)
-        except DataError as error:  # the run was deleted: perhaps nobody wants its entries
+        except DataError as error:  # the run was deleted; perhaps nobody wants its entries
             yield Problem(
                 subject=str(folder),
                 problem=f"{count(len(outbox), 'record')} waiting, but {error}",
@@ -230,7 +230,7 @@ def _dead_runs(store: Store, reported: Collection[str]) -> Iterator[Problem]:
             yield Problem(
                 subject=subject,
                 problem="RUNNING in MLflow, but its process is gone",
-                remedy="the run is KILLED now; when it continues, it is RUNNING again",
+                remedy="the run is set to KILLED until it continues",
                 cure=_closing(store, run),
             )
 
@@ -247,6 +247,6 @@ def _litter(results: Path) -> Iterator[Problem]:
             yield Problem(
                 subject=str(path),
                 problem="half-written by a process that is gone",
-                remedy="it is removed; the file that it was to replace is whole",
+                remedy="it is removed; the file it was meant to replace is intact",
                 cure=path.unlink,
             )

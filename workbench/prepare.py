@@ -100,8 +100,8 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
     groups = group_inputs(request.inputs, each=request.each)
     if ranges and len(groups) > 1:
         raise UsageError(
-            f"--validate is for one volume, these are {len(groups)}; leave it out or prepare them "
-            "one by one"
+            f"--validate is for one volume, but {len(groups)} are given; leave it out or prepare "
+            "them one by one"
         )
     outputs, validation, json_file = output_paths(groups, request.output, request.validate_file)
     _check_files(request, groups, [*outputs, *([validation] if validation else [])], json_file)
@@ -186,7 +186,7 @@ def _announce(
             start, end = job.validate[0] or (0, 0)
             console.say(
                 f"{job.output}: planes {start}:{end} of {end} are held out for validation; "
-                "--validate or --validate-file change that"
+                "change that with --validate or --validate-file"
             )
 
 
@@ -209,13 +209,13 @@ def _prepare(
     )
     if done.non_finite:
         console.say(
-            f"warning: {done.source}: {done.non_finite} voxels are NaN or infinite; they became "
-            "the mean"
+            f"warning: {done.source}: {done.non_finite} voxels are NaN or infinite and were "
+            "set to the mean"
         )
     if done.clipped:
         console.say(
-            f"warning: {done.source}: {done.clipped} voxels are beyond the range of {done.dtype} "
-            "and were set to its end; use --dtype float32"
+            f"warning: {done.source}: {done.clipped} voxels exceed the range of {done.dtype} "
+            "and were clipped; use --dtype float32"
         )
     return done
 

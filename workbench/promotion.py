@@ -191,7 +191,7 @@ def gain_in_words(gain_db: float | None) -> str | None:
     if gain < 0:
         return (
             f"On pseudo pairs its error is {-gain:.1f} dB above that of the best Gaussian filter: "
-            "a filter does better; do not use this generator without looking."
+            "a filter does better; look at this generator's images before you use it."
         )
     return (
         "On pseudo pairs its error is that of the best Gaussian filter, to 0.1 dB: a filter does "
@@ -211,8 +211,8 @@ def better_trial(study: str, trial: int, own: float | None, promoted: float | No
     """
     if own is None or (promoted is not None and round(promoted, 2) >= round(own, 2)):
         return None
-    other = "has none" if promoted is None else f"has {promoted:.2f}"
+    other = "none" if promoted is None else f"{promoted:.2f}"
     return (
-        f"The generator of trial {trial} itself is better: it has a score of {own:.2f}, that of "
-        f"the promoted training {other}. To use it: {trial_command(study, trial)}"
+        f"The generator of trial {trial} itself is better: it has a score of {own:.2f}, the "
+        f"promoted training has {other}. To use it: {trial_command(study, trial)}"
     )

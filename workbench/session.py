@@ -86,7 +86,7 @@ _COMMON: dict[str, Any] = {
     "tracking_uri": Annotated[
         str | None,
         typer.Option(
-            help="MLflow store: a URI. Default: MLFLOW_TRACKING_URI, else mlruns/ here.",
+            help="URI of the MLflow store (default: MLFLOW_TRACKING_URI, else mlruns/ here).",
             rich_help_panel="Everywhere",
         ),
     ],
@@ -101,7 +101,7 @@ _COMMON: dict[str, Any] = {
         bool,
         typer.Option(
             "--json",
-            help="One JSON document on standard output, nothing else there.",
+            help="Print one JSON document on standard output, and nothing else.",
             rich_help_panel="Everywhere",
         ),
     ],

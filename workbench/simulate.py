@@ -35,7 +35,7 @@ def simulate_scans(
         on_progress=on_progress,
     )
     if made.reused:
-        console.say(f"simulate: {out_dir} holds this simulation already, nothing to do")
+        console.say(f"simulate: {out_dir} already holds this simulation, nothing to do")
     return made
 
 

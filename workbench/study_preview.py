@@ -90,7 +90,7 @@ def _space(definition: StudyDefinition) -> list[str]:
     width = max(len(key) for key, _ in rows)
     lines = [f"{key:<{width}}  {text}" for key, text in rows]
     for values in definition.enqueue:
-        lines.append("first: " + ", ".join(f"{key} = {v}" for key, v in values.items()))
+        lines.append("tried first: " + ", ".join(f"{key} = {v}" for key, v in values.items()))
     return lines
 
 
@@ -143,7 +143,7 @@ def _stops(definition: StudyDefinition) -> list[str]:
 def _iterations(definition: StudyDefinition, planned: Effort) -> str:
     text = f"{planned.at_most} if nothing is pruned"
     if planned.expected is None:
-        return f"{text}; the saving by {definition.pruner.name} depends on the curves"
+        return f"{text}; what {definition.pruner.name} saves depends on the curves"
     if planned.expected == planned.at_most:
         return text
     share = 100 * planned.expected / planned.at_most
@@ -170,5 +170,5 @@ def _busy(probe: Probe) -> list[str]:
         return []
     return [
         "            other programs use this machine, too: the probe got "
-        f"{100 * probe.core_share:.0f} % of its cores, and would be quicker alone"
+        f"{100 * probe.core_share:.0f} % of its cores and would be faster alone"
     ]

@@ -30,7 +30,7 @@ def train(config: Config, *, store: Store, console: Console, resume: bool = Fals
     there = newest_checkpoint(folder / SAVE_FOLDER) is not None
     if there and not resume:
         raise DataError(
-            f"{folder} holds a training already; continue it with --resume, or choose another name "
+            f"{folder} already holds a training; continue it with --resume, or choose another name "
             "with --set run_name=..."
         )
     if resume and not there:  # killed before its first one, or never begun

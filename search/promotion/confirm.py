@@ -131,7 +131,7 @@ def parse_confirm(text: str) -> tuple[int, int]:
     """Parse `3x2`: the best 3 trials with 2 seeds each. Errors: `UsageError`."""
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip())
     if not found:
-        raise UsageError(f"--confirm {text}: TRIALSxSEEDS is wanted, e.g. --confirm 3x2")
+        raise UsageError(f"--confirm {text}: give TRIALSxSEEDS, e.g. --confirm 3x2")
     return int(found[1]), int(found[2])
 
 

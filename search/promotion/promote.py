@@ -187,8 +187,8 @@ def promoted_config(
     for key in ("data_A", "data_B"):
         if getattr(config, key) != getattr(source, key):
             raise ConfigError(
-                f"promote.set.{key} = {getattr(config, key)}: the trial was chosen on "
-                f"{getattr(source, key)}; a promotion trains on the same data, leave the key out"
+                f"promote.set.{key} = {getattr(config, key)}: a promotion trains on the trial's "
+                f"data, {getattr(source, key)}; leave the key out"
             )
     return config
 
@@ -258,7 +258,7 @@ def _check_continuation(
         raise DataError(f"{folder} holds no checkpoint; promote with --from-scratch")
     if config.steps <= source.step:
         raise UsageError(
-            f"--steps {config.steps}: trial {source.number} has {source.step} already; ask for "
+            f"--steps {config.steps}: trial {source.number} already has {source.step}; ask for "
             "more, or promote with --from-scratch"
         )
 

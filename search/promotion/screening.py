@@ -85,16 +85,14 @@ class Screening:
         n = len(self.pairs)
         if n < AT_LEAST:
             return (
-                f"screening: {n} of the {AT_LEAST} promoted trials that a rank correlation with "
-                f"full trainings needs; more: cyclegan promote {self.study} --top {AT_LEAST}"
+                f"screening: a rank correlation with full trainings needs {AT_LEAST} promoted "
+                f"trials, not {n}; promote more: cyclegan promote {self.study} --top {AT_LEAST}"
             )
         lines = ["screening: rank correlation of a trial's score with its full training's best"]
         for where, found in ((self.judged_at, self.judged), (self.last_at, self.last)):
             shown = found.text if found else "not defined"
             lines.append(f"  at step {where}: {shown}")
-        notes = [
-            "only promoted trials count, and these were all good; ranking all trials is easier"
-        ]
+        notes = ["only promoted trials count, all of them good; ranking all trials would be easier"]
         if n < FEW:
             notes.insert(0, f"{n} trials are few: even a perfect ranking is weak evidence")
         if len({pair.steps for pair in self.pairs}) > 1:

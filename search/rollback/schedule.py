@@ -141,7 +141,7 @@ def read_schedule(path: Path, config: Config | None = None) -> Schedule:
         ) from error
     steps = [change.step for change in schedule]
     if steps != sorted(set(steps)):
-        raise DataError(f"hp_optimizer.schedule = {path}: steps must rise, they are {steps}")
+        raise DataError(f"hp_optimizer.schedule = {path}: steps must increase, but are {steps}")
     if config is not None:
         _check(schedule, config, path)
     return schedule
@@ -173,7 +173,7 @@ def _check(schedule: Schedule, config: Config, path: Path) -> None:
             if group in off and group.startswith("I") and value:
                 raise ConfigError(
                     f"hp_optimizer.schedule = {path}, step {change.step}: {name} = {value:g}, but "
-                    f"this training has lambdas.{group} = 0; give it a value above 0 to begin with"
+                    f"this training has lambdas.{group} = 0; start it with a value above 0"
                 )
 
 

@@ -155,7 +155,9 @@ def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition
         content["config"] = load_yaml(source.parent / content["config"])
     changes = content.pop("set", {})
     if not isinstance(changes, dict):
-        raise ConfigError(f"{source}: set = {changes!r}: must map dotted configuration keys")
+        raise ConfigError(
+            f"{source}: set = {changes!r}: must map dotted configuration keys to values"
+        )
     if changes and isinstance(content.get("config"), dict):
         content["config"] = override(content["config"], changes)
     new_function = isinstance(content.get("space"), str)
@@ -214,7 +216,7 @@ def _with_tried_function(definition: StudyDefinition) -> StudyDefinition:
 
 
 def _check_enqueued(definition: StudyDefinition) -> None:
-    """Refuse values to try first that lie outside of the space: Optuna would accept them.
+    """Refuse values to try first that lie outside the space: Optuna would accept them.
 
     Errors: `ConfigError`.
     """
@@ -240,11 +242,11 @@ def _check_budget(definition: StudyDefinition) -> None:
     if pruner.name != "none" and judged_at(pruner.prune_after, definition.report_every) >= last:
         raise ConfigError(
             f"pruner.prune_after = {pruner.prune_after} with report_every = "
-            f"{definition.report_every} is not below steps = {last}: nothing could be pruned"
+            f"{definition.report_every} leaves nothing to prune before steps = {last}; lower one"
         )
     cells = definition.sampler.cells(definition.space)
     if cells and definition.trials > cells:
         raise ConfigError(
-            f"trials = {definition.trials}: the grid has {cells} combinations and no more; leave "
-            "trials out to try all of them"
+            f"trials = {definition.trials}: the grid has only {cells} combinations; leave trials "
+            "out to try all of them"
         )

@@ -113,5 +113,5 @@ def importance_text(found: Importance) -> str:
 def _way_out(records: list[Trial], wanted: int, name: str) -> str:
     finished = sum(r.state in FINISHED for r in records)
     if finished < wanted:
-        return f"; go on with: cyclegan study run {name}"
+        return f"; continue with: cyclegan study run {name}"
     return f"; run more: cyclegan study run {name} --trials {wanted + 10}"

@@ -94,7 +94,7 @@ def _defaults(definition: StudyDefinition) -> list[dict[str, Any]]:
     outside = [key for key, value in values.items() if value is None]
     if outside:
         logger.info(
-            "study %s: the defaults are not tried first: their %s = %s lies outside of the space",
+            "study %s: the defaults are not tried first: their %s = %s lies outside the space",
             definition.name,
             outside[0],
             _at(config, outside[0]),
@@ -113,7 +113,7 @@ def _best_of(name: str, definition: StudyDefinition) -> list[dict[str, Any]]:
     try:
         best = earlier.best()
     except DataError as error:
-        logger.warning("study %s: nothing to start from: %s", definition.name, error)
+        logger.warning("study %s: no warm start: %s", definition.name, error)
         return []
     where = f"study {definition.name}: trial {best.number} of study {name} is not tried first"
     dimensions = _dimensions(definition)
@@ -127,7 +127,7 @@ def _best_of(name: str, definition: StudyDefinition) -> list[dict[str, Any]]:
         if inside is not None:
             values[key] = inside
         elif searched:
-            logger.warning("%s: its %s = %s lies outside of the space", where, key, value)
+            logger.warning("%s: its %s = %s lies outside the space", where, key, value)
             return []
     if not values:
         logger.warning("%s: this study searches none of its keys", where)

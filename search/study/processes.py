@@ -141,10 +141,10 @@ class _Crew:
             why = f"signal {-code}" if code < 0 else f"exit code {code}"
             self.deaths += 1
             if self.deaths >= _DEATHS:
-                self.problem = (1, f"{self.deaths} workers died in a row, the last one by {why}")
+                self.problem = (1, f"{self.deaths} workers died in a row, the last with {why}")
                 self.stop()
                 return
-            self.progress.say(f"worker {number} died ({why}); another one takes its place")
+            self.progress.say(f"worker {number} died ({why}); another takes its place")
             self._start(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:

@@ -54,7 +54,7 @@ def check_data(known: Mapping[str, str], config: Config) -> dict[str, str]:
         if (text := _change(path, known.get(path), found.get(path)))
     ]
     if changes:
-        more = f" (and {len(changes) - 1} more of its files)" if len(changes) > 1 else ""
+        more = f" (and {len(changes) - 1} more changes)" if len(changes) > 1 else ""
         raise DataError(f"{changes[0]}{more}; restore the file or start a study under another name")
     return found
 
@@ -68,9 +68,9 @@ def _change(path: str, before: str | None, now: str | None) -> str:
     if before == now:
         return ""
     if before is None:
-        return f"{path} ({_short(now)}) was not among the data when the study began"
+        return f"{path} ({_short(now)}) was not in the data when the study began"
     if now is None:
-        return f"{path} ({_short(before)}) is no longer among the data the study began with"
+        return f"{path} ({_short(before)}) was in the data when the study began, but is not now"
     return f"{path} changed since the study began: {_short(before)} then, {_short(now)} now"
 
 

@@ -55,7 +55,7 @@ class Pruner(Section):
             if self.name not in names and getattr(self, field) != default:
                 raise ValueError(f"{field} is for {' and '.join(names)}; {self.name} ignores it")
         if self.name == "threshold" and self.lower is None:
-            raise ValueError("threshold needs lower: the score below which a trial is ended")
+            raise ValueError("threshold needs lower: the score below which it prunes a trial")
         return self
 
     def build(self, definition_steps: int, judge_by: JudgedBy = "best") -> BasePruner:

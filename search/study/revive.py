@@ -42,14 +42,14 @@ def revive(handle: StudyHandle, number: int) -> int:
         for other in trials:
             if other.user_attrs.get(REVIVES) == number and other.state != TrialState.FAIL:
                 raise UsageError(
-                    f"trial {number} of study {name} is revived already, as trial {other.number}"
+                    f"trial {number} of study {name} is already revived, as trial {other.number}"
                 )
         if not can_continue(handle.trial_folder(number)):
             kept = handle.definition.checkpoints.keep_trials
             raise DataError(
                 f"trial {number} of study {name} has no checkpoint any more (the study keeps those "
                 f"of its {kept} best pruned trials: checkpoints.keep_trials); use enqueue to try "
-                "its values anew"
+                "its values again"
             )
         study.enqueue_trial(frozen.params, user_attrs={REVIVES: number})
         return len(study.get_trials(deepcopy=False)) - 1

@@ -54,7 +54,7 @@ class StudyHandle:
             )
         if best is None:
             raise DataError(
-                f"study {name} has no complete trial yet; go on with: cyclegan study run {name}"
+                f"study {name} has no complete trial yet; continue with: cyclegan study run {name}"
             )
         return best
 
@@ -95,7 +95,9 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
     path = Path(name_or_file)
     name = load_definition(path).name if path.suffix in (".yaml", ".yml") else name_or_file
     if name not in known_studies():
-        hint = nearest(name, known_studies()) if known_studies() else "none was started here yet"
+        hint = (
+            nearest(name, known_studies()) if known_studies() else "none has been started here yet"
+        )
         raise UsageError(f"study '{name}' was not started here; {hint}")
     folder = studies_folder() / name
     place = storage_for(folder, storage)
@@ -103,7 +105,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
         study = optuna.load_study(study_name=name, storage=place.open())
     except KeyError:
         raise DataError(
-            f"study '{name}' is not in {place.shown}; remove {folder} to start it anew"
+            f"study '{name}' is not in {place.shown}; remove {folder} to start over"
         ) from None
     source = folder / "study.yaml"
     stored = study.user_attrs.get("definition")

@@ -77,7 +77,7 @@ class _Watch(Callback):
     def on_step_end(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         self.progress.step(self.number, trainer.step, trainer.config.steps, seed=self.seed)
         if self.is_lost:
-            reason = "another worker goes on with this trial"
+            reason = "another worker continues this trial"
             trainer.request_stop(reason, outcome="interrupted")
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:

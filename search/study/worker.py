@@ -98,7 +98,7 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
     count = 0 if released else 1 + (before["count"] if before["at"] == progress else 0)
     trial.set_user_attr("deaths", {"at": progress, "count": count})
     if count < _DEATHS:
-        context.progress.say(f"trial {frozen.number}: interrupted before, continuing")
+        context.progress.say(f"trial {frozen.number}: was interrupted, continuing")
         return trial
     reason = f"its process died {count} times at iteration {progress}; out of memory?"
     trial.set_user_attr("reason", reason)

@@ -106,7 +106,7 @@ def test_an_existing_run_is_continued_only_if_asked(
 ) -> None:
     arguments = SMALL | {"data_A": str(datasets[0]), "data_B": str(datasets[1]), "quiet": True}
     assert workbench.train(**arguments, steps=1).result.step == 1
-    with pytest.raises(DataError, match="holds a training already"):
+    with pytest.raises(DataError, match="already holds a training"):
         workbench.train(**arguments, steps=2)
     assert workbench.train(**arguments, steps=2, resume=True).result.step == 2
 

@@ -109,7 +109,7 @@ def config_file(folder: Path, values: dict[str, Any]) -> str:
         (["enhance", "v.h5", "--model", "m", "--output", "o.h5", "--tile", "3"], 2, ["--tile 3"]),
         (["ui", "--port", "0"], 2, ["--port"]),
         (["ui", "demo"], 2, ["demo", "--optuna"]),
-        (["ui", "--optuna"], 2, ["no study was run here yet"]),
+        (["ui", "--optuna"], 2, ["no study has been run here yet"]),
         (["study", "export", "none", "--output", "s.csv"], 2, ["'none'", "not started here"]),
         (["study", "export", "none"], 2, ["--output"]),
         (["study", "importance", "none"], 2, ["'none'", "was not started here"]),

@@ -147,7 +147,7 @@ def test_after_a_crash_all_agrees_again_and_the_study_goes_on(
     problems = [row["problem"] for row in project.run("doctor")]
     assert "its last line is half-written" in problems
     assert problems.count("RUNNING in MLflow, but its process is gone") == 1  # the study's
-    assert sum(p.startswith("trained by nobody, RUNNING in MLflow") for p in problems) == 1
+    assert sum(p.startswith("no worker trains it, RUNNING in MLflow") for p in problems) == 1
     assert project.run("doctor") == []
 
     resumed = project.run("study", "run", "small")

@@ -150,7 +150,7 @@ def test_replaced_and_clipped_voxels_are_said(call: Any) -> None:
     code, _, err = call("a.npy", "--output", "a.h5", "--no-standardise")
     assert code == 0
     assert "1 voxels are NaN or infinite" in err
-    assert "1 voxels are beyond the range of float16" in err
+    assert "1 voxels exceed the range of float16" in err
     assert np.isfinite(stored("a.h5")[0]).all()
     assert (
         call("a.npy", "--output", "b.h5", "--no-standardise", "--dtype", "float32")[2].count(
@@ -181,9 +181,9 @@ def one_line(err: str) -> str:
     [
         (("gone.npy",), 1, "gone.npy: no such file"),
         (("a.txt",), 1, "a.txt: neither HDF5"),
-        (("empty",), 1, "empty: a folder without TIFF files"),
+        (("empty",), 1, "empty: a folder with neither TIFF"),
         (("a.npy", "a.npy"), 2, "named twice"),
-        (("a.npy", "b.npy"), 2, "2 volumes go into a folder"),
+        (("a.npy", "b.npy"), 2, "2 volumes need a folder"),
         (("a.npy", "--output", "x"), 2, "name an HDF5 file"),
         (("a.npy", "--roi", "1:2"), 2, "--roi 1:2: give three ranges"),
         (("a.npy", "--roi", "0:21,:,:"), 1, "a.npy: --roi 0:21 along Z"),
@@ -204,10 +204,14 @@ def one_line(err: str) -> str:
         (("cut.tif",), 1, "cut.tif"),
         (("constant.npy",), 1, "all voxels are 3"),
         (("flat.npy",), 1, "one plane along Z"),
-        (("a.npy", "--output", "kept.h5"), 1, "kept.h5 exists already"),
-        (("a.npy", "--output", "pictured.h5"), 1, "pictured.png exists already"),
-        (("a.npy", "--output", "listed.h5"), 1, "listed.json exists already"),
-        (("two.h5", "--dataset", "u", "--output", "two.h5", "--overwrite"), 1, "would replace this input"),
+        (("a.npy", "--output", "kept.h5"), 1, "kept.h5 already exists"),
+        (("a.npy", "--output", "pictured.h5"), 1, "pictured.png already exists"),
+        (("a.npy", "--output", "listed.h5"), 1, "listed.json already exists"),
+        (
+            ("two.h5", "--dataset", "u", "--output", "two.h5", "--overwrite"),
+            1,
+            "would replace this input",
+        ),
         (("a.npy", "--output", "a.txt/a.h5"), 1, "writing failed"),
     ],
 )

@@ -24,7 +24,7 @@ from workbench.session import run
         (
             -1.2,
             "On pseudo pairs its error is 1.2 dB above that of the best Gaussian filter: a filter "
-            "does better; do not use this generator without looking.",
+            "does better; look at this generator's images before you use it.",
         ),
         (
             -0.04,
@@ -47,14 +47,14 @@ def test_the_gain_in_words(gain: float | None, words: str | None) -> None:
         (
             0.5,
             -0.25,
-            "The generator of trial 3 itself is better: it has a score of 0.50, that of the "
+            "The generator of trial 3 itself is better: it has a score of 0.50, the "
             "promoted training has -0.25. To use it: cyclegan enhance VOLUME --model demo:3 "
             "--output OUTPUT",
         ),
         (
             0.5,
             None,
-            "The generator of trial 3 itself is better: it has a score of 0.50, that of the "
+            "The generator of trial 3 itself is better: it has a score of 0.50, the "
             "promoted training has none. To use it: cyclegan enhance VOLUME --model demo:3 "
             "--output OUTPUT",
         ),

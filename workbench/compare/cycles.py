@@ -72,8 +72,8 @@ def compare_cycles(runs: Sequence[ComparedRun], at: At, *, pictures: bool) -> Co
     if len(grouped) > 1:
         parts = "; ".join(names_of_runs(group) for group in grouped)
         remarks.append(
-            f"the inputs real_A or the resolutions are not the same: {parts}; "
-            f"images are measured within {names_of_runs(grouped[0])} only"
+            f"the inputs (real_A) or resolutions differ: {parts}; "
+            f"only images of {names_of_runs(grouped[0])} are compared"
         )
     numbers = grouped[0] if grouped else []
     shown = _shown(runs, volumes, at) if pictures else {}

@@ -32,7 +32,7 @@ def score(found: Comparison) -> str:
         limits=(low - margin, high + margin),
         size=WIDE,
     )
-    told = "Points far below the others are drawn on the lower rim."
+    told = "Points far below the others are drawn on the lower edge."
     return _plot(told, _series(found, curves), axes, "score")
 
 
@@ -89,7 +89,7 @@ def differences(found: Comparison) -> str:
         (
             address(picture, lossless=True),
             names[b],
-            f"less {names[a]}: rms {images.pairs[a, b].difference.rms:.3g}",
+            f"minus {names[a]}: rms {images.pairs[a, b].difference.rms:.3g}",
             f"{a} {b}",
         )
         for (a, b), picture in images.differences.items()

@@ -105,8 +105,8 @@ def compare_enhanced(
     if len(grouped) > 1:
         parts = "; ".join(names_of_runs(group) for group in grouped)
         remarks.append(
-            f"the inputs, regions or resolutions are not the same: {parts}; "
-            f"volumes are measured within {names_of_runs(grouped[0])} only"
+            f"the inputs, regions or resolutions differ: {parts}; "
+            f"only volumes of {names_of_runs(grouped[0])} are compared"
         )
     images = {number: one.image for number, one in found.items()}
     shown = _shown(images) if pictures and images else {}

@@ -100,7 +100,7 @@ def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: UnequalValu
     different = [name for name in data.hashes if data.equal(name) is False]
     if different:
         told = "; ".join(f"{name}: {_each(runs, data.hashes[name])}" for name in different)
-        lines.append(f"judged on different data, scores are not comparable ({told})")
+        lines.append(f"judged on different data, so scores are not comparable ({told})")
     unknown = [
         run.number
         for i, run in enumerate(runs)
@@ -108,12 +108,12 @@ def warnings(runs: Sequence[ComparedRun], data: DataCheck, settings: UnequalValu
     ]
     if unknown:
         them = ", ".join(map(str, unknown))
-        lines.append(f"run {them}: its data is not recorded, so it may be different")
+        lines.append(f"run {them}: the data is not recorded and may differ")
     changed = [name for name in _VALIDATION if name in settings.values]
     if changed:
         lines.append(f"scores come from different validations: {', '.join(changed)} differ")
     if "units" in settings.values:
-        lines.append("grey values are in different units: their differences mean little")
+        lines.append("grey values have different units, so their differences mean little")
     return lines
 
 

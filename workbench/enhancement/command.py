@@ -255,7 +255,7 @@ def _enhance(
             on_progress=progress,
         )
     tracking.begin()  # of a volume that was there
-    # Waiting for the store is no part of the speed.
+    # The speed does not include waiting for the store.
     return replace(done, seconds=max(done.seconds - tracking.seconds, 0.0))
 
 
@@ -265,11 +265,11 @@ def _text(data: Mapping[str, Any]) -> str:
         f"{data['seconds']:.1f} s ({data['voxels_per_second']:.3g} voxels/s)"
     ]
     if data["trust"]:
-        lines.append(f"           in it {', '.join(data['trust'])}: where not to trust it")
+        lines.append(f"           with the trust maps {', '.join(data['trust'])}")
     if data["picture"]:
         lines.append(f"           {data['picture']}, slices side by side")
     if data["viewer"]:
-        lines.append(f"           {data['viewer']}, to look into it")
+        lines.append(f"           {data['viewer']}, the viewer")
     if data["report"]:
         lines.append(f"           {data['report']}, the report")
     if data["volume"].get("artifact"):
@@ -418,7 +418,7 @@ def open_series(
     """The frames of a series, all with the grey scale of the whole; files of views in `folder`."""
     frames = open_frames(path, dataset, folder, standardise=generator.config.standardise)
     frames[0].warn()
-    _say(frames[0], f"{path}:{dataset}", "that is of all frames together", region)
+    _say(frames[0], f"{path}:{dataset}", "all frames together have these", region)
     return frames
 
 

@@ -92,7 +92,7 @@ def judge(
     if not with_report:
         return JudgeResult(rows=rows, picture=picture)
     viewer = write_enhanced_viewer(target.output, source, note=viewer_note(metadata), say=say)
-    # The report comes last: by it a call tells that the one before was complete.
+    # The report comes last: it tells the next call that this one was complete.
     report = _report(source, target, reference, halves, rows, say, metadata, viewer)
     return JudgeResult(rows=rows, picture=picture, report=report, viewer=viewer)
 
@@ -277,7 +277,7 @@ def write_viewer_of(
         if source is not None:
             source.close()
     if written is None:
-        raise DataError(f"{enhanced}: nothing in it can be shown")
+        raise DataError(f"{enhanced}: it has nothing to show")
     data = {"viewer": str(written), "input": None if source is None else name}
     return Output(data=data, text=f"written    {written}, open it in a browser")
 
@@ -298,9 +298,11 @@ def _input_of(enhanced: Path) -> tuple[Volume | None, str, str]:
         wanted = str(attributes.get("source_hash", ""))
         made = f"model {attributes.get('model_version', attributes['model'])}"
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{enhanced}: no volume that `cyclegan enhance` wrote: {error}") from error
+        raise DataError(
+            f"{enhanced}: `cyclegan enhance` did not write this file: {error}"
+        ) from error
     name = f"{path}:{dset}"
-    if len(shape) != 3:  # a series: its input is no volume by itself
+    if len(shape) != 3:  # a series: its input is not a volume by itself
         return None, name, made
     for place in (Path(path), enhanced.parent / path, enhanced.parent / Path(path).name):
         if place.is_file() and wanted in ("", *file_hashes([place]).values()):

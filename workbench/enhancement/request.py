@@ -115,7 +115,7 @@ def targets(request: EnhanceRequest) -> list[Target]:
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise UsageError(
-                f"{twice[0]}: several volumes have this name, which their outputs would have, too; "
+                f"{twice[0]}: several volumes have this name, and so would their outputs; "
                 "enhance them one by one"
             )
         found = [
@@ -144,7 +144,7 @@ def keeps(request: EnhanceRequest, target: Target) -> bool:
 
 
 def _is_unfinished(target: Target) -> bool:
-    # The report comes last; without it the command was killed behind the volume.
+    # The report comes last; if it is missing, the command was killed after the volume.
     return target.output.exists() and not target.report.exists()
 
 
@@ -158,27 +158,27 @@ def _check(request: EnhanceRequest) -> None:
         if value not in known:
             raise UsageError(f"{option} {value}: not known; {nearest(value, known)}")
     if request.memory_gb is not None and not request.memory_gb > 0:
-        raise UsageError(f"--memory-gb {request.memory_gb:g}: a number above 0 is wanted")
+        raise UsageError(f"--memory-gb {request.memory_gb:g}: must be above 0")
     if len(request.volumes) > 1 and request.output.suffix in (".h5", ".hdf5"):
         raise UsageError(
             f"--output {request.output}: {len(request.volumes)} volumes are given; name a folder"
         )
     for option, given in (("--reference", request.reference), ("--half", request.halves)):
         if request.series and given:
-            raise UsageError(f"{option} does not go with --series; enhance a frame by itself")
+            raise UsageError(f"{option} does not work with --series; enhance one frame by itself")
         if len(request.volumes) > 1 and given:
-            raise UsageError(f"{option} goes with one volume; enhance them one by one")
+            raise UsageError(f"{option} works with one volume; enhance them one by one")
     if len(request.halves) not in (0, 2):
-        raise UsageError(f"--half is given {len(request.halves)} times; two halves are wanted")
+        raise UsageError(f"--half is given {len(request.halves)} times; give two halves")
     if request.halves and same_file(*request.halves):
         raise UsageError(
             f"--half {request.halves[0]} and --half {request.halves[1]} are one file, whose noise "
             "would count as structure; name two half scans"
         )
     if request.halves and not request.report:
-        raise UsageError("--half serves the report; leave --no-report out")
+        raise UsageError("--half is for the report; leave out --no-report")
     if request.other_models and not request.trust:
-        raise UsageError("--other-model serves the trust maps; leave --no-trust out")
+        raise UsageError("--other-model is for the trust maps; leave out --no-trust")
 
 
 def parse_tile(text: str | None) -> Size | None:
@@ -187,7 +187,7 @@ def parse_tile(text: str | None) -> Size | None:
         return None
     parts = text.split(",")
     if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
-        raise UsageError(f"--tile {text}: three numbers are wanted, e.g. --tile 64,96,96")
+        raise UsageError(f"--tile {text}: give three numbers, e.g. --tile 64,96,96")
     z, y, x = (int(p) for p in parts)
     return z, y, x
 
@@ -199,9 +199,7 @@ def parse_roi(text: str | None) -> Region | None:
     found = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")]
     limits = [(int(m[1]), int(m[2])) for m in found if m]
     if len(limits) != 3 or len(found) != 3 or any(first >= end for first, end in limits):
-        raise UsageError(
-            f"--roi {text}: three ranges in voxels are wanted, e.g. --roi 0:64,10:90,10:90"
-        )
+        raise UsageError(f"--roi {text}: give three ranges in voxels, e.g. --roi 0:64,10:90,10:90")
     return limits[0], limits[1], limits[2]
 
 

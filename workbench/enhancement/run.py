@@ -79,7 +79,7 @@ def tracked(
     try:
         yield tracking
     except KeyboardInterrupt:
-        tracking.end("KILLED", "interrupted; the same command goes on")
+        tracking.end("KILLED", "interrupted; the same command continues")
         raise
     except Exception as error:
         tracking.end("FAILED", first_line(error))
@@ -123,7 +123,7 @@ class EnhancementRun:
         except BusyError:
             raise
         except CycleGANError as error:
-            log.warning("%s; the enhancement goes on, its run is made at the end", error)
+            log.warning("%s; the enhancement continues and creates its run at the end", error)
         self.seconds = time.perf_counter() - start
 
     def keep_volume(self, done: EnhanceResult) -> None:
@@ -147,7 +147,7 @@ class EnhancementRun:
     def finish(self, done: EnhanceResult, judged: JudgeResult) -> None:
         """Everything that is known in the end, and the status."""
         if not self._is_open():
-            log.warning("this enhancement is not in MLflow: the store was away all the time")
+            log.warning("this enhancement is not in MLflow: the store never answered")
         elif not self.complete:
             self._write(*self._finals(done, judged), End("FINISHED", ""))
         elif self.volume.get("artifact"):
@@ -168,13 +168,13 @@ class EnhancementRun:
                 self.run_id, self.complete = found.id, True
                 self.volume = {"how": found.tags["log_volume"]} | self.volume
                 return
-            found = None  # made anew
+            found = None  # its result is replaced
         if found:
             run = store.open_run(found.id)
-            self.console.say(f"going on in the run {found.name} ({found.id})")
+            self.console.say(f"continuing the run {found.name} ({found.id})")
             with contextlib.closing(Outbox.of(run)) as outbox:
                 outbox.acquire(wait=True)
-                outbox.drop(End)  # it goes on
+                outbox.drop(End)  # the run continues
         else:
             run = store.create_run(
                 enhancement.model.experiment or "enhance",
@@ -220,7 +220,7 @@ class EnhancementRun:
 
     def _copy(self, path: Path, size: int) -> None:
         assert self.run_id
-        self.console.say(f"copying the volume, {size_text(size)}, among the artifacts of its run")
+        self.console.say(f"copying the volume, {size_text(size)}, to the artifacts of its run")
         try:
             store = self.open_store()
             own = store.artifacts(store.find_run(self.run_id)).folder
@@ -229,7 +229,7 @@ class EnhancementRun:
                     store.run(self.run_id), own, path, VOLUME_FOLDER, progress=update
                 )
         except CycleGANError as error:
-            log.warning("%s; the volume is not copied, its path is logged instead", error)
+            log.warning("%s; the volume is not copied, only its path is logged", error)
         else:
             self.volume |= {"how": "copied", "artifact": artifact}
 
@@ -301,7 +301,7 @@ def volume_note(volume: Mapping[str, Any], viewer: bool) -> str:
         where += f", with a copy among the artifacts, {_code(volume['artifact'])}"
     else:
         where += ", not copied"
-    look = "; look into it: `viewer.html` among the artifacts" if viewer else ""
+    look = "; to view it, open `viewer.html` among the artifacts" if viewer else ""
     return f"{where}{look}"
 
 
@@ -317,7 +317,7 @@ def volume_text(enhancement: Enhancement, volume: Mapping[str, Any], run_id: str
     else:
         place = "The enhanced volume is not among these artifacts; it"
     copy = (
-        "Put it here afterwards\n"
+        "Copy it here later\n"
         f"  mlflow artifacts log-artifact --run-id {run_id} --artifact-path volume \\\n"
         f"    --local-file {shell}\n"
     )

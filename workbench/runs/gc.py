@@ -174,8 +174,8 @@ def _scope(store: Store, rules: Rules) -> str:
         return ""
     names = ", ".join(sorted(rules.experiments or ())) or "none"
     return (
-        f"others may use {store.location}, too: the rules see only the studies started here "
-        f"({names}); name more with --experiment"
+        f"others may use {store.location}, too, so the rules see only the studies started here "
+        f"({names}); add more with --experiment"
     )
 
 
@@ -183,7 +183,7 @@ def _refuse_wanted(offer: Offer) -> None:
     """Raise `UsageError` if the user named a run that must stay."""
     for run, reason in offer.plan.kept:
         if run.id in offer.rules.named:
-            raise UsageError(f"run {run.name} ({run.id[:8]}) stays: {reason}")
+            raise UsageError(f"run {run.name} ({run.id[:8]}) can't be deleted: {reason}")
 
 
 def _delete(store: Store, console: Console, offer: Offer) -> CollectionResult:
@@ -266,16 +266,16 @@ def _done_text(offer: Offer, done: CollectionResult) -> str:
     if done.folders:
         lines[0] = lines[0].replace(",", f" and {units.count(len(done.folders), 'folder')},", 1)
     lines += [
-        f"left: {one.run.name} ({one.run.id[:8]}): {one.kept}" for one in done.freed if one.kept
+        f"kept: {one.run.name} ({one.run.id[:8]}): {one.kept}" for one in done.freed if one.kept
     ]
     lines += [f"not deleted: {error}" for error in done.errors]
     if gone and not offer.rules.artifacts_only and not any(one.rows for one in gone):
         lines.append(
-            "the server keeps their metrics, marked as deleted; to free them, too, run on its "
-            "machine: cyclegan runs gc --deleted --tracking-uri <its database>"
+            "the server keeps their metrics, marked as deleted; to free those, too, run this on "
+            "its machine: cyclegan runs gc --deleted --tracking-uri <its database>"
         )
     if done.interrupted or done.failure:
-        lines.append("the same command goes on with the rest")
+        lines.append("run the same command again to delete the rest")
     return "\n".join(lines)
 
 
@@ -313,9 +313,9 @@ def _menu(offer: Offer) -> str:
         for entry in offer.menu
     ]
     return table(
-        ["goes", "what can go", "runs", "frees", "option"],
+        ["chosen", "what", "runs", "frees", "option"],
         rows,
-        words={"goes", "what can go", "option"},
+        words={"chosen", "what", "option"},
     )
 
 
@@ -337,7 +337,7 @@ def _runs(offer: Offer) -> str:
     text = fitted(_COLUMNS, cells, line_width(sys.stdout))
     more = len(largest) - _RUNS_SHOWN
     return text + (
-        f"\nand {units.count(more, 'smaller run')} (--json names all)" if more > 0 else ""
+        f"\nand {units.count(more, 'smaller run')} (--json lists all)" if more > 0 else ""
     )
 
 
@@ -346,7 +346,7 @@ def _kept(offer: Offer) -> str:
     lines = [f"  {run.name} ({run.id[:8]}): {why}" for run, why in kept[:_KEPT_SHOWN]]
     if len(kept) > _KEPT_SHOWN:
         lines.append(f"  and {len(kept) - _KEPT_SHOWN} more")
-    return "\n".join(["stays in any case:", *lines])
+    return "\n".join(["kept whatever the rules say:", *lines])
 
 
 def _folders(offer: Offer) -> str:

@@ -150,10 +150,10 @@ def _total(data: Mapping[str, Any], wanted: RunQuery) -> str:
     count, matching = len(data["runs"]), data["matching"]
     text = units.count(count, "run")
     if data["bytes"] is None:
-        text += "; --sizes asks the server how large they are"
+        text += "; add --sizes to measure them"
     else:
         text += f", {units.size(data['bytes'])}"
-    return text + (f"; {matching} in all: --limit 0" if matching > count else "")
+    return text + (f"; --limit 0 shows all {matching}" if matching > count else "")
 
 
 def _cells(row: Mapping[str, Any], now_ms: int) -> dict[str, str]:

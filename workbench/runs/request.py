@@ -99,7 +99,7 @@ class Request:
             ),
             "pruned": ("pruned trials", "--pruned", replace(none, pruned=True)),
             "worse": (
-                f"trials but for the {best} best of their study",
+                f"all but the {best} best trials of each study",
                 f"--keep-best {best}",
                 replace(none, keep_best=best),
             ),

@@ -153,7 +153,7 @@ def _folder(data: Mapping[str, Any]) -> list[str]:
     if not data["folder"]:
         return []
     size = units.size(data["folder_bytes"])
-    return [f"{data['folder']}", f"{size}; checkpoints, not MLflow's: runs gc leaves it"]
+    return [f"{data['folder']}", f"{size}; checkpoints, which runs gc leaves alone"]
 
 
 def _address(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
@@ -168,7 +168,7 @@ def _what(data: Mapping[str, Any]) -> str:
         parts.append(f"{data['steps']} steps")
     if data["end_ms"]:
         parts.append(units.took(data["end_ms"] - data["start_ms"]))
-    parts.append(f"begun {units.moment(data['start_ms'])}")
+    parts.append(f"started {units.moment(data['start_ms'])}")
     return ", ".join(parts)
 
 
@@ -185,7 +185,7 @@ def _origin(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
         begin = how.get(data["tags"].get("start", ""), "from")
         lines.append(f"{begin} {_short(data['promoted_from'])}")
     if data["parent"]:
-        lines.append(f"below {_short(data['parent'])}")
+        lines.append(f"parent {_short(data['parent'])}")
     if kind_of(run) == "enhance":
         model = next(
             filter(None, map(run.tags.get, ("model_version", "model_run", "model_file"))), ""
@@ -204,7 +204,7 @@ def _became(data: Mapping[str, Any]) -> list[str]:
     if children:
         shown = ", ".join(_short(child) for child in children[:_CHILDREN_SHOWN])
         more = len(children) - _CHILDREN_SHOWN
-        lines.append(f"below it {shown}" + (f" and {more} more" if more > 0 else ""))
+        lines.append(f"children {shown}" + (f" and {more} more" if more > 0 else ""))
     return lines
 
 
@@ -280,7 +280,7 @@ def _files(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
     files = data["artifacts"]
     lines = [f"{place}", f"{units.count(len(files), 'file')}, {units.size(data['bytes'])}"]
     if FREED in run.tags:
-        lines.append(f"the large ones were removed at {run.tags[FREED]}")
+        lines.append(f"the large files were removed on {run.tags[FREED]}")
     folders: dict[str, list[Mapping[str, Any]]] = {}
     for file in files:
         folders.setdefault(file["path"].rpartition("/")[0], []).append(file)

@@ -165,7 +165,7 @@ def _bar(record: Trial, begin: datetime, records: Sequence[Trial]) -> tuple[floa
     assert record.started is not None
     if record.ended is not None:
         end = record.ended
-    elif record.state == "interrupted":  # unknown when: take the last known moment of the study
+    elif record.state == "interrupted":  # its end is unknown: take the study's last known moment
         end = max(t for r in records for t in (r.started, r.ended) if t is not None)
     else:
         end = datetime.now()

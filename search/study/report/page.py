@@ -41,7 +41,7 @@ def study_page(facts: Facts) -> str:
             content = panel(facts)
         except Exception as error:  # noqa: BLE001  (a picture must never hide the rest)
             _log.warning("report: %s can't be shown: %s: %s", title, type(error).__name__, error)
-            content = f"It can't be shown: {error}"
+            content = f"This can't be shown: {error}"
         if content:
             panels.append((title, content))
     page = render(

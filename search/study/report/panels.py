@@ -21,7 +21,7 @@ def curves(facts: Facts) -> Markup:
     return _drawing(
         facts,
         "rungs",
-        "Dashed lines: the pruner compares trials here. Scores below the axis lie on its rim. "
+        "Dashed lines: the pruner compares trials here. Scores below the axis are drawn on it. "
         "Point at a curve or at a row of the table to find it in the other.",
     )
 
@@ -44,8 +44,8 @@ def importance(facts: Facts) -> Markup:
     return _drawing(
         facts,
         "importance",
-        f"Shares from the {found.top} best of {found.trials} complete trials (PED-ANOVA): where "
-        "the best lie along a key, against where all lie.",
+        f"PED-ANOVA compares where the {found.top} best of {found.trials} complete trials lie "
+        "along a key with where all lie.",
         found.caution,
     )
 
@@ -98,6 +98,6 @@ def slices(facts: Facts) -> Markup:
         best = facts.best is not None and shown.trial == facts.best.number
         name = f"fake_B, trial {shown.trial}" + (" (best)" if best else "")
         images.append(_Image(shown.images["fake_B"], name, caption))
-    real = "a slow scan, elsewhere: how it should look"
+    real = "a slow scan of another place: how it should look"
     images.append(_Image(first.images["real_B"], "real_B", real))
     return render("slices.html", FOLDER, shown=images, whole=facts.slices)

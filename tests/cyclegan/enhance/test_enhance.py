@@ -641,7 +641,7 @@ def test_without_a_compiler_it_goes_on_with_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("going on without") == 1
+    assert done.stderr.count("continuing without") == 1
 
 
 # -- model files ----------------------------------------------------------------------------------

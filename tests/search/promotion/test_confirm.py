@@ -60,7 +60,7 @@ def test_the_lead_is_compared_with_its_standard_error(
 
 @pytest.mark.parametrize("text", ["3", "0x3", "3x0", "3x", "ax2", "3x3x3", "-1x2"])
 def test_a_wrong_size_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--confirm .*TRIALSxSEEDS is wanted"):
+    with pytest.raises(UsageError, match=r"--confirm .*give TRIALSxSEEDS"):
         parse_confirm(text)
     assert parse_confirm(" 4x12") == (4, 12)
 

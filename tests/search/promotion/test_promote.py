@@ -123,7 +123,7 @@ def test_the_top_trials_become_trainings_and_the_better_one_the_champion(
     )
     assert code == 2  # --no-trust leaves out the map that needs the other model
     code, _, err = call("enhance", "a.h5", "--model", "s@7", "--output", "f.h5")
-    assert (code, "there are s@champion, s@2, s@1" in err) == (1, True)
+    assert (code, "known: s@champion, s@2, s@1" in err) == (1, True)
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_a_promotion_that_continues_begins_where_the_trial_ended(
     with pytest.raises(DataError, match=r"holds no checkpoint; promote with --from-scratch"):
         promote(handle, store=store, console=QUIET, start="continue")
     trained(handle, store)
-    with pytest.raises(UsageError, match=r"--steps 8: trial 0 has 8 already"):
+    with pytest.raises(UsageError, match=r"--steps 8: trial 0 already has 8"):
         promote(handle, store=store, console=QUIET, start="continue", steps=8)
     done = promote(handle, store=store, console=QUIET, start="continue")
     assert done.finished.result.step == 12
@@ -216,7 +216,7 @@ def test_the_study_s_file_and_the_call_change_what_they_name(
         (["--trial", "7"], 2, "--trial 7: study s has trials 0 to 1"),
         (["--trial", "1", "--top", "2"], 2, "--trial and --top both choose trials"),
         (["--confirm", "2x2", "--top", "2"], 2, "--top and --confirm both choose trials"),
-        (["--confirm", "nine"], 2, "--confirm nine: TRIALSxSEEDS is wanted"),
+        (["--confirm", "nine"], 2, "--confirm nine: give TRIALSxSEEDS"),
         (["--confirm", "9x2"], 1, "has 2 complete trials, but you asked for 9"),
         (["--top", "3"], 1, "has 2 complete trials, but you asked for 3"),
         # Before anything is trained, not after the confirmation.

@@ -69,7 +69,7 @@ def test_promoted_trainings_are_compared_with_both_screening_scores(
     promoted(handle, store, 2, 99.0, outcome="interrupted")
     few = summary(handle, store)
     assert (len(few.pairs), few.judged, few.last) == (2, None, None)
-    assert "2 of the 3 promoted trials" in few.text()
+    assert "needs 3 promoted trials, not 2" in few.text()
 
     promoted(handle, store, 2, 20.0)
     found = summary(handle, store)

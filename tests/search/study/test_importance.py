@@ -38,7 +38,7 @@ def test_of_few_trials_the_best_half_is_taken_and_a_caution_given(make_study: An
 def test_too_few_complete_trials_are_refused_with_the_way_out(make_study: Any) -> None:
     with pytest.raises(DataError, match=r"has 3 complete trials.*4 or more; run more: .*--trials"):
         importance(make_study(6))
-    with pytest.raises(DataError, match="go on with: cyclegan study run made"):
+    with pytest.raises(DataError, match="continue with: cyclegan study run made"):
         importance(make_study(0))
 
 

@@ -78,7 +78,7 @@ def test_defaults_outside_of_the_space_are_left_out_and_told(
     space = {"lr_g": between(2e-3, 1e-2), "lambdas.C_A": between(0.1, 1.0)}
     with caplog.at_level(logging.INFO, logger="search"):
         assert first_values(define(space=space)) == []
-    assert "their lr_g = 0.001 lies outside of the space" in caplog.text
+    assert "their lr_g = 0.001 lies outside the space" in caplog.text
 
 
 def test_a_key_the_file_does_not_have_has_the_software_default(define: Define) -> None:
@@ -131,7 +131,7 @@ def test_an_earlier_study_without_a_result_is_told_and_left_out(
     begin([], define("old"))
     definition = define("new", warm_start=["old"], enqueue_defaults=False)
     assert first_values(definition) == []
-    assert "nothing to start from: study old has no complete trial yet" in caplog.text
+    assert "no warm start: study old has no complete trial yet" in caplog.text
 
 
 @pytest.mark.parametrize(

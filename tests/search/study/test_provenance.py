@@ -101,7 +101,7 @@ def drop(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: drop(Path("data/slow.json")), r"data/slow\.json changed .* \(and 1 more of its"),
+        (lambda: drop(Path("data/slow.json")), r"data/slow\.json changed .* \(and 1 more changes"),
         (lambda: Path("data/slow_train.h5").unlink(), r"data/slow_train\.h5: no such file"),
         (lambda: Path("data/slow.json").unlink(), r"data/slow\.json: no such file"),
         (

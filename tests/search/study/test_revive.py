@@ -54,7 +54,7 @@ def test_a_revived_trial_goes_on_where_it_was_pruned(
     with pytest.raises(UsageError, match="has trials 0 to 1"):
         revive(pruned_study, 2)
     assert revive(pruned_study, 1) == 2
-    with pytest.raises(UsageError, match="revived already, as trial 2"):
+    with pytest.raises(UsageError, match="already revived, as trial 2"):
         revive(pruned_study, 1)
 
     handle = again(project / "studies" / "s.yaml")

@@ -179,9 +179,9 @@ def test_a_grid_tries_every_combination_once(tiny: dict[str, Any], tmp_path: Pat
     wanted = set(itertools.product([1e-4, 1e-3, 1e-2], [0.5, 0.75, 1.0], ["instance", "none"]))
     assert {(t["lr_g"], t["lambdas.C_A"], t["norm_D"]) for t in tried} == wanted
     assert len(tried) == len(wanted)
-    with pytest.raises(ConfigError, match="trials = 19: the grid has 18 combinations"):
+    with pytest.raises(ConfigError, match="trials = 19: the grid has only 18 combinations"):
         parsed.with_trials(19)
-    with pytest.raises(ConfigError, match="the grid has 18 combinations"):
+    with pytest.raises(ConfigError, match="the grid has only 18 combinations"):
         parse_definition(values | {"trials": 20}, HERE)
     assert not parsed.enqueue_defaults
     for extra in ({"enqueue": [{"lr_g": 1e-4}]}, {"warm_start": ["s"]}, {"enqueue_defaults": True}):

@@ -80,7 +80,7 @@ def test_a_study_whose_trials_were_all_pruned_says_so(
 
 
 def test_unknown_studies_name_the_nearest(study_file: Path) -> None:
-    with pytest.raises(UsageError, match="none was started here yet"):
+    with pytest.raises(UsageError, match="none has been started here yet"):
         open_study("s")
     run(study_file)
     assert known_studies() == ["s"]

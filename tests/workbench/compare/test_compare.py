@@ -74,7 +74,7 @@ def test_other_data_are_warned_of_and_nothing_is_best(
     assert "warning: judged on different data" in call("one", "two")[1]
     make_run("old", data={})
     (unknown,) = compare("one", "old")["warnings"]
-    assert "run 2: its data is not recorded" in unknown
+    assert "run 2: the data is not recorded" in unknown
 
 
 def test_another_validation_is_warned_of(make_run: Any, compare: Any) -> None:

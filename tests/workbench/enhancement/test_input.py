@@ -186,5 +186,5 @@ def test_a_series_says_whose_numbers_its_frames_have(call: Call, tiny: dict[str,
     write("t.h5", np.stack([scan(300, 20, seed=n) for n in (6, 7)]))
     told = call("t.h5", "--series", "--output", "s.h5", "--no-trust", "--no-report", *OPTION)[1]
     assert "t.h5:data[12:22, :, 2:14] is standardised on load: it has mean" in told
-    assert "of all frames together" in told
+    assert "all frames together have these" in told
     assert "frame_0" not in told

@@ -202,7 +202,7 @@ def test_a_store_that_is_away_at_first_gets_its_run_at_the_end(
     monkeypatch.setattr(Store, "create_run", late)
     code, data, err = enhance(write("a.h5"), "--output", "e.h5")
     assert (code, len(calls)) == (0, 2)
-    assert "the enhancement goes on" in err
+    assert "the enhancement continues" in err
     (run,) = runs()
     assert (run.id, run.status) == (data["run_id"], "FINISHED")
     monkeypatch.setattr(Store, "create_run", away)
@@ -227,7 +227,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> pytest.Mon
 @pytest.mark.parametrize(
     ("error", "code", "status", "reason"),
     [
-        (KeyboardInterrupt(), 130, "KILLED", "interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "KILLED", "interrupted; the same command continues"),
         (RuntimeError("no more memory"), 1, "FAILED", "no more memory"),
     ],
 )

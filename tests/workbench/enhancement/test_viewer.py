@@ -84,7 +84,7 @@ def test_a_viewer_is_not_replaced_unless_asked(enhance: Any) -> None:
     write("a.h5")
     Path("e.viewer.html").write_text("mine")
     code, _, err = enhance("a.h5", "--output", "e.h5")
-    assert (code, "e.viewer.html exists already" in err) == (1, True)
+    assert (code, "e.viewer.html already exists" in err) == (1, True)
     assert Path("e.viewer.html").read_text() == "mine"
     assert enhance("a.h5", "--output", "e.h5", "--overwrite")[0] == 0
     assert "enhanced" in Path("e.viewer.html").read_text()
@@ -107,7 +107,7 @@ def test_the_command_viewer_finds_the_input_if_it_is_still_that(
     assert (code, data["input"]) == (0, None)
     assert '"name": "input"' not in Path("v.html").read_text()
     code, _, err = command_line("viewer", "a.h5", "--output", "w.html")
-    assert (code, "no volume that `cyclegan enhance` wrote" in err) == (1, True)
+    assert (code, "`cyclegan enhance` did not write this file" in err) == (1, True)
     code, _, err = command_line("viewer", "out/e.h5", "--output", "w.html", "--fit", "zoom")
     assert (code, "--fit zoom" in err) == (2, True)
     assert not Path("w.html").exists()

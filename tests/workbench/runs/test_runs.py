@@ -182,7 +182,7 @@ def test_show_tells_the_training_folder_that_is_not_mlflows(
     code, out, _ = call("runs", "show", "demo:2")
     assert code == 0
     assert f"folder   {folder}" in out
-    assert "5.0 kB; checkpoints, not MLflow's" in out
+    assert "5.0 kB; checkpoints, which runs gc" in out
     assert max(map(len, (line for line in out.splitlines() if "/" not in line))) <= 100
     call("runs", "gc", "demo:2", "--yes")
     assert (folder / "checkpoint.pt").exists()
@@ -327,7 +327,7 @@ def test_it_asks_on_a_terminal(runs: dict[str, Run], answer: str, left: int) -> 
         out, err = (text.decode() for text in process.communicate(timeout=300))
     os.close(ours)
     os.close(theirs)
-    assert "Delete 1 run, 2.0 kB, for good?" in err
+    assert "Permanently delete 1 run, 2.0 kB?" in err
     assert "demo-1" in err  # the list is shown before the question
     assert len(Store.open().search(stage="all")) == left
     assert process.returncode == (130 if answer == "\x04" else 0)

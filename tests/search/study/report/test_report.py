@@ -292,7 +292,7 @@ def test_the_page_is_written_as_a_file(make_study: Any, tmp_path: Path) -> None:
     handle, path = make_study(5), tmp_path / "new" / "s.html"
     write_report(handle, Store.open(), path)
     assert len(Page(path.read_text(encoding="utf-8")).rows) == 5
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         write_report(handle, Store.open(), path)
     with pytest.raises(UsageError, match=r"must end in \.html"):
         write_report(handle, Store.open(), tmp_path / "s.pdf")
