@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cyclegan.files import replacing
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 
 Slice = NDArray[np.floating]
 Panel = tuple[str, Slice]

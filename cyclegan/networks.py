@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from cyclegan.convolution import Conv3d
 from cyclegan.errors import ConfigError, nearest
-from cyclegan.rounding import ceil_div, round_up
+from cyclegan.numbers import ceil_div, round_up
 
 
 @dataclass(frozen=True, kw_only=True)

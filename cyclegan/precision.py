@@ -10,7 +10,7 @@ import torch
 from cyclegan.config import Config, parse_config
 from cyclegan.degrader import Degrader
 from cyclegan.errors import ConfigError
-from cyclegan.rounding import round_up
+from cyclegan.numbers import round_up
 
 logger = logging.getLogger(__name__)
 

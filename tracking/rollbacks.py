@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cyclegan.finite import only_finite, strict_json
 from cyclegan.hparams import HParams
+from cyclegan.numbers import only_finite, strict_json
 from tracking.outbox import records
 from tracking.views import ROLLBACK_PICTURES
 from viz.pictures import captioned, six_images

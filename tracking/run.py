@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.errors import DataError, nearest
-from cyclegan.finite import only_finite
+from cyclegan.numbers import only_finite
 from tracking import params as parameters
 from tracking.downsampling import Sample, batches, merge, metric_name
 from tracking.errors import translated

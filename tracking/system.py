@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from cyclegan.finite import only_finite
+from cyclegan.numbers import only_finite
 
 log = logging.getLogger(__name__)
 

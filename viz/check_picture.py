@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.files import replacing
+from cyclegan.numbers import ceil_div
 from cyclegan.prepare.partial import DATASET
 from cyclegan.prepare.transform import Histogram
-from cyclegan.rounding import ceil_div
 from viz.pictures import grey_window
 
 _PIXELS = 1024

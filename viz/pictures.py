@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.files import replacing
-from cyclegan.rounding import ceil_div, round_up
+from cyclegan.numbers import ceil_div, round_up
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -57,7 +57,7 @@ def simulate(
 
     The sample is a real microCT scan of a fibre composite, or with --phantom a simulated one.
     """
-    from workbench.simulate import output_of, simulate_scans
+    from workbench.data import output_of, simulate_scans
 
     made = simulate_scans(
         out_dir,
@@ -126,7 +126,7 @@ def prepare(
 
     After an interruption, run the same command again: it continues where it stopped.
     """
-    from workbench.prepare import PrepareRequest, prepare_volumes
+    from workbench.data import PrepareRequest, prepare_volumes
 
     request = PrepareRequest(
         inputs=inputs,

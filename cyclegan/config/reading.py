@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cyclegan.config.messages import explain_all
-from cyclegan.config.schema import Config
+from cyclegan.config.schema import Config, explain_all
 from cyclegan.config.sections import Section
 from cyclegan.documents import parse_yaml, read_text
 from cyclegan.errors import ConfigError

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    BaseModel,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from cyclegan.config.messages import explain_all
 from cyclegan.config.sections import (
     Count,
     HPOptimizer,
@@ -395,3 +395,28 @@ def generator_geometry(
 ) -> Geometry:
     """Return the geometry of generator `name`, which does not depend on filters and channels."""
     return build_generator(name, filters=1, depth=depth, upsampling=upsampling).geometry
+
+
+def explain_all(kind: type[BaseModel], error: ValidationError) -> str:
+    """Return in one line what validation found wrong with a configuration of `kind`."""
+    lines = [_explain(kind, problem) for problem in error.errors()]
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model: Any = kind
+        for part in problem["loc"][:-1]:
+            annotation = model.model_fields[str(part)].annotation
+            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+                return f"{location} is not a known key"
+            model = annotation
+        hint = nearest(str(problem["loc"][-1]), model.model_fields)
+        return f"{location} is not a known key; {hint}"
+    if problem["type"] == "missing":
+        return f"{location} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not location:
+        return str(message)
+    return f"{location} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

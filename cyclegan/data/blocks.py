@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 
 Size = tuple[int, int, int]
 Window = tuple[slice, slice, slice]

@@ -12,9 +12,8 @@ from pathlib import Path
 import h5py
 
 from cyclegan.data.dataset import VolumeEntry
-from cyclegan.data.hdf5_source import find_dataset, open_file
+from cyclegan.data.hdf5_source import find_dataset, find_files, open_file
 from cyclegan.data.nexus import default_volumes
-from cyclegan.data.virtual import find_files
 
 
 def files_behind(entry: VolumeEntry) -> list[Path]:

@@ -23,12 +23,12 @@ from cyclegan.data.hdf5_source import (
     find_dataset,
     open_with_cache,
     read_part,
+    source_files,
 )
 from cyclegan.data.statistics import Moments, Statistics, constant, merged, moments
-from cyclegan.data.virtual import source_files
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 
 logger = logging.getLogger(__name__)
 

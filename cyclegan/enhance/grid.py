@@ -32,7 +32,7 @@ from typing import Protocol
 from torch import Tensor
 
 from cyclegan.errors import UsageError
-from cyclegan.rounding import ceil_div, round_up
+from cyclegan.numbers import ceil_div, round_up
 
 Size = tuple[int, int, int]
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
 from cyclegan.errors import UsageError
-from cyclegan.rounding import ceil_div, round_up
+from cyclegan.numbers import ceil_div, round_up
 
 LARGEST_CORE = 256
 """Most voxels of a core along an axis; larger tiles save hardly any halo."""

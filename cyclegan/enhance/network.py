@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan.networks import Geometry, UNet3d
-from cyclegan.rounding import round_up
+from cyclegan.numbers import round_up
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ import torch
 from cyclegan.data import Size, Volume
 from cyclegan.enhance.grid import Grid, Region, TileOperator
 from cyclegan.enhance.partial import Compression, Layout, described_job
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 
 _CHUNK = 64
 """Most voxels along an axis of a chunk, if a tile can be divided so: 1 MB."""

@@ -26,8 +26,7 @@ from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Job, Plan, describe
 from cyclegan.enhance.partial import Compression, Core, PartStore, discard, part_folder, resumable
-from cyclegan.enhance.source import SlabReader
-from cyclegan.enhance.tiling import Read, apply_tiled, run_tile
+from cyclegan.enhance.tiling import Read, SlabReader, apply_tiled, run_tile
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.networks import UNet3d

@@ -18,10 +18,10 @@ from cyclegan.data.hdf5_source import (
     find_dataset,
     open_file,
     read_part,
+    source_files,
     volume_names,
 )
 from cyclegan.data.nexus import as_text, default_volumes
-from cyclegan.data.virtual import source_files
 from cyclegan.data.voxel_size import (
     VoxelSize,
     as_voxel_size,

@@ -30,7 +30,7 @@ from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
 from cyclegan.hdf5 import writing_hdf5
 from cyclegan.locks import at_once
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 
 FINGERPRINT = "prepared_from"
 """Attribute of the dataset that holds the fingerprint of its inputs and settings."""

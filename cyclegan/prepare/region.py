@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cyclegan.data.blocks import Size
 from cyclegan.errors import DataError, UsageError
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 
 Range = tuple[int, int]
 Region = tuple[Range, Range, Range]

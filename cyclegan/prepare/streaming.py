@@ -23,6 +23,7 @@ from cyclegan.data.statistics import Moments, moments
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing
 from cyclegan.hdf5 import writing_hdf5
+from cyclegan.numbers import round_up
 from cyclegan.prepare.partial import (
     DATASET,
     FINGERPRINT,
@@ -38,7 +39,6 @@ from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
 from cyclegan.prepare.settings import PrepareResult, Settings, fingerprint
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.transform import Histogram, Transform
-from cyclegan.rounding import round_up
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ import numpy as np
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import replacing
 from cyclegan.simulate.phantom import FIBRE_DIAMETER, VOXEL_SIZE_UM, fibre_composite
-from cyclegan.simulate.projector import Float32
 from cyclegan.simulate.real import SOURCE, real_attenuation
-from cyclegan.simulate.scanner import FAST, SLOW, ScanSettings, scan
+from cyclegan.simulate.scanner import FAST, SLOW, Float32, ScanSettings, scan
 
 Progress = Callable[[str, int, int], None]
 RECIPE = 1

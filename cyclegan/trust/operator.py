@@ -32,7 +32,7 @@ from cyclegan.enhance.network import Generator
 from cyclegan.enhance.tiling import Read
 from cyclegan.errors import UsageError
 from cyclegan.networks import Geometry, UNet3d
-from cyclegan.rounding import ceil_div, round_up
+from cyclegan.numbers import ceil_div, round_up
 from cyclegan.trust.calibration import (
     BLOCKS,
     BLURS,

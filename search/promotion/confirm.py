@@ -12,7 +12,7 @@ import numpy as np
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import DataError, DivergedError, UsageError
-from cyclegan.finite import finite_or_none
+from cyclegan.numbers import finite_or_none
 from cyclegan.score import GATED
 from search.launch import Job, recorded_run, run_training
 from search.promotion import lineage

@@ -29,7 +29,7 @@ from cyclegan.errors import ConfigError
 from cyclegan.events import Cause, RollbackEvent, TrainResult
 from cyclegan.footprint import state_bytes
 from cyclegan.hparams import HParams
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 from cyclegan.snapshot import Snapshot
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport

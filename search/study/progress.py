@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from viz.console import Console
-from viz.sparkline import sparklines
-from viz.text import can_draw_blocks
+from viz.text import can_draw_blocks, sparklines
 from viz.units import duration
 
 if TYPE_CHECKING:

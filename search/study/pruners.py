@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, model_validator
 
 from cyclegan.config import Count, Section
-from cyclegan.rounding import round_up
+from cyclegan.numbers import round_up
 from search.study.objective import JudgedBy, score_of_reports
 
 _OWN = {

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cyclegan.finite import finite_or_none
+from cyclegan.numbers import finite_or_none
 from search.study.lease import is_held
 
 STATES = {

@@ -7,8 +7,8 @@ import math
 from dataclasses import replace
 
 from cyclegan.events import Cause, RollbackEvent
-from cyclegan.finite import strict_json
 from cyclegan.hparams import HParams
+from cyclegan.numbers import strict_json
 from tracking.rollbacks import attempt_at, rollback_points
 
 

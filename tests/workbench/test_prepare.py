@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from cyclegan.data import DatasetSpec, open_dataset
-from workbench import cli, prepare
+from workbench import cli, data
 from workbench.session import run
 
 SHAPE = (20, 24, 30)
@@ -42,7 +42,7 @@ def call(
 def unseen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable drawing, which takes longer than all the rest, except in tests of the picture."""
     if "picture" not in request.node.name:
-        monkeypatch.setattr(prepare, "write_check_picture", lambda *arguments: None)
+        monkeypatch.setattr(data, "write_check_picture", lambda *arguments: None)
 
 
 def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

@@ -9,8 +9,7 @@ import optuna
 import pytest
 
 from cyclegan.errors import DataError
-from viz.sparkline import sparklines
-from viz.text import short_names, short_text
+from viz.text import short_names, short_text, sparklines
 from workbench.study_tables import best_data, best_text, one_line, study_data, study_table
 
 WIDE = {

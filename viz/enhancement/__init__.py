@@ -11,8 +11,8 @@ import h5py
 from cyclegan.data import Volume
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing, write_text
-from cyclegan.finite import only_finite
 from cyclegan.metrics.quality import QualityRow
+from cyclegan.numbers import only_finite
 from viz.enhancement import figures
 from viz.enhancement.measure import Halves, Measurements, measure, resolution_rows
 from viz.enhancement.page import page

@@ -15,9 +15,8 @@ from viz.console import Console
 from viz.text import line_width
 from workbench.compare.cycles import At, compare_cycles
 from workbench.compare.enhanced import compare_enhanced
-from workbench.compare.measured import ComparedImages
 from workbench.compare.page import Histories, comparison_page
-from workbench.compare.result import compared
+from workbench.compare.result import ComparedImages, compared
 from workbench.compare.runs import ComparedRun, find_runs
 from workbench.compare.text import comparison_text
 from workbench.output import Output

@@ -16,7 +16,7 @@ from tracking.cycle_volumes import read_stored, stored_iterations
 from tracking.views import CYCLE_PICTURES
 from viz.pictures import Picture, cut_six, difference_picture, six_images
 from viz.viewer import Layer
-from workbench.compare.measured import (
+from workbench.compare.result import (
     ComparedImages,
     Pair,
     PairAgreement,

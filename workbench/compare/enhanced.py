@@ -22,7 +22,7 @@ from tracking import project_root
 from viz.enhancement.reading import SAMPLED_BLOCKS, SCANNED, spread_blocks
 from viz.pictures import Picture, Window, comparison, difference_picture, grey_window
 from viz.viewer import Layer
-from workbench.compare.measured import (
+from workbench.compare.result import (
     ComparedImages,
     Pair,
     PairAgreement,

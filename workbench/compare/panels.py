@@ -11,8 +11,8 @@ from tracking.retention import kind_of
 from viz import units
 from viz.html import macro
 from viz.units import short_time
-from workbench.compare.parameters import short_hash
 from workbench.compare.result import Comparison, MetricRow
+from workbench.compare.runs import short_hash
 from workbench.compare.text import number_text, value_text
 
 _LONG = 120

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from tracking.retention import kind_of
 from viz import units
 from viz.text import table
-from workbench.compare.measured import ComparedImages, PairAgreement
-from workbench.compare.parameters import DataCheck
-from workbench.compare.result import Comparison, MetricRow
-from workbench.compare.runs import ComparedRun
+from workbench.compare.result import ComparedImages, Comparison, MetricRow, PairAgreement
+from workbench.compare.runs import ComparedRun, DataCheck
 
 _VALUE = 28
 _REASON = 160

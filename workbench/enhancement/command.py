@@ -21,7 +21,7 @@ from cyclegan.enhance.grid import Grid, TileOperator
 from cyclegan.enhance.grid import Region as Box
 from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.enhance.network import Generator, choose_precision
-from cyclegan.enhance.source import open_frames
+from cyclegan.enhance.tiling import open_frames
 from cyclegan.errors import DataError, UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
 from cyclegan.precision import choose_device

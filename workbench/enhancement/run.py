@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.enhance import EnhanceResult
 from cyclegan.enhance.memory import peak_bytes
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
-from cyclegan.finite import strict_json
+from cyclegan.numbers import strict_json
 from tracking.artifacts import log_large_file
 from tracking.errors import first_line
 from tracking.outbox.outbox import Outbox

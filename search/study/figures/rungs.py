@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 from search.study.figures.states import WIDTH, add_quickly, counts_and_best, state_legend
 from search.study.study import StudyHandle
 from search.study.trials import Trial, best_of

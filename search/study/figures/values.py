@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
-from cyclegan.rounding import ceil_div
+from cyclegan.numbers import ceil_div
 from search.study.figures.states import (
     WIDTH,
     add_quickly,

@@ -1,16 +1,22 @@
-"""Panels of a study's page with images, or with figures that are also written as PNG."""
+"""The panels of a study's page: tables of trials and cost, slices, and the figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from search.study.figures import FIGURES
-from search.study.report.facts import Facts
+from search.study.report.facts import PARTS, Facts
+from search.study.trials import Trial, declared_keys, searched_keys
+from tracking.views import link_between_runs
 from viz.html import drawn, render
 from viz.plots import Plot
+from viz.text import short_names, short_text
+from viz.units import short_time
 
 FOLDER = Path(__file__).parent
 """Folder of the page's templates."""
@@ -101,3 +107,142 @@ def slices(facts: Facts) -> Markup:
     real = "a slow scan of another place: how it should look"
     images.append(_Image(first.images["real_B"], "real_B", real))
     return render("slices.html", FOLDER, shown=images, whole=facts.slices)
+
+
+_ID = 8
+"""Number of leading digits that tell a run's id from the others."""
+_REASON = 400
+_STATE = Markup('<span class="state {0}">{0}</span>')
+_BOLD = Markup("<b>{}</b>")
+_VALUE = Markup('<span title="{}">{}</span>')
+_RUN = Markup('<span class="run" data-at="{}">{}</span> <code title="{}">{}</code>')
+_NO_LINK = Markup("{} <code>{}</code>")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    content: str
+    order: float | str = ""
+    """Value by which its column is sorted; empty cells stay at the bottom."""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    best: bool
+    cells: Sequence[_Cell]
+
+
+def trials(facts: Facts) -> Markup:
+    """Return the table of trials, with a note on how to use it."""
+    if not facts.records:
+        return Markup('<p class="note">No trial has begun yet.</p>')
+    keys = searched_keys(facts.records, declared_keys(facts.handle.definition.space))
+    names = short_names(keys)
+    with_parts = any(facts.parts.values())
+    columns = ["rank", "trial", "run in MLflow", "state", "score", "why it ended"]
+    columns += [*(names[k] for k in keys), *(PARTS.values() if with_parts else ())]
+    columns += ["step", "iterations", "time"]
+    full = {names[k]: k for k in keys} | {short: name for name, short in PARTS.items()}
+    shown = sum(bool(parts) for parts in facts.parts.values())
+    return render(
+        "trials.html",
+        FOLDER,
+        columns=[(name, full.get(name, name)) for name in columns],
+        rows=[_row(facts, record, keys, with_parts) for record in facts.records],
+        with_parts=with_parts,
+        whose="" if shown >= len(facts.records) else f" of the {shown} best",
+    )
+
+
+def run_name(facts: Facts, record: Trial) -> str:
+    """Return the name of a trial's run in MLflow."""
+    return f"{facts.name}-{record.number:03d}"
+
+
+def _row(facts: Facts, record: Trial, keys: list[str], with_parts: bool) -> _Row:
+    rank, best, seconds = facts.ranks.get(record.number), facts.best, facts.seconds(record)
+    found = facts.parts.get(record.number, {})
+    cells = [
+        _Cell("" if rank is None else _BOLD.format(rank), rank or "", "number"),
+        _Cell(str(record.number), record.number, "number"),
+        _Cell(_run(facts, record), run_name(facts, record), "plain"),
+        _Cell(_STATE.format(record.state), record.state),
+        _number(record.score, "score"),
+        _Cell(_reason(record), "".join(record.reason.split()), "reason"),
+        *(_value(record.values.get(key)) for key in keys),
+        *(_number(found.get(name)) for name in (PARTS if with_parts else ())),
+        _Cell(f"{record.step:,}", record.step, "number"),
+        _Cell(f"{record.iteration:,}", record.iteration, "number"),
+        _Cell(short_time(seconds), seconds or 0.0, "number plain"),
+    ]
+    return _Row(record.number, best is not None and record is best, cells)
+
+
+def _number(value: float | None, kind: str = "") -> _Cell:
+    if value is None:
+        return _Cell("–", "", "number")
+    shown = f"{value:.2f}" if kind == "score" else f"{value:.3g}"
+    return _Cell(shown, value, f"number {kind}".strip())
+
+
+def _value(value: object) -> _Cell:
+    if value is None:
+        return _Cell("–")
+    shown = _VALUE.format(value, short_text(value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _Cell(shown, value, "number")
+    return _Cell(shown, str(value))
+
+
+def _reason(record: Trial) -> str:
+    text = " ".join(record.reason.split())
+    if record.revives is not None:
+        text = f"continues trial {record.revives}; {text}".removesuffix("; ")
+    return text[:_REASON] or ("all steps" if record.state == "complete" else "")
+
+
+def _run(facts: Facts, record: Trial) -> str:
+    """Return the run's name, short id and address, which the script turns into a link."""
+    if not record.run_id:
+        return "–"
+    name, short = run_name(facts, record), record.run_id[:_ID]
+    if not facts.experiment_id:
+        return _NO_LINK.format(name, short)
+    place = link_between_runs(facts.experiment_id, record.run_id)
+    return _RUN.format(place, name, record.run_id, short)
+
+
+# -- Cost of a study: iterations and time by state, and the timeline of the trials -------------
+
+_SUMS = ("", "trials", "iterations", "share", "time", "per trial", "s per iteration")
+
+
+def cost(facts: Facts) -> Markup:
+    """Return a table of sums and a timeline; empty before the first trial."""
+    shown = [r for r in facts.records if r.started is not None]
+    figure = figure_of(facts, "timeline")
+    if figure is None:
+        return Markup("")
+    states = dict.fromkeys(r.state for r in shown)
+    rows = [_sums(facts, _STATE.format(s), [r for r in shown if r.state == s]) for s in states]
+    rows.append(_sums(facts, _BOLD.format("all"), shown))
+    kinds = ("", *["number"] * (len(_SUMS) - 1))
+    svg = drawn(figure, "timeline")
+    return render("cost.html", FOLDER, names=_SUMS, rows=rows, kinds=kinds, svg=svg)
+
+
+def _sums(facts: Facts, name: str, records: Sequence[Trial]) -> tuple[str, ...]:
+    spent = sum(r.iteration for r in records)
+    every = sum(r.iteration for r in facts.records)
+    seconds = sum(facts.seconds(r) or 0.0 for r in records)
+    return (
+        name,
+        f"{len(records)}",
+        f"{spent:,}",
+        f"{spent / every:.0%}" if every else "–",
+        short_time(seconds),
+        short_time(seconds / len(records)),
+        f"{seconds / spent:.3g}" if spent else "–",
+    )

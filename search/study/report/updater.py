@@ -23,7 +23,7 @@ from cyclegan.files import refuse_overwrite, write_text
 from search.study.lease import LEASE_SECONDS
 from search.study.report.facts import Evidence, Facts, gather
 from search.study.report.page import study_page
-from search.study.report.tables import run_name
+from search.study.report.panels import run_name
 from search.study.study import StudyHandle
 from search.study.trials import declared_keys, searched_keys
 from tracking.views import link_between_runs

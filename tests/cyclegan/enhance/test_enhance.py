@@ -26,8 +26,7 @@ from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
 from cyclegan.enhance.network import Generator, choose_precision
 from cyclegan.enhance.partial import COMPRESSIONS, part_folder
-from cyclegan.enhance.source import SlabReader, open_frames
-from cyclegan.enhance.tiling import apply_tiled
+from cyclegan.enhance.tiling import SlabReader, apply_tiled, open_frames
 from cyclegan.errors import BusyError, CheckpointError, DataError, UsageError
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.networks import UNet3d, build_generator, initialise

@@ -9,8 +9,7 @@ from scipy.spatial import cKDTree
 
 from cyclegan.errors import DataError, UsageError
 from cyclegan.simulate import fibre_composite
-from cyclegan.simulate.packing import Fibres, pack_fibres
-from cyclegan.simulate.phantom import ATTENUATION, RESIN, _Canvas
+from cyclegan.simulate.phantom import ATTENUATION, RESIN, Fibres, _Canvas, pack_fibres
 
 SHAPE = (64, 96, 96)
 

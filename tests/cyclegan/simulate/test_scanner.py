@@ -10,7 +10,7 @@ from skimage.transform import iradon, radon
 
 from cyclegan.errors import ConfigError, DataError, UsageError
 from cyclegan.simulate import ScanSettings, scan
-from cyclegan.simulate.projector import detector_pixels, project, splat_matrix
+from cyclegan.simulate.scanner import detector_pixels, project, splat_matrix
 
 IDEAL = ScanSettings(angles=120, photons=1e13, psf_pixels=0, read_noise=0, crop=0)
 NOISY = ScanSettings(angles=40, photons=2_000, flats=200, psf_pixels=0, read_noise=0, crop=4)
@@ -95,7 +95,7 @@ def test_noise_halves_with_four_times_the_photons() -> None:
 def test_noise_is_that_of_the_theory() -> None:
     # The variance of filtered back-projection through matter that absorbs equally everywhere is
     # pi^2 / angles * sum(kernel^2) / counts; the sum for ramp x Hann is read off a single spike.
-    from cyclegan.simulate.projector import ramp_filter
+    from cyclegan.simulate.scanner import ramp_filter
 
     spike = np.zeros((1, 129, 1), np.float32)
     spike[0, 64] = 1

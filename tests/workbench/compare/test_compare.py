@@ -8,8 +8,7 @@ import pytest
 
 from tracking import Store
 from workbench.compare.cycles import chosen
-from workbench.compare.parameters import differing
-from workbench.compare.runs import judged_iteration
+from workbench.compare.runs import differing, judged_iteration
 
 
 def test_a_run_compared_with_itself_differs_in_nothing(make_run: Any, compare: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from viz.html import drawn
 from workbench.compare import page as pages
 from workbench.compare import panels
-from workbench.compare.plots import PlotAxes, Series, plot
+from workbench.compare.drawings import PlotAxes, Series, plot
 
 VOID = {"meta", "img", "br", "link", "input"}
 

@@ -21,8 +21,7 @@ from search.study.figures import FIGURES, write_figures
 from search.study.importance import importance
 from search.study.report import Evidence, gather, study_page, write_report
 from search.study.report.facts import judged_iteration
-from search.study.report.head import saved_iterations
-from search.study.report.page import PANELS
+from search.study.report.page import PANELS, saved_iterations
 from search.study.report.updater import BEGIN, best_table
 from tracking import Store
 from tracking.run import with_paragraph

@@ -1,4 +1,4 @@
-"""The command `cyclegan prepare`: convert volumes for training, and report on them."""
+"""The commands `cyclegan prepare` and `cyclegan simulate`: make the data of a training."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from cyclegan.prepare import (
     voxel_size_text,
     write_dataset,
 )
+from cyclegan.simulate import SimulatedDomains, simulate
 from viz.check_picture import write_check_picture
 from viz.console import Console
 from viz.text import table
@@ -254,3 +255,39 @@ def _text(done: Sequence[PrepareResult], json_file: Path) -> str:
     files = [str(path) for one in done for path in (one.output, one.picture) if path]
     lines = [table(header, rows), "", "mean to max: before standardisation", ""]
     return "\n".join([*lines, *(f"written  {path}" for path in [*files, str(json_file)])])
+
+
+def simulate_scans(
+    out_dir: Path,
+    *,
+    console: Console,
+    phantom: bool = False,
+    scale: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> SimulatedDomains:
+    """Simulate scans of both domains into `out_dir`, and say how far it is."""
+    if scale not in (1, 2, 4):
+        raise UsageError(f"--scale {scale}: must be 1, 2 or 4")
+
+    def on_progress(label: str, done: int, total: int) -> None:
+        console.say(f"simulate: {done}/{total} {label}")
+
+    made = simulate(
+        out_dir,
+        phantom=phantom,
+        scale=scale,
+        seed=seed,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )
+    if made.reused:
+        console.say(f"simulate: {out_dir} already holds this simulation, nothing to do")
+    return made
+
+
+def output_of(out_dir: Path, made: SimulatedDomains) -> Output:
+    """Return the files of a simulation."""
+    files = [str(path) for path in made.files]
+    data = {"folder": str(out_dir), "reused": made.reused, "files": files}
+    return Output(data=data, text="\n".join(files))

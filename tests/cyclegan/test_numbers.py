@@ -1,4 +1,4 @@
-"""NaN and infinity: left out, or None."""
+"""Whole numbers rounded up exactly; NaN and infinity left out, or None."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclegan.finite import finite_or_none, only_finite, strict_json
+from cyclegan.numbers import ceil_div, finite_or_none, only_finite, round_up, strict_json
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,14 @@ def test_json_is_strict() -> None:
         "3": "a/b",
     }
     assert strict_json([1]) == "[\n 1\n]"
+
+
+@pytest.mark.parametrize(
+    ("number", "divisor", "parts", "multiple"),
+    [
+        *((0, 3, 0, 0), (1, 3, 1, 3), (3, 3, 1, 3), (4, 3, 2, 6), (-1, 3, 0, 0), (-4, 3, -1, -3)),
+        (3 * 10**17 + 1, 3, 10**17 + 1, 3 * 10**17 + 3),  # a float would round that down
+    ],
+)
+def test_up(number: int, divisor: int, parts: int, multiple: int) -> None:
+    assert (ceil_div(number, divisor), round_up(number, divisor)) == (parts, multiple)

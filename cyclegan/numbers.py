@@ -1,10 +1,20 @@
-"""Leave out NaN and infinity, or turn them into None: neither JSON nor a chart can hold them."""
+"""Round whole numbers up without floating point; keep NaN and infinity out of JSON and charts."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
+
+
+def ceil_div(number: int, divisor: int) -> int:
+    """Return `number / divisor`, rounded up: the parts of size `divisor` that `number` fills."""
+    return -(-number // divisor)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` that is not below `number`."""
+    return ceil_div(number, multiple) * multiple
 
 
 def finite_or_none(value: float | None) -> float | None:
