@@ -110,6 +110,10 @@ def prepare(
     channel: Annotated[
         int | None, typer.Option(min=0, help="Channel to read from an array (C, Z, Y, X).")
     ] = None,
+    no_data: Annotated[
+        float | None,
+        typer.Option(metavar="VALUE", help="Value of voxels without data, e.g. -9999."),
+    ] = None,
     compression: Annotated[
         str, typer.Option(help="none (quickest to train from), gzip or lz4.")
     ] = "none",
@@ -141,6 +145,7 @@ def prepare(
         validate=validate or (),
         validate_file=validate_file,
         each=each,
+        no_data=no_data,
         overwrite=overwrite,
     )
     session.show(prepare_volumes(request, console=session.console))
@@ -266,6 +271,10 @@ def enhance(
     series: Annotated[
         bool, typer.Option("--series", help="The dataset is a time series (T, Z, Y, X).")
     ] = False,
+    no_data: Annotated[
+        float | None,
+        typer.Option(metavar="VALUE", help="Value of voxels without data, e.g. -9999."),
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="HDF5 file of the same object, to compare with.")
     ] = None,
@@ -334,6 +343,7 @@ def enhance(
         roi=parse_roi(roi),
         memory_gb=memory_gb,
         series=series,
+        no_data=no_data,
         reference=reference,
         halves=tuple(halves or ()),
         trust=trust,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cyclegan.data.volume import oddities
 from cyclegan.errors import UsageError, nearest
 from cyclegan.files import check_outputs, refuse_overwrite, same_file
 from cyclegan.prepare import (
@@ -59,6 +60,7 @@ class PrepareRequest:
     validate: Sequence[str] = ()
     validate_file: Path | None = None
     each: bool = False
+    no_data: float | None = None
     overwrite: bool = False
 
     def settings(self) -> Settings:
@@ -76,6 +78,7 @@ class PrepareRequest:
             compression=compression,
             standardise=self.standardise,
             voxel_size_um=size,
+            no_data=self.no_data,
         )
 
 
@@ -208,11 +211,11 @@ def _prepare(
         report=report,
         draw=write_check_picture,
     )
-    if done.non_finite:
-        console.say(
-            f"warning: {done.source}: {done.non_finite} voxels are NaN or infinite and were "
-            "set to the mean"
-        )
+    found = done.statistics
+    if not settings.standardise:  # then a training judges what is extreme, on reading
+        found = replace(found, extreme=0, without_data=0)
+    for text in oddities(found):
+        console.say(f"warning: {done.source}: {text}")
     if done.clipped:
         console.say(
             f"warning: {done.source}: {done.clipped} voxels exceed the range of {done.dtype} "
@@ -229,10 +232,18 @@ def _write_json(json_file: Path, jobs: Sequence[_Job]) -> None:
 
 def _data(done: Sequence[PrepareResult], jobs: Sequence[_Job], json_file: Path) -> dict[str, Any]:
     volumes = [
-        vars(one) | {"train": list(job.train), "validate": list(job.validate)}
+        _plain(one) | {"train": list(job.train), "validate": list(job.validate)}
         for one, job in zip(done, jobs, strict=True)
     ]
     return {"dataset": str(json_file), "volumes": volumes}
+
+
+def _plain(done: PrepareResult) -> dict[str, Any]:
+    found = done.statistics
+    counts = {"non_finite": found.non_finite, "extreme": found.extreme}
+    counts["without_data"] = found.without_data
+    rest = {name: value for name, value in vars(done).items() if name != "statistics"}
+    return {**rest, "mean": found.mean, "std": found.std, **counts, "no_data": found.valid.no_data}
 
 
 def _text(done: Sequence[PrepareResult], json_file: Path) -> str:
@@ -244,10 +255,10 @@ def _text(done: Sequence[PrepareResult], json_file: Path) -> str:
             one.output.name,
             " x ".join(map(str, one.shape)),
             one.dtype,
-            *(f"{v:.5g}" for v in (one.mean, one.std, one.minimum)),
+            *(f"{v:.5g}" for v in (one.statistics.mean, one.statistics.std, one.minimum)),
             *(f"{one.percentiles[p]:.5g}" for p in percents),
             f"{one.maximum:.5g}",
-            str(one.non_finite),
+            str(one.statistics.non_finite),
             voxel_size_text(one.voxel_size_um),
         ]
         for one in done

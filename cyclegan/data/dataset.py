@@ -6,14 +6,15 @@ are relative to the JSON file. `ROI0/1/2` are optional [start, end) in voxels al
 voxel `start` belongs to the region, voxel `end` does not. Negative ones count from the end of the
 axis, as in NumPy: `[0, -20]` leaves the last 20 slices out. `"ROI": [[z, y, x], [z, y, x]]` gives
 the same region by two corners. A volume may name two half scans of itself,
-`"halves": ["even.h5", "odd.h5"]`, with the same dset and region.
+`"halves": ["even.h5", "odd.h5"]`, with the same dset and region. `"no_data": -9999` is the value of
+voxels without data.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ Limits = tuple[int, int] | None
 
 _PARTS = ("train", "validate")
 _AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
-_ENTRY_KEYS = {"path", "dset", "ROI", "halves", *_AXIS_KEYS}
+_ENTRY_KEYS = {"path", "dset", "ROI", "halves", "no_data", *_AXIS_KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,12 @@ class VolumeEntry:
     """[start, end) in voxels along Z, Y, X; None for the whole axis."""
     halves: tuple[Path, ...] = ()
     """Files of two half scans of this volume (every other projection each), or none."""
+    no_data: float | None = None
+    """Value of voxels without data, if the user names one."""
 
     def half(self, number: int) -> VolumeEntry:
         """Return the same dataset and region of half scan 0 or 1."""
-        return VolumeEntry(path=self.halves[number], dset=self.dset, roi=self.roi)
+        return replace(self, path=self.halves[number], halves=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,16 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
         dset=dset,
         roi=_region(where, item),
         halves=_halves(source, where, item),
+        no_data=_no_data(where, item.get("no_data")),
     )
+
+
+def _no_data(where: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: no_data = {value!r} must be a number, e.g. -9999")
+    return float(value)
 
 
 def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:

@@ -25,7 +25,16 @@ from cyclegan.data.hdf5_source import (
     read_part,
     source_files,
 )
-from cyclegan.data.statistics import Moments, Statistics, constant, merged, moments
+from cyclegan.data.statistics import (
+    Moments,
+    Statistics,
+    ValidRange,
+    constant,
+    find_valid_range,
+    merged,
+    moments,
+    statistics_of,
+)
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 from cyclegan.numbers import ceil_div
@@ -36,6 +45,8 @@ MEASURED_VOXELS = 1 << 30
 """Most voxels that are measured; of a larger region, a sample of about as many is measured."""
 CHUNK_CACHE_BYTES = 16 << 20
 """Most bytes of a volume's decompressed chunks that stay in memory between two patches."""
+_SAMPLED_BLOCKS, _SAMPLED_VOXELS = 16, 200_000
+"""Blocks and voxels, about, by which it is judged which values are extreme."""
 WASTEFUL = 20.0
 """Voxels decompressed for each voxel of a patch above which a warning is logged."""
 
@@ -168,6 +179,7 @@ class Region:
         voxels = sum(grid.voxels(int(i)) for i in written)
         count = max(1, round(len(written) * MEASURED_VOXELS / max(voxels, 1)))
         chosen = spread(written, count)
+        valid = self._valid_range(dataset, grid, written, voxels)
         sample = set(chosen.tolist())
         if array is not None:
             self._fill(array, dataset)
@@ -176,13 +188,37 @@ class Region:
             window = grid.window(index)
             part = self._read(dataset, window)
             if index in sample:
-                parts.append(moments(part))
+                parts.append(moments(part, valid))
             if array is not None:
                 self._put(array, window, part)
-        return self._statistics(dataset, merged(parts), voxels)
+        found = self._statistics(dataset, merged(parts), voxels, valid)
+        if merged(parts).extremes_are_faults:
+            return found
+        valid = valid.without_extremes()
+        again = (self._read(dataset, grid.window(int(index))) for index in chosen)
+        parts = [moments(part, valid) for part in again]
+        return self._statistics(dataset, merged(parts), voxels, valid)
 
-    def _statistics(self, dataset: h5py.Dataset, sample: Moments, voxels: int) -> Statistics:
-        measured, written = sample.count + sample.non_finite, voxels * self.channels
+    def _valid_range(
+        self, dataset: h5py.Dataset, grid: BlockGrid, written: NDArray[Any], voxels: int
+    ) -> ValidRange:
+        """Return which values count, judged by some voxels of some blocks all over the region."""
+        chosen = spread(written, _SAMPLED_BLOCKS)
+        wanted = max(_SAMPLED_VOXELS // max(len(chosen), 1), 1)
+        found = []
+        for index in chosen.tolist():
+            part = self._read(dataset, grid.window(index)).ravel()
+            found.append(part[:: max(part.size // wanted, 1)].astype(np.float64))
+        never_written = 1 - voxels / math.prod(self.shape)
+        filled = round(_SAMPLED_VOXELS * never_written)
+        found.append(np.full(filled, float(dataset.fillvalue)))
+        return find_valid_range(np.concatenate(found), self.entry.no_data)
+
+    def _statistics(
+        self, dataset: h5py.Dataset, sample: Moments, voxels: int, valid: ValidRange
+    ) -> Statistics:
+        left_out = sample.non_finite + sample.extreme + sample.without_data
+        measured, written = sample.count + left_out, voxels * self.channels
         if measured < written:
             logger.info(
                 "%s: mean and standard deviation are measured on %.3g of its %.3g voxels, in "
@@ -192,9 +228,9 @@ class Region:
                 written,
             )
         total = math.prod(self.shape) * self.channels
-        fill = constant(float(dataset.fillvalue), total - written)
+        fill = constant(float(dataset.fillvalue), total - written, valid)
         found = (sample.scaled(written / measured) if measured else sample) + fill
-        return Statistics(found.count, found.non_finite, found.mean, found.std)
+        return statistics_of(found, valid)
 
     def _fill(self, array: NDArray[Any], dataset: h5py.Dataset) -> None:
         if dataset.fillvalue != 0:  # fresh zeros cost no memory until they are written
@@ -245,6 +281,7 @@ class Region:
             self.start,
             self.shape,
             self.channels,
+            self.entry.no_data,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Scan:
             "dataset": self.place.name,
             "regions": list(self.regions),
             "fingerprint": self.fingerprint,
-            **asdict(self.statistics),
+            **self.statistics.to_plain(),
         }
 
     @classmethod
@@ -65,12 +65,7 @@ class Scan:
         return cls(
             place=Place(Path(plain["path"]), int(plain["address"]), str(plain["dataset"])),
             regions=tuple(plain["regions"]),
-            statistics=Statistics(
-                int(plain["count"]),
-                int(plain["non_finite"]),
-                float(plain["mean"]),
-                float(plain["std"]),
-            ),
+            statistics=Statistics.from_plain(plain),
             fingerprint=str(plain["fingerprint"]),
         )
 

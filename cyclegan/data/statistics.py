@@ -1,4 +1,8 @@
-"""Mean, standard deviation and extrema of a region's finite voxels, streamed in float64.
+"""Mean, standard deviation and extrema of a region's voxels that count, streamed in float64.
+
+Not all voxels count. Those that are NaN, infinite or of the no-data value say nothing. A few that
+lie extremely far from all others (a hot pixel, a value that overflowed) would ruin both mean and
+standard deviation: a single voxel of 1e6 among 10 million of standard deviation 1 gives 316.
 
 Moments of parts are merged as in Chan, Golub & LeVeque, "Updating formulae and a pairwise
 algorithm for computing sample variances", 1979. Within a part the first finite voxel is subtracted
@@ -9,8 +13,8 @@ deviation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,21 +24,117 @@ _PIECE = 1 << 18
 """Voxels converted to float64 at once: 2 MB, which fit into a processor's cache."""
 
 
+FAR = 50.0
+"""Distance from the median, in robust standard deviations, from which on a value is extreme.
+
+Structures differ by some ten standard deviations, metal in polymer by more, hot pixels by millions.
+"""
+RARE = 1e-3
+"""Share of the voxels up to which extreme ones are faults; more of them are part of the image."""
+_SEVERAL = 2
+_HUGE = 1e30
+_GAUSSIAN_SPAN = 2.5631
+"""Distance of the 90th from the 10th percentile of a Gaussian, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class ValidRange:
+    """The values of a volume that count."""
+
+    low: float = -math.inf
+    """Smaller values are extreme; they are clipped to this one."""
+    high: float = math.inf
+    """Larger values are extreme; they are clipped to this one."""
+    no_data: float | None = None
+    """Value of voxels without data, which get the mean."""
+
+    def has_no_data(self, array: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Return where the values stand for no data; None if nowhere."""
+        if self.no_data is None:
+            return None
+        found: NDArray[np.bool_] = array == self.no_data
+        return found if found.any() else None
+
+    def without_extremes(self) -> ValidRange:
+        """Return a range in which no value is extreme."""
+        return ValidRange(no_data=self.no_data)
+
+
+def find_valid_range(sample: NDArray[Any], no_data: float | None = None) -> ValidRange:
+    """Return the values of a volume that count, from a sample of its voxels of any shape.
+
+    The smallest value of the sample is taken for the no-data value if it is there several times and
+    is extreme compared with all others; the largest one only if it is huge, because it may be that
+    of saturated voxels. `no_data` is the value that the user names, if any.
+    """
+    values = sample.astype(np.float64).ravel()
+    values = values[np.isfinite(values)]
+    if no_data is not None:
+        return _range_of(values[values != no_data], no_data)
+    for candidate in (values.min(initial=math.inf), values.max(initial=-math.inf)):
+        others = values[values != candidate]
+        if values.size - others.size < _SEVERAL or not others.size:
+            continue
+        found = _range_of(others, float(candidate))
+        if candidate < found.low or (candidate > found.high and candidate > _HUGE):
+            return found
+    return _range_of(values, None)
+
+
+def _range_of(values: NDArray[np.float64], no_data: float | None) -> ValidRange:
+    if values.size < _SEVERAL:
+        return ValidRange(no_data=no_data)
+    first, median, last = (float(p) for p in np.percentile(values, [10.0, 50.0, 90.0]))
+    spread = (last - first) / _GAUSSIAN_SPAN
+    low, high = median - FAR * spread, median + FAR * spread
+    if not (spread > 0 and math.isfinite(high - low)):
+        return ValidRange(no_data=no_data)
+    return ValidRange(low, high, no_data)
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of a region's finite voxels, projected from a sample if it is very large."""
+    """Statistics of a region's voxels that count, projected from a sample if it is very large."""
 
     count: int
-    """Finite voxels."""
+    """Voxels that count."""
     non_finite: int
     """Voxels that are NaN or infinite."""
     mean: float
     std: float
+    valid: ValidRange = field(default=ValidRange(), compare=False)
+    extreme: int = field(default=0, compare=False)
+    """Voxels beyond the valid; they are clipped."""
+    without_data: int = field(default=0, compare=False)
+    """Voxels of the no-data value."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the statistics as numbers, for a file."""
+        plain = asdict(self)
+        return {**{k: v for k, v in plain.items() if k != "valid"}, **plain["valid"]}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Statistics:
+        """Return the statistics that `to_plain`, or an earlier version of it, gave."""
+        no_data = plain.get("no_data")
+        return cls(
+            count=int(plain["count"]),
+            non_finite=int(plain["non_finite"]),
+            mean=float(plain["mean"]),
+            std=float(plain["std"]),
+            valid=ValidRange(
+                float(plain.get("low", -math.inf)),
+                float(plain.get("high", math.inf)),
+                None if no_data is None else float(no_data),
+            ),
+            extreme=int(plain.get("extreme", 0)),
+            without_data=int(plain.get("without_data", 0)),
+        )
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean, sum of squared deviations from the mean, and extrema of finite voxels."""
+    """Count, mean, sum of squared deviations from the mean, and extrema of voxels that count."""
 
     count: int = 0
     non_finite: int = 0
@@ -42,22 +142,28 @@ class Moments:
     m2: float = 0.0
     minimum: float = math.inf
     maximum: float = -math.inf
+    extreme: int = 0
+    without_data: int = 0
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of voxels together."""
-        non_finite = self.non_finite + other.non_finite
+        left_out = {
+            "non_finite": self.non_finite + other.non_finite,
+            "extreme": self.extreme + other.extreme,
+            "without_data": self.without_data + other.without_data,
+        }
         if not self.count or not other.count:
             one = self if self.count else other
-            return replace(one, non_finite=non_finite)
+            return replace(one, **left_out)
         count = self.count + other.count
         delta = other.mean - self.mean
         return Moments(
-            count,
-            non_finite,
-            self.mean + delta * (other.count / count),
-            self.m2 + other.m2 + delta * delta * (self.count * (other.count / count)),
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
+            count=count,
+            mean=self.mean + delta * (other.count / count),
+            m2=self.m2 + other.m2 + delta * delta * (self.count * (other.count / count)),
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            **left_out,
         )
 
     def scaled(self, factor: float) -> Moments:
@@ -67,6 +173,8 @@ class Moments:
             count=round(self.count * factor),
             non_finite=round(self.non_finite * factor),
             m2=self.m2 * factor,
+            extreme=round(self.extreme * factor),
+            without_data=round(self.without_data * factor),
         )
 
     @property
@@ -74,10 +182,15 @@ class Moments:
         """Standard deviation (of the population, as `numpy.std`); 0 without voxels."""
         return math.sqrt(self.m2 / self.count) if self.count else 0.0
 
+    @property
+    def extremes_are_faults(self) -> bool:
+        """True unless so many voxels are extreme that they are part of the image."""
+        return self.extreme <= RARE * (self.count + self.extreme)
 
-def moments(array: NDArray[Any]) -> Moments:
+
+def moments(array: NDArray[Any], valid: ValidRange = ValidRange()) -> Moments:
     """Return the moments of an array of real numbers of any type and shape."""
-    return merged(_piece(part) for part in _pieces(array))
+    return merged(_piece(part, valid) for part in _pieces(array))
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
@@ -92,14 +205,47 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
     """Return the statistics of all parts together; those of a single part are left unchanged."""
     if len(parts) == 1:
         return parts[0]
-    total = merged(Moments(s.count, s.non_finite, s.mean, s.std**2 * s.count) for s in parts)
-    return Statistics(total.count, total.non_finite, total.mean, total.std)
+    total = merged(
+        Moments(
+            count=s.count,
+            non_finite=s.non_finite,
+            mean=s.mean,
+            m2=s.std**2 * s.count,
+            extreme=s.extreme,
+            without_data=s.without_data,
+        )
+        for s in parts
+    )
+    known = {s.valid.no_data for s in parts} - {None}
+    valid = ValidRange(
+        min(s.valid.low for s in parts),
+        max(s.valid.high for s in parts),
+        known.pop() if len(known) == 1 else None,
+    )
+    return statistics_of(total, valid)
 
 
-def constant(value: float, count: int) -> Moments:
+def statistics_of(found: Moments, valid: ValidRange) -> Statistics:
+    """Return the statistics of voxels with these moments, measured within `valid`."""
+    return Statistics(
+        count=found.count,
+        non_finite=found.non_finite,
+        mean=found.mean,
+        std=found.std,
+        valid=valid,
+        extreme=found.extreme,
+        without_data=found.without_data,
+    )
+
+
+def constant(value: float, count: int, valid: ValidRange = ValidRange()) -> Moments:
     """Return the moments of `count` voxels of one value."""
     if not math.isfinite(value):
-        return Moments(0, count)
+        return Moments(non_finite=count)
+    if value == valid.no_data:
+        return Moments(without_data=count)
+    if not valid.low <= value <= valid.high:
+        return Moments(extreme=count)
     return Moments(count, 0, float(value), 0.0, float(value), float(value))
 
 
@@ -114,16 +260,20 @@ def _pieces(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
         yield flat[start : start + _PIECE]
 
 
-def _piece(raw: NDArray[Any]) -> Moments:
+def _piece(raw: NDArray[Any], valid: ValidRange) -> Moments:
     values = raw.astype(np.float64)
-    non_finite = 0
+    non_finite = without_data = extreme = 0
     if raw.dtype.kind == "f":
         finite = np.isfinite(values)
         non_finite = raw.size - int(np.count_nonzero(finite))
         if non_finite:
             values = values[finite]
+    if valid.no_data is not None:
+        values, without_data = _without(values, values == valid.no_data)
+    if values.size and (values.min() < valid.low or values.max() > valid.high):
+        values, extreme = _without(values, (values < valid.low) | (values > valid.high))
     if not values.size:
-        return Moments(0, non_finite)
+        return Moments(non_finite=non_finite, extreme=extreme, without_data=without_data)
     shift = float(values[0])
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):  # too large values get no finite std
@@ -132,4 +282,12 @@ def _piece(raw: NDArray[Any]) -> Moments:
         values -= mean
         values *= values  # not a BLAS product, whose last digit depends on the number of threads
         m2 = float(values.sum())
-    return Moments(values.size, non_finite, shift + mean, m2, low, high)
+    return Moments(values.size, non_finite, shift + mean, m2, low, high, extreme, without_data)
+
+
+def _without(
+    values: NDArray[np.float64], which: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], int]:
+    """Return the other values, and how many these are."""
+    count = int(np.count_nonzero(which))
+    return (values[~which] if count else values), count

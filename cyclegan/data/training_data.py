@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,7 +204,7 @@ class TrainingData:
     def statistics(self) -> dict[str, list[dict[str, Any]]]:
         """Return the measured statistics of each volume that is trained on, by domain."""
         return {
-            domain: [{"volume": v.name, **asdict(v.statistics)} for v in volumes]
+            domain: [{"volume": v.name, **v.statistics.to_plain()} for v in volumes]
             for domain, volumes in self._volumes.items()
         }
 

@@ -74,6 +74,9 @@ class Volume:
         self._held = self._hold(budget, measure=statistics is None)
         if statistics is None:
             statistics = self._measure()
+        elif entry.no_data is not None:
+            valid = replace(statistics.valid, no_data=entry.no_data)
+            statistics = replace(statistics, valid=valid)
         self.statistics = statistics
         _check(statistics, self.name)
         self._standardise = standardise
@@ -112,14 +115,8 @@ class Volume:
 
     def warn(self) -> None:
         """Log, once per process, what is odd about the voxels."""
-        found = self.statistics
-        if found.non_finite:
-            total = found.count + found.non_finite
-            _tell_once(
-                logging.WARNING,
-                f"{self.name}: {found.non_finite} of {total} voxels ({found.non_finite / total:.2g}"
-                " of them) are NaN or infinite; they are replaced by the mean",
-            )
+        for text in oddities(self.statistics):
+            _tell_once(logging.WARNING, f"{self.name}: {text}")
         if self._standardise == "never" and not _is_standardised(self.scan.statistics):
             _tell_once(
                 logging.WARNING,
@@ -208,10 +205,15 @@ class Volume:
                 patch -= np.float32((mean - float(coarse)) / std)
         else:
             patch = ((raw.astype(np.float64) - mean) / std).astype(np.float32)
+        bad = self.statistics.valid.has_no_data(raw)
         if raw.dtype.kind == "f":
-            bad = ~np.isfinite(patch)
-            if bad.any():
-                patch[bad] = (self.scan.statistics.mean - mean) / std
+            not_finite = ~np.isfinite(patch)
+            bad = not_finite if bad is None else bad | not_finite
+        valid = self.statistics.valid
+        if valid.high < math.inf:
+            np.clip(patch, (valid.low - mean) / std, (valid.high - mean) / std, out=patch)
+        if bad is not None and bad.any():
+            patch[bad] = (self.scan.statistics.mean - mean) / std
         return patch
 
 
@@ -248,6 +250,33 @@ def open_volumes(
         volume.standardise_as(shared[volume.scan.place])
         volume.tell()
     return volumes
+
+
+def oddities(found: Statistics) -> list[str]:
+    """Return predicates about the voxels that don't count: how many, and what is done to them."""
+    left_out = found.non_finite + found.extreme + found.without_data
+    total = found.count + left_out
+    valid = found.valid
+    texts = []
+    if found.non_finite:
+        texts.append(
+            f"{_share(found.non_finite, total)} are NaN or infinite; they are replaced by the mean"
+        )
+    if found.without_data:
+        texts.append(
+            f"{_share(found.without_data, total)} are {valid.no_data:g}, taken for no data; they "
+            "are replaced by the mean"
+        )
+    if found.extreme:
+        texts.append(
+            f"{_share(found.extreme, total)} lie extremely far from all others, below "
+            f"{valid.low:.5g} or above {valid.high:.5g}; they are clipped to these"
+        )
+    return texts
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} of {total} voxels ({count / total:.2g} of them)"
 
 
 def _is_standardised(found: Statistics) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ class SlabReader:
 
 
 def open_frames(
-    path: Path, dataset: str, folder: Path, *, standardise: Standardise = "auto"
+    entry: VolumeEntry, folder: Path, *, standardise: Standardise = "auto"
 ) -> list[Volume]:
     """Return the frames of a series (T, Z, Y, X) as volumes with the whole series' statistics.
 
@@ -211,6 +212,7 @@ def open_frames(
     Errors: `DataError` if the dataset doesn't have four axes, or for anything that `Volume`
     refuses.
     """
+    path, dataset = entry.path, entry.dset
     series = open_dataset(path, dataset)
     with series.file:
         if series.ndim != 4:
@@ -220,14 +222,14 @@ def open_frames(
             )
         frames = folder / f"{path.stem}-frames.h5"
         _write_views(series, path, frames)
-        entries = [VolumeEntry(path=frames, dset=f"frame_{t:05d}") for t in range(len(series))]
-    together = pooled([StoredRegion(entry, 1).measure() for entry in entries])
+        entries = [replace(entry, path=frames, dset=f"frame_{t:05d}") for t in range(len(series))]
+    together = pooled([StoredRegion(frame, 1).measure() for frame in entries])
     volumes = []
-    for t, entry in enumerate(entries):
-        volume = Volume(entry, standardise=standardise, statistics=together, tell=False)
+    for t, frame in enumerate(entries):
+        volume = Volume(frame, standardise=standardise, statistics=together, tell=False)
         # Messages and records show the names that the user knows, not the file of views.
         volume.name = f"{path}:{dataset}[{t}]"
-        volume.entry = VolumeEntry(path=path, dset=f"{dataset}[{t}]")
+        volume.entry = replace(entry, dset=f"{dataset}[{t}]")
         volumes.append(volume)
     return volumes
 

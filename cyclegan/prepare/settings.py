@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan.data.blocks import Size
+from cyclegan.data.statistics import Statistics
 from cyclegan.data.voxel_size import VoxelSize, as_voxel_size
 from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare.partial import Compression
@@ -16,7 +17,7 @@ from cyclegan.prepare.region import SLAB_VOXELS, WHOLE, Roi
 from cyclegan.prepare.source import Source
 
 Dtype = Literal["float16", "float32"]
-_VERSION = 2
+_VERSION = 3
 """Version of the output; increase it when the same input and settings give another file."""
 
 
@@ -30,6 +31,8 @@ class Settings:
     standardise: bool = True
     voxel_size_um: VoxelSize | None = None
     """Voxel size (z, y, x) that overrides the input's."""
+    no_data: float | None = None
+    """Value of voxels without data; by default a value far from all others, if there is one."""
     slab_voxels: int = SLAB_VOXELS
 
 
@@ -43,13 +46,12 @@ class PrepareResult:
     shape: Size
     dtype: Dtype
     voxel_size_um: VoxelSize | None
-    mean: float
-    std: float
+    statistics: Statistics
+    """Of the voxels that count, before standardisation."""
     minimum: float
     maximum: float
     percentiles: dict[int, float]
     """Percent -> intensity before standardisation."""
-    non_finite: int
     clipped: int
     """Voxels beyond the range of `dtype`, set to its limit."""
     slabs: int

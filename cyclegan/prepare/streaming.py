@@ -19,7 +19,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan.data.statistics import Moments, moments
+from cyclegan.data.statistics import (
+    Moments,
+    ValidRange,
+    find_valid_range,
+    moments,
+    statistics_of,
+)
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite, replacing
 from cyclegan.hdf5 import writing_hdf5
@@ -51,6 +57,8 @@ to check the output by, beside the output with the ending `.png`."""
 PERCENTILES = (1, 50, 99)
 _RECORD_SECONDS = 2.0
 """Seconds between two records of the first pass."""
+_SAMPLED_PLANES, _SAMPLED_VOXELS = 9, 200_000
+"""Planes and voxels, about, by which it is judged which values are extreme."""
 
 
 @contextmanager
@@ -85,8 +93,9 @@ def prepare_volume(
 ) -> PrepareResult:
     """Write the region of `source` as the HDF5 file `output`, and call `draw` for its picture.
 
-    The values are `(x - mean) / std` over the region's finite voxels; voxels that are not finite
-    become 0, the mean. After a kill the same call continues after the last slab that was written.
+    The values are `(x - mean) / std` over the region's voxels that count. Voxels that are not
+    finite or of the no-data value become 0, the mean; extreme ones are clipped. After a kill the
+    same call continues after the last slab that was written.
 
     Errors: `DataError` for a source that can't be read or standardised, `CycleGANError` for a full
     disk, `BusyError` if another process prepares the same output.
@@ -107,12 +116,10 @@ def prepare_volume(
         shape=size_of(work.region),
         dtype=settings.dtype,
         voxel_size_um=work.voxel_size_um,
-        mean=statistics.mean,
-        std=statistics.std,
+        statistics=statistics_of(statistics, work.valid),
         minimum=statistics.minimum,
         maximum=statistics.maximum,
         percentiles={p: histogram.percentile(p) for p in PERCENTILES},
-        non_finite=statistics.non_finite,
         clipped=work.clipped,
         slabs=len(work.blocks),
         slabs_written=written,
@@ -138,6 +145,9 @@ class _Work:
         self._fingerprint = fingerprint(source, settings)
         self._record = Record(output, self._fingerprint)
         self.statistics = Moments()
+        self.valid = ValidRange()
+        self._extremes_count = False
+        """True if so many voxels are extreme that they are part of the image."""
         self._transform: Transform | None = None
 
     @property
@@ -180,26 +190,50 @@ class _Work:
 
     def _fresh_transform(self) -> Transform:
         settings = self._settings
-        return Transform(self.statistics, settings.dtype, standardise=settings.standardise)
+        return Transform(
+            self.statistics, settings.dtype, self.valid if settings.standardise else None
+        )
 
     def _measure(self) -> None:
         content = self._record.content
         done = int(content.get("measured", 0))
         if done:
             self.statistics = Moments(**content["statistics"])
+            self.valid = ValidRange(**content["valid"])
+        else:
+            self.valid = self._find_valid_range()
+            self.statistics = Moments()
         saved = time.monotonic()
         with self._report("measure", len(self.blocks), done) as update:
             for i, block in enumerate(self.blocks[done:], start=done + 1):
-                self.statistics += moments(self._read(block))
+                self.statistics += moments(self._read(block), self.valid)
                 update(i)
                 if i == len(self.blocks) or time.monotonic() - saved > _RECORD_SECONDS:
-                    self._record.update(measured=i, statistics=asdict(self.statistics))
+                    self._record.update(
+                        measured=i, statistics=asdict(self.statistics), valid=asdict(self.valid)
+                    )
                     saved = time.monotonic()
+        if not self.statistics.extremes_are_faults:
+            self._extremes_count = True
+            self._record.update(measured=0)  # once more, and now they count
+            self._measure()
+            return
         try:
             self._check_statistics()
         except DataError:
             self._record.clear()  # the same input would fail again: there is nothing to resume
             raise
+
+    def _find_valid_range(self) -> ValidRange:
+        """Return which values count, judged by planes from all over the region."""
+        (z, end), y, x = self.region
+        count = min(_SAMPLED_PLANES, end - z)
+        parts = []
+        for plane in np.linspace(z, end - 1, count).round().astype(int).tolist():
+            part = self._source.read((slice(plane, plane + 1), slice(*y), slice(*x))).ravel()
+            parts.append(part[:: max(part.size * count // _SAMPLED_VOXELS, 1)])
+        found = find_valid_range(np.concatenate(parts), self._settings.no_data)
+        return found.without_extremes() if self._extremes_count else found
 
     def _check_statistics(self) -> None:
         name, std = self._source.name, self.statistics.std
@@ -220,6 +254,8 @@ class _Work:
             "std": statistics.std,
             "standardised": self._settings.standardise,
             "non_finite": statistics.non_finite,
+            "extreme": statistics.extreme,
+            "without_data": statistics.without_data,
             "source": self._source.name,
             "roi": np.array(self.region, np.int64),
             "axis_order": "Z,Y,X",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cyclegan.data.statistics import Moments
+from cyclegan.data.statistics import Moments, ValidRange
 
 BINS = 2048
 _FAR = 10.0
@@ -21,15 +21,19 @@ class Transform:
     """`(x - mean) / std` in float64, rounded once, with histograms of the input and the output.
 
     Voxels that are not finite become the mean; values beyond the dtype's range become its limit.
+    With `valid`, no-data voxels become the mean, and extreme values the range's limits. Without it
+    the values are not standardised.
     """
 
-    def __init__(self, statistics: Moments, dtype: DTypeLike, *, standardise: bool) -> None:
+    def __init__(self, statistics: Moments, dtype: DTypeLike, valid: ValidRange | None) -> None:
         self._dtype = np.dtype(dtype)
         self._limit = float(np.finfo(self._dtype).max)
         self._mean, self._std = statistics.mean, statistics.std
-        self._standardise = standardise
+        self._standardise = valid is not None
+        self._valid = valid or ValidRange()
         self.before = Histogram.around(statistics)
-        self.after = self.before.scaled(self._mean, self._std) if standardise else self.before
+        scaled = self.before.scaled(self._mean, self._std) if self._standardise else self.before
+        self.after = scaled
         self.clipped = 0
 
     def apply(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -37,11 +41,15 @@ class Transform:
         result = np.empty(values.shape, self._dtype)
         for piece, out in zip(_pieces(values), _pieces(result), strict=True):
             numbers = piece.astype(np.float64)
-            finite = np.isfinite(numbers)
-            if not finite.all():
-                numbers[~finite] = self._mean
-            self.before.add(numbers[finite])
+            counts = np.isfinite(numbers)
+            without_data = self._valid.has_no_data(piece)
+            if without_data is not None:
+                counts &= ~without_data
+            if not counts.all():
+                numbers[~counts] = self._mean
+            self.before.add(numbers[counts])
             if self._standardise:
+                np.clip(numbers, self._valid.low, self._valid.high, out=numbers)
                 numbers -= self._mean
                 numbers /= self._std
             self.clipped += int(np.count_nonzero(np.abs(numbers) > self._limit))

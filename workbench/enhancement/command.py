@@ -204,9 +204,10 @@ def _volumes(
     request: EnhanceRequest, target: Target, model: Model, scratch: Path
 ) -> Sequence[Volume]:
     path, dataset, generator = target.volume, request.dataset, model.generator
+    entry = VolumeEntry(path=path, dset=dataset, no_data=request.no_data)
     if request.series:
-        return open_series(path, dataset, generator, scratch, request.roi)
-    return [open_input(path, dataset, generator, request.roi)]
+        return open_series(entry, generator, scratch, request.roi)
+    return [open_input(entry, generator, request.roi)]
 
 
 def _enhance(
@@ -338,7 +339,8 @@ def enhanced_halves(
     generator = operator.G_A if isinstance(operator, TrustOperator) else operator
     raw, enhanced = [], []
     for number, path in enumerate(request.halves, start=1):
-        half = open_input(path, request.dataset, model.generator, request.roi)
+        entry = VolumeEntry(path=path, dset=request.dataset, no_data=request.no_data)
+        half = open_input(entry, model.generator, request.roi)
         if request.roi is not None:
             half = half.part(request.roi)
         elif half.shape != volume.shape:
@@ -386,14 +388,13 @@ log = logging.getLogger(__name__)
 
 
 def open_input(
-    path: Path, dataset: str, generator: TrainedGenerator, region: Box | None = None
+    entry: VolumeEntry, generator: TrainedGenerator, region: Box | None = None
 ) -> Volume:
     """The whole dataset for `generator` A -> B; one line says which grey scale it got and why.
 
     `region` is what is wanted of it, for that line.
     """
     config = generator.config
-    entry = VolumeEntry(path=path, dset=dataset)
     stored = Region(entry, config.channels_A)
     scan, reason = find_scan(generator.scans.get("A", ()), stored.place, hash_cache())
     stored.close()
@@ -408,17 +409,17 @@ def open_input(
         volume.warn()
     else:
         volume.standardise_as(scan)
-    _say(volume, f"{path}:{dataset}", reason, region)
+    _say(volume, f"{entry.path}:{entry.dset}", reason, region)
     return volume
 
 
 def open_series(
-    path: Path, dataset: str, generator: TrainedGenerator, folder: Path, region: Box | None = None
+    entry: VolumeEntry, generator: TrainedGenerator, folder: Path, region: Box | None = None
 ) -> Sequence[Volume]:
     """The frames of a series, all with the grey scale of the whole; files of views in `folder`."""
-    frames = open_frames(path, dataset, folder, standardise=generator.config.standardise)
+    frames = open_frames(entry, folder, standardise=generator.config.standardise)
     frames[0].warn()
-    _say(frames[0], f"{path}:{dataset}", "all frames together have these", region)
+    _say(frames[0], f"{entry.path}:{entry.dset}", "all frames together have these", region)
     return frames
 
 

@@ -93,6 +93,7 @@ class Enhancement:
         return {
             "dataset": request.dataset,
             "series": request.series,
+            "no_data": "" if request.no_data is None else request.no_data,
             "roi": list(request.roi or ()),
             "direction": "A -> B",
             "factor": str(operator.outputs["data"]),

@@ -36,6 +36,8 @@ class EnhanceRequest:
     roi: Region | None = None
     memory_gb: float | None = None
     series: bool = False
+    no_data: float | None = None
+    """Value of voxels without data in the volumes and half scans."""
     reference: Path | None = None
     halves: tuple[Path, ...] = ()
     """Two volumes of the same object with independent noise, e.g. from even and odd projections."""

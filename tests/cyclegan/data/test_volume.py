@@ -157,6 +157,64 @@ def test_non_finite_voxels_are_replaced_by_the_mean_and_told_once(
     assert caplog.text.count("3 of 512 voxels (0.0059 of them) are NaN or infinite") == 1
 
 
+@pytest.mark.parametrize("memory", [0, 1e9])
+@pytest.mark.parametrize("value", [1e6, -1e12, 3e38])
+def test_one_absurd_voxel_changes_no_other(
+    write: Any,
+    whole: Whole,
+    budget: Any,
+    caplog: pytest.LogCaptureFixture,
+    memory: float,
+    value: float,
+) -> None:
+    array = np.random.default_rng(0).normal(50, 10, (24, 24, 24)).astype("f4")
+    before = whole(Volume(write(array), budget=budget(memory)))
+    array[3, 4, 5] = value
+    volume = Volume(write(array, name="hot.h5"), budget=budget(memory))
+    after = whole(volume)
+    rest = np.ones(array.shape, bool)
+    rest[3, 4, 5] = False
+    np.testing.assert_allclose(after[0][rest], before[0][rest], atol=1e-3)
+    assert 45 < abs(float(after[0, 3, 4, 5])) < 55  # clipped, and still the most extreme one
+    assert volume.statistics.extreme == 1
+    assert "1 of 13824 voxels (7.2e-05 of them) lie extremely far from all others" in caplog.text
+
+
+@pytest.mark.parametrize("named", [None, -9999.0])
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+def test_voxels_without_data_get_the_mean(
+    write: Any, whole: Whole, caplog: pytest.LogCaptureFixture, dtype: str, named: float | None
+) -> None:
+    array = np.random.default_rng(0).normal(50, 10, (24, 24, 24)).astype(dtype)
+    expected = (array - array[:-2].mean()) / array[:-2].std()
+    array[-2:] = -9999
+    entry = write(array)
+    volume = Volume(VolumeEntry(path=entry.path, dset=entry.dset, no_data=named))
+    np.testing.assert_allclose(whole(volume)[0, :-2], expected[:-2], atol=1e-5)
+    assert (whole(volume)[0, -2:] == 0).all()
+    assert volume.statistics.without_data == 2 * 24 * 24
+    assert "1152 of 13824 voxels (0.083 of them) are -9999, taken for no data" in caplog.text
+
+
+def test_what_is_frequent_belongs_to_the_image(write: Any, whole: Whole) -> None:
+    array = np.random.default_rng(0).normal(0, 1, (24, 24, 24)).astype("f4")
+    array[:, :5, :5] = 1000  # a wire, or what saturates the detector
+    volume = Volume(write(array))
+    assert (volume.statistics.extreme, volume.statistics.without_data) == (0, 0)
+    exact = array.astype(np.float64)
+    np.testing.assert_allclose(whole(volume)[0], (exact - exact.mean()) / exact.std(), atol=1e-5)
+
+
+def test_the_values_that_count_are_stored_with_the_grey_scale(write: Any) -> None:
+    array = np.random.default_rng(0).normal(50, 10, (24, 24, 24)).astype("f4")
+    array[0, 0, 0], array[-1] = 1e9, -9999
+    found = Volume(write(array)).statistics
+    again = Statistics.from_plain(found.to_plain())
+    assert (again, again.valid, again.extreme, again.without_data) == (found, found.valid, 1, 576)
+    earlier = {name: found.to_plain()[name] for name in ("count", "non_finite", "mean", "std")}
+    assert Statistics.from_plain(earlier).valid.high == np.inf
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

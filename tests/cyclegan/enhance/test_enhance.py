@@ -189,7 +189,7 @@ def test_a_region_in_a_file_is_the_crop_of_the_whole_file(tmp_path: Path) -> Non
 def test_a_series_is_enhanced_frame_by_frame_with_one_scale(tmp_path: Path) -> None:
     frames = np.stack([100 + 20 * t + volume((12, 10, 14), seed=t) for t in range(3)])
     entry = source(tmp_path, frames)
-    volumes = open_frames(entry.path, entry.dset, tmp_path)
+    volumes = open_frames(entry, tmp_path)
     done = enhance_file(Slow(), volumes, tmp_path / "out.h5", tile=(8, 8, 8))
     assert done.shape == (3, 24, 20, 28)
     found = contents(tmp_path / "out.h5")
@@ -202,7 +202,7 @@ def test_a_series_is_enhanced_frame_by_frame_with_one_scale(tmp_path: Path) -> N
         assert handle["data"].attrs["source"] == f"{entry.path}:entry/tomo[0]"
     single = source(tmp_path, frames[0], "single.h5")
     with pytest.raises(DataError, match="--series"):
-        open_frames(single.path, single.dset, tmp_path)
+        open_frames(single, tmp_path)
 
 
 def test_several_channels_go_through(tmp_path: Path) -> None:
@@ -666,7 +666,7 @@ def test_foreign_and_damaged_model_files_are_refused(config, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="not a file of this software"):
         load_generator(tmp_path / "foreign.pt")
     torch.save(Path, tmp_path / "code.pt")  # a pickle that would import something
-    with pytest.raises(CheckpointError, match="not a checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint|reading it could run code"):
         load_generator(tmp_path / "code.pt")
     trainer = Trainer(config, folder=tmp_path)
     trainer.save_checkpoint()

@@ -168,10 +168,43 @@ def test_voxels_that_are_not_finite_become_the_mean(tmp_path: Path) -> None:
     array[2, 3, 4:7] = np.nan, np.inf, -np.inf
     done, found, attributes = prepared(array, tmp_path)
     assert (found[2, 3, 4:7] == 0).all() and np.isfinite(found).all()
-    assert done.non_finite == attributes["non_finite"] == 3
+    assert done.statistics.non_finite == attributes["non_finite"] == 3
     kept = Settings(dtype="float32", standardise=False)
     _, found, attributes = prepared(array, tmp_path, kept, "kept")
     np.testing.assert_allclose(found[2, 3, 4:7], attributes["mean"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e6, -1e12, 3e38])
+def test_one_absurd_voxel_leaves_all_others_their_grey_levels(tmp_path: Path, value: float) -> None:
+    array = volume()
+    _, expected, _ = prepared(array, tmp_path)
+    array[2, 3, 4] = value
+    done, found, attributes = prepared(array, tmp_path, Settings(), "hot")
+    rest = np.ones(array.shape, bool)
+    rest[2, 3, 4] = False
+    np.testing.assert_allclose(found[rest], expected[rest], atol=4e-3)
+    assert len(np.unique(found)) > 5000
+    assert done.statistics.extreme == attributes["extreme"] == 1
+
+
+def test_voxels_without_data_become_the_mean(tmp_path: Path) -> None:
+    array = volume()
+    array[:, 30:] = -9999
+    done, found, attributes = prepared(array, tmp_path)
+    np.testing.assert_allclose(found[:, :30].std(), 1, atol=1e-5)
+    assert (found[:, 30:] == 0).all()
+    assert done.statistics.without_data == attributes["without_data"] == array[:, 30:].size
+    with_zeros = np.where(array == -9999, 0, array)
+    done, found, _ = prepared(with_zeros, tmp_path, Settings(dtype="float32", no_data=0), "zeros")
+    assert (found[:, 30:] == 0).all() and done.statistics.without_data == array[:, 30:].size
+
+
+def test_what_is_frequent_belongs_to_the_image(tmp_path: Path) -> None:
+    array = volume()
+    array[:, :5, :20] = 1e4
+    done, found, _ = prepared(array, tmp_path)
+    assert done.statistics.extreme == 0
+    np.testing.assert_allclose(found, (array - array.mean()) / array.std(), atol=1e-5)
 
 
 def test_without_standardising_values_stay(tmp_path: Path) -> None:
