@@ -151,7 +151,7 @@ def test_mistakes_give_one_line_and_the_right_code(
         (
             "hp_optimizer={enabled: true, policy: replay, schedule: none.yaml}",
             1,
-            ["hp_optimizer.schedule = none.yaml", "No such file"],
+            ["hp_optimizer.schedule = none.yaml", "no such file"],
         ),
         ("hp_optimizer={enabled: true, memory_gb: 1.0e-5}", 2, ["memory_gb", "spill = true"]),
         ("hp_optimizer.policy=gard", 2, ["hp_optimizer.policy", "gard", "guard"]),
