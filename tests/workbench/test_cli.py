@@ -242,7 +242,12 @@ def test_enhance_with_a_generator_file(call: Any, tiny: dict[str, Any], datasets
     with h5py.File("out/e.h5") as handle:
         assert list(handle["data"].shape) == data["shape"] == [32, 40, 40]
     assert Path(data["picture"]).read_bytes().startswith(b"\x89PNG")
-    code, _, err = call(*line)
+    before = Path("out/e.h5").read_bytes(), Path("out/e.html").read_bytes()
+    code, out, _ = call(*line)
+    again = json.loads(out)
+    assert (code, again["resumed"], again["report"]) == (0, again["tiles"], data["report"])
+    assert (Path("out/e.h5").read_bytes(), Path("out/e.html").read_bytes()) == before
+    code, _, err = call(*line, "--compression", "none")
     assert (code, "--overwrite" in err) == (1, True)
     code, _, err = call(*line[:4], "--output", str(source / "fast_validate.h5"), "--overwrite")
     assert (code, "would replace this input" in err) == (1, True)

@@ -132,9 +132,19 @@ def _enhance_one(
     with tracked(enhancement, open_store, console) as tracking:
         done = _enhance(enhancement, volumes, tracking, console)
         tracking.keep_volume(done)
-        judged = _judged(enhancement, grid, reference, done, console)
+        judged = JudgeResult()
+        if not _is_complete(request, target, done):
+            judged = _judged(enhancement, grid, reference, done, console)
         tracking.finish(done, judged)
     return EnhancementResult(path=done.path, values=_values(enhancement, done, judged, tracking))
+
+
+def _is_complete(request: EnhanceRequest, target: Target, done: EnhanceResult) -> bool:
+    """Return True if an earlier call left nothing to compute, and this one asks for no more."""
+    asks = request.reference is not None or request.halves
+    # The report comes last; if it is missing, that call was killed after the volume.
+    written = target.report.exists() if request.report else target.picture.exists()
+    return done.resumed == done.tiles and written and not asks and not request.series
 
 
 def _values(
@@ -143,9 +153,9 @@ def _values(
     target, model = enhancement.target, enhancement.model
     return {
         "output": str(done.path),
-        "picture": None if judged.picture is None else str(target.picture),
-        "viewer": None if judged.viewer is None else str(judged.viewer),
-        "report": None if judged.report is None else str(target.report),
+        "picture": _there(target.picture),
+        "viewer": _there(target.viewer) if enhancement.request.report else None,
+        "report": _there(target.report) if enhancement.request.report else None,
         "trust": [name for name in enhancement.operator.outputs if name != "data"],
         "shape": list(done.shape),
         "tile": list(done.tile),
@@ -161,6 +171,10 @@ def _values(
         "quality": [vars(row) for row in judged.rows],
         "verdict": judged.verdict,
     }
+
+
+def _there(path: Path) -> str | None:
+    return str(path) if path.exists() else None
 
 
 def _judged(
@@ -261,10 +275,8 @@ def _enhance(
 
 
 def _text(data: Mapping[str, Any]) -> str:
-    lines = [
-        f"written    {data['output']}, {' x '.join(map(str, data['shape']))} voxels, "
-        f"{data['seconds']:.1f} s ({data['voxels_per_second']:.3g} voxels/s)"
-    ]
+    shape = " x ".join(map(str, data["shape"]))
+    lines = [f"written    {data['output']}, {shape} voxels, {_took(data)}"]
     if data["trust"]:
         lines.append(f"           with the trust maps {', '.join(data['trust'])}")
     if data["picture"]:
@@ -280,6 +292,12 @@ def _text(data: Mapping[str, Any]) -> str:
     if data["verdict"]:
         lines += ["", data["verdict"]]
     return "\n".join(lines)
+
+
+def _took(data: Mapping[str, Any]) -> str:
+    if data["resumed"] == data["tiles"]:
+        return "by an earlier call of this command"
+    return f"{data['seconds']:.1f} s ({data['voxels_per_second']:.3g} voxels/s)"
 
 
 # -- The operator that is applied, and the volumes that it is applied to -------------------------

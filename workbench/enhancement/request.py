@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -134,20 +135,15 @@ def targets(request: EnhanceRequest) -> list[Target]:
     inputs += [Path(name) for name in (request.model, *request.other_models)]
     for target in found:
         check_outputs(target.files, inputs)
-    if not request.several and not _is_unfinished(found[0]):
+    if not request.several and not found[0].output.exists():
         for path in found[0].files.values():
             refuse_overwrite(path, request.overwrite)
     return found
 
 
 def keeps(request: EnhanceRequest, target: Target) -> bool:
-    """Return True if an earlier call of this command made the output, which then stays."""
-    return not request.overwrite and (request.several or _is_unfinished(target))
-
-
-def _is_unfinished(target: Target) -> bool:
-    # The report comes last; if it is missing, the command was killed after the volume.
-    return target.output.exists() and not target.report.exists()
+    """Return True if an output that this very command has made before stays."""
+    return not request.overwrite and (request.several or target.output.exists())
 
 
 def _check(request: EnhanceRequest) -> None:
@@ -159,7 +155,7 @@ def _check(request: EnhanceRequest) -> None:
     ):
         if value not in known:
             raise UsageError(f"{option} {value}: not known; {nearest(value, known)}")
-    if request.memory_gb is not None and not request.memory_gb > 0:
+    if request.memory_gb is not None and not 0 < request.memory_gb < math.inf:
         raise UsageError(f"--memory-gb {request.memory_gb:g}: must be above 0")
     if len(request.volumes) > 1 and request.output.suffix in (".h5", ".hdf5"):
         raise UsageError(
@@ -187,18 +183,17 @@ def parse_tile(text: str | None) -> Size | None:
     """`64,96,96` as voxels along Z, Y, X."""
     if text is None:
         return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+    sizes = [int(part) for part in text.split(",") if re.fullmatch(r"\s*[0-9]{1,9}\s*", part)]
+    if len(sizes) != 3 or len(sizes) != text.count(",") + 1:
         raise UsageError(f"--tile {text}: give three numbers, e.g. --tile 64,96,96")
-    z, y, x = (int(p) for p in parts)
-    return z, y, x
+    return sizes[0], sizes[1], sizes[2]
 
 
 def parse_roi(text: str | None) -> Region | None:
     """`0:64,10:90,10:90` as [start, end) along Z, Y, X."""
     if text is None:
         return None
-    found = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")]
+    found = [re.fullmatch(r"\s*([0-9]{1,9}):([0-9]{1,9})\s*", part) for part in text.split(",")]
     limits = [(int(m[1]), int(m[2])) for m in found if m]
     if len(limits) != 3 or len(found) != 3 or any(first >= end for first, end in limits):
         raise UsageError(f"--roi {text}: give three ranges in voxels, e.g. --roi 0:64,10:90,10:90")

@@ -666,7 +666,7 @@ def test_foreign_and_damaged_model_files_are_refused(config, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="not a file of this software"):
         load_generator(tmp_path / "foreign.pt")
     torch.save(Path, tmp_path / "code.pt")  # a pickle that would import something
-    with pytest.raises(CheckpointError, match="not a checkpoint|reading it could run code"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint|reading it could run code"):
         load_generator(tmp_path / "code.pt")
     trainer = Trainer(config, folder=tmp_path)
     trainer.save_checkpoint()
