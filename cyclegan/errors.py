@@ -18,6 +18,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 20
+
 
 class CycleGANError(Exception):
     """Base class of all errors raised on purpose; the message is one line for the user."""
@@ -52,9 +54,10 @@ class ConfigError(UsageError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for the end of an error message: the nearest known name, else all of them."""
+    """Return a hint for the end of an error message: the nearest known name, else all or some."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return "known: " + ", ".join(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return "known: " + ", ".join(names[:_LISTED]) + more

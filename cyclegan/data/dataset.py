@@ -101,6 +101,8 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
     for key in item:
         if key not in _ENTRY_KEYS:
             raise DataError(f"{where}: unknown key '{key}'; {nearest(key, _ENTRY_KEYS)}")
+    if "\0" in item["path"]:
+        raise DataError(f"{where}: path = {item['path']!r} has a null byte")
     dset = item.get("dset", "data")
     if not isinstance(dset, str) or not dset:
         raise DataError(f"{where}: dset = {dset!r} must be the name of a dataset")
@@ -125,7 +127,7 @@ def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:
     names = item.get("halves")
     if names is None:
         return ()
-    if not (_is_list(names, 2) and all(isinstance(name, str) for name in names)):
+    if not (_is_list(names, 2) and all(isinstance(n, str) and "\0" not in n for n in names)):
         raise DataError(f"{where}: halves = {names} must be two files, each of a half scan")
     first, second = (source.parent / name for name in names)
     if same_file(first, second):
