@@ -68,6 +68,8 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     """Return a copy of nested `values` with dotted keys replaced; an index picks from a list."""
     result: dict[str, Any] = copy.deepcopy(dict(values))
     for key, value in changes.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{key!r} is not the name of a key, such as lambdas.C_A")
         *parents, last = key.split(".")
         node: Any = result
         for part in parents:

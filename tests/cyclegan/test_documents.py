@@ -25,6 +25,8 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path, mark: str) -> None:
     [
         ("a: 1\nb: 2\na: 3\n", "line 3, column 1: not valid YAML: the key 'a' is there twice"),
         ("a: {b: 1, b: 1}", "the key 'b' is there twice"),
+        ("1: 2", "line 1, column 1: not valid YAML: the key 1 is not text"),
+        ("on: 2", "the key on is not text; put it in quotes"),
         ("[" * 5000 + "]" * 5000, "nested too deeply"),
         ("a: [", "line 1, column 5: not valid YAML"),
         ("a: 2024-13-45", "not valid YAML: month must be in 1..12"),
