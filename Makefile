@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test proofs check format lock clean
+.PHONY: help install demo ui test proofs nightly check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: install ## the tests, on two cores (minutes)
 
 proofs: install ## the slow ones: real processes killed, whole studies, PostgreSQL, a browser
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
+
+nightly: install ## the longest ones, hours: every command killed at up to 60 moments
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m nightly
 
 check: install ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -95,6 +95,7 @@ class TrackingCallback(Callback):
         self._nonfinite = 0
         self._stored = 0  # the last iteration in the store when this process began
         self._seen = 0  # the last iteration handed to the tracker by this process
+        self._validated = 0  # the iteration of the last validation that was taken whole
         self._begin = 0  # the iteration this process began at
         self._time = 0.0  # when `_seen` was reached
 
@@ -152,6 +153,7 @@ class TrackingCallback(Callback):
             self._tracker.put(records.Tags({"gate": gate}))
         self._tracker.put(*self._cycles.validated(report))
         self._picture(report.images, report.iteration)
+        self._validated = report.iteration
 
     def on_rollback(self, trainer: Trainer, event: RollbackEvent) -> None:
         """Take the picture of the event; the rest is read from the trainer's list."""
@@ -219,10 +221,10 @@ class TrackingCallback(Callback):
         values: dict[int, dict[str, float]] = {i: {} for i in points if i > first}
         for end, rows in spans(trainer.history.rows(after=first), values).items():
             values[end] = row_values(mean_row(rows)) | self._nonfinite_of(rows)
-        for iteration in [i for i in self._extra if i <= upto]:
-            extra = self._extra.pop(iteration)
+        taken = [iteration for iteration in self._extra if iteration <= upto]
+        for iteration in taken:
             if iteration in values:
-                values[iteration] |= extra
+                values[iteration] |= self._extra[iteration]
         start = max(self._seen, self._begin)
         times = interpolate(list(values), (start, self._time), (upto, now))
         if values:
@@ -230,6 +232,8 @@ class TrackingCallback(Callback):
             samples = [Sample(iteration, found, at) for (iteration, found), at in pairs]
             self._tracker.put(records.Samples(tuple(samples)))
         self._seen, self._time, self._due = upto, now, False
+        for iteration in taken:  # not earlier: an interruption before `put` must not lose a score
+            del self._extra[iteration]
         if self._evidence.news(trainer):
             self._tracker.put(*self._evidence.documents(trainer))
 
@@ -278,6 +282,17 @@ class TrackingCallback(Callback):
         for iteration, values in points.items():
             self._extra[iteration].update(values)
 
+    def _whole(self, trainer: Trainer) -> int:
+        """Return the last iteration that has everything, its score too where one is due.
+
+        An interrupted validation has none. A resumed training computes that iteration again, and
+        writes it only if it is not in the store yet.
+        """
+        config = trainer.config
+        due = trainer.step % config.validate_every == 0 or trainer.step == config.steps
+        whole = not due or self._validated == trainer.iteration or trainer.iteration <= self._begin
+        return trainer.iteration if whole else trainer.iteration - 1
+
     def _finish(
         self,
         trainer: Trainer,
@@ -291,7 +306,7 @@ class TrackingCallback(Callback):
                 self._tracker.put(*self._evidence.outcomes(trainer, final=True))
                 if trainer.rollbacks:
                     self._tracker.put(*self._evidence.documents(trainer))
-                self._collect(trainer, trainer.iteration)
+                self._collect(trainer, self._whole(trainer))
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
             log.warning("run %s: the last metrics are lost: %s", self._tracker.name, error)
         self._tracker.put(records.Tags({"outcome": outcome}))

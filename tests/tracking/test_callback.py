@@ -249,6 +249,28 @@ def test_an_error_closes_the_run(
     assert run.last_iteration() == 3  # the values before the error are there
 
 
+def test_an_interrupted_validation_comes_whole_when_the_training_resumes(
+    run: Run, client: MlflowClient, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(steps=8, validate_every=4, checkpoint_every=3)
+    first = Trainer(config, [TrackingCallback(run, every=1, seconds=0)], tmp_path)
+
+    def interrupted(*arguments: object, **named: object) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(first.validator), "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            first.fit()
+    assert run.last_iteration() == 3  # the losses of iteration 4 wait for their score
+    second = Trainer(config, [TrackingCallback(run, every=1, seconds=0)], tmp_path)
+    second.fit(resume=tmp_path / "checkpoint.pt")
+    points = curves(client, run)
+    assert [iteration for iteration, _ in points["score"]] == [4, 8]
+    losses = [iteration for iteration, _ in points["loss/G_total"]]
+    assert losses == list(range(1, 9))
+
+
 def test_values_that_are_not_finite_are_counted(run: Run, client: MlflowClient, tiny: Make) -> None:
     def poison(trainer: Trainer) -> None:
         with torch.no_grad():
