@@ -77,8 +77,9 @@ def trained(project: Path) -> Any:
 def studied(project: Path) -> Any:
     line = [sys.executable, "-m", "workbench.cli", "study", "show", "s", "--json"]
     shown = json.loads(subprocess.run(line, cwd=project, capture_output=True, check=True).stdout)
-    keys = ("number", "state", "score", "step", "iterations", "values", "curve")
-    return [{key: trial[key] for key in keys} for trial in shown["trials"]], metrics(project)
+    timed = ("seconds", "started", "run_id", "origin", "seeds", "deaths")
+    trials = [{k: v for k, v in trial.items() if k not in timed} for trial in shown["trials"]]
+    return trials, metrics(project)
 
 
 def promoted(project: Path) -> Any:
