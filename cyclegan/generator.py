@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cyclegan import checkpoints
 from cyclegan.config import Config, parse_config
 from cyclegan.data import Scan
-from cyclegan.errors import CheckpointError
+from cyclegan.errors import CheckpointError, ConfigError
 from cyclegan.model import CycleGAN, new_generator
 from cyclegan.networks import UNet3d
 
@@ -71,7 +71,10 @@ def load_generator(path: Path, direction: Direction = "A") -> TrainedGenerator:
         path, formats=(checkpoints.GENERATOR_FORMAT, checkpoints.CHECKPOINT_FORMAT)
     )
     _check_contents(state, path)
-    config = parse_config(state["config"], source=str(path))
+    try:
+        config = parse_config(state["config"], source=f"{path}: config")
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; did a newer version of this software write it?") from error
     network = new_generator(config, direction)
     try:
         weights = _weights(state, f"mean_G_{direction}")

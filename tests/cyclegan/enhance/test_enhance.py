@@ -668,6 +668,16 @@ def test_foreign_and_damaged_model_files_are_refused(config, tmp_path: Path) -> 
     torch.save(Path, tmp_path / "code.pt")  # a pickle that would import something
     with pytest.raises(CheckpointError, match=r"not a checkpoint|reading it could run code"):
         load_generator(tmp_path / "code.pt")
+    whole = {"format": "cyclegan-generator-1", "step": 1, "score": None, "grey_scales": {}}
+    for change, said in (
+        ({"config": config.to_dict() | {"from_the_future": 1}}, "did a newer version"),
+        ({"config": config.to_dict(), "step": "x"}, "its step is 'x'"),
+        ({}, "its config is missing"),
+        ({"config": config.to_dict()}, "holds no weights of"),
+    ):
+        torch.save(whole | change, tmp_path / "odd.pt")
+        with pytest.raises(CheckpointError, match=said):
+            load_generator(tmp_path / "odd.pt")
     trainer = Trainer(config, folder=tmp_path)
     trainer.save_checkpoint()
     path = tmp_path / CHECKPOINT_NAME
