@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from cyclegan.errors import DataError, nearest
 from cyclegan.numbers import only_finite
 from tracking import params as parameters
+from tracking.artifacts import local_folder
 from tracking.downsampling import Sample, batches, merge, metric_name
 from tracking.errors import translated
+from tracking.scratch import scratch_folder
 from tracking.views import link_between_runs
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Run:
         self.name = name
         self.experiment_id = experiment_id
         self._client = client
-        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+        self._downloads: Path | None = None
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -250,7 +252,8 @@ class Run:
     def artifact_path(self, name: str) -> Path:
         """A local path of the artifact file or folder `name`, to be read only.
 
-        One that lies on a server is fetched; the copy lives as long as this object.
+        One on this machine is not copied. One behind a server is fetched, and its copy is removed
+        when this process ends (`tracking.scratch`).
 
         Errors: `DataError` if there is none, with the nearest one.
         """
@@ -260,16 +263,12 @@ class Run:
             if name not in there:
                 hint = nearest(name, there) if there else "it has none"
                 raise DataError(f"run {self.name} ({self.id}) has no artifact '{name}'; {hint}")
-            folder = None if self._is_local() else self._download_folder()
-            return Path(self._client.download_artifacts(self.id, name, folder))
-
-    def _download_folder(self) -> str:
-        if self._downloads is None:
-            self._downloads = tempfile.TemporaryDirectory(prefix="cyclegan-artifacts-")
-        return self._downloads.name
-
-    def _is_local(self) -> bool:
-        return str(self._read().info.artifact_uri).startswith(("file:", "/"))
+            here = local_folder(self.location, str(self._read().info.artifact_uri))
+            if here is not None:
+                return here / name
+            if self._downloads is None:
+                self._downloads = scratch_folder()
+            return Path(self._client.download_artifacts(self.id, name, str(self._downloads)))
 
     def _read(self) -> MlflowRun:
         with translated(f"run {self.name} ({self.id}) can't be read from the store"):

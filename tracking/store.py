@@ -12,6 +12,7 @@ from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
 from tracking.errors import translated
+from tracking.moved import MovedStore
 from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
 from tracking.run import Run
@@ -48,13 +49,16 @@ class Store:
         """Open the store `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
 
         The project's own is `mlruns/mlflow.db` below `project_root()`, with files in
-        `mlruns/artifacts`; it is created if it is missing.
+        `mlruns/artifacts`; it is created if it is missing, and adopted if it was moved
+        (`tracking.moved`).
 
         Errors: `UsageError` for an address of an unknown kind, `CycleGANError` if the store can't
         be reached or its file is damaged.
         """
         location = locate(tracking_uri)
         ensure(location)
+        if location.database is not None:
+            MovedStore(location).adopt()
         from mlflow import MlflowClient
 
         with translated(f"{location}: the tracking store can't be used"):

@@ -22,6 +22,7 @@ from search.study.storage import JOURNAL, mend_journal
 from search.study.study import StudyHandle, known_studies, open_study, studies_folder
 from search.study.trials import Trial
 from tracking import project_root
+from tracking.moved import MovedStore
 from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
 from tracking.repair import DIED, dead_runs
@@ -101,6 +102,7 @@ def examine(store: Store) -> Iterator[Problem]:
         for finding in _study(handle, store):
             reported.add(finding.run_id)
             yield finding
+    yield from _moved(store)
     yield from _undelivered(store)
     yield from _dead_runs(store, reported)
     yield from _litter(project_root() / "results")
@@ -187,6 +189,15 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
             cure=cure,
             run_id=run.id,
         )
+
+
+def _moved(store: Store) -> Iterator[Problem]:
+    """Yield the old places of a moved store whose files it could not adopt when it was opened."""
+    if store.location.database is None:
+        return
+    for line in MovedStore(store.location).obstacles():
+        problem, _, remedy = line.removeprefix(f"{store.location}: ").partition("; ")
+        yield Problem(subject=str(store.location), problem=problem, remedy=remedy)
 
 
 def _undelivered(store: Store) -> Iterator[Problem]:
