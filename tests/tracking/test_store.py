@@ -207,6 +207,50 @@ def test_find_run_tells_what_there_is(store: Store, client: MlflowClient) -> Non
         store.open_run(run.id)
 
 
+@pytest.mark.parametrize(
+    "name", ["it's 5\" wide", "it's", 'a "b"', "c\\", "d\\'", "e' or 'a' = 'a", "ü\n"]
+)
+def test_any_name_that_people_give_is_found(store: Store, client: MlflowClient, name: str) -> None:
+    run = store.create_run("study", "plain", kind="trial", params={}, tags={})
+    store.create_run("study", "another", kind="trial", params={}, tags={})
+    client.update_run(run.id, name=name)
+    assert [found.id for found in store.find_runs(name)] == [run.id]
+    run.set_tags({"study": name, "trial": 3})
+    assert store.find_run(f"{name}:3").id == run.id
+    assert store.tagged("study", name) == run.id
+    model = name.replace("/", "").replace(":", "")
+    client.create_registered_model(model)
+    client.create_model_version(model, client.get_run(run.id).info.artifact_uri, run.id)
+    assert [version.run_id for version in store.registry.versions(model)] == [run.id]
+    assert set(store.registry.of_runs([run.id])) == {run.id}
+
+
+def test_a_renamed_experiment_stays_that_of_its_study(store: Store, client: MlflowClient) -> None:
+    study = store.create_run("s", "s", kind="study", params={}, tags={"study": "s"})
+    client.rename_experiment(study.experiment_id, "T700 search")
+    trial = store.create_run("s", "s-1", kind="trial", params={}, tags={}, parent=study.id)
+    other = store.create_run("s", "s-2", kind="promoted", params={}, tags={})
+    assert {trial.experiment_id, other.experiment_id} == {study.experiment_id}
+    assert [experiment.name for experiment in store.experiments()] == ["T700 search"]
+    for name in ("s", "T700 search"):
+        assert len(store.search(name)) == 3
+        assert store.find_experiment(name).id == study.experiment_id
+
+
+def test_an_experiment_of_an_older_version_is_found_by_its_runs_or_its_name(
+    store: Store, client: MlflowClient
+) -> None:
+    old = client.create_experiment("s", store.location.artifacts)
+    study = client.create_run(old, tags={"kind": "study"}).info.run_id
+    client.rename_experiment(old, "renamed before")
+    trial = store.create_run("s", "s-1", kind="trial", params={}, tags={}, parent=study)
+    assert trial.experiment_id == old
+    client.rename_experiment(old, "s")
+    assert store.experiment("s") == old
+    client.rename_experiment(old, "renamed after")
+    assert store.experiment("s") == old
+
+
 def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) -> None:
     experiment = store.experiment("study")
     store.ship_view(experiment, trials_view(["lr_g", "lambdas.C_A"], step=100))
