@@ -27,6 +27,7 @@ from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
 from tracking.repair import DIED, dead_runs
 from viz.units import count
+from workbench.catch_up import catch_up, ended_trainings, shortfall
 from workbench.output import Output
 
 if TYPE_CHECKING:
@@ -61,13 +62,10 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     The exit code is 1 if a problem is left for a person to solve.
     """
     found = list(examine(store))
-    rows = []
+    rows, left = [], False
     for finding in found:
-        done = "left to you"
-        if finding.cure is not None:
-            done = "would be repaired" if dry_run else "repaired"
-            if not dry_run:
-                finding.cure()
+        done = "would be repaired" if dry_run and finding.cure else _repaired(finding)
+        left = left or done not in ("repaired", "would be repaired")
         rows.append(
             {
                 "subject": finding.subject,
@@ -80,8 +78,19 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     return Output(
         data=rows,
         text=text or "all is well: studies, MLflow and the disk agree",
-        exit_code=int(any(finding.cure is None for finding in found)),
+        exit_code=int(left),
     )
+
+
+def _repaired(finding: Problem) -> str:
+    """Repair a problem and return what came of it."""
+    if finding.cure is None:
+        return "left to you"
+    try:
+        finding.cure()
+    except CycleGANError as error:
+        return f"not repaired, {error}"
+    return "repaired"
 
 
 def examine(store: Store) -> Iterator[Problem]:
@@ -104,6 +113,9 @@ def examine(store: Store) -> Iterator[Problem]:
             yield finding
     yield from _moved(store)
     yield from _undelivered(store)
+    for finding in _behind(store):
+        reported.add(finding.run_id)
+        yield finding
     yield from _dead_runs(store, reported)
     yield from _litter(project_root() / "results")
 
@@ -171,18 +183,23 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
     if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
         return  # between two leases right now
     wrong = run.status == "RUNNING" or (over and run.status != wanted)
-    if wrong or (over and run.tags.get("state", trial.state) != trial.state):
+    score = trial.score if trial.state == "complete" else None
+    unranked = score is not None and "score/value" not in run.metrics
+    if wrong or unranked or (over and run.tags.get("state", trial.state) != trial.state):
 
         def cure() -> None:
             found = store.run(run.id)
+            if score is not None and unranked:
+                found.log_metrics({"score/value": score}, trial.iteration)
             found.finish(wanted, trial.reason or DIED)
             if over:
                 found.set_tags({"state": trial.state})
 
         what = f"{trial.state} in Optuna" if over else "no worker trains it"
+        known = f"{run.status} in MLflow" + (", without its score" if unranked else "")
         yield Problem(
             subject=subject,
-            problem=f"{what}, {run.status} in MLflow (run {run.id})",
+            problem=f"{what}, {known} (run {run.id})",
             remedy=f"the run is set to {wanted} until the trial continues"
             if not over
             else f"the run is set to {wanted}, its tag state to {trial.state}",
@@ -221,6 +238,20 @@ def _undelivered(store: Store) -> Iterator[Problem]:
             remedy="they are delivered to MLflow",
             cure=partial(deliver_from, store, folder),
         )
+
+
+def _behind(store: Store) -> Iterator[Problem]:
+    """Yield the ended trainings of which MLflow knows less than their checkpoints."""
+    for ended in ended_trainings(project_root() / "results"):
+        lacking = shortfall(store, ended)
+        if lacking is not None:
+            yield Problem(
+                subject=f"run {ended.run_id}",
+                problem=lacking,
+                remedy="the rest is read from the checkpoint and written to MLflow",
+                cure=partial(catch_up, store, ended),
+                run_id=ended.run_id,
+            )
 
 
 def _dead_runs(store: Store, reported: Collection[str]) -> Iterator[Problem]:
