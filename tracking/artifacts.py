@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 REQUESTS = 200
 """Most listings requested from a server for one run, one per folder; else its size is unknown."""
 _FOLDER = "artifacts"
+_HALF_WRITTEN = re.compile(r"\.artifact\.uploading\..+|\..+\.\d+\.[0-9a-f]{8}\.part")
+"""Names that MLflow and `cyclegan.files.replacing` give to files until they are whole."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -182,6 +185,17 @@ def walk(folder: Path) -> Iterator[Artifact]:
             yield Artifact(
                 path=path.relative_to(folder).as_posix(), bytes=0 if known else status.st_size
             )
+
+
+def half_written(folder: Path, *, quiet_seconds: float = 0) -> list[Path]:
+    """Return the files below `folder` that were not finished, and not written to for a while."""
+    before = time.time() - quiet_seconds
+    return sorted(
+        folder / file.path
+        for file in walk(folder)
+        if _HALF_WRITTEN.fullmatch(PurePosixPath(file.path).name)
+        and (folder / file.path).lstat().st_mtime <= before
+    )
 
 
 def orphans(root: Path, owners: Callable[[], Sequence[str]]) -> list[tuple[Path, int]]:

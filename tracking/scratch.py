@@ -8,9 +8,11 @@ such a folder or tidies up the store.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -28,6 +30,16 @@ def scratch_folder() -> Path:
         root.mkdir(mode=0o700, exist_ok=True)
         atexit.register(_remove, root, os.getpid())
     return Path(tempfile.mkdtemp(dir=root))
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder of this process that is removed when the block ends."""
+    folder = scratch_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_dead_scratch() -> None:

@@ -22,16 +22,17 @@ from search.study.storage import JOURNAL, mend_journal
 from search.study.study import StudyHandle, known_studies, open_study, studies_folder
 from search.study.trials import Trial
 from tracking import project_root
+from tracking.artifacts import half_written
 from tracking.moved import MovedStore
 from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
-from tracking.repair import DIED, dead_runs
+from tracking.repair import DIED, close_dead_run, dead_runs
 from viz.units import count
 from workbench.catch_up import catch_up, ended_trainings, shortfall
 from workbench.output import Output
 
 if TYPE_CHECKING:
-    from tracking import RunInfo, Store
+    from tracking import Store
     from tracking.run import Status
 
 _STATUS: dict[str, Status] = {
@@ -118,6 +119,7 @@ def examine(store: Store) -> Iterator[Problem]:
         yield finding
     yield from _dead_runs(store, reported)
     yield from _litter(project_root() / "results")
+    yield from _half_written(store)
 
 
 def _journal(folder: Path) -> Iterator[Problem]:
@@ -273,12 +275,8 @@ def _dead_runs(store: Store, reported: Collection[str]) -> Iterator[Problem]:
                 subject=subject,
                 problem="RUNNING in MLflow, but its process is gone",
                 remedy="the run is set to KILLED until it continues",
-                cure=_closing(store, run),
+                cure=partial(close_dead_run, store, run),
             )
-
-
-def _closing(store: Store, run: RunInfo) -> Callable[[], object]:
-    return lambda: store.run(run.id).finish("KILLED", DIED)
 
 
 def _litter(results: Path) -> Iterator[Problem]:
@@ -292,3 +290,16 @@ def _litter(results: Path) -> Iterator[Problem]:
                 remedy="it is removed; the file it was meant to replace is intact",
                 cure=path.unlink,
             )
+
+
+def _half_written(store: Store) -> Iterator[Problem]:
+    """Yield the half-written artifacts that nobody has written to for an hour."""
+    if store.location.database is None:
+        return
+    for path in half_written(store.location.database.parent / "artifacts", quiet_seconds=3600):
+        yield Problem(
+            subject=str(path),
+            problem="half-written by a process that is gone",
+            remedy="it is removed; the artifact is written again where its command goes on",
+            cure=partial(path.unlink, missing_ok=True),
+        )
