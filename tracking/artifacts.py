@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import CycleGANError
 from cyclegan.files import replacing
 from tracking.database import Location
@@ -95,11 +96,11 @@ class Artifacts:
     def _elsewhere(self) -> str | None:
         uri = self.run.artifact_uri
         if not uri.startswith("mlflow-artifacts:"):
-            return f"its files lie in {uri}, which can't be freed from here"
+            return f"its files lie in {without_secrets(uri)}, which can't be freed from here"
         if not self._location.is_server:
             return "its files lie behind an MLflow server; name it with --tracking-uri http://..."
         if not urlsplit(uri).path.rstrip("/").endswith(f"/{self.run.id}/{_FOLDER}"):
-            return f"its files lie in {uri}, which is not a folder of its own"
+            return f"its files lie in {without_secrets(uri)}, which is not a folder of its own"
         return None
 
     def remove(self, wanted: Callable[[str], bool] | None = None) -> int:
@@ -130,7 +131,8 @@ class Artifacts:
     def _repository(self) -> ArtifactRepository:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with translated(f"its files in {self.run.artifact_uri} can't be reached"):
+        shown = without_secrets(self.run.artifact_uri)
+        with translated(f"its files in {shown} can't be reached"):
             return get_artifact_repository(self.run.artifact_uri, self._location.uri)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nearest
 from cyclegan.locks import one_at_a_time
 from tracking import run_lookup, views
@@ -18,6 +19,7 @@ from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
 from tracking.run import Run
 from tracking.run_lookup import MADE_AS, PARENT, ExperimentInfo, RunInfo, equal, hint
+from tracking.schema import explained
 from tracking.views import View
 
 if TYPE_CHECKING:
@@ -62,9 +64,12 @@ class Store:
             MovedStore(location).adopt()
         from mlflow import MlflowClient
 
-        with translated(f"{location}: the tracking store can't be used"):
-            client = MlflowClient(location.uri, location.uri)
-            client.search_experiments(max_results=1)
+        try:
+            with translated(f"{location}: the tracking store can't be used"):
+                client = MlflowClient(location.uri, location.uri)
+                client.search_experiments(max_results=1)
+        except CycleGANError as error:
+            raise explained(location, error) from error
         return cls(location, client)
 
     # -- experiments --------------------------------------------------------------------------
@@ -313,7 +318,9 @@ class Store:
         """Return the address of the run in a browser; None if no server is known."""
         if not self.location.is_server:
             return None
-        return views.run_link(self.uri, self._get(run_id).info.experiment_id, run_id)
+        return views.run_link(
+            without_secrets(self.uri), self._get(run_id).info.experiment_id, run_id
+        )
 
     def _get(self, run_id: str) -> MlflowRun:
         from mlflow.exceptions import MlflowException
