@@ -20,13 +20,14 @@ This is built on `fcntl` and not on the package `filelock`, which PyTorch brings
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from cyclegan.errors import BusyError
+from cyclegan.errors import BusyError, CycleGANError
 
 
 class FileLock:
@@ -47,12 +48,13 @@ class FileLock:
         The file is made if it does not exist. If its holder removes it, it is made anew, with its
         folder.
 
-        Errors: `OSError` if the file can't be opened or locked.
+        Errors: `OSError` if the file can't be opened or locked, `CycleGANError` if its file system
+        has no locks.
         """
         while True:
             with contextlib.ExitStack() as stack:
                 file = stack.enter_context(self.path.open("a"))
-                if not _lock(file, wait=wait):
+                if not _lock(file, self.path, wait=wait):
                     return False
                 if _is_at(file, self.path):
                     stack.pop_all()
@@ -103,7 +105,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as handle:
-        if not _lock(handle, wait=False):
+        if not _lock(handle, path, wait=False):
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
             raise BusyError(f"{what} is in use by process {owner}; wait for it or stop it first")
@@ -121,10 +123,10 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     If the folder does not exist or can't be locked, hold nothing.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, CycleGANError):
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            _lock(descriptor, wait=True)
+            _lock(descriptor, folder, wait=True)
         yield
 
 
@@ -132,17 +134,33 @@ def is_free(path: Path) -> bool:
     """Return True if no process holds the lock file `path`, or if it does not exist."""
     try:
         with path.open() as handle:
-            return _lock(handle, wait=False)
+            return _lock(handle, path, wait=False)
     except FileNotFoundError:
         return True
 
 
-def _lock(file: int | IO[str], *, wait: bool) -> bool:
-    """Lock an open file until it is closed; without `wait` return False if it is locked already."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Answers of file systems without locks: Lustre without the option `flock`, some FUSE and NFS."""
+
+
+def _lock(file: int | IO[str], path: Path, *, wait: bool) -> bool:
+    """Lock an open file until it is closed; without `wait` return False if it is locked already.
+
+    Errors: `CycleGANError` if its file system has no locks. A file that only stands for a lock
+    would be no way out: a killed process would leave it, and SQLite needs locks as well.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise CycleGANError(
+            f"{path.parent}: its file system has no file locks ({error.strerror}), and without "
+            "them two processes could destroy each other's data; have it mounted with locks "
+            "(Lustre: option flock), or move the project to another disk"
+        ) from error
     return True
 
 

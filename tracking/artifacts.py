@@ -12,13 +12,15 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import CycleGANError
 from cyclegan.files import replacing
 from tracking.database import Location
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 REQUESTS = 200
 """Most listings requested from a server for one run, one per folder; else its size is unknown."""
 _FOLDER = "artifacts"
+_HALF_WRITTEN = re.compile(r"\.artifact\.uploading\..+|\..+\.\d+\.[0-9a-f]{8}\.part")
+"""Names that MLflow and `cyclegan.files.replacing` give to files until they are whole."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -92,11 +96,11 @@ class Artifacts:
     def _elsewhere(self) -> str | None:
         uri = self.run.artifact_uri
         if not uri.startswith("mlflow-artifacts:"):
-            return f"its files lie in {uri}, which can't be freed from here"
+            return f"its files lie in {without_secrets(uri)}, which can't be freed from here"
         if not self._location.is_server:
             return "its files lie behind an MLflow server; name it with --tracking-uri http://..."
         if not urlsplit(uri).path.rstrip("/").endswith(f"/{self.run.id}/{_FOLDER}"):
-            return f"its files lie in {uri}, which is not a folder of its own"
+            return f"its files lie in {without_secrets(uri)}, which is not a folder of its own"
         return None
 
     def remove(self, wanted: Callable[[str], bool] | None = None) -> int:
@@ -127,7 +131,8 @@ class Artifacts:
     def _repository(self) -> ArtifactRepository:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with translated(f"its files in {self.run.artifact_uri} can't be reached"):
+        shown = without_secrets(self.run.artifact_uri)
+        with translated(f"its files in {shown} can't be reached"):
             return get_artifact_repository(self.run.artifact_uri, self._location.uri)
 
 
@@ -182,6 +187,17 @@ def walk(folder: Path) -> Iterator[Artifact]:
             yield Artifact(
                 path=path.relative_to(folder).as_posix(), bytes=0 if known else status.st_size
             )
+
+
+def half_written(folder: Path, *, quiet_seconds: float = 0) -> list[Path]:
+    """Return the files below `folder` that were not finished, and not written to for a while."""
+    before = time.time() - quiet_seconds
+    return sorted(
+        folder / file.path
+        for file in walk(folder)
+        if _HALF_WRITTEN.fullmatch(PurePosixPath(file.path).name)
+        and (folder / file.path).lstat().st_mtime <= before
+    )
 
 
 def orphans(root: Path, owners: Callable[[], Sequence[str]]) -> list[tuple[Path, int]]:

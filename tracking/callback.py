@@ -18,13 +18,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
 from tracking.cycle_volumes import FOLDER, CycleVolumes
-from tracking.downsampling import Sample, interpolate, mean_row, row_values, spans
+from tracking.downsampling import Sample, interpolate, mean_row, merge, row_values, spans
 from tracking.outbox import records
 from tracking.outbox.writer import INTERVAL, BackgroundWriter
 from tracking.params import compared
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cyclegan.history import Row
     from cyclegan.trainer import Trainer
     from cyclegan.validation import ValidationReport
+    from tracking.past_training import PastTraining
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +104,7 @@ class TrackingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Log configuration and origin; find out what the store has already."""
-        self._stored = self._tracker.last_iteration()
-        for iteration, values in self._unsent.items():
-            self._extra[iteration].update(values)
-        self.every = self.every or trainer.config.log_every
+        self._ask_store(trainer)
         old = [row for row in trainer.history.rows() if row.iteration <= self._stored]
         self._nonfinite_of(old)
         self._pictures = self._tracker.image_steps(CYCLE_PICTURES)
@@ -185,13 +183,24 @@ class TrackingCallback(Callback):
         self._tracker.put(end)
         self._tracker.close()
 
+    def catch_up(self, past: PastTraining, result: TrainResult) -> None:
+        """Write what the store lacks of a training that has ended, and its status."""
+        trainer = cast("Trainer", past)
+        self.load_state_dict(past.callbacks.get(self.name, {}))
+        self._ask_store(trainer)
+        self._evidence.start(trainer, set())
+        self._in_force, self._time = self._evidence.initial, self._clock()
+        status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
+        self._finish(trainer, status, result.outcome, result.reason, result)
+        self.close()
+
     def settle(self) -> bool:
         """Wait until all that was collected is stored; return False if the store is away."""
         return self._tracker.drain()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the store does not have yet, and what the trainer forgets of its past."""
-        unsent = {sample.iteration: dict(sample.values) for sample in self._tracker.unsent()}
+        unsent = {s.iteration: dict(s.values) for s in merge(self._tracker.unsent())}
         for iteration, values in self._extra.items():
             unsent.setdefault(iteration, {}).update(values)
         return {**self._evidence.state_dict(), "unsent": unsent}
@@ -202,6 +211,13 @@ class TrackingCallback(Callback):
         self._unsent = dict(state.get("unsent", {}))
 
     # -- from the trainer to the tracker --------------------------------------------------------
+
+    def _ask_store(self, trainer: Trainer) -> None:
+        """Find out what the store has already, and take over what it lacked in the checkpoint."""
+        self._stored = self._tracker.last_iteration()
+        for iteration, values in self._unsent.items():
+            self._extra[iteration].update(values)
+        self.every = self.every or trainer.config.log_every
 
     def _picture(self, images: Mapping[str, Tensor], iteration: int) -> None:
         if self.images and iteration not in self._pictures:
@@ -310,4 +326,5 @@ class TrackingCallback(Callback):
         except RuntimeError as error:  # a GPU that failed keeps the metrics that wait on it
             log.warning("run %s: the last metrics are lost: %s", self._tracker.name, error)
         self._tracker.put(records.Tags({"outcome": outcome}))
-        self._end = result, records.End(status, " ".join(reason.split()))
+        at_ms = round(1000 * self._clock())
+        self._end = result, records.End(status, " ".join(reason.split()), at_ms)

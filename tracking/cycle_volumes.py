@@ -11,8 +11,6 @@ first, then volumes are cropped around their centre.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -58,25 +56,19 @@ class CycleVolume:
         return f"cycle_{self.about['iteration']:08d}"
 
     def write(self, run: Run) -> None:  # noqa: D102
-        with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
-            volume, page = (Path(folder) / f"{self._name}{end}" for end in (".h5", ".html"))
-            write_cycle(volume, self.images, {**self.about, "run_id": run.id}, self.voxel_size_A)
-            run.log_file(volume, FOLDER)
+        with run.new_artifact(f"{FOLDER}/{self._name}.h5") as path:
+            write_cycle(path, self.images, {**self.about, "run_id": run.id}, self.voxel_size_A)
+        with run.new_artifact(f"{PAGES}/{self._name}.html") as path:
             write_viewer(
-                page,
+                path,
                 cycle_layers(self.images, voxel_size_A=self.voxel_size_A),
                 title=f"{self.about['run']}, iteration {self.about['iteration']}",
                 note=f"Step {self.about['step']}, score {self.about['score']:.2f}. Intensities are "
                 "standardised. A fixed validation patch: the same in every report and trial.",
             )
-            run.log_file(page, PAGES)
 
     def pack(self, bulk: Path) -> dict[str, Any]:  # noqa: D102
-        # h5py asks for a name of its own; the bulk's place is not ours to choose.
-        with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
-            path = Path(folder) / "cycle.h5"
-            write_cycle(path, self.images, self.about, self.voxel_size_A)
-            shutil.copyfile(path, bulk)
+        write_cycle(bulk, self.images, self.about, self.voxel_size_A)
         return {"about": dict(self.about), "voxel_size_A": self.voxel_size_A}
 
     @classmethod

@@ -13,11 +13,13 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import CycleGANError, UsageError
 from cyclegan.locks import waiting_for
-from tracking.errors import first_line, hide_password, translated
+from tracking.errors import first_line, translated
+from tracking.schema import check_version
 
 DATABASE_NAME = "mlflow.db"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
@@ -49,7 +51,7 @@ class Location:
         return mlruns / "journal"
 
     def __str__(self) -> str:
-        return str(self.database) if self.database else hide_password(self.uri)
+        return str(self.database) if self.database else without_secrets(self.uri)
 
 
 def project_root() -> Path:
@@ -76,13 +78,15 @@ def locate(tracking_uri: str | None = None) -> Location:
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in _SCHEMES:
         raise UsageError(
-            f"tracking URI '{hide_password(uri)}' is not the address of a store; give "
+            f"tracking URI '{without_secrets(uri)}' is not the address of a store; give "
             "sqlite:///path/mlflow.db, postgresql://user@host/database or http://host:port"
         )
     if scheme == "sqlite":
-        path = uri.partition("://")[2].removeprefix("/").partition("?")[0]
+        path = unquote(uri.partition("://")[2].removeprefix("/").partition("?")[0])
         if not path or path == ":memory:":
-            raise UsageError(f"tracking URI '{uri}' names no file; give sqlite:///path/mlflow.db")
+            raise UsageError(
+                f"tracking URI '{without_secrets(uri)}' names no file; give sqlite:///path/mlflow.db"
+            )
         return _embedded(Path.cwd() / path)
     if scheme in ("http", "https"):
         return Location(uri.rstrip("/"), None, None)
@@ -91,7 +95,18 @@ def locate(tracking_uri: str | None = None) -> Location:
 
 def _embedded(database: Path) -> Location:
     artifacts = database.parent / "artifacts"
-    return Location(f"sqlite:///{database}", artifacts.as_uri(), database)
+    return Location(_sqlite_uri(database), artifacts.as_uri(), database)
+
+
+def _sqlite_uri(database: Path) -> str:
+    """Return the address of a file; in an address `?` begins options and `%` a character's code.
+
+    The name of a driver in it does not change anything, except that MLflow then makes no folder
+    that is named like the address.
+    """
+    path = str(database)
+    quoted = path.replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}" if quoted == path else f"sqlite+pysqlite:///{quoted}"
 
 
 def ensure(location: Location) -> None:
@@ -107,7 +122,7 @@ def ensure(location: Location) -> None:
         with _locked(location.database):
             if not location.database.exists():
                 _create(location, location.database)
-    _check_file(location.database)
+    check_version(location, _check_file(location.database))
 
 
 def _create(location: Location, database: Path) -> None:
@@ -117,8 +132,9 @@ def _create(location: Location, database: Path) -> None:
     temporary = database.with_name(f".{database.name}.{os.getpid()}.part")
     try:
         with translated(f"{database}: a new tracking database can't be made"):
-            uri = f"sqlite:///{temporary}"
-            store = SqlAlchemyStore(uri, location.artifacts)  # type: ignore[no-untyped-call]
+            store = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+                _sqlite_uri(temporary), location.artifacts
+            )
             store.engine.dispose()
             temporary.replace(database)
     finally:
@@ -139,14 +155,19 @@ def _locked(database: Path) -> Iterator[None]:
         yield
 
 
-def _check_file(database: Path) -> None:
+def _check_file(database: Path) -> str:
+    """Return the version of the tables. Errors: `CycleGANError` if the file can't be used."""
     # MLflow's own connection retries a file it can't open for more than a minute.
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            query = "SELECT version_num FROM alembic_version"
+            version = connection.execute(query).fetchone() if "alembic_version" in tables else None
     except sqlite3.OperationalError as error:
+        locked = "locked" in str(error)
+        remedy = "wait for the program that writes to it" if locked else "check its permissions"
         raise CycleGANError(
-            f"{database}: the tracking database can't be opened: {error}; check its permissions"
+            f"{database}: the tracking database can't be opened: {error}; {remedy}"
         ) from error
     except sqlite3.DatabaseError as error:
         raise CycleGANError(
@@ -157,15 +178,21 @@ def _check_file(database: Path) -> None:
         raise CycleGANError(
             f"{database}: this is not an MLflow tracking database; name another with --tracking-uri"
         )
+    return str(version[0]) if version else ""
 
 
 def _reach(location: Location) -> None:
-    parts = urlsplit(location.uri)
-    scheme = parts.scheme.partition("+")[0]
-    host = parts.hostname
+    try:
+        parts = urlsplit(location.uri)
+        scheme = parts.scheme.partition("+")[0]
+        host, port = parts.hostname, parts.port or _PORTS[scheme]
+    except ValueError as error:
+        raise UsageError(
+            f"tracking URI '{location}' can't be read; in a password write %2F for /, %3F for ?, "
+            "%23 for # and %40 for @"
+        ) from error
     if host is None:  # a database on this machine's socket
         return
-    port = parts.port or _PORTS[scheme]
     try:
         socket.create_connection((host, port), timeout=_PATIENCE).close()
     except OSError as error:

@@ -6,12 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import CycleGANError
-
-
-def hide_password(uri: str) -> str:
-    """Return `uri` without its password, for messages and logs."""
-    return re.sub(r"://([^/:@]*):[^@/]*@", r"://\1:***@", uri)
 
 
 def first_line(error: BaseException) -> str:
@@ -22,9 +18,14 @@ def first_line(error: BaseException) -> str:
             r"Read timed out|Connection refused|too many 5\d\d|[A-Z]\w+Error", str(error)
         )
         what = f" ({reason[0].lower()})" if reason else ""
-        return hide_password(f"{address[1] if address else 'the server'} does not answer{what}")
+        return hidden(f"{address[1] if address else 'the server'} does not answer{what}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return hide_password(lines[0][:300]) if lines else type(error).__name__
+    return hidden(lines[0])[:300] if lines else type(error).__name__
+
+
+def hidden(text: str) -> str:
+    """Return `text` without the passwords of the addresses in it."""
+    return re.sub(r"\w[\w+.-]*://\S+", lambda found: without_secrets(found[0]), text)
 
 
 @contextlib.contextmanager

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import CycleGANError, DataError, UsageError, nearest
 from tracking.errors import translated
+from tracking.run_lookup import MADE_AS, equal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.entities.model_registry import RegisteredModel
 
     from tracking.run import Run
 
@@ -35,7 +37,7 @@ class ModelVersion:
     """A registered generator."""
 
     model: str
-    """Name of the registered model, the same as its study's."""
+    """Name of the registered model: its study's, unless somebody renamed it."""
     version: int
     run_id: str
     source: str
@@ -93,10 +95,10 @@ class Registry:
         run.log_file(generator, folder)
         own = {_SCORE: repr(float(score)), _DIGEST: digest, _PATH: f"{folder}/{generator.name}"}
         with translated(f"{self._where}: model '{model}' can't be registered"):
-            self._make_model(model)
+            present = self._make_model(model)
             root = str(self._client.get_run(run.id).info.artifact_uri)
             made = self._client.create_model_version(
-                model,
+                present,
                 source=f"{root}/{folder}",
                 run_id=run.id,
                 tags=own | {key: str(value) for key, value in tags.items()},
@@ -122,16 +124,20 @@ class Registry:
             for name, value in tags.items():
                 self._client.set_model_version_tag(version.model, str(version.version), name, value)
 
-    def _make_model(self, model: str) -> None:
+    def _make_model(self, model: str) -> str:
+        """Make the registered model for a study, if it is missing; return its present name."""
         from mlflow.exceptions import MlflowException
 
+        present = self._present_name(model)
         try:
             self._client.create_registered_model(
-                model, description=f"Generators of promoted trials of the study `{model}`."
+                present, description=f"Generators of promoted trials of the study `{model}`."
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        self._client.set_registered_model_tag(present, MADE_AS, model)
+        return present
 
     def challenge(self, version: ModelVersion) -> Challenge:
         """Make `version` champion if there is none, or if its score is above the champion's.
@@ -151,14 +157,15 @@ class Registry:
 
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of `model`, newest first; none if there is no such model."""
+        present = self._present_name(model)
         with translated(f"{self._where}: the versions of model '{model}' can't be listed"):
             found: list[MlflowVersion] = []
             token: str | None = None
             while True:
                 page = self._client.search_model_versions(
-                    f"name = '{model}'", max_results=1000, page_token=token
+                    equal("name", present) or None, max_results=1000, page_token=token
                 )
-                found += page
+                found += [version for version in page if version.name == present]
                 token = page.token
                 if not token:
                     break
@@ -182,11 +189,12 @@ class Registry:
 
     def holder(self, model: str, alias: str = CHAMPION) -> ModelVersion | None:
         """Return the version of `model` with that alias, or None."""
-        number = self._aliases().get(model, {}).get(alias)
+        present = self._present_name(model)
+        number = self._aliases().get(present, {}).get(alias)
         if number is None:
             return None
         with translated(f"{self._where}: {model}@{alias} can't be read"):
-            return _version(self._client.get_model_version(model, str(number)))
+            return _version(self._client.get_model_version(present, str(number)))
 
     def find(self, name: str) -> ModelVersion:
         """Return the version that `champion`, `STUDY@champion`, `STUDY@ALIAS` or `STUDY@3` means.
@@ -197,6 +205,7 @@ class Registry:
         if name == CHAMPION:
             return self._only_champion(aliases)
         model, _, which = name.partition("@")
+        model = self._present_name(model)
         if model not in aliases:
             known = nearest(model, aliases) if aliases else "none has been promoted yet"
             raise DataError(f"no model '{model}' is registered in {self._where}; {known}")
@@ -228,13 +237,23 @@ class Registry:
 
     def _aliases(self) -> dict[str, dict[str, int]]:
         """Return every registered model with its aliases and their versions."""
+        return {
+            model.name: {alias: int(version) for alias, version in dict(model.aliases).items()}
+            for model in self._models()
+        }
+
+    def _present_name(self, model: str) -> str:
+        """Return what the model made for the study `model` is called now; `model` if none was."""
+        made = (m.name for m in self._models() if m.tags.get(MADE_AS) == model)
+        return str(next(made, model))
+
+    def _models(self) -> list[RegisteredModel]:
         with translated(f"{self._where}: the registered models can't be listed"):
-            found: dict[str, dict[str, int]] = {}
+            found: list[RegisteredModel] = []
             token: str | None = None
             while True:
                 page = self._client.search_registered_models(max_results=1000, page_token=token)
-                for model in page:
-                    found[model.name] = {a: int(v) for a, v in dict(model.aliases).items()}
+                found += page
                 token = page.token
                 if not token:
                     return found

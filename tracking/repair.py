@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cyclegan.errors import CycleGANError
+from tracking.artifacts import half_written
 from tracking.outbox.delivery import deliver_waiting, log
 from tracking.process import PROCESS, is_alive
+from tracking.scratch import remove_dead_scratch
 
 if TYPE_CHECKING:
     from tracking.run_lookup import RunInfo
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 def tidy(store: Store, say: Callable[[str], None]) -> None:
     """Deliver waiting outboxes and end the runs of dead processes; `say` each thing done.
 
+    The temporary files of dead processes go without a word.
+
     A store that fails here is no reason not to start: a warning says so.
     """
+    remove_dead_scratch()
     try:
         for delivery in deliver_waiting(store):
             say(str(delivery))
@@ -35,8 +40,16 @@ def close_dead_runs(store: Store) -> list[RunInfo]:
     """
     gone = [r for r, alive in dead_runs(store) if alive is False and r.tags.get("kind") != "study"]
     for run in gone:
-        store.run(run.id).finish("KILLED", DIED)
+        close_dead_run(store, run)
     return gone
+
+
+def close_dead_run(store: Store, run: RunInfo) -> None:
+    """Make a run KILLED whose process is gone, and remove the files that it left half written."""
+    store.run(run.id).finish("KILLED", DIED)
+    folder = store.artifacts(run).folder
+    for path in half_written(folder) if folder else ():
+        path.unlink(missing_ok=True)
 
 
 def dead_runs(store: Store) -> list[tuple[RunInfo, bool | None]]:

@@ -62,6 +62,11 @@ class RollbackEvidence:
             self._initial = first.flat()
         self._concluded = {i for i, event in enumerate(trainer.rollbacks) if event.outcome}
 
+    @property
+    def initial(self) -> dict[str, float]:
+        """The hyperparameters of the start."""
+        return dict(self._initial)
+
     def validated(self, report: ValidationReport) -> None:
         """Keep the score: a discarded one, too."""
         self._scores.append(ValidationScore(report.iteration, report.score, report.gate is None))

@@ -9,21 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.errors import DataError, nearest
+from cyclegan.files import replacing, write_text
 from cyclegan.numbers import only_finite
 from tracking import params as parameters
+from tracking.artifacts import local_folder
 from tracking.downsampling import Sample, batches, merge, metric_name
 from tracking.errors import translated
+from tracking.scratch import scratch_folder, temporary_folder
 from tracking.views import link_between_runs
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ class Run:
         self.name = name
         self.experiment_id = experiment_id
         self._client = client
-        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+        self._downloads: Path | None = None
+        self._folder: Path | None = None
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -164,17 +167,33 @@ class Run:
 
     def log_text(self, text: str, name: str) -> None:
         """Write `text` as the artifact `name`, replacing an earlier one."""
-        with self._writing(name):
-            self._client.log_text(self.id, text, name)
+        with self.new_artifact(name) as path:
+            write_text(path, text)
 
     def log_file(self, path: Path, folder: str = "", name: str = "") -> None:
         """Copy a file among the artifacts, into `folder`, under its own or another `name`."""
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-        with self._writing(path.name), tempfile.TemporaryDirectory(prefix="cyclegan-") as other:
-            if name not in ("", path.name):  # MLflow takes the file's own name
-                path = Path(shutil.copyfile(path, Path(other) / name))
-            self._client.log_artifact(self.id, str(path), folder or None)
+        artifact = str(PurePosixPath(folder) / (name or path.name))
+        with self.new_artifact(artifact) as target, replacing(target) as temporary:
+            shutil.copyfile(path, temporary)
+
+    @contextlib.contextmanager
+    def new_artifact(self, name: str) -> Iterator[Path]:
+        """Yield a path for the artifact `name`, which is stored when the block ends.
+
+        On this machine it is the artifact's own place: the block must leave a whole file or none
+        there, as `cyclegan.files.replacing` does. For a server it is a temporary file.
+        """
+        folder, _, file = name.rpartition("/")
+        with self._writing(name):
+            here = self._folder_here()
+            if here is not None:
+                yield here / name
+                return
+            with temporary_folder() as temporary:
+                yield temporary / file
+                self._client.log_artifact(self.id, str(temporary / file), folder or None)
 
     def log_inputs(self, inputs: Sequence[DatasetInput]) -> None:
         """Say which datasets the run reads; one that is known already stays as it is."""
@@ -250,7 +269,8 @@ class Run:
     def artifact_path(self, name: str) -> Path:
         """A local path of the artifact file or folder `name`, to be read only.
 
-        One that lies on a server is fetched; the copy lives as long as this object.
+        One on this machine is not copied. One behind a server is fetched, and its copy is removed
+        when this process ends (`tracking.scratch`).
 
         Errors: `DataError` if there is none, with the nearest one.
         """
@@ -260,16 +280,18 @@ class Run:
             if name not in there:
                 hint = nearest(name, there) if there else "it has none"
                 raise DataError(f"run {self.name} ({self.id}) has no artifact '{name}'; {hint}")
-            folder = None if self._is_local() else self._download_folder()
-            return Path(self._client.download_artifacts(self.id, name, folder))
+            here = self._folder_here()
+            if here is not None:
+                return here / name
+            if self._downloads is None:
+                self._downloads = scratch_folder()
+            return Path(self._client.download_artifacts(self.id, name, str(self._downloads)))
 
-    def _download_folder(self) -> str:
-        if self._downloads is None:
-            self._downloads = tempfile.TemporaryDirectory(prefix="cyclegan-artifacts-")
-        return self._downloads.name
-
-    def _is_local(self) -> bool:
-        return str(self._read().info.artifact_uri).startswith(("file:", "/"))
+    def _folder_here(self) -> Path | None:
+        """Return the folder of its artifacts on this machine; None if they lie elsewhere."""
+        if self._folder is None:
+            self._folder = local_folder(self.location, str(self._read().info.artifact_uri))
+        return self._folder
 
     def _read(self) -> MlflowRun:
         with translated(f"run {self.name} ({self.id}) can't be read from the store"):

@@ -10,6 +10,8 @@ from cyclegan.errors import nearest
 
 PARENT = "mlflow.parentRunId"
 """Tag with the id of a run's parent."""
+MADE_AS = "cyclegan.name"
+"""Tag of experiments and models with the name they were made for; people may rename them."""
 _NAMES_SHOWN = 10
 
 
@@ -19,7 +21,14 @@ class ExperimentInfo:
 
     id: str
     name: str
+    """The name that MLflow's interface shows now."""
     tags: Mapping[str, str]
+    deleted: bool = False
+
+    @property
+    def made_as(self) -> str:
+        """The name it was made for, such as that of its study."""
+        return self.tags.get(MADE_AS, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,12 @@ class RunInfo:
         return self.tags.get(PARENT)
 
 
+def called(name: str, experiments: Sequence[ExperimentInfo]) -> ExperimentInfo | None:
+    """Return the experiment made for `name`, else the one that is called so now, or None."""
+    made = (each for each in experiments if each.made_as == name)
+    return next(made, next((each for each in experiments if each.name == name), None))
+
+
 def hint(name: str, runs: Sequence[RunInfo]) -> str:
     """Return the end of a message about the unknown run `name`; `runs` has the newest first."""
     names = list(dict.fromkeys(run.name for run in runs))
@@ -71,7 +86,7 @@ SHORTEST = 6
 
 
 _ID = re.compile(rf"[0-9a-f]{{{SHORTEST},32}}")
-_TRIAL = re.compile(r"(?P<study>.+):(?P<trial>\d{1,9})")
+_TRIAL = re.compile(r"(?P<study>.+):(?P<trial>\d{1,9})", re.DOTALL)
 
 
 def matching(text: str, search: Callable[[str], list[RunInfo]]) -> list[RunInfo]:
@@ -80,17 +95,39 @@ def matching(text: str, search: Callable[[str], list[RunInfo]]) -> list[RunInfo]
     Several runs may have the same name. A study has several runs of one trial if the first was
     lost.
     """
-    filters = [f"attributes.run_name = {quoted(text)}"]
+    conditions = [Condition(equal("attributes.run_name", text), lambda run: run.name == text)]
     trial = _TRIAL.fullmatch(text)
     if trial:
-        study, number = quoted(trial["study"]), int(trial["trial"])
-        filters.append(f"tags.study = {study} and tags.trial = '{number}' and tags.kind = 'trial'")
+        study, number = trial["study"], int(trial["trial"])
+        numbered = f"tags.trial = '{number}' and tags.kind = 'trial'"
+        clauses = " and ".join(filter(None, [equal("tags.study", study), numbered]))
+        conditions.append(Condition(clauses, lambda run: run.tags.get("study") == study))
     if _ID.fullmatch(text):
         if len(text) == 32:
-            filters.insert(0, f"attributes.run_id = '{text}'")
+            conditions.insert(0, Condition(f"attributes.run_id = '{text}'"))
         else:
-            filters.append(f"attributes.run_id LIKE '{text}%'")
-    return next((found for found in map(search, filters) if found), [])
+            conditions.append(Condition(f"attributes.run_id LIKE '{text}%'"))
+    for condition in conditions:
+        found = [run for run in search(condition.filter) if condition.holds(run)]
+        if found:
+            return found
+    return []
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on runs: what MLflow's search syntax can say of it, and the whole of it."""
+
+    filter: str
+    holds: Callable[[RunInfo], bool] = lambda run: True
+
+
+def equal(key: str, text: str) -> str:
+    """Return the clause `key = text` in MLflow's search syntax; empty if it can't express that.
+
+    The syntax has no escape character: such a text must be compared here.
+    """
+    return f"{key} = '{text}'" if not set(text) & set("'\"\\") and text.isprintable() else ""
 
 
 def newest(found: list[RunInfo]) -> RunInfo:
@@ -101,8 +138,3 @@ def newest(found: list[RunInfo]) -> RunInfo:
 def several_ids(text: str, found: list[RunInfo]) -> bool:
     """Return True if `text` is the beginning of several ids rather than a name of several runs."""
     return len(found) > 1 and all(run.id.startswith(text) and run.name != text for run in found)
-
-
-def quoted(text: str) -> str:
-    """Return `text` as a value in MLflow's search syntax, which has no escape character."""
-    return f'"{text}"' if "'" in text else f"'{text}'"

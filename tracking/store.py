@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nearest
 from cyclegan.locks import one_at_a_time
 from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
 from tracking.database import Location, ensure, locate, project_root
 from tracking.errors import translated
+from tracking.moved import MovedStore
 from tracking.process import PROCESS, is_alive, this_process
 from tracking.registry import Registry
 from tracking.run import Run
-from tracking.run_lookup import PARENT, ExperimentInfo, RunInfo, hint, quoted
+from tracking.run_lookup import MADE_AS, PARENT, ExperimentInfo, RunInfo, equal, hint
+from tracking.schema import explained
 from tracking.views import View
 
 if TYPE_CHECKING:
@@ -48,47 +52,79 @@ class Store:
         """Open the store `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
 
         The project's own is `mlruns/mlflow.db` below `project_root()`, with files in
-        `mlruns/artifacts`; it is created if it is missing.
+        `mlruns/artifacts`; it is created if it is missing, and adopted if it was moved
+        (`tracking.moved`).
 
         Errors: `UsageError` for an address of an unknown kind, `CycleGANError` if the store can't
         be reached or its file is damaged.
         """
         location = locate(tracking_uri)
         ensure(location)
+        if location.database is not None:
+            MovedStore(location).adopt()
         from mlflow import MlflowClient
 
-        with translated(f"{location}: the tracking store can't be used"):
-            client = MlflowClient(location.uri, location.uri)
-            client.search_experiments(max_results=1)
+        try:
+            with translated(f"{location}: the tracking store can't be used"):
+                client = MlflowClient(location.uri, location.uri)
+                client.search_experiments(max_results=1)
+        except CycleGANError as error:
+            raise explained(location, error) from error
         return cls(location, client)
 
     # -- experiments --------------------------------------------------------------------------
 
     def experiment(self, name: str, note: str = "") -> str:
-        """Return the id of the experiment `name`, created if needed; `note` is shown above it."""
+        """Return the id of the experiment made for `name`, created if needed.
+
+        It is found even if somebody renamed it. `note` is shown above it.
+        """
         from mlflow.exceptions import MlflowException
 
         with translated(f"{self.location}: experiment '{name}' can't be opened"):
-            found = self.client.get_experiment_by_name(name)
+            found = run_lookup.called(name, self.experiments("all"))
             if found is None:
                 try:
                     return self._create_experiment(name, note)
                 except MlflowException:  # another process made it just now
-                    found = self.client.get_experiment_by_name(name)
+                    found = run_lookup.called(name, self.experiments("all"))
                     if found is None:
                         raise
-            if found.lifecycle_stage == "deleted":
+            if found.deleted:
                 raise CycleGANError(
                     f"experiment '{name}' was deleted; choose another name or bring it back: "
-                    f"mlflow experiments restore --experiment-id {found.experiment_id}"
+                    f"mlflow experiments restore --experiment-id {found.id}"
                 )
-            if note and found.tags.get(_NOTE) != note:
-                self.client.set_experiment_tag(found.experiment_id, _NOTE, note)
-            return str(found.experiment_id)
+            wanted = {MADE_AS: found.tags.get(MADE_AS, name)} | ({_NOTE: note} if note else {})
+            for key, value in wanted.items():
+                if found.tags.get(key) != value:
+                    self.client.set_experiment_tag(found.id, key, value)
+            return found.id
 
     def _create_experiment(self, name: str, note: str) -> str:
-        tags = {_NOTE: note} if note else {}
+        tags = {MADE_AS: name} | ({_NOTE: note} if note else {})
         return str(self.client.create_experiment(name, self.location.artifacts, tags))
+
+    def _experiment_of(self, run_id: str | None) -> str | None:
+        """Return the id of the experiment in which the run lies; None if there is no such run."""
+        with contextlib.suppress(DataError):
+            return str(self._get(run_id).info.experiment_id) if run_id else None
+        return None
+
+    def find_experiment(self, name: str, stage: Stage = "active") -> ExperimentInfo:
+        """Return the experiment that was made for `name`, else the one that is called so now.
+
+        Errors: `DataError` with the nearest names if there is none.
+        """
+        known = self.experiments(stage)
+        found = run_lookup.called(name, known)
+        if found is None:
+            names = [experiment.name for experiment in known]
+            raise DataError(
+                f"no experiment is called '{name}' in {self.location}; "
+                f"{nearest(name, names) if names else 'it has none'}"
+            )
+        return found
 
     def experiments(self, stage: Stage = "active") -> list[ExperimentInfo]:
         """Return all experiments that hold our runs, newest first.
@@ -108,7 +144,12 @@ class Store:
                 if not token:
                     break
         return [
-            ExperimentInfo(id=e.experiment_id, name=e.name, tags=dict(e.tags))
+            ExperimentInfo(
+                id=e.experiment_id,
+                name=e.name,
+                tags=dict(e.tags),
+                deleted=e.lifecycle_stage == "deleted",
+            )
             for e in found
             if e.experiment_id != "0"  # MLflow's own "Default", which we don't use
         ]
@@ -141,11 +182,12 @@ class Store:
         """Create a run with the status RUNNING.
 
         Args:
-            experiment: its name; created if needed.
+            experiment: the name of its experiment, created if needed; a run below another one is
+                in the experiment of that one.
             kind: `study`, `trial`, `confirm`, `promoted`, `train` or `enhance`; the tag `kind`.
             parent: id of the run below which the interface shows it.
         """
-        experiment_id = self.experiment(experiment)
+        experiment_id = self._experiment_of(parent) or self.experiment(experiment)
         own = {"kind": kind, "mlflow.source.name": f"cyclegan {kind}"}
         own |= {"mlflow.source.type": "LOCAL"} | ({PARENT: parent} if parent else {})
         own |= {PROCESS: this_process()}
@@ -233,12 +275,7 @@ class Store:
             "all": ViewType.ALL,
         }[stage]
         names = self._experiment_names(stage)
-        wanted = [key for key, name in names.items() if experiment in (None, name)]
-        if experiment is not None and not wanted:
-            raise DataError(
-                f"no experiment is called '{experiment}' in {self.location}; "
-                f"{nearest(experiment, names.values()) if names else 'it has none'}"
-            )
+        wanted = list(names) if experiment is None else [self.find_experiment(experiment, stage).id]
         found: list[MlflowRun] = []
         token: str | None = None
         with translated(f"{self.location}: the runs can't be searched"):
@@ -259,8 +296,8 @@ class Store:
 
     def tagged(self, tag: str, value: str) -> str | None:
         """Return the id of the newest run whose `tag`, a plain word, has this value, or None."""
-        found = self.search(filter=f"tags.{tag} = {quoted(value)}", limit=1)
-        return found[0].id if found else None
+        found = self.search(filter=equal(f"tags.{tag}", value))
+        return next((run.id for run in found if run.tags.get(tag) == value), None)
 
     def run_ids(self) -> set[str]:
         """Return the ids of all runs, including deleted ones and those of other programs."""
@@ -281,7 +318,9 @@ class Store:
         """Return the address of the run in a browser; None if no server is known."""
         if not self.location.is_server:
             return None
-        return views.run_link(self.uri, self._get(run_id).info.experiment_id, run_id)
+        return views.run_link(
+            without_secrets(self.uri), self._get(run_id).info.experiment_id, run_id
+        )
 
     def _get(self, run_id: str) -> MlflowRun:
         from mlflow.exceptions import MlflowException

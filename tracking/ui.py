@@ -22,6 +22,7 @@ from typing import IO
 from cyclegan.errors import CycleGANError, UsageError
 from tracking import exit_with_parent, views
 from tracking.database import child_environment
+from tracking.errors import hidden
 from tracking.store import Store
 
 START_TIMEOUT = 120.0
@@ -70,7 +71,7 @@ class Server:
         """Return the last line that it wrote."""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it printed nothing"
+        return hidden(lines[-1]) if lines else "it printed nothing"
 
 
 @contextlib.contextmanager

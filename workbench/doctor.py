@@ -22,14 +22,17 @@ from search.study.storage import JOURNAL, mend_journal
 from search.study.study import StudyHandle, known_studies, open_study, studies_folder
 from search.study.trials import Trial
 from tracking import project_root
+from tracking.artifacts import half_written
+from tracking.moved import MovedStore
 from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
-from tracking.repair import DIED, dead_runs
+from tracking.repair import DIED, close_dead_run, dead_runs
 from viz.units import count
+from workbench.catch_up import catch_up, ended_trainings, shortfall
 from workbench.output import Output
 
 if TYPE_CHECKING:
-    from tracking import RunInfo, Store
+    from tracking import Store
     from tracking.run import Status
 
 _STATUS: dict[str, Status] = {
@@ -60,13 +63,10 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     The exit code is 1 if a problem is left for a person to solve.
     """
     found = list(examine(store))
-    rows = []
+    rows, left = [], False
     for finding in found:
-        done = "left to you"
-        if finding.cure is not None:
-            done = "would be repaired" if dry_run else "repaired"
-            if not dry_run:
-                finding.cure()
+        done = "would be repaired" if dry_run and finding.cure else _repaired(finding)
+        left = left or done not in ("repaired", "would be repaired")
         rows.append(
             {
                 "subject": finding.subject,
@@ -79,8 +79,19 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     return Output(
         data=rows,
         text=text or "all is well: studies, MLflow and the disk agree",
-        exit_code=int(any(finding.cure is None for finding in found)),
+        exit_code=int(left),
     )
+
+
+def _repaired(finding: Problem) -> str:
+    """Repair a problem and return what came of it."""
+    if finding.cure is None:
+        return "left to you"
+    try:
+        finding.cure()
+    except CycleGANError as error:
+        return f"not repaired, {error}"
+    return "repaired"
 
 
 def examine(store: Store) -> Iterator[Problem]:
@@ -101,9 +112,14 @@ def examine(store: Store) -> Iterator[Problem]:
         for finding in _study(handle, store):
             reported.add(finding.run_id)
             yield finding
+    yield from _moved(store)
     yield from _undelivered(store)
+    for finding in _behind(store):
+        reported.add(finding.run_id)
+        yield finding
     yield from _dead_runs(store, reported)
     yield from _litter(project_root() / "results")
+    yield from _half_written(store)
 
 
 def _journal(folder: Path) -> Iterator[Problem]:
@@ -169,24 +185,38 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
     if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
         return  # between two leases right now
     wrong = run.status == "RUNNING" or (over and run.status != wanted)
-    if wrong or (over and run.tags.get("state", trial.state) != trial.state):
+    score = trial.score if trial.state == "complete" else None
+    unranked = score is not None and "score/value" not in run.metrics
+    if wrong or unranked or (over and run.tags.get("state", trial.state) != trial.state):
 
         def cure() -> None:
             found = store.run(run.id)
+            if score is not None and unranked:
+                found.log_metrics({"score/value": score}, trial.iteration)
             found.finish(wanted, trial.reason or DIED)
             if over:
                 found.set_tags({"state": trial.state})
 
         what = f"{trial.state} in Optuna" if over else "no worker trains it"
+        known = f"{run.status} in MLflow" + (", without its score" if unranked else "")
         yield Problem(
             subject=subject,
-            problem=f"{what}, {run.status} in MLflow (run {run.id})",
+            problem=f"{what}, {known} (run {run.id})",
             remedy=f"the run is set to {wanted} until the trial continues"
             if not over
             else f"the run is set to {wanted}, its tag state to {trial.state}",
             cure=cure,
             run_id=run.id,
         )
+
+
+def _moved(store: Store) -> Iterator[Problem]:
+    """Yield the old places of a moved store whose files it could not adopt when it was opened."""
+    if store.location.database is None:
+        return
+    for line in MovedStore(store.location).obstacles():
+        problem, _, remedy = line.removeprefix(f"{store.location}: ").partition("; ")
+        yield Problem(subject=str(store.location), problem=problem, remedy=remedy)
 
 
 def _undelivered(store: Store) -> Iterator[Problem]:
@@ -212,6 +242,20 @@ def _undelivered(store: Store) -> Iterator[Problem]:
         )
 
 
+def _behind(store: Store) -> Iterator[Problem]:
+    """Yield the ended trainings of which MLflow knows less than their checkpoints."""
+    for ended in ended_trainings(project_root() / "results"):
+        lacking = shortfall(store, ended)
+        if lacking is not None:
+            yield Problem(
+                subject=f"run {ended.run_id}",
+                problem=lacking,
+                remedy="the rest is read from the checkpoint and written to MLflow",
+                cure=partial(catch_up, store, ended),
+                run_id=ended.run_id,
+            )
+
+
 def _dead_runs(store: Store, reported: Collection[str]) -> Iterator[Problem]:
     """Yield the runs that MLflow shows as RUNNING although their process is gone."""
     for run, alive in dead_runs(store):
@@ -231,12 +275,8 @@ def _dead_runs(store: Store, reported: Collection[str]) -> Iterator[Problem]:
                 subject=subject,
                 problem="RUNNING in MLflow, but its process is gone",
                 remedy="the run is set to KILLED until it continues",
-                cure=_closing(store, run),
+                cure=partial(close_dead_run, store, run),
             )
-
-
-def _closing(store: Store, run: RunInfo) -> Callable[[], object]:
-    return lambda: store.run(run.id).finish("KILLED", DIED)
 
 
 def _litter(results: Path) -> Iterator[Problem]:
@@ -250,3 +290,16 @@ def _litter(results: Path) -> Iterator[Problem]:
                 remedy="it is removed; the file it was meant to replace is intact",
                 cure=path.unlink,
             )
+
+
+def _half_written(store: Store) -> Iterator[Problem]:
+    """Yield the half-written artifacts that nobody has written to for an hour."""
+    if store.location.database is None:
+        return
+    for path in half_written(store.location.database.parent / "artifacts", quiet_seconds=3600):
+        yield Problem(
+            subject=str(path),
+            problem="half-written by a process that is gone",
+            remedy="it is removed; the artifact is written again where its command goes on",
+            cure=partial(path.unlink, missing_ok=True),
+        )

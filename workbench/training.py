@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.checkpoints import newest_checkpoint
@@ -10,6 +11,7 @@ from cyclegan.errors import DataError
 from search.launch import SAVE_FOLDER, Job, LaunchResult, run_training
 from tracking import project_root
 from viz.console import Console
+from workbench.catch_up import catch_up, ended_training, shortfall
 from workbench.output import Output
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ INTERRUPTED = 130
 def train(config: Config, *, store: Store, console: Console, resume: bool = False) -> LaunchResult:
     """Train `config` in `results/<run_name>/`, tracked in `store`.
 
-    With `resume` the training continues from its newest checkpoint, if there is one.
+    With `resume` the training continues from its newest checkpoint, if there is one. If it has
+    ended, MLflow gets what it lacks of it.
 
     Errors: `DataError` if that folder holds a training and `resume` is off.
     """
@@ -36,7 +39,18 @@ def train(config: Config, *, store: Store, console: Console, resume: bool = Fals
     if resume and not there:  # killed before its first one, or never begun
         console.say(f"{folder} holds no checkpoint yet; starting at step 0")
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
-    return run_training(job, store=store, console=console)
+    finished = run_training(job, store=store, console=console)
+    if finished.reused:
+        _tell_the_rest(store, folder, console)
+    return finished
+
+
+def _tell_the_rest(store: Store, folder: Path, console: Console) -> None:
+    ended = ended_training(folder)
+    lacking = ended and shortfall(store, ended)
+    if ended and lacking:
+        catch_up(store, ended)
+        console.say(f"{lacking}; MLflow has the rest now")
 
 
 def output_of(config: Config, finished: LaunchResult) -> Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclegan.errors import BusyError
+from cyclegan.errors import BusyError, CycleGANError
 from cyclegan.locks import FileLock, at_once, exclusive, is_free, one_at_a_time, waiting_for
 
 HOLD = """
@@ -132,3 +133,25 @@ def test_asking_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.touch(0o444)
     assert is_free(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    path = tmp_path / "lock"
+    for hold in (
+        lambda: exclusive(path, "it").__enter__(),
+        lambda: waiting_for(path).__enter__(),
+        lambda: at_once(path, "busy").__enter__(),
+        lambda: is_free(path),
+    ):
+        with pytest.raises(CycleGANError, match="has no file locks") as caught:
+            hold()
+        assert str(caught.value).startswith(f"{tmp_path}: its file system")
+    with one_at_a_time(tmp_path):
+        pass

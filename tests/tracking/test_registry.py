@@ -27,6 +27,20 @@ def register(
     return store.registry.register(model, run, path, score=score, tags={"trial": 3})
 
 
+def test_a_renamed_model_stays_that_of_its_study(
+    store: Store, client: MlflowClient, run: Run, tmp_path: Path
+) -> None:
+    store.registry.challenge(register(store, run, tmp_path, b"one", 0.5)[0])
+    client.rename_registered_model("demo", "denoiser")
+    second, _ = register(store, run, tmp_path, b"two", 0.75)
+    assert second.label == "denoiser@2"
+    challenge = store.registry.challenge(second)
+    assert challenge.before is not None
+    assert challenge.before.label == "denoiser@1"
+    for name in ("demo@champion", "denoiser@champion", "demo@2"):
+        assert store.registry.find(name).label == second.label
+
+
 def test_the_same_file_is_registered_once_and_a_later_one_replaces_nothing(
     store: Store, run: Run, tmp_path: Path
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -8,13 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
 from tracking import Store, project_root, views
 from tracking.database import locate
-from tracking.errors import hide_password
+from tracking.schema import explained
 from tracking.views import CYCLE_PICTURES, trials_view
 
 
@@ -71,7 +75,7 @@ def test_what_is_no_address_is_refused(uri: str) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    shown = hide_password("postgresql://me:secret@host:5432/runs")
+    shown = without_secrets("postgresql://me:secret@host:5432/runs")
     assert "secret" not in shown
     assert "me" in shown
     assert "host:5432/runs" in shown
@@ -98,12 +102,86 @@ def test_a_damaged_database_is_told_in_one_line(tmp_path: Path, content: bytes) 
     assert (tmp_path / "mlflow.db").read_bytes() == content
 
 
-def test_a_database_of_another_version_is_told(database: Path) -> None:
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    with pytest.raises(CycleGANError, match="out-of-date") as caught:
-        Store.open(f"sqlite:///{database}")
-    assert "\n" not in str(caught.value)
+def test_a_database_of_another_version_is_told_with_the_way_out(database: Path) -> None:
+    for version, expected in (
+        ("ffffffffffff", r"a newer MLflow than the installed 3\..*pip install --upgrade mlflow"),
+        ("0a8213491aaa", rf"an older MLflow .* mlflow db upgrade sqlite:///{database}$"),
+    ):
+        with sqlite3.connect(database) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+        before = database.read_bytes()
+        with pytest.raises(CycleGANError, match=expected) as caught:
+            Store.open(f"sqlite:///{database}")
+        assert "\n" not in str(caught.value)
+        assert database.read_bytes() == before
+
+
+def test_what_mlflow_says_of_another_version_is_explained() -> None:
+    location = locate("postgresql://me:secret@host/runs")
+    error = CycleGANError("x: Detected out-of-date database schema (found version 0a8213491aaa, ")
+    text = str(explained(location, error))
+    assert text.endswith("mlflow db upgrade 'postgresql://me:***@host/runs'")
+    error = CycleGANError("Can't locate revision identified by 'ffffffffffff'")
+    assert "a newer MLflow" in str(explained(location, error))
+    assert explained(location, same := CycleGANError("something else")) is same
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b", "data #2", "100% CT", "50%25", "ü +&"])
+def test_any_name_of_a_folder_will_do(
+    name: str, tmp_path: Path, fresh_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    for room in ("studies", "mlruns"):
+        (folder / room).mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(fresh_database, folder / "mlruns")
+    store = Store.open()
+    run = store.create_run("study", "r", kind="train", params={}, tags={})
+    run.log_text("text", "note.txt")
+    run.log_image(np.zeros((4, 4), np.uint8), "Cycle/slices", 0)
+    assert Store.open(store.uri).location == store.location
+    assert run.artifact_path("note.txt").is_relative_to(folder / "mlruns" / "artifacts")
+    assert run.image_steps("Cycle/slices") == {0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert sorted(path.name for path in folder.iterdir()) == ["mlruns", "studies"]
+
+
+def test_a_new_store_is_made_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    location = Store.open(f"sqlite:///{tmp_path}/what%3F/a%2520b/mlflow.db").location
+    assert location.database == tmp_path / "what?" / "a%20b" / "mlflow.db"
+    assert location.database.is_file()
+
+
+def test_a_locked_database_is_not_a_matter_of_permissions(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.database._PATIENCE", 0.1)
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CycleGANError, match="locked; wait for the program") as caught:
+            Store.open(f"sqlite:///{database}")
+    assert "permission" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:sec/ret@127.0.0.1:1/runs",
+        "postgresql://127.0.0.1:1/runs?user=me&password=sec/ret",
+        "mysql+pymysql://me:sec/ret@127.0.0.1:1/runs",
+        "http://me:sec/ret@127.0.0.1:1",
+        "ftp://me:sec/ret@127.0.0.1:1",
+        "me:sec/ret@127.0.0.1:1",
+        "sqlite:///?password=sec/ret",
+    ],
+)
+def test_no_message_shows_a_password(uri: str) -> None:
+    with pytest.raises(CycleGANError) as caught:
+        Store.open(uri)
+    text = str(caught.value)
+    assert not any(part in text for part in ("sec", "ret@")), text
+    assert "\n" not in text
 
 
 @pytest.mark.slow
@@ -205,6 +283,50 @@ def test_find_run_tells_what_there_is(store: Store, client: MlflowClient) -> Non
     client.delete_run(run.id)
     with pytest.raises(DataError, match="was deleted"):
         store.open_run(run.id)
+
+
+@pytest.mark.parametrize(
+    "name", ["it's 5\" wide", "it's", 'a "b"', "c\\", "d\\'", "e' or 'a' = 'a", "ü\n"]
+)
+def test_any_name_that_people_give_is_found(store: Store, client: MlflowClient, name: str) -> None:
+    run = store.create_run("study", "plain", kind="trial", params={}, tags={})
+    store.create_run("study", "another", kind="trial", params={}, tags={})
+    client.update_run(run.id, name=name)
+    assert [found.id for found in store.find_runs(name)] == [run.id]
+    run.set_tags({"study": name, "trial": 3})
+    assert store.find_run(f"{name}:3").id == run.id
+    assert store.tagged("study", name) == run.id
+    model = name.replace("/", "").replace(":", "")
+    client.create_registered_model(model)
+    client.create_model_version(model, client.get_run(run.id).info.artifact_uri, run.id)
+    assert [version.run_id for version in store.registry.versions(model)] == [run.id]
+    assert set(store.registry.of_runs([run.id])) == {run.id}
+
+
+def test_a_renamed_experiment_stays_that_of_its_study(store: Store, client: MlflowClient) -> None:
+    study = store.create_run("s", "s", kind="study", params={}, tags={"study": "s"})
+    client.rename_experiment(study.experiment_id, "T700 search")
+    trial = store.create_run("s", "s-1", kind="trial", params={}, tags={}, parent=study.id)
+    other = store.create_run("s", "s-2", kind="promoted", params={}, tags={})
+    assert {trial.experiment_id, other.experiment_id} == {study.experiment_id}
+    assert [experiment.name for experiment in store.experiments()] == ["T700 search"]
+    for name in ("s", "T700 search"):
+        assert len(store.search(name)) == 3
+        assert store.find_experiment(name).id == study.experiment_id
+
+
+def test_an_experiment_of_an_older_version_is_found_by_its_runs_or_its_name(
+    store: Store, client: MlflowClient
+) -> None:
+    old = client.create_experiment("s", store.location.artifacts)
+    study = client.create_run(old, tags={"kind": "study"}).info.run_id
+    client.rename_experiment(old, "renamed before")
+    trial = store.create_run("s", "s-1", kind="trial", params={}, tags={}, parent=study)
+    assert trial.experiment_id == old
+    client.rename_experiment(old, "s")
+    assert store.experiment("s") == old
+    client.rename_experiment(old, "renamed after")
+    assert store.experiment("s") == old
 
 
 def test_a_study_ships_a_view_of_its_trials(store: Store, client: MlflowClient) -> None:

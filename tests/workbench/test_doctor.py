@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -165,10 +166,14 @@ def test_a_trial_that_mlflow_knows_otherwise_is_set_right(study_project: Any) ->
     client = MlflowClient(f"sqlite:///{study_project.folder / 'mlruns' / 'mlflow.db'}")
     run_id = result["trials"][0]["run_id"]
     client.set_terminated(run_id, "FAILED")
+    with sqlite3.connect(study_project.folder / "mlruns" / "mlflow.db") as connection:
+        for table in ("metrics", "latest_metrics"):  # as on a disk that was full
+            connection.execute(f"DELETE FROM {table} WHERE key = 'score/value'")  # noqa: S608
     (study_project.results / "trial-007").mkdir()
     done = study_project.call("doctor", "--json")
     assert done.returncode == 1  # a person must deal with a folder without a trial
-    assert "complete in Optuna, FAILED in MLflow" in done.stdout
+    assert "complete in Optuna, FAILED in MLflow, without its score" in done.stdout
     assert "has no such trial" in done.stdout
     assert client.get_run(run_id).info.status == "FINISHED"
+    assert client.get_run(run_id).data.metrics["score/value"] == result["trials"][0]["score"]
     assert (study_project.results / "trial-007").is_dir()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cyclegan.addresses import without_secrets
 from cyclegan.errors import CycleGANError
 from tracking.outbox.outbox import Outbox, outboxes_in
 from viz.units import count
@@ -43,7 +44,8 @@ def waiting(store: Store) -> Iterator[Outbox]:
             outbox = Outbox.open(folder)
         except CycleGANError:
             continue  # half made, or not ours
-        if outbox.about["store"] == str(store.location) and outbox.acquire():
+        ours = without_secrets(outbox.about["store"]) == str(store.location)
+        if ours and outbox.acquire():
             try:
                 yield outbox
             finally:

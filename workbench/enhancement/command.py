@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -28,6 +27,7 @@ from cyclegan.precision import choose_device
 from cyclegan.trust import TrustOperator
 from search.models import Model, find_model
 from tracking.provenance import hash_cache
+from tracking.scratch import temporary_folder
 from viz.console import Console
 from viz.enhancement import Halves
 from workbench.enhancement.enhancement import Enhancement
@@ -83,8 +83,8 @@ def enhance_volumes(
         keep_freed_memory()
     results = []
     for target in wanted:
-        with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
-            volumes = _volumes(request, target, model, Path(scratch))
+        with temporary_folder() as scratch:
+            volumes = _volumes(request, target, model, scratch)
             try:
                 results.append(
                     _enhance_one(request, target, model, device, volumes, open_store, console)
@@ -193,13 +193,13 @@ def _judged(
         return look_at_series(
             enhancement.volume, grid, enhancement.target, say=console.say, metadata=about
         )
-    with tempfile.TemporaryDirectory(prefix="cyclegan-") as scratch:
+    with temporary_folder() as scratch:
         halves = enhanced_halves(
             request,
             model,
             enhancement.operator,
             enhancement.volume,
-            Path(scratch),
+            scratch,
             console=console,
         )
         return judge(

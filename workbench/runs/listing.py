@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import UsageError, nearest
@@ -56,7 +56,8 @@ class RunQuery:
 def list_runs(store: Store, wanted: RunQuery) -> Output:
     """Return the runs, newest first or as sorted, and the disk space that they take."""
     if wanted.experiment is not None:
-        store.search(wanted.experiment, limit=1, stage="all")  # refuses an unknown one
+        found = store.find_experiment(wanted.experiment, "all")
+        wanted = replace(wanted, experiment=found.name)
     stored = survey(store)
     chosen = [run for run in stored.runs if _matches(run, wanted, stored)]
     measured = wanted.sizes or wanted.sort == "size" or not store.location.is_server

@@ -55,13 +55,13 @@ class Request:
 
         Errors: `DataError` for unknown names, `UsageError` for ambiguous ones.
         """
-        for name in self.experiments:
-            store.search(name, limit=1, stage="all")  # refuses an unknown one
-        scope: frozenset[str] | None = frozenset(self.experiments) or None
+        named = [store.find_experiment(name, "all").name for name in self.experiments]
+        scope: frozenset[str] | None = frozenset(named) or None
         if scope is None and not is_own(store):
             from search.study.study import known_studies
 
-            scope = frozenset(known_studies())
+            studies = known_studies()
+            scope = frozenset(e.name for e in store.experiments("all") if e.made_as in studies)
         chosen = self.chosen
         return Rules(
             named=frozenset(_named(store, text) for text in self.runs),

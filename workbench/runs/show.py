@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclegan.addresses import without_secrets
 from tracking import RunInfo, project_root
 from tracking.artifacts import Artifact, local_path, walk
 from tracking.deletion import FREED, survey
@@ -61,7 +62,7 @@ def _data(
         "tags": dict(run.tags),
         "artifacts": None if files is None else [{"path": f.path, "bytes": f.bytes} for f in files],
         "bytes": None if files is None else sum(file.bytes for file in files),
-        "artifact_uri": run.artifact_uri,
+        "artifact_uri": without_secrets(run.artifact_uri),
         "folder": None if folder is None else str(folder),
         "folder_bytes": None if folder is None else sum(f.bytes for f in walk(folder)),
         "url": store.run_url(run.id),
@@ -274,7 +275,7 @@ def _made_by(run: RunInfo) -> list[str]:
 
 
 def _files(run: RunInfo, data: Mapping[str, Any]) -> list[str]:
-    place = local_path(run.artifact_uri) or run.artifact_uri
+    place = local_path(run.artifact_uri) or without_secrets(run.artifact_uri)
     if data["artifacts"] is None:
         return [f"too many to list, in {place}"]
     files = data["artifacts"]
