@@ -61,6 +61,7 @@ class PrepareRequest:
     validate_file: Path | None = None
     each: bool = False
     no_data: float | None = None
+    fill_missing: bool = False
     overwrite: bool = False
 
     def settings(self) -> Settings:
@@ -155,6 +156,7 @@ def _job(
 ) -> _Job:
     source = _open(stack, request, group)
     region = source.region(settings.roi)
+    source.check_holes(region, fill_missing=request.fill_missing)
     if request.validate_file is not None:
         return _Job(source=source, output=output, train=[None], validate=[])
     length = size_of(region)[0]
@@ -168,7 +170,7 @@ def _validation_job(
     assert request.validate_file is not None
     (group,) = group_inputs([request.validate_file])
     source = _open(stack, request, group)
-    source.region(settings.roi)
+    source.check_holes(source.region(settings.roi), fill_missing=request.fill_missing)
     return _Job(source=source, output=output, train=[], validate=[None])
 
 

@@ -35,6 +35,7 @@ from cyclegan.data.statistics import (
     moments,
     statistics_of,
 )
+from cyclegan.data.unwritten import ChunkGrid, unwritten
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 from cyclegan.numbers import ceil_div
@@ -86,6 +87,8 @@ class Region:
         self.limits = limits_text(self._box(dataset)[-3:], dataset.shape[-3:])
         """The region as text, e.g. `[0:60, :, :]`."""
         check_sources(dataset, entry.path, self._box(dataset))
+        self.unwritten = self._unwritten(dataset)
+        """Number of its chunks that were never written, as a predicate; None if all were."""
         self.dtype = _native(dataset.dtype)
         self.voxel_size_um = voxel_size_um(dataset)
         self.key = self._key(dataset)
@@ -271,6 +274,10 @@ class Region:
     def _box(self, dataset: h5py.Dataset) -> tuple[tuple[int, int], ...]:
         box = [(s, s + n) for s, n in zip(self.start, self.shape, strict=True)]
         return tuple([(0, dataset.shape[0])] * (dataset.ndim - 3) + box)
+
+    def _unwritten(self, dataset: h5py.Dataset) -> str | None:
+        grid = ChunkGrid.of_hdf5(dataset, [0] * (dataset.ndim - 3))
+        return unwritten(grid, self._box(dataset)[-3:])
 
     def _key(self, dataset: h5py.Dataset) -> Hashable:
         """Return what identifies these voxels: files, object, region."""

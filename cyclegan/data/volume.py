@@ -115,7 +115,8 @@ class Volume:
 
     def warn(self) -> None:
         """Log, once per process, what is odd about the voxels."""
-        for text in oddities(self.statistics):
+        missing = [self._region.unwritten] if self._region.unwritten else []
+        for text in [*missing, *oddities(self.statistics)]:
             _tell_once(logging.WARNING, f"{self.name}: {text}")
         if self._standardise == "never" and not _is_standardised(self.scan.statistics):
             _tell_once(

@@ -22,6 +22,7 @@ from cyclegan.data.hdf5_source import (
     volume_names,
 )
 from cyclegan.data.nexus import as_text, default_volumes
+from cyclegan.data.unwritten import ChunkGrid
 from cyclegan.data.voxel_size import (
     VoxelSize,
     as_voxel_size,
@@ -30,6 +31,7 @@ from cyclegan.data.voxel_size import (
     voxel_size_um,
 )
 from cyclegan.errors import CycleGANError, DataError
+from cyclegan.numbers import ceil_div
 from cyclegan.prepare.region import Region, Roi
 from cyclegan.prepare.source import Source, check_real, three_axes
 
@@ -117,13 +119,62 @@ class _ZarrSource(Source):
         self._index, self.shape = three_axes(self.name, array.shape, channel)
         # A shard is one file of several chunks, which can be read one by one.
         self.grain = (int(array.chunks[-3]), int(array.chunks[-2]))
-        self._array = array
+        self._path, self._array = path, array
+
+    def chunk_grid(self) -> ChunkGrid | None:
+        """Return the chunks of the volume; a chunk of a shard counts by itself."""
+        array = self._array
+        z, y, x = (int(n) for n in array.chunks[-3:])
+        return ChunkGrid(
+            shape=self.shape,
+            chunks=(z, y, x),
+            written=self._written(array.shards or array.chunks),
+            fill=array.fill_value if array.fill_value is not None else 0,
+        )
+
+    def _written(self, stored: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which chunks were written; each file holds a box of `stored` voxels."""
+        array, folder = self._array, self._path / self._array.path
+        names = {p.relative_to(folder).as_posix() for p in self.files if folder in p.parents}
+        each = [n // c for n, c in zip(stored, array.chunks, strict=True)]
+        lead = [i // n for i, n in zip(self._index, stored, strict=False)]
+        counts = [ceil_div(n, m) for n, m in zip(self.shape, stored[-3:], strict=True)]
+        written = np.zeros([n * e for n, e in zip(counts, each[-3:], strict=True)], bool)
+        inner = tuple(i // c % e for i, c, e in zip(self._index, array.chunks, each, strict=False))
+        for place in np.ndindex(*counts):
+            key = array.metadata.encode_chunk_key((*lead, *place))
+            if key in names:
+                box = tuple(
+                    slice(i * e, (i + 1) * e) for i, e in zip(place, each[-3:], strict=True)
+                )
+                written[box] = _chunks_in_file(folder / key, array, each)[inner]
+        within = (ceil_div(n, c) for n, c in zip(self.shape, array.chunks[-3:], strict=True))
+        return written[tuple(slice(n) for n in within)]
 
     def read(self, window: Window) -> NDArray[Any]:
         try:
             return np.asarray(self._array[self._index + window])
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise DataError(f"{self.name}: reading failed, it is damaged: {error}") from error
+
+
+def _chunks_in_file(path: Path, array: Any, each: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which chunks a file holds: all, or in a shard those that its index names."""
+    everything = np.ones(each, bool)
+    codecs = [c for c in getattr(array.metadata, "codecs", ()) if hasattr(c, "index_location")]
+    if array.shards is None or not codecs:
+        return everything
+    size = 16 * everything.size
+    checksum = 4 * (len(codecs[0].index_codecs) - 1)
+    with path.open("rb") as handle:
+        if "end" in str(codecs[0].index_location):
+            handle.seek(max(path.stat().st_size - size - checksum, 0))
+        index = handle.read(size)
+    if len(index) < size:
+        return everything  # damaged, as reading it will say
+    offsets = np.frombuffer(index, "<u8").reshape(*each, 2)[..., 0]
+    written: NDArray[np.bool_] = offsets != np.iinfo(np.uint64).max
+    return written
 
 
 def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
@@ -222,6 +273,10 @@ class Hdf5Source(Source):
         leading = [(i, i + 1) for i in self._index]
         check_sources(self._dataset, self._path, (*leading, *region))
         return region
+
+    def chunk_grid(self) -> ChunkGrid | None:
+        """Return the chunks of the volume, unless all were written."""
+        return ChunkGrid.of_hdf5(self._dataset, self._index)
 
     def read(self, window: Window) -> NDArray[Any]:
         """Return the voxels of `window`."""

@@ -47,7 +47,7 @@ class PrepareResult:
     dtype: Dtype
     voxel_size_um: VoxelSize | None
     statistics: Statistics
-    """Of the voxels that count, before standardisation."""
+    """Statistics of the voxels that count, before standardisation."""
     minimum: float
     maximum: float
     percentiles: dict[int, float]

@@ -293,3 +293,15 @@ def test_killed_between_two_volumes_the_same_command_goes_on(call: Any, tmp_path
         np.testing.assert_allclose(stored(f"o/v{i}.h5")[0], expected, atol=2e-3)
     left = {p.name for p in (tmp_path / "o").iterdir()} - {"v0.png", "v1.png"}
     assert left == {"v0.h5", "v1.h5", "dataset.json"}
+
+
+def test_a_hole_in_the_input_is_refused_until_the_fill_value_is_asked_for(call: Any) -> None:
+    with h5py.File("a.h5", "w") as handle:
+        made = handle.create_dataset("data", SHAPE, "u2", chunks=(5, 24, 30))
+        made[:10] = volume()[:10]
+    arguments = ("a.h5", "--output", "out.h5")
+    code, _, err = call(*arguments)
+    assert code == 1 and "2 of 4 chunks (50 %) were never written" in err
+    assert not Path("out.h5").exists()
+    code, _, err = call(*arguments, "--fill-missing")
+    assert code == 0 and "warning: a.h5:data: 2 of 4 chunks" in err
