@@ -23,6 +23,7 @@ from cyclegan.data.statistics import (
     Moments,
     ValidRange,
     find_valid_range,
+    lost_digits,
     moments,
     statistics_of,
 )
@@ -241,6 +242,9 @@ class _Work:
             raise DataError(f"{name}: none of its {self.statistics.non_finite} voxels is finite")
         if not math.isfinite(std):
             raise DataError(f"{name}: its values are too large to standardise (std is {std})")
+        lost = lost_digits(self._source.dtype, self.statistics.mean, std)
+        if lost:
+            raise DataError(f"{name}: {lost}")
         if self._settings.standardise and std == 0:
             raise DataError(
                 f"{name}: all voxels are {self.statistics.mean:.6g}, nothing to standardise; "

@@ -376,3 +376,10 @@ def test_chunks_that_were_never_written_are_said(
         Volume(VolumeEntry(path=tmp_path / "half.h5", dset="data", roi=(limits, None, None)))
         said = [r.message for r in caplog.records if "2 of 4 chunks (50 %)" in r.message]
         assert len(said) == expected
+
+
+def test_integers_beyond_double_precision_are_refused(write: Any) -> None:
+    array = np.random.default_rng(0).integers(0, 100, (8, 8, 8))
+    Volume(write(array + 2**40, name="small.h5"))
+    with pytest.raises(DataError, match=r"large.h5:data: its int64 values lie around 1.153e\+18"):
+        Volume(write(array + 2**60, name="large.h5"))
