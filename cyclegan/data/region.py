@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import BlockGrid, Size, Window, spread
-from cyclegan.data.dataset import VolumeEntry, resolved
+from cyclegan.data.dataset import VolumeEntry
 from cyclegan.data.hdf5_source import (
     SharedFile,
     check_sources,
@@ -25,6 +25,7 @@ from cyclegan.data.hdf5_source import (
     read_part,
     source_files,
 )
+from cyclegan.data.origin import resolved
 from cyclegan.data.statistics import (
     Moments,
     Statistics,

@@ -121,6 +121,11 @@ class _ZarrSource(Source):
         self.grain = (int(array.chunks[-3]), int(array.chunks[-2]))
         self._path, self._array = path, array
 
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        """Folder of the array."""
+        return self._path / self._array.path, "", 0
+
     def chunk_grid(self) -> ChunkGrid | None:
         """Return the chunks of the volume; a chunk of a shard counts by itself."""
         array = self._array
@@ -266,6 +271,11 @@ class Hdf5Source(Source):
             )
         self.units = as_text(dataset.attrs.get("units"))
         self._path, self._handle, self._dataset = path, handle, dataset
+
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        """File that holds the dataset, links followed, and its name there."""
+        return Path(self._dataset.file.filename), str(self._dataset.name), 0
 
     def region(self, roi: Roi) -> Region:
         """Return the region in voxels; check that all files it needs exist."""

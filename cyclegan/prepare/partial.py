@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size
+from cyclegan.data.origin import PREPARED_FROM
 from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
@@ -32,8 +33,6 @@ from cyclegan.hdf5 import writing_hdf5
 from cyclegan.locks import at_once
 from cyclegan.numbers import ceil_div
 
-FINGERPRINT = "prepared_from"
-"""Attribute of the dataset that holds the fingerprint of its inputs and settings."""
 _RESERVE = 1 << 24
 
 
@@ -76,7 +75,7 @@ class Record:
             return False
         try:
             with h5py.File(output, "r") as handle:
-                return bool(handle[DATASET].attrs.get(FINGERPRINT) == self.fingerprint)
+                return bool(handle[DATASET].attrs.get(PREPARED_FROM) == self.fingerprint)
         except (OSError, KeyError):
             return False
 
@@ -174,8 +173,8 @@ class Part:
                     self._layout.shape,
                     self._layout.chunks,
                 )
-                wanted = self._layout.attributes[FINGERPRINT]
-                if not fitting or dataset.attrs.get(FINGERPRINT) != wanted:
+                wanted = self._layout.attributes[PREPARED_FROM]
+                if not fitting or dataset.attrs.get(PREPARED_FROM) != wanted:
                     return False
         except (OSError, KeyError):
             return False

@@ -17,7 +17,7 @@ from cyclegan.prepare.region import SLAB_VOXELS, WHOLE, Roi
 from cyclegan.prepare.source import Source
 
 Dtype = Literal["float16", "float32"]
-_VERSION = 3
+_VERSION = 4
 """Version of the output; increase it when the same input and settings give another file."""
 
 

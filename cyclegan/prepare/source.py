@@ -34,6 +34,11 @@ class Source(ABC):
     notes: tuple[str, ...] = ()
     """Notes about this input for the user."""
 
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        """File or folder, dataset in it, and number of the first plane among the folder's files."""
+        return self.files[0], "", 0
+
     def region(self, roi: Roi) -> Region:
         """Return the region in voxels.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.origin import PREPARED_FROM, SOURCE_DATASET, SOURCE_PATH, SOURCE_PLANE
 from cyclegan.data.statistics import (
     Moments,
     ValidRange,
@@ -33,7 +35,6 @@ from cyclegan.hdf5 import writing_hdf5
 from cyclegan.numbers import round_up
 from cyclegan.prepare.partial import (
     DATASET,
-    FINGERPRINT,
     Layout,
     Part,
     Record,
@@ -253,6 +254,7 @@ class _Work:
 
     def _layout(self) -> Layout:
         size, statistics = size_of(self.region), self.statistics
+        path, dataset, plane = self._source.origin
         attributes: dict[str, Any] = {
             "mean": statistics.mean,
             "std": statistics.std,
@@ -261,9 +263,12 @@ class _Work:
             "extreme": statistics.extreme,
             "without_data": statistics.without_data,
             "source": self._source.name,
+            SOURCE_PATH: os.path.realpath(path),
+            SOURCE_DATASET: dataset,
+            SOURCE_PLANE: plane,
             "roi": np.array(self.region, np.int64),
             "axis_order": "Z,Y,X",
-            FINGERPRINT: self._fingerprint,
+            PREPARED_FROM: self._fingerprint,
         }
         if self._source.units is not None:
             key = "units_before" if self._settings.standardise else "units"

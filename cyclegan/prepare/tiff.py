@@ -81,6 +81,13 @@ class _TiffStack(Source):
         gaps = _gaps(files)
         self.notes = (f"{self.name}: {gaps}",) if gaps else ()
 
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        first = self.files[0].resolve()
+        kind = _kind(first)
+        slices = sorted((p.name for p in first.parent.iterdir() if _kind(p) == kind), key=natural)
+        return first.parent / kind, "", slices.index(first.name)
+
     def read(self, window: Window) -> NDArray[Any]:
         z, y, x = window
         block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
@@ -99,6 +106,10 @@ class _Inverted(Source):
         self.dtype, self.grain, self.notes = source.dtype, source.grain, source.notes
         self.voxel_size_um = source.voxel_size_um
         self._source, self._top = source, self.dtype.type(top)
+
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        return self._source.origin
 
     def read(self, window: Window) -> NDArray[Any]:
         inverted: NDArray[Any] = self._top - self._source.read(window)
@@ -189,7 +200,7 @@ def tiffs_in(folder: Path) -> list[Path]:
     tiffs = sorted((p for p in files if p.suffix.lower() in (".tif", ".tiff")), key=natural)
     if not tiffs:
         raise DataError(f"{folder}: a folder with neither TIFF files nor a Zarr array")
-    kinds = sorted({re.sub(r"\d+", "#", p.name) for p in tiffs})
+    kinds = sorted({_kind(p) for p in tiffs})
     if len(kinds) > 1 and len(tiffs) > 1:
         shown = ", ".join(kinds[:_SHOWN]) + (", ..." if len(kinds) > _SHOWN else "")
         raise DataError(
@@ -199,7 +210,12 @@ def tiffs_in(folder: Path) -> list[Path]:
     return tiffs
 
 
-def natural(path: Path) -> list[tuple[int, int, str]]:
+def _kind(path: Path) -> str:
+    """Return the file's name without its numbers: that of all slices of a stack."""
+    return re.sub(r"\d+", "#", path.name)
+
+
+def natural(path: Path | str) -> list[tuple[int, int, str]]:
     """Return a sort key in which numbers in names count as numbers."""
     parts = re.findall(r"\d+|\D+", str(path))
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]

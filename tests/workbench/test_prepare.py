@@ -14,9 +14,12 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from cyclegan.data import DatasetSpec, open_dataset
+from viz.console import Console
 from workbench import cli, data
+from workbench.data import PrepareRequest, prepare_volumes
 from workbench.session import run
 
 SHAPE = (20, 24, 30)
@@ -305,3 +308,51 @@ def test_a_hole_in_the_input_is_refused_until_the_fill_value_is_asked_for(call: 
     assert not Path("out.h5").exists()
     code, _, err = call(*arguments, "--fill-missing")
     assert code == 0 and "warning: a.h5:data: 2 of 4 chunks" in err
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif", "hdf5", "prepared", "zarr", "stack"])
+@pytest.mark.parametrize(("start", "overlaps"), [(5, True), (10, False)])
+def test_regions_of_one_raw_scan_overlap_in_two_prepared_files(
+    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    kind: str, start: int, overlaps: bool,
+) -> None:  # fmt: skip
+    if kind == "stack":  # each is cropped by its list of files
+        slices(tmp_path / "scan", volume())
+        paths = [str(tmp_path / "scan" / f"s{i}.tif") for i in range(SHAPE[0])]
+        calls: list[list[str]] = [paths[:10], paths[start:]]
+    else:
+        scan = raw(tmp_path, kind)
+        calls = [[scan, "--roi", f"{limits},:,:"] for limits in ("0:10", f"{start}:")]
+    for name, arguments in zip("ab", calls, strict=True):
+        assert call(*arguments, "--output", f"{name}.h5", "--quiet")[0] == 0
+    parts: dict[str, Any] = {"train": [{"path": "a.h5"}], "validate": [{"path": "b.h5"}]}
+    Path("both.json").write_text(json.dumps(parts))
+    DatasetSpec.load(tmp_path / "both.json")
+    said = capsys.readouterr().err
+    assert ("train and validate overlap in" in said) == overlaps
+    assert ("both hold voxels of" in said) == overlaps
+    if kind == "hdf5":  # the raw scan itself against a region of it
+        for end in (start, start + 1):
+            parts["train"] = [{"path": "scan.h5", "ROI0": [0, end]}]
+            Path("raw.json").write_text(json.dumps(parts))
+            DatasetSpec.load(tmp_path / "raw.json")
+            assert ("overlap" in capsys.readouterr().err) == (end > start)
+
+
+def raw(folder: Path, kind: str) -> str:
+    """Write a raw scan in a format, and return its name."""
+    name = {"hdf5": "scan.h5", "prepared": "scan.h5"}.get(kind, f"scan.{kind}")
+    if kind == "npy":
+        np.save(name, volume())
+    elif kind == "tif":
+        tifffile.imwrite(name, volume(), photometric="minisblack")
+    elif kind == "zarr":
+        zarr.save_array(str(folder / name), volume())
+    elif kind in ("hdf5", "prepared"):
+        with h5py.File(name, "w") as handle:
+            handle["data"] = volume()
+    if kind == "prepared":
+        request = PrepareRequest(inputs=[Path(name)], output=Path("whole.h5"))
+        prepare_volumes(request, console=Console(quiet=True))
+        name = "whole.h5"
+    return name
