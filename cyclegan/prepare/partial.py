@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -94,15 +93,7 @@ def exclusive(output: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(at_once(path, busy))
         stack.callback(path.unlink, missing_ok=True)
-        _sweep(output)
         yield
-
-
-def _sweep(output: Path) -> None:
-    """Remove temporary files that a killed process left beside `output`."""
-    for name in (output.name, output.name + ".part.json", output.with_suffix(".png").name):
-        for path in output.parent.glob(f".{glob.escape(name)}.*.part"):
-            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
