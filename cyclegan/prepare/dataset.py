@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.errors import DataError, UsageError
-from cyclegan.files import write_text
 from cyclegan.prepare.partial import DATASET, HDF5_SUFFIXES
 from cyclegan.prepare.region import Open, Range
 
@@ -95,12 +94,10 @@ def entries(volume: Path, json_file: Path, ranges: Sequence[Range | None]) -> li
     ]
 
 
-def write_dataset(
-    json_file: Path, train: Sequence[dict[str, Any]], validate: Sequence[dict[str, Any]]
-) -> None:
-    """Write the dataset JSON, one entry per line."""
+def dataset_text(train: Sequence[dict[str, Any]], validate: Sequence[dict[str, Any]]) -> str:
+    """Return the dataset JSON, one entry per line."""
     parts = [
         f' "{name}": [\n  ' + ",\n  ".join(json.dumps(entry) for entry in part) + "\n ]"
         for name, part in (("train", train), ("validate", validate))
     ]
-    write_text(json_file, "{\n" + ",\n".join(parts) + "\n}\n")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

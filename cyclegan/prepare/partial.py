@@ -68,15 +68,14 @@ class Record:
         self.content = {}
         self.path.unlink(missing_ok=True)
 
-    def made(self, output: Path) -> bool:
-        """Return True if an earlier call with this record's settings finished `output`."""
-        if not self.content or not output.exists():
-            return False
-        try:
-            with h5py.File(output, "r") as handle:
-                return bool(handle[DATASET].attrs.get(PREPARED_FROM) == self.fingerprint)
-        except (OSError, KeyError):
-            return False
+
+def is_made(output: Path, fingerprint: str) -> bool:
+    """Return True if `output` is whole, and made from the inputs and settings of `fingerprint`."""
+    try:
+        with h5py.File(output, "r") as handle:
+            return bool(handle[DATASET].attrs.get(PREPARED_FROM) == fingerprint)
+    except (OSError, KeyError, ValueError):
+        return False
 
 
 @contextlib.contextmanager

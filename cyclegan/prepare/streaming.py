@@ -41,6 +41,7 @@ from cyclegan.prepare.partial import (
     check_space,
     disk_errors,
     exclusive,
+    is_made,
     part_path,
 )
 from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
@@ -69,15 +70,22 @@ def silent(label: str, total: int, start: int) -> Iterator[Callable[[int], None]
     yield lambda done: None
 
 
+def is_done(source: Source, output: Path, settings: Settings) -> bool:
+    """Return True if an earlier call with this input and these settings left nothing to do."""
+    record = Record(output, fingerprint(source, settings))
+    return not record.found and is_made(output, record.fingerprint)
+
+
 def check_output(source: Source, output: Path, settings: Settings, *, overwrite: bool) -> bool:
-    """Return True if an earlier call with this input and these settings finished `output`.
+    """Return True if an earlier call with this input and these settings can go on at its end.
 
     Errors: `DataError` if something else made `output` or its picture and they may not be
     replaced, or if `output` is one of the source's own files.
     """
     if output.resolve() in {path.resolve() for path in source.files}:
         raise DataError(f"{output} is also an input; name another output")
-    if Record(output, fingerprint(source, settings)).made(output):
+    record = Record(output, fingerprint(source, settings))
+    if "written" in record.content and is_made(output, record.fingerprint):
         return True
     for path in (output, output.with_suffix(".png")):
         refuse_overwrite(path, overwrite)
@@ -146,6 +154,9 @@ class _Work:
         self.title = f"{source.name}, {' x '.join(map(str, size_of(self.region)))} voxels"
         self._fingerprint = fingerprint(source, settings)
         self._record = Record(output, self._fingerprint)
+        self._is_made = self._record.content.get("written") == len(self.blocks) and is_made(
+            output, self._fingerprint
+        )
         self.statistics = Moments()
         self.valid = ValidRange()
         self._extremes_count = False
@@ -170,14 +181,14 @@ class _Work:
                 "%s: its part comes from other inputs or settings; starting over", self._output
             )
         size = size_of(self.region)
-        if not self._record.made(self._output):
+        if not self._is_made:
             padded = (round_up(n, c) for n, c in zip(size, chunk_shape(size), strict=True))
             check_space(self._output, math.prod(padded) * np.dtype(self._settings.dtype).itemsize)
         self._measure()
         self._transform = self._fresh_transform()
         if "written" in self._record.content:
             self._transform.load_state(self._record.content)
-        if self._record.made(self._output):
+        if self._is_made:
             # A kill after the rename of the repacked file may have left the part.
             part_path(self._output).unlink(missing_ok=True)
             return 0

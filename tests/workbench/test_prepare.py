@@ -356,3 +356,48 @@ def raw(folder: Path, kind: str) -> str:
         prepare_volumes(request, console=Console(quiet=True))
         name = "whole.h5"
     return name
+
+
+def test_the_same_command_again_has_nothing_left_to_do(call: Any) -> None:
+    np.save("a.npy", volume())
+    arguments = ("a.npy", "--output", "a.h5", "--validate", "5:9")
+    assert call(*arguments)[0] == 0
+    before = {p: p.stat().st_mtime_ns for p in Path().iterdir()}
+    code, out, err = call(*arguments)
+    assert (code, err) == (0, "")
+    assert out == "nothing left to do: these inputs and settings already gave a.h5, a.json\n"
+    assert {p: p.stat().st_mtime_ns for p in Path().iterdir()} == before
+    code, out, _ = call(*arguments, "--json")
+    assert code == 0 and json.loads(out)["reused"] is True
+    text = Path("a.json").read_text()
+    Path("a.json").unlink()
+    assert call(*arguments)[0] == 0
+    assert Path("a.json").read_text() == text
+
+
+@pytest.mark.parametrize("change", ["settings", "planes", "input", "dataset JSON"])
+def test_anything_else_than_the_same_command_is_refused(call: Any, change: str) -> None:
+    np.save("a.npy", volume())
+    arguments = ["a.npy", "--output", "a.h5"]
+    assert call(*arguments)[0] == 0
+    if change == "settings":
+        arguments += ["--dtype", "float32"]
+    elif change == "planes":
+        arguments += ["--validate", "0:4"]
+    elif change == "input":
+        np.save("a.npy", volume(1))
+    else:
+        Path("a.json").write_text("{}")
+    before = Path("a.h5").read_bytes(), Path("a.json").read_bytes()
+    code, _, err = call(*arguments)
+    assert code == 1 and "already exists; name another file or add --overwrite" in err
+    assert (Path("a.h5").read_bytes(), Path("a.json").read_bytes()) == before
+
+
+def test_overwriting_with_the_same_voxels_gives_the_same_numbers(call: Any) -> None:
+    np.save("a.npy", volume())
+    first = call("a.npy", "--output", "a.h5")[1]
+    content = Path("a.h5").read_bytes()
+    code, out, _ = call("a.npy", "--output", "a.h5", "--overwrite")
+    assert code == 0 and out == first
+    assert Path("a.h5").read_bytes() == content
