@@ -51,10 +51,22 @@ def open_file(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise DataError(
-            f"{path}: not a readable HDF5 file (truncated, still being written, or another "
-            f"format): {_one_line(error)}"
-        ) from error
+        raise DataError(f"{path}: {_why_unreadable(path, error)}") from error
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    text = _one_line(error)
+    if "unable to lock file" in text:
+        return (
+            "another program has this file open, probably to write it; try again when it is done "
+            "(if none has it open, the file system can't lock: set HDF5_USE_FILE_LOCKING=FALSE)"
+        )
+    if "already open for" in text:
+        return (
+            "a program is writing this file, or was killed while it was; try again when it is "
+            f"done, or if none writes it, mark it as closed: h5clear -s {path}"
+        )
+    return f"not a readable HDF5 file (truncated, or another format): {text}"
 
 
 def find_dataset(handle: h5py.File, path: Path, dset: str, *, most_axes: int = 4) -> h5py.Dataset:
@@ -97,10 +109,7 @@ def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Gro
         except (OSError, RuntimeError, ValueError) as caught:
             found, error = None, caught
         if found is None and isinstance(link, h5py.ExternalLink):
-            raise DataError(
-                f"{path}: '{dset}' is an external link to '{link.path}' in '{link.filename}', "
-                "which is not there or can't be read; put that file back or name another dataset"
-            ) from error
+            raise DataError(_broken_link(path, dset, link)) from error
         if found is None and isinstance(link, h5py.SoftLink):
             raise DataError(
                 f"{path}: '{dset}' is a soft link to '{link.path}', which leads nowhere; "
@@ -110,6 +119,16 @@ def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Gro
             return None
         item = found
     return item
+
+
+def _broken_link(path: Path, dset: str, link: h5py.ExternalLink) -> str:
+    what = f"{path}: '{dset}' is an external link to '{link.path}' in '{link.filename}', which"
+    for target in find_files(path, link.filename, "HDF5_EXT_PREFIX"):
+        try:
+            h5py.File(target, "r").close()
+        except OSError as error:
+            return f"{what} can't be read: {_why_unreadable(target, error)}"
+    return f"{what} is not there; put that file back or name another dataset"
 
 
 def _default(group: h5py.Group, path: Path, dset: str) -> h5py.Dataset | None:
@@ -287,8 +306,8 @@ def _missing(dataset: h5py.Dataset, name: str, wanted: set[str]) -> Iterator[str
             with h5py.File(path, "r") as handle:
                 # printf-style names stand for any number of datasets.
                 yield from (f"{path}:{d}" for d in wanted if "%b" not in d and d not in handle)
-        except OSError:
-            yield f"{path} (not a readable HDF5 file)"
+        except OSError as error:
+            yield f"{path} ({_why_unreadable(path, error)})"
 
 
 def _found(dataset: h5py.Dataset, name: str) -> list[Path]:

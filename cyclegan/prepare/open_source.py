@@ -14,6 +14,7 @@ from cyclegan.prepare.source import Source
 from cyclegan.prepare.tiff import is_tiff, natural, open_tiff, single_page, tiffs_in
 
 _NPY = b"\x93NUMPY"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def group_inputs(inputs: Sequence[Path], *, each: bool = False) -> list[list[Path]]:
@@ -65,11 +66,12 @@ def _open_file(path: Path, dataset: str | None, channel: int | None) -> Source:
         _refuse_unused(path, "a TIFF file", dataset, channel)
         return open_tiff([path])
     with path.open("rb") as handle:
-        start = handle.read(len(_NPY))
-    if start == _NPY:
+        start = handle.read(len(_HDF5))
+    if start.startswith(_NPY):
         _refuse_unused(path, "an NPY file", dataset, None)
         return open_npy(path, channel)
-    if h5py.is_hdf5(path) or path.suffix.lower() in HDF5_SUFFIXES:
+    # HDF5's own test says no to a file that another program has locked.
+    if start == _HDF5 or h5py.is_hdf5(path) or path.suffix.lower() in HDF5_SUFFIXES:
         return open_hdf5(path, dataset, channel)
     raise DataError(
         f"{path}: neither HDF5 (NeXus), TIFF, NPY nor a Zarr folder"
