@@ -23,6 +23,7 @@ from cyclegan.errors import CycleGANError, DataError
 
 _FULL = "{path}: the disk is full; free some space and run again"
 _NO_SPACE = 1 << 20
+_NO_FILE = "no such file"
 _LONGEST_NAME = 255
 """Most bytes of a file's name."""
 _swept: set[tuple[int, Path]] = set()
@@ -46,6 +47,7 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     names = list(outputs)
     for i, name in enumerate(names):
         path = outputs[name]
+        check_name(path)
         if path.is_dir():
             raise DataError(f"{str(path)!r} is a folder, but {name} is a file; name a file")
         if any(same_file(path, other) for other in given):
@@ -57,13 +59,42 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
                 )
 
 
+def check_name(path: Path) -> None:
+    """Raise `DataError` if no file can be at `path`: its name is too long, or links loop."""
+    fault = why_missing(path)
+    if fault and not fault.startswith(_NO_FILE):
+        raise DataError(f"{printable(path)}: {fault}")
+
+
+def why_missing(path: Path) -> str | None:
+    """Return why nothing can be read at `path`, as a predicate; None if there is something."""
+    try:
+        path.stat()
+    except ValueError:  # the operating system's names end at a null byte
+        return "its name contains a null byte; correct it"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a symbolic link that leads back to itself; replace it"
+        if error.errno == errno.ENAMETOOLONG:
+            return f"its name is too long ({_LONGEST_NAME} bytes are allowed); shorten it"
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return f"can't be read: {error.strerror}"
+        if path.is_symlink():
+            return f"{_NO_FILE}, but a symbolic link to {path.readlink()}, which is not there"
+        return _NO_FILE
+    return None
+
+
+def printable(path: Path) -> str:
+    """Return the path for a message, without null bytes and others that no terminal shows."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
 def same_file(one: Path, other: Path) -> bool:
     """Return True if both paths lead to one file, by whatever spelling, link or hard link."""
-    if os.path.realpath(one) == os.path.realpath(other):
-        return True
     try:
-        return one.samefile(other)
-    except OSError:  # one of them does not exist
+        return os.path.realpath(one) == os.path.realpath(other) or one.samefile(other)
+    except (OSError, ValueError):  # one of them does not exist, or could not (a null byte)
         return False
 
 

@@ -100,6 +100,8 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
     for key in item:
         if key not in _ENTRY_KEYS:
             raise DataError(f"{where}: unknown key '{key}'; {nearest(key, _ENTRY_KEYS)}")
+    if "\0" in item["path"]:
+        raise DataError(f"{where}: path = {item['path']!r} contains a null byte; correct it")
     dset = item.get("dset", "data")
     if not isinstance(dset, str) or not dset:
         raise DataError(f"{where}: dset = {dset!r} must be the name of a dataset")

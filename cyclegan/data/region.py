@@ -19,6 +19,7 @@ from cyclegan.data.dataset import VolumeEntry
 from cyclegan.data.hdf5_source import (
     SharedFile,
     check_sources,
+    explained,
     file_key,
     find_dataset,
     open_with_cache,
@@ -81,13 +82,17 @@ class Region:
         self._dataset: h5py.Dataset | None = dataset
         self._pid = os.getpid()
         self._patch: Size | None = None
+        with explained(self.name):
+            self._describe(dataset, channels)
+
+    def _describe(self, dataset: h5py.Dataset, channels: int) -> None:
         self._check_channels(dataset, channels)
         self.channels = channels
         self.start, self.shape = self._limits(dataset.shape[-3:])
         self.place = Place.of(dataset)
         self.limits = limits_text(self._box(dataset)[-3:], dataset.shape[-3:])
         """The region as text, e.g. `[0:60, :, :]`."""
-        check_sources(dataset, entry.path, self._box(dataset))
+        check_sources(dataset, self.entry.path, self._box(dataset))
         self.unwritten = self._unwritten(dataset)
         """Number of its chunks that were never written, as a predicate; None if all were."""
         self.dtype = _native(dataset.dtype)
@@ -108,10 +113,15 @@ class Region:
 
     def measure(self) -> Statistics:
         """Return the statistics of the region, or of a sample if it is very large."""
-        return self._scan(None)
+        with explained(self.name):
+            return self._scan(None)
 
     def load(self, array: NDArray[Any], *, measure: bool) -> Statistics | None:
         """Read the region into `array` (C, Z, Y, X); with `measure`, return its statistics."""
+        with explained(self.name):
+            return self._load(array, measure=measure)
+
+    def _load(self, array: NDArray[Any], *, measure: bool) -> Statistics | None:
         if measure:
             return self._scan(array)
         dataset = self._open_dataset()

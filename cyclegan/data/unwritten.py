@@ -21,6 +21,7 @@ from cyclegan.data.blocks import Size, Window, spread
 from cyclegan.errors import DataError
 from cyclegan.numbers import ceil_div
 
+_MOST_CHUNKS = 1 << 30
 _TESTED = 64
 """Chunks that are tested of those with most neighbours, and again of all others."""
 
@@ -40,13 +41,16 @@ class ChunkGrid:
     def of_hdf5(cls, dataset: h5py.Dataset, index: Sequence[int]) -> ChunkGrid | None:
         """Return the grid of a dataset at `index` along its leading axes; None if it has all.
 
-        A virtual dataset, and one that is not chunked, has none.
+        A virtual dataset, and one that is not chunked, has none. Errors: those of h5py for damaged
+        files, and `ValueError` for more chunks than any file has.
         """
         if dataset.chunks is None or dataset.is_virtual:
             return None
         counts = [ceil_div(n, c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)]
         if dataset.id.get_num_chunks() == math.prod(counts):
             return None
+        if math.prod(counts[-3:]) > _MOST_CHUNKS:
+            raise ValueError(f"{dataset.shape} in chunks of {dataset.chunks}")
         written = np.zeros(counts[-3:], bool)
         lead = [i // c for i, c in zip(index, dataset.chunks, strict=False)]
 

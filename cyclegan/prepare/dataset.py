@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.errors import DataError, UsageError
+from cyclegan.files import check_name
 from cyclegan.prepare.partial import DATASET, HDF5_SUFFIXES
 from cyclegan.prepare.region import Open, Range
 
@@ -24,8 +25,11 @@ def output_paths(
 
     A single volume is written to `output`, the validation file beside it as `..._validate.h5`, and
     the JSON has `output`'s name. For several volumes `output` is a folder: each file has its
-    input's name, and the JSON is `dataset.json`. Errors: `UsageError` if `output` is ambiguous.
+    input's name, and the JSON is `dataset.json`.
+
+    Errors: `UsageError` if `output` is ambiguous, `DataError` if no file can be there.
     """
+    check_name(output)
     several = len(groups) > 1
     is_file = output.suffix.lower() in HDF5_SUFFIXES
     if several and (is_file or output.is_file()):
@@ -87,7 +91,8 @@ def complement(ranges: Sequence[Range], length: int) -> list[Range]:
 
 def entries(volume: Path, json_file: Path, ranges: Sequence[Range | None]) -> list[dict[str, Any]]:
     """Return entries of a dataset JSON for ranges of a volume along Z; None is all of it."""
-    path = Path(os.path.relpath(volume.resolve(), json_file.parent.resolve())).as_posix()
+    folder = os.path.realpath(json_file.parent)
+    path = Path(os.path.relpath(os.path.realpath(volume), folder)).as_posix()
     return [
         {"path": path, "dset": DATASET} | ({} if limits is None else {"ROI0": list(limits)})
         for limits in ranges

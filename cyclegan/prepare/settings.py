@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,7 +70,7 @@ def fingerprint(source: Source, settings: Settings) -> str:
         stats = [(path, path.stat()) for path in source.files]
     except OSError as error:
         raise DataError(f"{source.name}: one of its files is gone: {error}") from error
-    files = [(str(path.resolve()), s.st_size, s.st_mtime_ns) for path, s in stats]
+    files = [(os.path.realpath(path), s.st_size, s.st_mtime_ns) for path, s in stats]
     content = [_VERSION, source.name, files, vars(settings)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -82,7 +82,7 @@ def check_output(source: Source, output: Path, settings: Settings, *, overwrite:
     Errors: `DataError` if something else made `output` or its picture and they may not be
     replaced, or if `output` is one of the source's own files.
     """
-    if output.resolve() in {path.resolve() for path in source.files}:
+    if os.path.realpath(output) in {os.path.realpath(path) for path in source.files}:
         raise DataError(f"{output} is also an input; name another output")
     record = Record(output, fingerprint(source, settings))
     if "written" in record.content and is_made(output, record.fingerprint):
@@ -148,11 +148,15 @@ class _Work:
     def __init__(self, source: Source, output: Path, settings: Settings, report: Reporter) -> None:
         self._source, self._output, self._settings = source, output, settings
         self._report = report
+        self._fingerprint = fingerprint(source, settings)
         self.region: Region = source.region(settings.roi)
+        size = size_of(self.region)
+        if not is_made(output, self._fingerprint):
+            padded = (round_up(n, c) for n, c in zip(size, chunk_shape(size), strict=True))
+            check_space(output, math.prod(padded) * np.dtype(settings.dtype).itemsize)
         self.blocks = blocks(self.region, source.grain, settings.slab_voxels)
         self.voxel_size_um = settings.voxel_size_um or source.voxel_size_um
-        self.title = f"{source.name}, {' x '.join(map(str, size_of(self.region)))} voxels"
-        self._fingerprint = fingerprint(source, settings)
+        self.title = f"{source.name}, {' x '.join(map(str, size))} voxels"
         self._record = Record(output, self._fingerprint)
         self._is_made = self._record.content.get("written") == len(self.blocks) and is_made(
             output, self._fingerprint
@@ -180,10 +184,6 @@ class _Work:
             logger.info(
                 "%s: its part comes from other inputs or settings; starting over", self._output
             )
-        size = size_of(self.region)
-        if not self._is_made:
-            padded = (round_up(n, c) for n, c in zip(size, chunk_shape(size), strict=True))
-            check_space(self._output, math.prod(padded) * np.dtype(self._settings.dtype).itemsize)
         self._measure()
         self._transform = self._fresh_transform()
         if "written" in self._record.content:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import lzma
 import math
+import os
 import re
 import struct
 import zlib
@@ -21,16 +22,19 @@ from numpy.typing import NDArray
 from cyclegan.data.blocks import Size, Window
 from cyclegan.data.voxel_size import VoxelSize, as_voxel_size, micrometres
 from cyclegan.errors import DataError
+from cyclegan.numbers import ceil_div
 from cyclegan.prepare.arrays import RawSource
 from cyclegan.prepare.source import Source, check_real
 
 _BROKEN = (
     tifffile.TiffFileError,
     *(OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, EOFError),
-    *(struct.error, zlib.error, lzma.LZMAError),
+    *(struct.error, zlib.error, lzma.LZMAError, AttributeError, ArithmeticError, MemoryError),
 )
 """Errors that tifffile and the decompressors raise for damaged files."""
 _SHOWN = 4
+_LARGE, _HIGHEST_COMPRESSION = 1 << 30, 10_000
+"""A page of more bytes than the first must be stored in one byte for so many or fewer."""
 _NO_PLANE = 1 | 4
 """Bits of NewSubfileType: a smaller copy of another page, and a mask."""
 
@@ -83,7 +87,7 @@ class _TiffStack(Source):
 
     @property
     def origin(self) -> tuple[Path, str, int]:
-        first = self.files[0].resolve()
+        first = Path(os.path.realpath(self.files[0]))
         kind = _kind(first)
         slices = sorted((p.name for p in first.parent.iterdir() if _kind(p) == kind), key=natural)
         return first.parent / kind, "", slices.index(first.name)
@@ -127,7 +131,7 @@ def is_tiff(path: Path) -> bool:
 
 def single_page(path: Path) -> bool:
     """Return True if a TIFF file holds one image. Errors: `DataError` if it can't be read."""
-    with _open(path) as tiff:
+    with _open(path) as tiff, _explained(path, "its description"):
         return planes_of(path, tiff) == 1
 
 
@@ -137,7 +141,7 @@ def open_tiff(files: Sequence[Path]) -> Source:
     Errors: `DataError` for colour images, pages of different shapes, a truncated file, and a
     compression that can't be read.
     """
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _explained(files[0], "its description"):
         tiff = stack.enter_context(_open(files[0]))
         pages = source = _TiffStack(files) if len(files) > 1 else _one_file(files[0], tiff)
         plane = _first_plane(files[0], tiff)
@@ -266,7 +270,8 @@ def _listening(handler: logging.Handler) -> Iterator[None]:
 @contextlib.contextmanager
 def _explained(path: Path, what: str) -> Iterator[None]:
     try:
-        yield
+        with _listening(_Complaints()):  # a user need not read what tifffile says besides
+            yield
     except _BROKEN as error:
         if "imagecodecs" in str(error):
             raise DataError(
@@ -292,7 +297,7 @@ def _dtype(tiff: tifffile.TiffFile, page: Any) -> np.dtype[Any]:
 
 
 def _check_plane(path: Path, page: Any) -> None:
-    kind = page.photometric.name if page.photometric is not None else ""
+    kind = _kind_of(page)
     if page.samplesperpixel > 1 or kind in ("RGB", "PALETTE", "YCBCR", "CFA"):
         raise DataError(
             f"{path}: a colour image ({kind}, {page.samplesperpixel} samples a pixel); "
@@ -314,16 +319,31 @@ def _check_alike(where: Path | str, page: Any, first: Any, name: str) -> None:
     if page.dtype != first.dtype:
         raise DataError(f"{where}: it holds {page.dtype}, {name} {first.dtype}; {alike}")
     if page.photometric != first.photometric:
-        kinds = [str(getattr(p.photometric, "name", p.photometric)) for p in (page, first)]
+        kinds = _kind_of(page), _kind_of(first)
         raise DataError(f"{where}: its kind is {kinds[0]}, that of {name} {kinds[1]}; {alike}")
 
 
+def _kind_of(page: Any) -> str:
+    """Return the name of the page's PhotometricInterpretation, or its number if it has no name."""
+    return str(getattr(page.photometric, "name", page.photometric))
+
+
 def _check_complete(where: str, page: Any, size: int) -> None:
+    stored, needed = sum(page.databytecounts), _bytes_of(page)
+    if stored < needed and page.compression == tifffile.COMPRESSION.NONE:
+        raise DataError(f"{where}: damaged: its {needed} bytes of pixels are stored in {stored}")
+    if needed > max(_LARGE, _HIGHEST_COMPRESSION * stored):
+        raise DataError(f"{where}: damaged: {needed} bytes of pixels can't be stored in {stored}")
     ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if not ends or max(ends) > size:
         raise DataError(
             f"{where}: truncated: its pixels end at byte {max(ends, default=0)}, the file at {size}"
         )
+
+
+def _bytes_of(page: Any) -> int:
+    height, width = page.shape[:2]
+    return int(height) * ceil_div(int(width) * int(page.bitspersample), 8)
 
 
 def _gaps(files: Sequence[Path]) -> str:
@@ -359,7 +379,7 @@ def planes_of(path: Path, tiff: tifffile.TiffFile) -> int:
     pages = len(plane_pages(path, tiff))
     if pages > 1:
         return pages
-    stated = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+    stated = _whole((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
     if tiff.is_shaped:
         stated = int(np.prod((tiff.shaped_metadata or ({},))[0].get("shape", [1])[:-2]))
     return max(1, stated)
@@ -372,9 +392,12 @@ def plane_pages(path: Path, tiff: tifffile.TiffFile) -> list[int]:
     """
     count = len(tiff.pages)
     planes = []
+    log = _Complaints()
     for number in range(count) if count > 1 else ():
-        with _explained(path, f"page {number + 1}"):
+        with _explained(path, f"page {number + 1}"), _listening(log):
             page: Any = tiff.pages.get(number)
+        if log.lines:
+            raise DataError(f"{path}: page {number + 1} is damaged: {log.lines[0]}")
         if not page.subfiletype & _NO_PLANE and page.photometric != tifffile.PHOTOMETRIC.MASK:
             planes.append(number)
     return planes or list(range(count))
@@ -406,12 +429,20 @@ def axes_of(tiff: tifffile.TiffFile) -> dict[str, int]:
     """Return the lengths of the axes other than rows and columns, as ImageJ and OME state them."""
     if tiff.is_imagej:
         known = tiff.imagej_metadata or {}
-        return {key: int(known.get(key, 1)) for key in ("channels", "frames", "slices")}
+        return {key: _whole(known.get(key, 1)) for key in ("channels", "frames", "slices")}
     if tiff.is_ome:
         pixels = _ome_pixels(tiff)
         names = {"SizeC": "channels", "SizeT": "frames", "SizeZ": "slices"}
-        return {name: int(pixels.get(key, 1)) for key, name in names.items()}
+        return {name: _whole(pixels.get(key, 1)) for key, name in names.items()}
     return {}
+
+
+def _whole(value: Any) -> int:
+    """Return a number of planes that a description states; 1 if it is none."""
+    try:
+        return max(1, int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def _check_axes(path: Path, tiff: tifffile.TiffFile) -> None:
@@ -433,7 +464,7 @@ def voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
         for axis in "ZYX":
             unit = micrometres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
             size = pixels.get(f"PhysicalSize{axis}")
-            sizes.append(float(size) * unit if size and unit else None)
+            sizes.append(size * unit if isinstance(size, int | float) and unit else None)
         return as_voxel_size([sizes[0] or sizes[1], *sizes[1:]])
     per_y, per_x = (_per_unit(tiff, f"{axis}Resolution") for axis in "YX")
     if not per_x or not per_y:
