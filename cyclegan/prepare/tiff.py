@@ -132,7 +132,7 @@ def is_tiff(path: Path) -> bool:
 def single_page(path: Path) -> bool:
     """Return True if a TIFF file holds one image. Errors: `DataError` if it can't be read."""
     with _open(path) as tiff, _explained(path, "its description"):
-        return planes_of(path, tiff) == 1
+        return planes_of(path, tiff, len(plane_pages(path, tiff))) == 1
 
 
 def open_tiff(files: Sequence[Path]) -> Source:
@@ -166,7 +166,8 @@ def _with_black_zero(source: Source, plane: Any) -> Source:
 
 def _one_file(path: Path, tiff: tifffile.TiffFile) -> Source:
     _check_images(path, tiff)
-    planes, pages = planes_of(path, tiff), plane_pages(path, tiff)
+    pages = plane_pages(path, tiff)
+    planes = planes_of(path, tiff, len(pages))
     first = tiff.pages.get(pages[0])
     for number in pages[1:]:
         where = f"{path}, page {number + 1}"
@@ -282,7 +283,7 @@ def _explained(path: Path, what: str) -> Iterator[None]:
 
 
 def _first_plane(path: Path, tiff: tifffile.TiffFile) -> Any:
-    return tiff.pages.get(plane_pages(path, tiff)[0])
+    return tiff.pages.get(next(_plane_pages(path, tiff), 0))
 
 
 def _pixels(page: Any) -> NDArray[Any]:
@@ -369,14 +370,13 @@ _COARSEST_DPI = 25.4
 """Lowest credible resolution: voxels of over a millimetre are not microCT; the unit is missing."""
 
 
-def planes_of(path: Path, tiff: tifffile.TiffFile) -> int:
-    """Return the number of Z planes in the file.
+def planes_of(path: Path, tiff: tifffile.TiffFile, pages: int) -> int:
+    """Return the number of Z planes in the file, of whose pages `pages` are planes.
 
     Beyond 4 GB ImageJ writes one page, followed by the other planes without pages of their own.
     Errors: `DataError` if the file has several channels or frames of several planes.
     """
     _check_axes(path, tiff)
-    pages = len(plane_pages(path, tiff))
     if pages > 1:
         return pages
     stated = _whole((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
@@ -390,17 +390,18 @@ def plane_pages(path: Path, tiff: tifffile.TiffFile) -> list[int]:
 
     Errors: `DataError` for a page whose description can't be read.
     """
-    count = len(tiff.pages)
-    planes = []
+    return list(_plane_pages(path, tiff)) or list(range(len(tiff.pages)))
+
+
+def _plane_pages(path: Path, tiff: tifffile.TiffFile) -> Iterator[int]:
     log = _Complaints()
-    for number in range(count) if count > 1 else ():
+    for number in range(len(tiff.pages)):
         with _explained(path, f"page {number + 1}"), _listening(log):
             page: Any = tiff.pages.get(number)
         if log.lines:
             raise DataError(f"{path}: page {number + 1} is damaged: {log.lines[0]}")
         if not page.subfiletype & _NO_PLANE and page.photometric != tifffile.PHOTOMETRIC.MASK:
-            planes.append(number)
-    return planes or list(range(count))
+            yield number
 
 
 def _check_images(path: Path, tiff: tifffile.TiffFile) -> None:
