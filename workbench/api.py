@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
-from cyclegan.data.dataset import resolved
+from cyclegan.data.origin import resolved
 from cyclegan.enhance.grid import Region
 from cyclegan.errors import ConfigError, UsageError, nearest
 from cyclegan.losses import GROUPS, function_name_of

@@ -114,6 +114,10 @@ def prepare(
         float | None,
         typer.Option(metavar="VALUE", help="Value of voxels without data, e.g. -9999."),
     ] = None,
+    fill_missing: Annotated[
+        bool,
+        typer.Option("--fill-missing", help="Read chunks never written as the fill value."),
+    ] = False,
     compression: Annotated[
         str, typer.Option(help="none (quickest to train from), gzip or lz4.")
     ] = "none",
@@ -146,6 +150,7 @@ def prepare(
         validate_file=validate_file,
         each=each,
         no_data=no_data,
+        fill_missing=fill_missing,
         overwrite=overwrite,
     )
     session.show(prepare_volumes(request, console=session.console))

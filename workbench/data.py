@@ -10,7 +10,7 @@ from typing import Any
 
 from cyclegan.data.volume import oddities
 from cyclegan.errors import UsageError, nearest
-from cyclegan.files import check_outputs, refuse_overwrite, same_file
+from cyclegan.files import check_outputs, refuse_overwrite, same_file, write_text
 from cyclegan.prepare import (
     COMPRESSIONS,
     WHOLE,
@@ -21,9 +21,11 @@ from cyclegan.prepare import (
     VoxelSize,
     check_output,
     complement,
+    dataset_text,
     entries,
     forget,
     group_inputs,
+    is_done,
     open_source,
     output_paths,
     parse_range,
@@ -33,7 +35,6 @@ from cyclegan.prepare import (
     size_of,
     validation_ranges,
     voxel_size_text,
-    write_dataset,
 )
 from cyclegan.simulate import SimulatedDomains, simulate
 from viz.check_picture import write_check_picture
@@ -61,6 +62,7 @@ class PrepareRequest:
     validate_file: Path | None = None
     each: bool = False
     no_data: float | None = None
+    fill_missing: bool = False
     overwrite: bool = False
 
     def settings(self) -> Settings:
@@ -116,6 +118,12 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
         ]
         if validation is not None and request.validate_file is not None:
             jobs.append(_validation_job(stack, request, settings, validation))
+        text = _dataset(json_file, jobs)
+        if not request.overwrite and all(is_done(j.source, j.output, settings) for j in jobs):
+            if not json_file.exists():
+                write_text(json_file, text)
+            if _holds(json_file, text):
+                return _nothing_left(jobs, json_file)
         finished = [
             check_output(job.source, job.output, settings, overwrite=request.overwrite)
             for job in jobs
@@ -123,7 +131,7 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
         refuse_overwrite(json_file, request.overwrite or all(finished))
         _announce(console, request, jobs, ranges)
         done = [_prepare(console, request, settings, job) for job in jobs]
-        _write_json(json_file, jobs)
+        write_text(json_file, text)
         for job in jobs:
             forget(job.output, job.source, settings)
     return Output(data=_data(done, jobs, json_file), text=_text(done, json_file))
@@ -155,6 +163,7 @@ def _job(
 ) -> _Job:
     source = _open(stack, request, group)
     region = source.region(settings.roi)
+    source.check_holes(region, fill_missing=request.fill_missing)
     if request.validate_file is not None:
         return _Job(source=source, output=output, train=[None], validate=[])
     length = size_of(region)[0]
@@ -168,7 +177,7 @@ def _validation_job(
     assert request.validate_file is not None
     (group,) = group_inputs([request.validate_file])
     source = _open(stack, request, group)
-    source.region(settings.roi)
+    source.check_holes(source.region(settings.roi), fill_missing=request.fill_missing)
     return _Job(source=source, output=output, train=[], validate=[None])
 
 
@@ -224,10 +233,23 @@ def _prepare(
     return done
 
 
-def _write_json(json_file: Path, jobs: Sequence[_Job]) -> None:
+def _dataset(json_file: Path, jobs: Sequence[_Job]) -> str:
     train = [entry for job in jobs for entry in entries(job.output, json_file, job.train)]
     validate = [entry for job in jobs for entry in entries(job.output, json_file, job.validate)]
-    write_dataset(json_file, train, validate)
+    return dataset_text(train, validate)
+
+
+def _holds(json_file: Path, text: str) -> bool:
+    return json_file.is_file() and json_file.read_bytes() == text.encode()
+
+
+def _nothing_left(jobs: Sequence[_Job], json_file: Path) -> Output:
+    volumes = [{"source": job.source.name, "output": job.output} for job in jobs]
+    files = ", ".join(str(path) for path in (*(job.output for job in jobs), json_file))
+    return Output(
+        data={"dataset": str(json_file), "volumes": volumes, "reused": True},
+        text=f"nothing left to do: these inputs and settings already gave {files}",
+    )
 
 
 def _data(done: Sequence[PrepareResult], jobs: Sequence[_Job], json_file: Path) -> dict[str, Any]:
@@ -235,7 +257,7 @@ def _data(done: Sequence[PrepareResult], jobs: Sequence[_Job], json_file: Path) 
         _plain(one) | {"train": list(job.train), "validate": list(job.validate)}
         for one, job in zip(done, jobs, strict=True)
     ]
-    return {"dataset": str(json_file), "volumes": volumes}
+    return {"dataset": str(json_file), "volumes": volumes, "reused": False}
 
 
 def _plain(done: PrepareResult) -> dict[str, Any]:

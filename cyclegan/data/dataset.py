@@ -13,12 +13,11 @@ voxels without data.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cyclegan.data.hdf5_source import find_dataset, open_file
+from cyclegan.data.origin import origin_of
 from cyclegan.documents import parse_json, read_text
 from cyclegan.errors import DataError, nearest
 from cyclegan.files import same_file
@@ -102,7 +101,7 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
         if key not in _ENTRY_KEYS:
             raise DataError(f"{where}: unknown key '{key}'; {nearest(key, _ENTRY_KEYS)}")
     if "\0" in item["path"]:
-        raise DataError(f"{where}: path = {item['path']!r} has a null byte")
+        raise DataError(f"{where}: path = {item['path']!r} contains a null byte; correct it")
     dset = item.get("dset", "data")
     if not isinstance(dset, str) or not dset:
         raise DataError(f"{where}: dset = {dset!r} must be the name of a dataset")
@@ -170,12 +169,6 @@ def _limits(what: str, value: Any) -> Limits:
     )
 
 
-def resolved(limits: Limits, length: int) -> tuple[int, int]:
-    """Return [start, end) along an axis of `length` voxels, negative ends counted from its end."""
-    start, end = limits or (0, length)
-    return (start + length if start < 0 else start), (end + length if end < 0 else end)
-
-
 def _is_list(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) == length
 
@@ -189,7 +182,11 @@ def _warn_of_missing(path: Path) -> None:
 
 
 def _warn_of_overlap(spec: DatasetSpec) -> None:
-    pairs = [(t, v) for t in spec.train for v in spec.validate if _overlap(t, v)]
+    origins = {
+        entry: origin_of(entry.path, entry.dset, entry.roi)
+        for entry in (*spec.train, *spec.validate)
+    }
+    pairs = [(t, v) for t in spec.train for v in spec.validate if origins[t].overlaps(origins[v])]
     if pairs:
         training, judged = pairs[0]
         more = f" and in {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
@@ -199,34 +196,12 @@ def _warn_of_overlap(spec: DatasetSpec) -> None:
             spec.source,
             judged.path,
             judged.dset,
-            f" (trained on as {training.path})" * (training.path != judged.path) + more,
+            _trained_on(training, judged, origins[judged].path) + more,
         )
 
 
-def _overlap(one: VolumeEntry, other: VolumeEntry) -> bool:
-    if (os.path.realpath(one.path), one.dset.strip("/")) != (
-        os.path.realpath(other.path),
-        other.dset.strip("/"),
-    ):
-        return False
-    lengths = _lengths(one) if any(min(span) < 0 for span in _spans(one, other)) else None
-    for a, b, n in zip(one.roi, other.roi, lengths or (0, 0, 0), strict=True):
-        if a is None or b is None:
-            continue
-        first, second = resolved(a, n), resolved(b, n)
-        if first[1] <= second[0] or second[1] <= first[0]:
-            return False
-    return True
-
-
-def _spans(*entries: VolumeEntry) -> list[tuple[int, int]]:
-    return [limits for entry in entries for limits in entry.roi if limits is not None]
-
-
-def _lengths(entry: VolumeEntry) -> tuple[int, ...] | None:
-    """Return the sizes along Z, Y and X; None for a file that is refused where it is opened."""
-    try:
-        with open_file(entry.path) as handle:
-            return tuple(find_dataset(handle, entry.path, entry.dset).shape[-3:])
-    except DataError:
-        return None
+def _trained_on(training: VolumeEntry, judged: VolumeEntry, scan: str) -> str:
+    if training.path == judged.path:
+        return ""
+    also = "" if same_file(training.path, judged.path) else f": both hold voxels of {scan}"
+    return f" (trained on as {training.path}{also})"

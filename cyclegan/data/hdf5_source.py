@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from cyclegan.data.nexus import child, default_volumes
 from cyclegan.errors import DataError
+from cyclegan.files import printable, why_missing
 
 logger = logging.getLogger(__name__)
 
@@ -46,22 +48,44 @@ def open_dataset(path: Path, dset: str) -> h5py.Dataset:
 
 def open_file(path: Path) -> h5py.File:
     """Open a file for reading. Errors: `DataError` if it is missing or not an HDF5 file."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    fault = why_missing(path)
+    if fault:
+        raise DataError(f"{printable(path)}: {fault}")
+    if path.is_dir():
+        raise DataError(f"{path}: this is a folder; name an HDF5 file")
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise DataError(
-            f"{path}: not a readable HDF5 file (truncated, still being written, or another "
-            f"format): {_one_line(error)}"
-        ) from error
+        raise DataError(f"{path}: {_why_unreadable(path, error)}") from error
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    text = _one_line(error)
+    if "unable to lock file" in text:
+        return (
+            "another program has this file open, probably to write it; try again when it is done "
+            "(if none has it open, the file system can't lock: set HDF5_USE_FILE_LOCKING=FALSE)"
+        )
+    if "already open for" in text:
+        return (
+            "a program is writing this file, or was killed while it was; try again when it is "
+            f"done, or if none writes it, mark it as closed: h5clear -s {path}"
+        )
+    return f"not a readable HDF5 file (truncated, or another format): {text}"
 
 
 def find_dataset(handle: h5py.File, path: Path, dset: str, *, most_axes: int = 4) -> h5py.Dataset:
     """Find a dataset in an open file, as `open_dataset` does, but ignore its virtual sources."""
-    item = _follow(handle, path, dset)
-    if isinstance(item, h5py.Group) or (item is None and dset.strip("/") == "data"):
-        item = _default(handle if item is None else item, path, dset) or item
+    with explained(str(path)):
+        item = _follow(handle, path, dset)
+        if isinstance(item, h5py.Group) or (item is None and dset.strip("/") == "data"):
+            item = _default(handle if item is None else item, path, dset) or item
+        return _checked(item, handle, path, dset, most_axes)
+
+
+def _checked(
+    item: h5py.Dataset | h5py.Group | None, handle: h5py.File, path: Path, dset: str, most_axes: int
+) -> h5py.Dataset:
     if isinstance(item, h5py.Group):
         raise DataError(
             f"{path}: '{dset}' is a group that names no default image; {_names_found(handle, dset)}"
@@ -97,10 +121,7 @@ def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Gro
         except (OSError, RuntimeError, ValueError) as caught:
             found, error = None, caught
         if found is None and isinstance(link, h5py.ExternalLink):
-            raise DataError(
-                f"{path}: '{dset}' is an external link to '{link.path}' in '{link.filename}', "
-                "which is not there or can't be read; put that file back or name another dataset"
-            ) from error
+            raise DataError(_broken_link(path, dset, link)) from error
         if found is None and isinstance(link, h5py.SoftLink):
             raise DataError(
                 f"{path}: '{dset}' is a soft link to '{link.path}', which leads nowhere; "
@@ -110,6 +131,16 @@ def _follow(handle: h5py.File, path: Path, dset: str) -> h5py.Dataset | h5py.Gro
             return None
         item = found
     return item
+
+
+def _broken_link(path: Path, dset: str, link: h5py.ExternalLink) -> str:
+    what = f"{path}: '{dset}' is an external link to '{link.path}' in '{link.filename}', which"
+    for target in find_files(path, link.filename, "HDF5_EXT_PREFIX"):
+        try:
+            h5py.File(target, "r").close()
+        except OSError as error:
+            return f"{what} can't be read: {_why_unreadable(target, error)}"
+    return f"{what} is not there; put that file back or name another dataset"
 
 
 def _default(group: h5py.Group, path: Path, dset: str) -> h5py.Dataset | None:
@@ -190,9 +221,16 @@ def _similarity(name: str, wanted: str) -> float:
 
 def read_part(dataset: h5py.Dataset, index: tuple[Any, ...], name: str) -> NDArray[Any]:
     """Return `dataset[index]`. Errors: `DataError` that calls the damaged dataset `name`."""
-    try:
+    with explained(name):
         return np.asarray(dataset[index])
-    except (OSError, RuntimeError) as error:
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn the errors that h5py raises for damaged files into a `DataError` about `name`."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, OverflowError) as error:
         raise DataError(
             f"{name}: reading failed, the file is damaged: {_one_line(error)}"
         ) from error
@@ -238,10 +276,10 @@ _opening = threading.Lock()
 
 def file_key(path: Path) -> tuple[object, ...]:
     """Return what identifies a file's content: real path, size, time of last change and inode."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: no such file") from error
+    fault = why_missing(path)
+    if fault:
+        raise DataError(f"{printable(path)}: {fault}")
+    stat = path.stat()
     return os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
@@ -287,8 +325,8 @@ def _missing(dataset: h5py.Dataset, name: str, wanted: set[str]) -> Iterator[str
             with h5py.File(path, "r") as handle:
                 # printf-style names stand for any number of datasets.
                 yield from (f"{path}:{d}" for d in wanted if "%b" not in d and d not in handle)
-        except OSError:
-            yield f"{path} (not a readable HDF5 file)"
+        except OSError as error:
+            yield f"{path} ({_why_unreadable(path, error)})"
 
 
 def _found(dataset: h5py.Dataset, name: str) -> list[Path]:

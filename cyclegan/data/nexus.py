@@ -77,6 +77,11 @@ def as_text(value: Any) -> str | None:
     """Return an attribute's value as text, whether it is bytes, text or an array of one item."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.ravel()[0]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return None if value is None else str(value)
+    if value is None:
+        return None
+    if not isinstance(value, bytes):
+        value = str(value).encode("utf-8", errors="surrogateescape")
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError:  # what older programs write, such as the micro sign as one byte
+        return str(value, "latin-1")

@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import BlockGrid, Size, Window, spread
-from cyclegan.data.dataset import VolumeEntry, resolved
+from cyclegan.data.dataset import VolumeEntry
 from cyclegan.data.hdf5_source import (
     SharedFile,
     check_sources,
+    explained,
     file_key,
     find_dataset,
     open_with_cache,
     read_part,
     source_files,
 )
+from cyclegan.data.origin import resolved
 from cyclegan.data.statistics import (
     Moments,
     Statistics,
@@ -35,6 +37,7 @@ from cyclegan.data.statistics import (
     moments,
     statistics_of,
 )
+from cyclegan.data.unwritten import ChunkGrid, unwritten
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 from cyclegan.numbers import ceil_div
@@ -79,13 +82,19 @@ class Region:
         self._dataset: h5py.Dataset | None = dataset
         self._pid = os.getpid()
         self._patch: Size | None = None
+        with explained(self.name):
+            self._describe(dataset, channels)
+
+    def _describe(self, dataset: h5py.Dataset, channels: int) -> None:
         self._check_channels(dataset, channels)
         self.channels = channels
         self.start, self.shape = self._limits(dataset.shape[-3:])
         self.place = Place.of(dataset)
         self.limits = limits_text(self._box(dataset)[-3:], dataset.shape[-3:])
         """The region as text, e.g. `[0:60, :, :]`."""
-        check_sources(dataset, entry.path, self._box(dataset))
+        check_sources(dataset, self.entry.path, self._box(dataset))
+        self.unwritten = self._unwritten(dataset)
+        """Number of its chunks that were never written, as a predicate; None if all were."""
         self.dtype = _native(dataset.dtype)
         self.voxel_size_um = voxel_size_um(dataset)
         self.key = self._key(dataset)
@@ -104,10 +113,15 @@ class Region:
 
     def measure(self) -> Statistics:
         """Return the statistics of the region, or of a sample if it is very large."""
-        return self._scan(None)
+        with explained(self.name):
+            return self._scan(None)
 
     def load(self, array: NDArray[Any], *, measure: bool) -> Statistics | None:
         """Read the region into `array` (C, Z, Y, X); with `measure`, return its statistics."""
+        with explained(self.name):
+            return self._load(array, measure=measure)
+
+    def _load(self, array: NDArray[Any], *, measure: bool) -> Statistics | None:
         if measure:
             return self._scan(array)
         dataset = self._open_dataset()
@@ -271,6 +285,10 @@ class Region:
     def _box(self, dataset: h5py.Dataset) -> tuple[tuple[int, int], ...]:
         box = [(s, s + n) for s, n in zip(self.start, self.shape, strict=True)]
         return tuple([(0, dataset.shape[0])] * (dataset.ndim - 3) + box)
+
+    def _unwritten(self, dataset: h5py.Dataset) -> str | None:
+        grid = ChunkGrid.of_hdf5(dataset, [0] * (dataset.ndim - 3))
+        return unwritten(grid, self._box(dataset)[-3:])
 
     def _key(self, dataset: h5py.Dataset) -> Hashable:
         """Return what identifies these voxels: files, object, region."""

@@ -32,6 +32,7 @@ Structures differ by some ten standard deviations, metal in polymer by more, hot
 RARE = 1e-3
 """Share of the voxels up to which extreme ones are faults; more of them are part of the image."""
 _SEVERAL = 2
+_EXACT_INTEGERS = 2.0**53
 _HUGE = 1e30
 _GAUSSIAN_SPAN = 2.5631
 """Distance of the 90th from the 10th percentile of a Gaussian, in standard deviations."""
@@ -130,6 +131,17 @@ class Statistics:
             extreme=int(plain.get("extreme", 0)),
             without_data=int(plain.get("without_data", 0)),
         )
+
+
+def lost_digits(dtype: np.dtype[Any], mean: float, std: float) -> str | None:
+    """Return a predicate for integers too large for double precision; None if there are none."""
+    if dtype.kind not in "iu" or abs(mean) + std <= _EXACT_INTEGERS:
+        return None
+    return (
+        f"its {dtype} values lie around {mean:.4g}, beyond 2^53, where double precision drops "
+        "their last digits; subtract an offset from them first, or name a value without data by "
+        "no_data (--no-data)"
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cyclegan.data.blocks import Size
 from cyclegan.data.dataset import Limits, VolumeEntry
 from cyclegan.data.region import Region
 from cyclegan.data.scan import Scan, by_place
-from cyclegan.data.statistics import Statistics
+from cyclegan.data.statistics import Statistics, lost_digits
 from cyclegan.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Volume:
             valid = replace(statistics.valid, no_data=entry.no_data)
             statistics = replace(statistics, valid=valid)
         self.statistics = statistics
-        _check(statistics, self.name)
+        _check(statistics, self.name, self.dtype)
         self._standardise = standardise
         self._own = Scan(place=region.place, regions=(region.limits,), statistics=statistics)
         self.standardise_as(self._own)
@@ -115,7 +115,8 @@ class Volume:
 
     def warn(self) -> None:
         """Log, once per process, what is odd about the voxels."""
-        for text in oddities(self.statistics):
+        missing = [self._region.unwritten] if self._region.unwritten else []
+        for text in [*missing, *oddities(self.statistics)]:
             _tell_once(logging.WARNING, f"{self.name}: {text}")
         if self._standardise == "never" and not _is_standardised(self.scan.statistics):
             _tell_once(
@@ -287,11 +288,14 @@ def _numbers(found: Statistics) -> str:
     return f"mean {found.mean:.6g} and standard deviation {found.std:.6g}"
 
 
-def _check(found: Statistics, name: str) -> None:
+def _check(found: Statistics, name: str, dtype: np.dtype[Any]) -> None:
     if not found.count:
         raise DataError(f"{name}: none of the {found.non_finite} voxels is finite")
     if not (math.isfinite(found.mean) and math.isfinite(found.std)):
         raise DataError(f"{name}: the voxels are too large for a standard deviation")
+    lost = lost_digits(dtype, found.mean, found.std)
+    if lost:
+        raise DataError(f"{name}: {lost}")
     if found.std == 0:
         raise DataError(
             f"{name}: all {found.count} finite voxels are {found.mean:g}; take another region, or "

@@ -9,17 +9,17 @@ from __future__ import annotations
 from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.prepare.dataset import (
     complement,
+    dataset_text,
     entries,
     output_paths,
     validation_ranges,
-    write_dataset,
 )
 from cyclegan.prepare.open_source import group_inputs, open_source
 from cyclegan.prepare.partial import COMPRESSIONS
 from cyclegan.prepare.region import WHOLE, Open, parse_range, parse_roi, size_of
 from cyclegan.prepare.settings import PrepareResult, Settings, parse_voxel_size, voxel_size_text
 from cyclegan.prepare.source import Source
-from cyclegan.prepare.streaming import check_output, forget, prepare_volume
+from cyclegan.prepare.streaming import check_output, forget, is_done, prepare_volume
 
 __all__ = [
     "COMPRESSIONS",
@@ -31,9 +31,11 @@ __all__ = [
     "VoxelSize",
     "check_output",
     "complement",
+    "dataset_text",
     "entries",
     "forget",
     "group_inputs",
+    "is_done",
     "open_source",
     "output_paths",
     "parse_range",
@@ -43,5 +45,4 @@ __all__ = [
     "size_of",
     "validation_ranges",
     "voxel_size_text",
-    "write_dataset",
 ]

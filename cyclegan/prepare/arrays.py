@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from cyclegan.data.blocks import Size, Window
 from cyclegan.data.hdf5_source import (
     check_sources,
+    explained,
     find_dataset,
     open_file,
     read_part,
@@ -22,6 +25,7 @@ from cyclegan.data.hdf5_source import (
     volume_names,
 )
 from cyclegan.data.nexus import as_text, default_volumes
+from cyclegan.data.unwritten import ChunkGrid
 from cyclegan.data.voxel_size import (
     VoxelSize,
     as_voxel_size,
@@ -30,10 +34,19 @@ from cyclegan.data.voxel_size import (
     voxel_size_um,
 )
 from cyclegan.errors import CycleGANError, DataError
+from cyclegan.numbers import ceil_div
 from cyclegan.prepare.region import Region, Roi
 from cyclegan.prepare.source import Source, check_real, three_axes
 
 _ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
+
+
+_BROKEN = (
+    *(OSError, ValueError, EOFError, TypeError, KeyError, IndexError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, ArithmeticError, MemoryError, AttributeError),
+)
+"""Errors that NumPy and zarr raise for damaged files."""
+_MOST_CHUNKS = 1 << 30
 
 
 class RawSource(Source):
@@ -92,7 +105,7 @@ def open_npy(path: Path, channel: int | None) -> Source:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except _BROKEN as error:
         raise DataError(f"{path}: not a complete NPY file of numbers: {error}") from error
     check_real(str(path), array.dtype)
     index, shape = three_axes(str(path), array.shape, channel)
@@ -117,13 +130,80 @@ class _ZarrSource(Source):
         self._index, self.shape = three_axes(self.name, array.shape, channel)
         # A shard is one file of several chunks, which can be read one by one.
         self.grain = (int(array.chunks[-3]), int(array.chunks[-2]))
-        self._array = array
+        self._path, self._array = path, array
+
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        """Folder of the array."""
+        return self._path / self._array.path, "", 0
+
+    def chunk_grid(self) -> ChunkGrid | None:
+        """Return the chunks of the volume; a chunk of a shard counts by itself."""
+        array = self._array
+        if 0 in array.chunks:
+            raise DataError(f"{self.name}: its chunks are {list(array.chunks)}; it is damaged")
+        z, y, x = (int(n) for n in array.chunks[-3:])
+        return ChunkGrid(
+            shape=self.shape,
+            chunks=(z, y, x),
+            written=self._written(array.shards or array.chunks),
+            fill=array.fill_value if array.fill_value is not None else 0,
+        )
+
+    def _written(self, stored: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which chunks were written; each file holds a box of `stored` voxels."""
+        array, folder = self._array, self._path / self._array.path
+        each = [n // c for n, c in zip(stored, array.chunks, strict=True)]
+        lead = [i // n for i, n in zip(self._index, stored, strict=False)]
+        counts = [ceil_div(n, m) for n, m in zip(self.shape, stored[-3:], strict=True)]
+        if math.prod(counts) > _MOST_CHUNKS:
+            raise DataError(
+                f"{self.name}: its shape {list(self.shape)} in chunks of {list(array.chunks)} "
+                "can't be right; its description is damaged"
+            )
+        written = np.zeros([n * e for n, e in zip(counts, each[-3:], strict=True)], bool)
+        inner = tuple(i // c % e for i, c, e in zip(self._index, array.chunks, each, strict=False))
+        for path in (p for p in self.files if folder in p.parents):
+            place = _place(path.relative_to(folder).as_posix(), array)
+            if place and list(place[:-3]) == lead and all(np.less(place[-3:], counts)):
+                box = tuple(
+                    slice(i * e, (i + 1) * e) for i, e in zip(place[-3:], each[-3:], strict=True)
+                )
+                written[box] = _chunks_in_file(path, array, each)[inner]
+        within = (ceil_div(n, c) for n, c in zip(self.shape, array.chunks[-3:], strict=True))
+        return written[tuple(slice(n) for n in within)]
 
     def read(self, window: Window) -> NDArray[Any]:
         try:
             return np.asarray(self._array[self._index + window])
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except _BROKEN as error:
             raise DataError(f"{self.name}: reading failed, it is damaged: {error}") from error
+
+
+def _place(name: str, array: Any) -> tuple[int, ...] | None:
+    """Return the place in the grid of the chunk or shard in the file `name`; None if it is none."""
+    place = tuple(int(n) for n in re.findall(r"\d+", name)[-len(array.shape) :])
+    is_chunk = len(place) == len(array.shape) and array.metadata.encode_chunk_key(place) == name
+    return place if is_chunk else None
+
+
+def _chunks_in_file(path: Path, array: Any, each: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which chunks a file holds: all, or in a shard those that its index names."""
+    everything = np.ones(each, bool)
+    codecs = [c for c in getattr(array.metadata, "codecs", ()) if hasattr(c, "index_location")]
+    if array.shards is None or not codecs:
+        return everything
+    size = 16 * everything.size
+    checksum = 4 * (len(codecs[0].index_codecs) - 1)
+    with path.open("rb") as handle:
+        if "end" in str(codecs[0].index_location):
+            handle.seek(max(path.stat().st_size - size - checksum, 0))
+        index = handle.read(size)
+    if len(index) < size:
+        return everything  # damaged, as reading it will say
+    offsets = np.frombuffer(index, "<u8").reshape(*each, 2)[..., 0]
+    written: NDArray[np.bool_] = offsets != np.iinfo(np.uint64).max
+    return written
 
 
 def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
@@ -144,10 +224,10 @@ def open_zarr(path: Path, dataset: str | None, channel: int | None) -> Source:
         if not hasattr(node, "chunks"):
             image, scale = _ome_image(dict(node.attrs))
             node = _member(path, node, dataset or image)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        source = _ZarrSource(path, node, channel)
+        source.voxel_size_um = as_voxel_size(node.attrs.get("voxel_size_um")) or scale
+    except _BROKEN as error:
         raise DataError(f"{path}: not a readable Zarr array: {error}") from error
-    source = _ZarrSource(path, node, channel)
-    source.voxel_size_um = as_voxel_size(node.attrs.get("voxel_size_um")) or scale
     return source
 
 
@@ -207,14 +287,21 @@ class Hdf5Source(Source):
         self.files = tuple(dict.fromkeys([path, own, *source_files(dataset)]))
         chunks = dataset.chunks or (1, 1, 1)
         self.grain = (chunks[-3], chunks[-2])
-        self.voxel_size_um = voxel_size_um(dataset)
-        if self.voxel_size_um is None and lacks_unit(dataset):
+        with explained(self.name):
+            self.voxel_size_um = voxel_size_um(dataset)
+            without_unit = self.voxel_size_um is None and lacks_unit(dataset)
+            self.units = as_text(dataset.attrs.get("units"))
+        if without_unit:
             self.notes = (
                 f"{self.name}: its voxel size is not used because it has no unit of length; "
                 "give it with --voxel-size",
             )
-        self.units = as_text(dataset.attrs.get("units"))
         self._path, self._handle, self._dataset = path, handle, dataset
+
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        """File that holds the dataset, links followed, and its name there."""
+        return Path(self._dataset.file.filename), str(self._dataset.name), 0
 
     def region(self, roi: Roi) -> Region:
         """Return the region in voxels; check that all files it needs exist."""
@@ -222,6 +309,11 @@ class Hdf5Source(Source):
         leading = [(i, i + 1) for i in self._index]
         check_sources(self._dataset, self._path, (*leading, *region))
         return region
+
+    def chunk_grid(self) -> ChunkGrid | None:
+        """Return the chunks of the volume, unless all were written."""
+        with explained(self.name):
+            return ChunkGrid.of_hdf5(self._dataset, self._index)
 
     def read(self, window: Window) -> NDArray[Any]:
         """Return the voxels of `window`."""
@@ -240,7 +332,9 @@ def open_hdf5(path: Path, name: str | None, channel: int | None) -> Source:
     """
     handle = open_file(path)
     try:
-        dataset = find_dataset(handle, path, name or _unnamed(path, handle), most_axes=_MOST_AXES)
+        with explained(str(path)):
+            wanted = name or _unnamed(path, handle)
+        dataset = find_dataset(handle, path, wanted, most_axes=_MOST_AXES)
         return Hdf5Source(path, handle, dataset, name or dataset.name.strip("/"), channel)
     except BaseException:
         handle.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan.errors import DataError, UsageError
-from cyclegan.files import write_text
+from cyclegan.files import check_name
 from cyclegan.prepare.partial import DATASET, HDF5_SUFFIXES
 from cyclegan.prepare.region import Open, Range
 
@@ -25,8 +25,11 @@ def output_paths(
 
     A single volume is written to `output`, the validation file beside it as `..._validate.h5`, and
     the JSON has `output`'s name. For several volumes `output` is a folder: each file has its
-    input's name, and the JSON is `dataset.json`. Errors: `UsageError` if `output` is ambiguous.
+    input's name, and the JSON is `dataset.json`.
+
+    Errors: `UsageError` if `output` is ambiguous, `DataError` if no file can be there.
     """
+    check_name(output)
     several = len(groups) > 1
     is_file = output.suffix.lower() in HDF5_SUFFIXES
     if several and (is_file or output.is_file()):
@@ -88,19 +91,18 @@ def complement(ranges: Sequence[Range], length: int) -> list[Range]:
 
 def entries(volume: Path, json_file: Path, ranges: Sequence[Range | None]) -> list[dict[str, Any]]:
     """Return entries of a dataset JSON for ranges of a volume along Z; None is all of it."""
-    path = Path(os.path.relpath(volume.resolve(), json_file.parent.resolve())).as_posix()
+    folder = os.path.realpath(json_file.parent)
+    path = Path(os.path.relpath(os.path.realpath(volume), folder)).as_posix()
     return [
         {"path": path, "dset": DATASET} | ({} if limits is None else {"ROI0": list(limits)})
         for limits in ranges
     ]
 
 
-def write_dataset(
-    json_file: Path, train: Sequence[dict[str, Any]], validate: Sequence[dict[str, Any]]
-) -> None:
-    """Write the dataset JSON, one entry per line."""
+def dataset_text(train: Sequence[dict[str, Any]], validate: Sequence[dict[str, Any]]) -> str:
+    """Return the dataset JSON, one entry per line."""
     parts = [
         f' "{name}": [\n  ' + ",\n  ".join(json.dumps(entry) for entry in part) + "\n ]"
         for name, part in (("train", train), ("validate", validate))
     ]
-    write_text(json_file, "{\n" + ",\n".join(parts) + "\n}\n")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 
 from cyclegan.errors import DataError, UsageError
+from cyclegan.files import printable, why_missing
 from cyclegan.prepare.arrays import is_zarr, open_hdf5, open_npy, open_zarr
+from cyclegan.prepare.formats import READ, how_to_bring_in
 from cyclegan.prepare.partial import HDF5_SUFFIXES
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.tiff import is_tiff, natural, open_tiff, single_page, tiffs_in
 
 _NPY = b"\x93NUMPY"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def group_inputs(inputs: Sequence[Path], *, each: bool = False) -> list[list[Path]]:
@@ -22,13 +26,16 @@ def group_inputs(inputs: Sequence[Path], *, each: bool = False) -> list[list[Pat
     With `each` every input is a volume by itself. Errors: `DataError` for an input that does not
     exist, `UsageError` for one that is named twice.
     """
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in inputs:
-        if not path.exists():
-            raise DataError(f"{path}: no such file or folder")
-        if path.resolve() in seen:
+        fault = why_missing(path)
+        if fault:
+            fault = fault.replace("no such file", "no such file or folder", 1)
+            raise DataError(f"{printable(path)}: {fault}")
+        real = os.path.realpath(path)
+        if real in seen:
             raise UsageError(f"{path} is named twice")
-        seen.add(path.resolve())
+        seen.add(real)
     stack = len(inputs) > 1 and not each and all(_is_plane(path) for path in inputs)
     return [sorted(inputs, key=natural)] if stack else [[path] for path in inputs]
 
@@ -65,15 +72,16 @@ def _open_file(path: Path, dataset: str | None, channel: int | None) -> Source:
         _refuse_unused(path, "a TIFF file", dataset, channel)
         return open_tiff([path])
     with path.open("rb") as handle:
-        start = handle.read(len(_NPY))
-    if start == _NPY:
+        start = handle.read(len(_HDF5))
+    if start.startswith(_NPY):
         _refuse_unused(path, "an NPY file", dataset, None)
         return open_npy(path, channel)
-    if h5py.is_hdf5(path) or path.suffix.lower() in HDF5_SUFFIXES:
+    # HDF5's own test says no to a file that another program has locked.
+    if start == _HDF5 or h5py.is_hdf5(path) or path.suffix.lower() in HDF5_SUFFIXES:
         return open_hdf5(path, dataset, channel)
+    hint = how_to_bring_in(path)
     raise DataError(
-        f"{path}: neither HDF5 (NeXus), TIFF, NPY nor a Zarr folder"
-        + (", an empty file" if not start else "")
+        f"{path}: {READ}" + (", an empty file" if not start else f"; {hint}" if hint else "")
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size
+from cyclegan.data.origin import PREPARED_FROM
 from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
@@ -32,8 +32,6 @@ from cyclegan.hdf5 import writing_hdf5
 from cyclegan.locks import at_once
 from cyclegan.numbers import ceil_div
 
-FINGERPRINT = "prepared_from"
-"""Attribute of the dataset that holds the fingerprint of its inputs and settings."""
 _RESERVE = 1 << 24
 
 
@@ -70,15 +68,14 @@ class Record:
         self.content = {}
         self.path.unlink(missing_ok=True)
 
-    def made(self, output: Path) -> bool:
-        """Return True if an earlier call with this record's settings finished `output`."""
-        if not self.content or not output.exists():
-            return False
-        try:
-            with h5py.File(output, "r") as handle:
-                return bool(handle[DATASET].attrs.get(FINGERPRINT) == self.fingerprint)
-        except (OSError, KeyError):
-            return False
+
+def is_made(output: Path, fingerprint: str) -> bool:
+    """Return True if `output` is whole, and made from the inputs and settings of `fingerprint`."""
+    try:
+        with h5py.File(output, "r") as handle:
+            return bool(handle[DATASET].attrs.get(PREPARED_FROM) == fingerprint)
+    except (OSError, KeyError, ValueError):
+        return False
 
 
 @contextlib.contextmanager
@@ -95,15 +92,7 @@ def exclusive(output: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(at_once(path, busy))
         stack.callback(path.unlink, missing_ok=True)
-        _sweep(output)
         yield
-
-
-def _sweep(output: Path) -> None:
-    """Remove temporary files that a killed process left beside `output`."""
-    for name in (output.name, output.name + ".part.json", output.with_suffix(".png").name):
-        for path in output.parent.glob(f".{glob.escape(name)}.*.part"):
-            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -174,8 +163,8 @@ class Part:
                     self._layout.shape,
                     self._layout.chunks,
                 )
-                wanted = self._layout.attributes[FINGERPRINT]
-                if not fitting or dataset.attrs.get(FINGERPRINT) != wanted:
+                wanted = self._layout.attributes[PREPARED_FROM]
+                if not fitting or dataset.attrs.get(PREPARED_FROM) != wanted:
                     return False
         except (OSError, KeyError):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from cyclegan.prepare.region import SLAB_VOXELS, WHOLE, Roi
 from cyclegan.prepare.source import Source
 
 Dtype = Literal["float16", "float32"]
-_VERSION = 3
+_VERSION = 4
 """Version of the output; increase it when the same input and settings give another file."""
 
 
@@ -47,7 +48,7 @@ class PrepareResult:
     dtype: Dtype
     voxel_size_um: VoxelSize | None
     statistics: Statistics
-    """Of the voxels that count, before standardisation."""
+    """Statistics of the voxels that count, before standardisation."""
     minimum: float
     maximum: float
     percentiles: dict[int, float]
@@ -69,7 +70,7 @@ def fingerprint(source: Source, settings: Settings) -> str:
         stats = [(path, path.stat()) for path in source.files]
     except OSError as error:
         raise DataError(f"{source.name}: one of its files is gone: {error}") from error
-    files = [(str(path.resolve()), s.st_size, s.st_mtime_ns) for path, s in stats]
+    files = [(os.path.realpath(path), s.st_size, s.st_mtime_ns) for path, s in stats]
     content = [_VERSION, source.name, files, vars(settings)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.blocks import Size, Window
+from cyclegan.data.unwritten import ChunkGrid, refuse_holes, unwritten
 from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import DataError
 from cyclegan.prepare.region import Region, Roi, resolve
@@ -33,12 +34,34 @@ class Source(ABC):
     notes: tuple[str, ...] = ()
     """Notes about this input for the user."""
 
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        """File or folder, dataset in it, and number of the first plane among the folder's files."""
+        return self.files[0], "", 0
+
     def region(self, roi: Roi) -> Region:
         """Return the region in voxels.
 
         Errors: `DataError` if it ends beyond the volume or needs a file that does not exist.
         """
         return resolve(roi, self.shape, self.name)
+
+    def chunk_grid(self) -> ChunkGrid | None:
+        """Return the chunks of the volume; None if every one was written, or there are none."""
+        return None
+
+    def check_holes(self, region: Region, *, fill_missing: bool) -> None:
+        """Add a note if chunks of `region` were never written.
+
+        Errors: `DataError` if they look like holes in the data, unless `fill_missing` is True.
+        """
+        grid = self.chunk_grid()
+        note = unwritten(grid, region)
+        if grid is None or note is None:
+            return
+        if not fill_missing:
+            refuse_holes(self.name, grid, region, self.read)
+        self.notes = (*self.notes, f"{self.name}: {note}")
 
     @abstractmethod
     def read(self, window: Window) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,10 +20,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.origin import PREPARED_FROM, SOURCE_DATASET, SOURCE_PATH, SOURCE_PLANE
 from cyclegan.data.statistics import (
     Moments,
     ValidRange,
     find_valid_range,
+    lost_digits,
     moments,
     statistics_of,
 )
@@ -32,13 +35,13 @@ from cyclegan.hdf5 import writing_hdf5
 from cyclegan.numbers import round_up
 from cyclegan.prepare.partial import (
     DATASET,
-    FINGERPRINT,
     Layout,
     Part,
     Record,
     check_space,
     disk_errors,
     exclusive,
+    is_made,
     part_path,
 )
 from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
@@ -67,15 +70,22 @@ def silent(label: str, total: int, start: int) -> Iterator[Callable[[int], None]
     yield lambda done: None
 
 
+def is_done(source: Source, output: Path, settings: Settings) -> bool:
+    """Return True if an earlier call with this input and these settings left nothing to do."""
+    record = Record(output, fingerprint(source, settings))
+    return not record.found and is_made(output, record.fingerprint)
+
+
 def check_output(source: Source, output: Path, settings: Settings, *, overwrite: bool) -> bool:
-    """Return True if an earlier call with this input and these settings finished `output`.
+    """Return True if an earlier call with this input and these settings can go on at its end.
 
     Errors: `DataError` if something else made `output` or its picture and they may not be
     replaced, or if `output` is one of the source's own files.
     """
-    if output.resolve() in {path.resolve() for path in source.files}:
+    if os.path.realpath(output) in {os.path.realpath(path) for path in source.files}:
         raise DataError(f"{output} is also an input; name another output")
-    if Record(output, fingerprint(source, settings)).made(output):
+    record = Record(output, fingerprint(source, settings))
+    if "written" in record.content and is_made(output, record.fingerprint):
         return True
     for path in (output, output.with_suffix(".png")):
         refuse_overwrite(path, overwrite)
@@ -138,12 +148,19 @@ class _Work:
     def __init__(self, source: Source, output: Path, settings: Settings, report: Reporter) -> None:
         self._source, self._output, self._settings = source, output, settings
         self._report = report
+        self._fingerprint = fingerprint(source, settings)
         self.region: Region = source.region(settings.roi)
+        size = size_of(self.region)
+        if not is_made(output, self._fingerprint):
+            padded = (round_up(n, c) for n, c in zip(size, chunk_shape(size), strict=True))
+            check_space(output, math.prod(padded) * np.dtype(settings.dtype).itemsize)
         self.blocks = blocks(self.region, source.grain, settings.slab_voxels)
         self.voxel_size_um = settings.voxel_size_um or source.voxel_size_um
-        self.title = f"{source.name}, {' x '.join(map(str, size_of(self.region)))} voxels"
-        self._fingerprint = fingerprint(source, settings)
+        self.title = f"{source.name}, {' x '.join(map(str, size))} voxels"
         self._record = Record(output, self._fingerprint)
+        self._is_made = self._record.content.get("written") == len(self.blocks) and is_made(
+            output, self._fingerprint
+        )
         self.statistics = Moments()
         self.valid = ValidRange()
         self._extremes_count = False
@@ -167,15 +184,11 @@ class _Work:
             logger.info(
                 "%s: its part comes from other inputs or settings; starting over", self._output
             )
-        size = size_of(self.region)
-        if not self._record.made(self._output):
-            padded = (round_up(n, c) for n, c in zip(size, chunk_shape(size), strict=True))
-            check_space(self._output, math.prod(padded) * np.dtype(self._settings.dtype).itemsize)
         self._measure()
         self._transform = self._fresh_transform()
         if "written" in self._record.content:
             self._transform.load_state(self._record.content)
-        if self._record.made(self._output):
+        if self._is_made:
             # A kill after the rename of the repacked file may have left the part.
             part_path(self._output).unlink(missing_ok=True)
             return 0
@@ -241,6 +254,9 @@ class _Work:
             raise DataError(f"{name}: none of its {self.statistics.non_finite} voxels is finite")
         if not math.isfinite(std):
             raise DataError(f"{name}: its values are too large to standardise (std is {std})")
+        lost = lost_digits(self._source.dtype, self.statistics.mean, std)
+        if lost:
+            raise DataError(f"{name}: {lost}")
         if self._settings.standardise and std == 0:
             raise DataError(
                 f"{name}: all voxels are {self.statistics.mean:.6g}, nothing to standardise; "
@@ -249,6 +265,7 @@ class _Work:
 
     def _layout(self) -> Layout:
         size, statistics = size_of(self.region), self.statistics
+        path, dataset, plane = self._source.origin
         attributes: dict[str, Any] = {
             "mean": statistics.mean,
             "std": statistics.std,
@@ -257,9 +274,12 @@ class _Work:
             "extreme": statistics.extreme,
             "without_data": statistics.without_data,
             "source": self._source.name,
+            SOURCE_PATH: os.path.realpath(path),
+            SOURCE_DATASET: dataset,
+            SOURCE_PLANE: plane,
             "roi": np.array(self.region, np.int64),
             "axis_order": "Z,Y,X",
-            FINGERPRINT: self._fingerprint,
+            PREPARED_FROM: self._fingerprint,
         }
         if self._source.units is not None:
             key = "units_before" if self._settings.standardise else "units"

@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import logging
 import lzma
+import math
+import os
 import re
 import struct
 import zlib
@@ -20,32 +22,37 @@ from numpy.typing import NDArray
 from cyclegan.data.blocks import Size, Window
 from cyclegan.data.voxel_size import VoxelSize, as_voxel_size, micrometres
 from cyclegan.errors import DataError
+from cyclegan.numbers import ceil_div
 from cyclegan.prepare.arrays import RawSource
 from cyclegan.prepare.source import Source, check_real
 
 _BROKEN = (
     tifffile.TiffFileError,
     *(OSError, ValueError, IndexError, KeyError, TypeError, RuntimeError, EOFError),
-    *(struct.error, zlib.error, lzma.LZMAError),
+    *(struct.error, zlib.error, lzma.LZMAError, AttributeError, ArithmeticError, MemoryError),
 )
 """Errors that tifffile and the decompressors raise for damaged files."""
 _SHOWN = 4
+_LARGE, _HIGHEST_COMPRESSION = 1 << 30, 10_000
+"""A page of more bytes than the first must be stored in one byte for so many or fewer."""
+_NO_PLANE = 1 | 4
+"""Bits of NewSubfileType: a smaller copy of another page, and a mask."""
 
 
 class _TiffPages(Source):
-    """A file of several pages, one per Z plane."""
+    """A file of several pages; those in `pages` are one Z plane each."""
 
-    def __init__(self, path: Path, tiff: tifffile.TiffFile, pages: int) -> None:
-        first = tiff.pages.first
+    def __init__(self, path: Path, tiff: tifffile.TiffFile, pages: Sequence[int]) -> None:
         self.name, self.files = str(path), (path,)
-        height, width = first.shape
-        self.shape, self.dtype, self.grain = (pages, height, width), _dtype(tiff), (1, height)
-        self._path, self._tiff = path, tiff
+        height, width = tiff.pages.get(pages[0]).shape
+        self.shape, self.grain = (len(pages), height, width), (1, height)
+        self.dtype = _dtype(tiff, tiff.pages.get(pages[0]))
+        self._path, self._tiff, self._pages = path, tiff, pages
 
     def read(self, window: Window) -> NDArray[Any]:
         z, y, x = window
         block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
-        for i, number in enumerate(range(z.start, z.stop)):
+        for i, number in enumerate(self._pages[z]):
             with _explained(self._path, f"page {number + 1}"):
                 block[i] = _pixels(self._tiff.pages.get(number))[y, x]
         return block
@@ -62,29 +69,58 @@ class _TiffStack(Source):
         self.files = tuple(files)
         self.name = f"{first.parent} ({len(files)} files, {first.name} to {last.name})"
         with _open(first) as tiff:
-            height, width = tiff.pages.first.shape
-            self.dtype = _dtype(tiff)
+            plane = _first_plane(first, tiff)
+            self.dtype = _dtype(tiff, plane)
             self.voxel_size_um = voxel_size(tiff)
-        self.shape, self.grain = (len(files), height, width), (1, height)
+        self.shape, self.grain = (len(files), *plane.shape), (1, plane.shape[0])
         for path in files[1:]:
             with _open(path) as tiff:
-                if len(tiff.pages) > 1:
+                pages = plane_pages(path, tiff)
+                if len(pages) > 1:
                     raise DataError(
-                        f"{path}: it has {len(tiff.pages)} pages, {first.name} has one; a stack "
+                        f"{path}: it has {len(pages)} pages, {first.name} has one; a stack "
                         "consists of single pages"
                     )
-                _check_alike(path, tiff.pages.first, (height, width), self.dtype, first.name)
+                _check_alike(path, tiff.pages.get(pages[0]), plane, first.name)
         gaps = _gaps(files)
         self.notes = (f"{self.name}: {gaps}",) if gaps else ()
+
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        first = Path(os.path.realpath(self.files[0]))
+        kind = _kind(first)
+        slices = sorted((p.name for p in first.parent.iterdir() if _kind(p) == kind), key=natural)
+        return first.parent / kind, "", slices.index(first.name)
 
     def read(self, window: Window) -> NDArray[Any]:
         z, y, x = window
         block = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
         for i, number in enumerate(range(z.start, z.stop)):
             path = self.files[number]
-            with _open(path) as tiff, _explained(path, "page 1"):
-                block[i] = _pixels(tiff.pages.first)[y, x]
+            with _open(path) as tiff, _explained(path, "its page"):
+                block[i] = _pixels(_first_plane(path, tiff))[y, x]
         return block
+
+
+class _Inverted(Source):
+    """A volume whose files say that 0 is white: `top` minus the values stored."""
+
+    def __init__(self, source: Source, top: int) -> None:
+        self.name, self.files, self.shape = source.name, source.files, source.shape
+        self.dtype, self.grain, self.notes = source.dtype, source.grain, source.notes
+        self.voxel_size_um = source.voxel_size_um
+        self._source, self._top = source, self.dtype.type(top)
+
+    @property
+    def origin(self) -> tuple[Path, str, int]:
+        return self._source.origin
+
+    def read(self, window: Window) -> NDArray[Any]:
+        inverted: NDArray[Any] = self._top - self._source.read(window)
+        return inverted
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def is_tiff(path: Path) -> bool:
@@ -95,8 +131,8 @@ def is_tiff(path: Path) -> bool:
 
 def single_page(path: Path) -> bool:
     """Return True if a TIFF file holds one image. Errors: `DataError` if it can't be read."""
-    with _open(path) as tiff:
-        return planes_of(path, tiff) == 1
+    with _open(path) as tiff, _explained(path, "its description"):
+        return planes_of(path, tiff, len(plane_pages(path, tiff))) == 1
 
 
 def open_tiff(files: Sequence[Path]) -> Source:
@@ -105,33 +141,59 @@ def open_tiff(files: Sequence[Path]) -> Source:
     Errors: `DataError` for colour images, pages of different shapes, a truncated file, and a
     compression that can't be read.
     """
-    if len(files) > 1:
-        return _TiffStack(files)
-    path = files[0]
-    with contextlib.ExitStack() as stack:
-        tiff = stack.enter_context(_open(path))
-        source = _one_file(path, tiff)
-        source.voxel_size_um = voxel_size(tiff)
-        if axes_of(tiff).get("channels", 1) > 1:
-            source.notes = (f"{path}: it calls its pages channels; they are read as Z planes",)
-        if isinstance(source, _TiffPages):
+    with contextlib.ExitStack() as stack, _explained(files[0], "its description"):
+        tiff = stack.enter_context(_open(files[0]))
+        pages = source = _TiffStack(files) if len(files) > 1 else _one_file(files[0], tiff)
+        plane = _first_plane(files[0], tiff)
+        if plane.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            source = _with_black_zero(pages, plane)
+        if isinstance(pages, _TiffPages):
             stack.pop_all()  # it stays open
     return source
 
 
+def _with_black_zero(source: Source, plane: Any) -> Source:
+    """Return the volume with 0 as black; its pages say that 0 is white (WhiteIsZero)."""
+    if source.dtype.kind != "u":
+        note = f"its pages say that 0 is white, which means nothing for {source.dtype}: ignored"
+        source.notes = (*source.notes, f"{source.name}: {note}")
+        return source
+    top = 2 ** int(plane.bitspersample) - 1
+    note = f"its pages say that 0 is white (WhiteIsZero), so {top} - value is read"
+    source.notes = (*source.notes, f"{source.name}: {note}")
+    return _Inverted(source, top)
+
+
 def _one_file(path: Path, tiff: tifffile.TiffFile) -> Source:
-    planes, first = planes_of(path, tiff), tiff.pages.first
-    if planes != len(tiff.pages):
+    _check_images(path, tiff)
+    pages = plane_pages(path, tiff)
+    planes = planes_of(path, tiff, len(pages))
+    first = tiff.pages.get(pages[0])
+    for number in pages[1:]:
+        where = f"{path}, page {number + 1}"
+        page = tiff.pages.get(number)
+        _check_alike(where, page, first, f"page {pages[0] + 1}")
+        _check_complete(where, page, tiff.filehandle.size)
+    source: Source = _TiffPages(path, tiff, pages)
+    if planes != len(pages):
         shape: Size = (planes, first.shape[0], first.shape[1])
         offset = first.dataoffsets[0]
-        return RawSource(path, shape=shape, dtype=_dtype(tiff), offset=offset)
-    for number in range(1, planes):
-        where = f"{path}, page {number + 1}"
-        with _explained(path, f"page {number + 1}"):
-            page = tiff.pages.get(number)
-        _check_alike(where, page, first.shape, first.dtype, "page 1")
-        _check_complete(where, page, tiff.filehandle.size)
-    return _TiffPages(path, tiff, planes)
+        source = RawSource(path, shape=shape, dtype=source.dtype, offset=offset)
+    source.voxel_size_um = voxel_size(tiff)
+    source.notes = tuple(f"{path}: {note}" for note in _notes(tiff, len(pages)))
+    return source
+
+
+def _notes(tiff: tifffile.TiffFile, planes: int) -> Iterator[str]:
+    sizes = axes_of(tiff)
+    if sizes.get("channels", 1) > 1:
+        yield "it calls its pages channels; they are read as Z planes"
+    others = len(tiff.pages) - planes
+    if others:
+        yield f"{others} of its {len(tiff.pages)} pages are previews or masks; they are left out"
+    stated = math.prod(sizes.values())
+    if tiff.is_ome and sizes and stated != planes:
+        yield f"its OME-XML states {stated} planes, but it has {planes}; those are read"
 
 
 def tiffs_in(folder: Path) -> list[Path]:
@@ -143,7 +205,7 @@ def tiffs_in(folder: Path) -> list[Path]:
     tiffs = sorted((p for p in files if p.suffix.lower() in (".tif", ".tiff")), key=natural)
     if not tiffs:
         raise DataError(f"{folder}: a folder with neither TIFF files nor a Zarr array")
-    kinds = sorted({re.sub(r"\d+", "#", p.name) for p in tiffs})
+    kinds = sorted({_kind(p) for p in tiffs})
     if len(kinds) > 1 and len(tiffs) > 1:
         shown = ", ".join(kinds[:_SHOWN]) + (", ..." if len(kinds) > _SHOWN else "")
         raise DataError(
@@ -153,7 +215,12 @@ def tiffs_in(folder: Path) -> list[Path]:
     return tiffs
 
 
-def natural(path: Path) -> list[tuple[int, int, str]]:
+def _kind(path: Path) -> str:
+    """Return the file's name without its numbers: that of all slices of a stack."""
+    return re.sub(r"\d+", "#", path.name)
+
+
+def natural(path: Path | str) -> list[tuple[int, int, str]]:
     """Return a sort key in which numbers in names count as numbers."""
     parts = re.findall(r"\d+|\D+", str(path))
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
@@ -169,8 +236,9 @@ def _open(path: Path) -> tifffile.TiffFile:
             pages = len(tiff.pages)
         if log.lines or not pages:
             raise DataError(f"{path}: truncated or damaged: its list of pages breaks off")
-        _check_plane(path, tiff.pages.first)
-        _check_complete(str(path), tiff.pages.first, tiff.filehandle.size)
+        first = _first_plane(path, tiff)
+        _check_plane(path, first)
+        _check_complete(str(path), first, tiff.filehandle.size)
         stack.pop_all()  # it stays open
     return tiff
 
@@ -203,7 +271,8 @@ def _listening(handler: logging.Handler) -> Iterator[None]:
 @contextlib.contextmanager
 def _explained(path: Path, what: str) -> Iterator[None]:
     try:
-        yield
+        with _listening(_Complaints()):  # a user need not read what tifffile says besides
+            yield
     except _BROKEN as error:
         if "imagecodecs" in str(error):
             raise DataError(
@@ -213,18 +282,23 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"{path}: {what} can't be read, truncated or damaged: {error}") from error
 
 
+def _first_plane(path: Path, tiff: tifffile.TiffFile) -> Any:
+    return tiff.pages.get(next(_plane_pages(path, tiff), 0))
+
+
 def _pixels(page: Any) -> NDArray[Any]:
     pixels: NDArray[Any] = page.asarray(maxworkers=1)
     return pixels
 
 
-def _dtype(tiff: tifffile.TiffFile) -> np.dtype[Any]:
+def _dtype(tiff: tifffile.TiffFile, page: Any) -> np.dtype[Any]:
     # The dtype as stored: a page's own dtype lacks the byte order.
-    return np.dtype(tiff.pages.first.dtype).newbyteorder(tiff.byteorder)
+    stored: np.dtype[Any] = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
+    return stored
 
 
 def _check_plane(path: Path, page: Any) -> None:
-    kind = page.photometric.name if page.photometric is not None else ""
+    kind = _kind_of(page)
     if page.samplesperpixel > 1 or kind in ("RGB", "PALETTE", "YCBCR", "CFA"):
         raise DataError(
             f"{path}: a colour image ({kind}, {page.samplesperpixel} samples a pixel); "
@@ -235,27 +309,42 @@ def _check_plane(path: Path, page: Any) -> None:
     check_real(str(path), np.dtype(page.dtype))
 
 
-def _check_alike(
-    where: Path | str, page: Any, shape: Sequence[int], dtype: Any, first: str
-) -> None:
-    if page.samplesperpixel > 1 or tuple(page.shape) != tuple(shape):
+def _check_alike(where: Path | str, page: Any, first: Any, name: str) -> None:
+    """Raise `DataError` unless `page` can be a plane beside the page `first`, called `name`."""
+    alike = "all planes of a volume must be alike"
+    if page.samplesperpixel > 1 or page.shape != first.shape:
         raise DataError(
-            f"{where}: its shape is {list(page.shape)}, that of {first} is {list(shape)}; all "
-            "planes of a volume must be alike"
+            f"{where}: its shape is {list(page.shape)}, that of {name} is {list(first.shape)}; "
+            f"{alike}"
         )
-    if np.dtype(page.dtype).newbyteorder("=") != np.dtype(dtype).newbyteorder("="):
-        raise DataError(
-            f"{where}: it holds {page.dtype}, {first} {np.dtype(dtype).newbyteorder('=')}; all "
-            "planes of a volume must be alike"
-        )
+    if page.dtype != first.dtype:
+        raise DataError(f"{where}: it holds {page.dtype}, {name} {first.dtype}; {alike}")
+    if page.photometric != first.photometric:
+        kinds = _kind_of(page), _kind_of(first)
+        raise DataError(f"{where}: its kind is {kinds[0]}, that of {name} {kinds[1]}; {alike}")
+
+
+def _kind_of(page: Any) -> str:
+    """Return the name of the page's PhotometricInterpretation, or its number if it has no name."""
+    return str(getattr(page.photometric, "name", page.photometric))
 
 
 def _check_complete(where: str, page: Any, size: int) -> None:
+    stored, needed = sum(page.databytecounts), _bytes_of(page)
+    if stored < needed and page.compression == tifffile.COMPRESSION.NONE:
+        raise DataError(f"{where}: damaged: its {needed} bytes of pixels are stored in {stored}")
+    if needed > max(_LARGE, _HIGHEST_COMPRESSION * stored):
+        raise DataError(f"{where}: damaged: {needed} bytes of pixels can't be stored in {stored}")
     ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if not ends or max(ends) > size:
         raise DataError(
             f"{where}: truncated: its pixels end at byte {max(ends, default=0)}, the file at {size}"
         )
+
+
+def _bytes_of(page: Any) -> int:
+    height, width = page.shape[:2]
+    return int(height) * ceil_div(int(width) * int(page.bitspersample), 8)
 
 
 def _gaps(files: Sequence[Path]) -> str:
@@ -281,32 +370,80 @@ _COARSEST_DPI = 25.4
 """Lowest credible resolution: voxels of over a millimetre are not microCT; the unit is missing."""
 
 
-def planes_of(path: Path, tiff: tifffile.TiffFile) -> int:
-    """Return the number of Z planes in the file.
+def planes_of(path: Path, tiff: tifffile.TiffFile, pages: int) -> int:
+    """Return the number of Z planes in the file, of whose pages `pages` are planes.
 
     Beyond 4 GB ImageJ writes one page, followed by the other planes without pages of their own.
     Errors: `DataError` if the file has several channels or frames of several planes.
     """
     _check_axes(path, tiff)
-    pages = len(tiff.pages)
     if pages > 1:
         return pages
-    stated = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+    stated = _whole((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
     if tiff.is_shaped:
         stated = int(np.prod((tiff.shaped_metadata or ({},))[0].get("shape", [1])[:-2]))
     return max(1, stated)
+
+
+def plane_pages(path: Path, tiff: tifffile.TiffFile) -> list[int]:
+    """Return the numbers of the pages that are planes: neither a smaller copy nor a mask.
+
+    Errors: `DataError` for a page whose description can't be read.
+    """
+    return list(_plane_pages(path, tiff)) or list(range(len(tiff.pages)))
+
+
+def _plane_pages(path: Path, tiff: tifffile.TiffFile) -> Iterator[int]:
+    log = _Complaints()
+    for number in range(len(tiff.pages)):
+        with _explained(path, f"page {number + 1}"), _listening(log):
+            page: Any = tiff.pages.get(number)
+        if log.lines:
+            raise DataError(f"{path}: page {number + 1} is damaged: {log.lines[0]}")
+        if not page.subfiletype & _NO_PLANE and page.photometric != tifffile.PHOTOMETRIC.MASK:
+            yield number
+
+
+def _check_images(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Raise `DataError` if the OME-XML says that the file holds several images."""
+    images = [image for image in _ome_images(tiff) if _is_in(image, path)]
+    if len(images) > 1:
+        names = ", ".join(str(image.get("Name", image.get("ID"))) for image in images[:_SHOWN])
+        raise DataError(
+            f"{path}: it holds {len(images)} images ({names}{', ...' * (len(images) > _SHOWN)}), "
+            "not one volume; save one by itself, e.g. the array tifffile.imread(path, series=0)"
+        )
+
+
+def _is_in(image: dict[str, Any], path: Path) -> bool:
+    """Return True if the planes of an image lie in the file `path`, not in others of its set."""
+    try:
+        parts = image["Pixels"]["TiffData"]
+        parts = parts if isinstance(parts, list) else [parts]
+        names = [part["UUID"]["FileName"] for part in parts]
+    except (KeyError, TypeError):
+        return True
+    return path.name in names
 
 
 def axes_of(tiff: tifffile.TiffFile) -> dict[str, int]:
     """Return the lengths of the axes other than rows and columns, as ImageJ and OME state them."""
     if tiff.is_imagej:
         known = tiff.imagej_metadata or {}
-        return {key: int(known.get(key, 1)) for key in ("channels", "frames", "slices")}
+        return {key: _whole(known.get(key, 1)) for key in ("channels", "frames", "slices")}
     if tiff.is_ome:
         pixels = _ome_pixels(tiff)
         names = {"SizeC": "channels", "SizeT": "frames", "SizeZ": "slices"}
-        return {name: int(pixels.get(key, 1)) for key, name in names.items()}
+        return {name: _whole(pixels.get(key, 1)) for key, name in names.items()}
     return {}
+
+
+def _whole(value: Any) -> int:
+    """Return a number of planes that a description states; 1 if it is none."""
+    try:
+        return max(1, int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def _check_axes(path: Path, tiff: tifffile.TiffFile) -> None:
@@ -328,7 +465,7 @@ def voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
         for axis in "ZYX":
             unit = micrometres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
             size = pixels.get(f"PhysicalSize{axis}")
-            sizes.append(float(size) * unit if size and unit else None)
+            sizes.append(size * unit if isinstance(size, int | float) and unit else None)
         return as_voxel_size([sizes[0] or sizes[1], *sizes[1:]])
     per_y, per_x = (_per_unit(tiff, f"{axis}Resolution") for axis in "YX")
     if not per_x or not per_y:
@@ -338,7 +475,7 @@ def voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
         unit = micrometres(known.get("unit", ""))
         sizes = [known.get("spacing", 1 / per_y), 1 / per_y, 1 / per_x]
         return as_voxel_size(sizes, unit) if unit else None
-    tag = tiff.pages.first.tags.get("ResolutionUnit")
+    tag = _first_plane(Path(tiff.filehandle.path), tiff).tags.get("ResolutionUnit")
     per_tag = {2: 25400.0, 3: 10000.0}.get(int(tag.value) if tag else 2)
     if per_tag is None:
         return None
@@ -349,7 +486,7 @@ def voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
 
 
 def _per_unit(tiff: tifffile.TiffFile, name: str) -> float:
-    tag = tiff.pages.first.tags.get(name)
+    tag = _first_plane(Path(tiff.filehandle.path), tiff).tags.get(name)
     if tag is None or not isinstance(tag.value, tuple) or len(tag.value) != 2:
         return 0.0
     above, below = tag.value
@@ -359,8 +496,16 @@ def _per_unit(tiff: tifffile.TiffFile, name: str) -> float:
 def _ome_pixels(tiff: tifffile.TiffFile) -> dict[str, Any]:
     """Return the attributes of the first image's `Pixels` in the OME-XML."""
     try:
-        image = tifffile.xml2dict(tiff.ome_metadata or "")["OME"]["Image"]
-        pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image)["Pixels"]
-    except (KeyError, TypeError, IndexError, SyntaxError):
+        pixels: dict[str, Any] = _ome_images(tiff)[0]["Pixels"]
+    except (KeyError, TypeError, IndexError):
         return {}
     return pixels
+
+
+def _ome_images(tiff: tifffile.TiffFile) -> list[dict[str, Any]]:
+    """Return the images that the OME-XML describes; none if there is no OME-XML."""
+    try:
+        found = tifffile.xml2dict(tiff.ome_metadata or "")["OME"]["Image"]
+    except (KeyError, TypeError, SyntaxError):
+        return []
+    return found if isinstance(found, list) else [found]

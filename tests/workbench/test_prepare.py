@@ -14,9 +14,12 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from cyclegan.data import DatasetSpec, open_dataset
+from viz.console import Console
 from workbench import cli, data
+from workbench.data import PrepareRequest, prepare_volumes
 from workbench.session import run
 
 SHAPE = (20, 24, 30)
@@ -293,3 +296,108 @@ def test_killed_between_two_volumes_the_same_command_goes_on(call: Any, tmp_path
         np.testing.assert_allclose(stored(f"o/v{i}.h5")[0], expected, atol=2e-3)
     left = {p.name for p in (tmp_path / "o").iterdir()} - {"v0.png", "v1.png"}
     assert left == {"v0.h5", "v1.h5", "dataset.json"}
+
+
+def test_a_hole_in_the_input_is_refused_until_the_fill_value_is_asked_for(call: Any) -> None:
+    with h5py.File("a.h5", "w") as handle:
+        made = handle.create_dataset("data", SHAPE, "u2", chunks=(5, 24, 30))
+        made[:10] = volume()[:10]
+    arguments = ("a.h5", "--output", "out.h5")
+    code, _, err = call(*arguments)
+    assert code == 1 and "2 of 4 chunks (50 %) were never written" in err
+    assert not Path("out.h5").exists()
+    code, _, err = call(*arguments, "--fill-missing")
+    assert code == 0 and "warning: a.h5:data: 2 of 4 chunks" in err
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif", "hdf5", "prepared", "zarr", "stack"])
+@pytest.mark.parametrize(("start", "overlaps"), [(5, True), (10, False)])
+def test_regions_of_one_raw_scan_overlap_in_two_prepared_files(
+    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    kind: str, start: int, overlaps: bool,
+) -> None:  # fmt: skip
+    if kind == "stack":  # each is cropped by its list of files
+        slices(tmp_path / "scan", volume())
+        paths = [str(tmp_path / "scan" / f"s{i}.tif") for i in range(SHAPE[0])]
+        calls: list[list[str]] = [paths[:10], paths[start:]]
+    else:
+        scan = raw(tmp_path, kind)
+        calls = [[scan, "--roi", f"{limits},:,:"] for limits in ("0:10", f"{start}:")]
+    for name, arguments in zip("ab", calls, strict=True):
+        assert call(*arguments, "--output", f"{name}.h5", "--quiet")[0] == 0
+    parts: dict[str, Any] = {"train": [{"path": "a.h5"}], "validate": [{"path": "b.h5"}]}
+    Path("both.json").write_text(json.dumps(parts))
+    DatasetSpec.load(tmp_path / "both.json")
+    said = capsys.readouterr().err
+    assert ("train and validate overlap in" in said) == overlaps
+    assert ("both hold voxels of" in said) == overlaps
+    if kind == "hdf5":  # the raw scan itself against a region of it
+        for end in (start, start + 1):
+            parts["train"] = [{"path": "scan.h5", "ROI0": [0, end]}]
+            Path("raw.json").write_text(json.dumps(parts))
+            DatasetSpec.load(tmp_path / "raw.json")
+            assert ("overlap" in capsys.readouterr().err) == (end > start)
+
+
+def raw(folder: Path, kind: str) -> str:
+    """Write a raw scan in a format, and return its name."""
+    name = {"hdf5": "scan.h5", "prepared": "scan.h5"}.get(kind, f"scan.{kind}")
+    if kind == "npy":
+        np.save(name, volume())
+    elif kind == "tif":
+        tifffile.imwrite(name, volume(), photometric="minisblack")
+    elif kind == "zarr":
+        zarr.save_array(str(folder / name), volume())
+    elif kind in ("hdf5", "prepared"):
+        with h5py.File(name, "w") as handle:
+            handle["data"] = volume()
+    if kind == "prepared":
+        request = PrepareRequest(inputs=[Path(name)], output=Path("whole.h5"))
+        prepare_volumes(request, console=Console(quiet=True))
+        name = "whole.h5"
+    return name
+
+
+def test_the_same_command_again_has_nothing_left_to_do(call: Any) -> None:
+    np.save("a.npy", volume())
+    arguments = ("a.npy", "--output", "a.h5", "--validate", "5:9")
+    assert call(*arguments)[0] == 0
+    before = {p: p.stat().st_mtime_ns for p in Path().iterdir()}
+    code, out, err = call(*arguments)
+    assert (code, err) == (0, "")
+    assert out == "nothing left to do: these inputs and settings already gave a.h5, a.json\n"
+    assert {p: p.stat().st_mtime_ns for p in Path().iterdir()} == before
+    code, out, _ = call(*arguments, "--json")
+    assert code == 0 and json.loads(out)["reused"] is True
+    text = Path("a.json").read_text()
+    Path("a.json").unlink()
+    assert call(*arguments)[0] == 0
+    assert Path("a.json").read_text() == text
+
+
+@pytest.mark.parametrize("change", ["settings", "planes", "input", "dataset JSON"])
+def test_anything_else_than_the_same_command_is_refused(call: Any, change: str) -> None:
+    np.save("a.npy", volume())
+    arguments = ["a.npy", "--output", "a.h5"]
+    assert call(*arguments)[0] == 0
+    if change == "settings":
+        arguments += ["--dtype", "float32"]
+    elif change == "planes":
+        arguments += ["--validate", "0:4"]
+    elif change == "input":
+        np.save("a.npy", volume(1))
+    else:
+        Path("a.json").write_text("{}")
+    before = Path("a.h5").read_bytes(), Path("a.json").read_bytes()
+    code, _, err = call(*arguments)
+    assert code == 1 and "already exists; name another file or add --overwrite" in err
+    assert (Path("a.h5").read_bytes(), Path("a.json").read_bytes()) == before
+
+
+def test_overwriting_with_the_same_voxels_gives_the_same_numbers(call: Any) -> None:
+    np.save("a.npy", volume())
+    first = call("a.npy", "--output", "a.h5")[1]
+    content = Path("a.h5").read_bytes()
+    code, out, _ = call("a.npy", "--output", "a.h5", "--overwrite")
+    assert code == 0 and out == first
+    assert Path("a.h5").read_bytes() == content

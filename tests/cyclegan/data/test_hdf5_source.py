@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from cyclegan.data import Volume, VolumeEntry, open_dataset, open_volumes
 from cyclegan.data.hdf5_source import SharedFile, volume_names
 from cyclegan.errors import DataError
+from cyclegan.prepare import open_source
 
 Noise = Callable[..., np.ndarray]
 
@@ -303,7 +307,7 @@ def test_missing_sources_of_a_virtual_dataset_are_told_where_they_matter(
         handle["other"] = noise(4, 5, 6)
     refused(source, "part1.h5:tomo")
     (tmp_path / "part1.h5").write_text("no HDF5")
-    refused(source, "part1.h5 (not a readable HDF5 file)")
+    refused(source, "part1.h5 (not a readable HDF5 file")
 
 
 # -- handles ----------------------------------------------------------------------------------
@@ -355,3 +359,49 @@ def test_a_forked_child_reads_with_a_handle_of_its_own(write: Any, noise: Noise)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert SharedFile.of(volume.entry.path).handle.id.id == parent
     np.testing.assert_array_equal(volume.read((0, 0, 0), (6, 6, 6))[0], array)
+
+
+# -- files that another program writes ------------------------------------------------------------
+
+_PLAIN = "f = h5py.File(sys.argv[1], 'r+')"
+_SWMR = """
+f = h5py.File(sys.argv[1], 'w', libver='latest')
+f.create_dataset('data', data=np.ones((4, 4, 4)), chunks=(2, 4, 4))
+f.swmr_mode = True
+"""
+
+
+@contextlib.contextmanager
+def writing(path: Path, how: str) -> Iterator[None]:
+    code = f"import sys\nimport h5py\nimport numpy as np\n{how}\nprint(flush=True)\ninput()"
+    arguments = [sys.executable, "-c", code, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (_PLAIN, r"another program has this file open.*try again.*HDF5_USE_FILE_LOCKING=FALSE"),
+        (_SWMR, r"a program is writing this file, or was killed.*try again.*h5clear -s"),
+    ],
+    ids=["plain", "swmr"],
+)
+def test_a_file_that_is_being_written_is_not_called_truncated(
+    tmp_path: Path, write: Any, how: str, said: str
+) -> None:
+    path = write(np.ones((4, 4, 4)), name="scan.data").path
+    with h5py.File(tmp_path / "link.h5", "w") as handle:
+        handle["data"] = h5py.ExternalLink("scan.data", "data")
+    with writing(path, how):
+        for name in (path, tmp_path / "link.h5"):
+            with pytest.raises(DataError, match=said):
+                open_dataset(name, "data")
+        with pytest.raises(DataError, match=said):
+            open_source([path])

@@ -363,3 +363,23 @@ def test_a_volume_knows_its_voxel_size(write: Any, noise: Noise) -> None:
     with h5py.File(source.path, "a") as handle:
         handle["entry"].attrs.update(voxel_size=[2e-3, 1e-3, 1e-3], voxel_size_units="mm")
     assert Volume(source).voxel_size_um == (2, 1, 1)
+
+
+def test_chunks_that_were_never_written_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with h5py.File(tmp_path / "half.h5", "w") as handle:
+        made = handle.create_dataset("data", (8, 8, 8), "f4", chunks=(2, 8, 8))
+        made[:4] = np.random.default_rng(0).normal(size=(4, 8, 8))
+    for limits, expected in (((0, 8), 1), ((0, 4), 0)):
+        caplog.clear()
+        Volume(VolumeEntry(path=tmp_path / "half.h5", dset="data", roi=(limits, None, None)))
+        said = [r.message for r in caplog.records if "2 of 4 chunks (50 %)" in r.message]
+        assert len(said) == expected
+
+
+def test_integers_beyond_double_precision_are_refused(write: Any) -> None:
+    array = np.random.default_rng(0).integers(0, 100, (8, 8, 8))
+    Volume(write(array + 2**40, name="small.h5"))
+    with pytest.raises(DataError, match=r"large.h5:data: its int64 values lie around 1.153e\+18"):
+        Volume(write(array + 2**60, name="large.h5"))

@@ -9,7 +9,7 @@ import pytest
 
 from cyclegan.data import DatasetSpec
 from cyclegan.errors import DataError, UsageError
-from cyclegan.prepare import complement, entries, output_paths, validation_ranges, write_dataset
+from cyclegan.prepare import complement, dataset_text, entries, output_paths, validation_ranges
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_one_volume_is_a_file_and_several_are_a_folder(tmp_path: Path) -> None:
 def test_what_is_written_is_what_a_training_reads(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     json_file, volume = tmp_path / "sub" / "set.json", tmp_path / "a b.h5"
-    write_dataset(
-        json_file,
+    text = dataset_text(
         entries(volume, json_file, [(0, 20), (40, 100)]),
         entries(volume, json_file, [(20, 40)]) + entries(tmp_path / "v.h5", json_file, [None]),
     )
+    json_file.write_text(text)
     assert json.loads(json_file.read_text())["train"][0]["path"] == "../a b.h5"
     spec = DatasetSpec.load(json_file)
     assert [e.roi[0] for e in spec.train] == [(0, 20), (40, 100)]

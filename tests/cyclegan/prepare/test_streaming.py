@@ -319,3 +319,13 @@ def test_memory_follows_the_slab_and_not_the_volume(tmp_path: Path, kind: str) -
                 handle.create_dataset("data", data=array, chunks=(4, 128, 256), compression="gzip")
         peaks.append(peak_megabytes(path))
     assert peaks[1] - peaks[0] < 20, peaks
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_integers_beyond_double_precision_are_refused(tmp_path: Path, dtype: str) -> None:
+    array = np.random.default_rng(0).integers(0, 100, (8, 8, 8)).astype(dtype)
+    np.save(tmp_path / "small.npy", array + 2**40)
+    prepare_volume(open_source([tmp_path / "small.npy"]), tmp_path / "small.h5", Settings())
+    np.save(tmp_path / "large.npy", array + 2**60)
+    with pytest.raises(DataError, match=r"large\.npy: its u?int64 values lie around 1.153e\+18"):
+        prepare_volume(open_source([tmp_path / "large.npy"]), tmp_path / "a.h5", Settings())

@@ -148,6 +148,80 @@ def test_the_voxel_size_is_read_where_it_is_credible(
     source.close()
 
 
+# -- what a page means ------------------------------------------------------------------------
+
+
+def test_two_images_of_an_ome_tiff_are_not_one_volume(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        for name in ("scan", "dark"):
+            writer.write(volume(), photometric="minisblack", metadata={"axes": "ZYX", "Name": name})
+    with pytest.raises(DataError, match=r"a\.ome\.tif: it holds 2 images \(scan, dark\)"):
+        open_source([tmp_path / "a.ome.tif"])
+
+
+def test_planes_that_the_ome_xml_promises_are_missed(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, volume(), photometric="minisblack", metadata={"axes": "ZYX"})
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'SizeZ="12"', b'SizeZ="24"'))
+    source = open_source([path])
+    assert source.shape == SHAPE
+    assert "its OME-XML states 24 planes, but it has 12" in " ".join(source.notes)
+
+
+@pytest.mark.parametrize("kind", [1, 4], ids=["preview", "mask"])
+@pytest.mark.parametrize("place", [0, 5, SHAPE[0]])
+@pytest.mark.parametrize("smaller", [True, False])
+def test_previews_and_masks_are_no_planes(
+    tmp_path: Path, kind: int, place: int, smaller: bool
+) -> None:
+    other = volume()[0, :5, :5] if smaller else volume()[0]
+    other = other > 60 if kind == 4 else other
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for i, plane in enumerate([*volume()[:place], other, *volume()[place:]]):
+            writer.write(plane, metadata=None, subfiletype=kind if i == place else 0)
+    np.testing.assert_array_equal(whole(tmp_path / "a.tif"), volume())
+    (note,) = open_source([tmp_path / "a.tif"]).notes
+    assert "1 of its 13 pages are previews or masks; they are left out" in note
+
+
+def test_a_slice_with_a_preview_is_one_plane_of_a_stack(tmp_path: Path) -> None:
+    paths = [tmp_path / f"s{i}.tif" for i in range(SHAPE[0])]
+    for path, plane in zip(paths, volume(), strict=True):
+        with tifffile.TiffWriter(path) as writer:
+            writer.write(plane[::2, ::2], metadata=None, subfiletype=1)
+            writer.write(plane, metadata=None)
+    (group,) = group_inputs(paths)
+    np.testing.assert_array_equal(whole(group), volume())
+
+
+@pytest.mark.parametrize("form", ["pages", "imagej", "raw", "stack"])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2"])
+def test_white_is_zero_is_read_with_zero_as_black(tmp_path: Path, form: str, dtype: str) -> None:
+    top = np.iinfo(dtype).max
+    path = tmp_path / "a.tif"
+    if form == "stack":
+        path = tmp_path / "scan"
+        stack(path, top - volume(dtype), photometric="miniswhite")
+    elif form == "raw":  # one page; the other planes follow without pages of their own
+        with tifffile.TiffWriter(path, byteorder=">" if dtype == ">u2" else "<") as writer:
+            writer.write(top - volume(dtype), photometric="miniswhite", truncate=True)
+    else:
+        tifffile.imwrite(
+            path, top - volume(dtype), photometric="miniswhite", imagej=form == "imagej"
+        )
+    np.testing.assert_array_equal(whole(path), volume(dtype))
+    assert f"so {top} - value is read" in " ".join(open_source([path]).notes)
+
+
+def test_a_page_with_white_as_zero_among_others_is_named(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for kind in ("minisblack", "miniswhite"):
+            writer.write(volume()[0], metadata=None, photometric=kind)
+    with pytest.raises(DataError, match="page 2: its kind is MINISWHITE, that of page 1 MINISB"):
+        open_source([tmp_path / "a.tif"])
+
+
 # -- stacks -----------------------------------------------------------------------------------
 
 

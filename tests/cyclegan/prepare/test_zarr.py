@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import zarr
 
 from cyclegan.errors import CycleGANError, DataError
-from cyclegan.prepare import Source, open_source
+from cyclegan.prepare import WHOLE, Source, open_source
 
 SHAPE = (10, 12, 17)
 
@@ -110,3 +112,84 @@ def test_without_the_package_the_extra_is_named(
     with pytest.raises(CycleGANError, match=r"pip install 'cyclegan3d\[zarr\]'"):
         open_source([tmp_path / "a.zarr"])
     shutil.rmtree(tmp_path / "a.zarr")
+
+
+# -- chunks that are not there --------------------------------------------------------------------
+
+
+def noise(shape: tuple[int, int, int] = (16, 16, 16)) -> np.ndarray:
+    return np.random.default_rng(0).integers(100, 200, shape).astype("u2")
+
+
+def masked(fill: int = 0) -> np.ndarray:
+    """A cylinder in a background of the fill value, as reconstruction programs write it."""
+    y, x = np.mgrid[:48, :48] - 23.5
+    return np.where(y**2 + x**2 < 22**2, noise((16, 48, 48)), np.uint16(fill))
+
+
+STORES: list[dict[str, Any]] = [
+    {"zarr_format": 2},
+    {"zarr_format": 3},
+    {"zarr_format": 3, "shards": (8, 8, 8)},
+]
+
+
+def check_holes(path: Path, region: Any = WHOLE, **options: Any) -> tuple[str, ...]:
+    source = open_source([path])
+    source.check_holes(source.region(region), **{"fill_missing": False, **options})
+    return source.notes
+
+
+@pytest.mark.parametrize("options", STORES, ids=str)
+def test_chunks_lost_from_the_data_are_refused_and_background_that_was_left_out_is_not(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    save(tmp_path / "whole.zarr", noise(), chunks=(4, 4, 4), **options)
+    assert check_holes(tmp_path / "whole.zarr") == ()
+    save(tmp_path / "masked.zarr", masked(), chunks=(4, 4, 4), **options)
+    (note,) = check_holes(tmp_path / "masked.zarr")
+    assert "of 576 chunks" in note and "are read as the fill value 0" in note
+    damaged = noise()
+    damaged[4:8, 8:12, 0:4] = 0  # zarr leaves it out: as if it had been lost
+    save(tmp_path / "lost.zarr", damaged, chunks=(4, 4, 4), **options)
+    said = r"lost.zarr: 1 of 64 chunks \(1.6 %\).*the one at \[4, 8, 0\].*--roi.*--fill-missing"
+    with pytest.raises(DataError, match=said):
+        check_holes(tmp_path / "lost.zarr")
+    assert check_holes(tmp_path / "lost.zarr", ((8, None), (None, None), (None, None))) == ()
+    (note,) = check_holes(tmp_path / "lost.zarr", fill_missing=True)
+    assert "1 of 64 chunks" in note
+
+
+@pytest.mark.parametrize("options", STORES[:2], ids=str)
+def test_an_interrupted_copy_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    save(tmp_path / "a.zarr", noise(), chunks=(4, 4, 4), **options)
+    chunks = [p for p in (tmp_path / "a.zarr").rglob("*") if p.is_file() and p.name[-1].isdigit()]
+    assert len(chunks) == 64
+    for path in sorted(chunks)[40:]:
+        path.unlink()
+    with pytest.raises(DataError, match="24 of 64 chunks"):
+        check_holes(tmp_path / "a.zarr")
+    for path in sorted(chunks)[:40]:
+        path.unlink()
+    with pytest.raises(DataError, match="none of its 64 chunks"):
+        check_holes(tmp_path / "a.zarr")
+
+
+def test_a_chunk_of_one_channel_is_that_of_no_other(tmp_path: Path) -> None:
+    array = np.stack([noise(), noise()])
+    array[1, 4:8, 4:8, 4:8] = 0
+    save(tmp_path / "a.zarr", array, chunks=(1, 4, 4, 4), shards=(2, 8, 8, 8))
+    for channel, expected in ((0, None), (1, DataError)):
+        source = open_source([tmp_path / "a.zarr"], channel=channel)
+        with pytest.raises(expected) if expected else contextlib.nullcontext():
+            source.check_holes(source.region(WHOLE), fill_missing=False)
+
+
+def test_a_hole_in_an_hdf5_dataset_is_refused_too(tmp_path: Path) -> None:
+    for name, rows in (("lost.h5", 8), ("whole.h5", 16)):
+        with h5py.File(tmp_path / name, "w") as handle:
+            made = handle.create_dataset("data", (16, 16, 16), "u2", chunks=(4, 4, 4))
+            made[:rows] = noise()[:rows]
+    assert check_holes(tmp_path / "whole.h5") == ()
+    with pytest.raises(DataError, match=r"lost.h5:data: 32 of 64 chunks \(50 %\)"):
+        check_holes(tmp_path / "lost.h5")
