@@ -76,6 +76,19 @@ def is_held(trial: FrozenTrial, folder: Path) -> bool:
     return lease_holds(trial.user_attrs.get(LEASE, {}), folder / "workers", time.time(), host())
 
 
+def ended_in_order(trial: FrozenTrial, folder: Path) -> bool:
+    """Return True if the last worker of a trial that nobody trains now was not killed.
+
+    It gave the lease back, as after Ctrl-C; or the storage did not take that, but the worker
+    removed its lock file.
+    """
+    lease = trial.user_attrs.get(LEASE)
+    if not lease:
+        return lease is not None
+    there = _lock_file(folder / "workers", str(lease["owner"]))
+    return bool(lease["host"] == host() and not there.exists())
+
+
 def lease_holds(lease: Mapping[str, Any], workers: Path, now: float, here: str) -> bool:
     """Return True if a lease holds, given the folder of lock files, the time and this host.
 

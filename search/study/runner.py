@@ -75,8 +75,13 @@ def run_study(
     raises for its surroundings (missing data, a full disk) stop the study.
     """
     place = storage_for(studies_folder() / definition.name, storage)
-    begun = _begin(definition, place, store, console)
-    handle = begun.handle
+    with place.explaining():
+        begun = _begin(definition, place, store, console)
+        return _run(begun, store=store, console=console, workers=workers)
+
+
+def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> StudyResult:
+    handle, definition = begun.handle, begun.handle.definition
     with (
         _study_run(begun, store, console) as end,
         LocalProgress(console, definition.name, definition.trials) as progress,

@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 
 from cyclegan.config import Section, override, parse_config
 from cyclegan.errors import ConfigError
+from search.study.storage import STORAGE_ERRORS
 
 Scalar = bool | int | float | str
 _WHOLE = 1e-8
@@ -261,7 +262,7 @@ class FunctionSpace(Section):
         """Return the values of one trial by dotted configuration key. Errors: `ConfigError`."""
         try:
             values = self._loaded()(trial)
-        except optuna.TrialPruned:
+        except (optuna.TrialPruned, *STORAGE_ERRORS):
             raise
         except Exception as error:
             raise ConfigError(

@@ -31,7 +31,9 @@ JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
 _SQLITE_SECONDS = 60
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
-"""Errors that Optuna raises when a database can't be reached."""
+"""Errors of the storage, such as a database that can't be reached, or a full disk.
+
+They say nothing about a trial: the study stops, and goes on with the same trial."""
 _KINDS = ("postgresql", "mysql", "sqlite")
 
 
@@ -50,11 +52,40 @@ class _JournalLock(JournalFileOpenLock):
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        mend_journal(self.journal)
+        try:
+            mend_journal(self.journal)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
+
+
+class _JournalFile(JournalFileBackend):
+    """A journal whose failed reads and writes are `STORAGE_ERRORS`, as a database's are.
+
+    To Optuna they are errors of the objective: a disk that is full for a moment would end a trial.
+    """
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Yield the entries from a number on."""
+        with _storage_errors():
+            yield from super().read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries, and wait until they are on the disk."""
+        with _storage_errors():
+            super().append_logs(logs)
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a damaged line
+        raise optuna.exceptions.StorageInternalError(str(error)) from error
 
 
 def mend_journal(path: Path) -> int:
@@ -105,8 +136,9 @@ class StudyStorage:
         """
         if not self._opened:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._creating():
+            with self.explaining():
+                self.folder.mkdir(parents=True, exist_ok=True)
+            with self.explaining(), self._creating():
                 self._opened.append(self._journal() if self.url is None else self._database())
         return self._opened[0]
 
@@ -134,11 +166,26 @@ class StudyStorage:
                 connection.execute(give)
                 connection.commit()
 
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Turn errors of the storage, and of files, into a `CycleGANError` of one line."""
+        try:
+            yield
+        except STORAGE_ERRORS as error:
+            raise self.away(error) from error
+        except OSError as error:
+            raise CycleGANError(
+                f"study {self.folder.name}: {error.filename or 'a file'} can't be used: "
+                f"{error.strerror or error}; put that right and run the study again to continue"
+            ) from error
+
     def away(self, error: BaseException) -> CycleGANError:
         """Return one of `STORAGE_ERRORS` as a one-line error."""
         while error.__cause__ is not None:
             error = error.__cause__
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        if isinstance(error, OSError):
+            cause = error.strerror or cause
         return CycleGANError(
             f"study storage {self.shown} can't be used: {cause}; when it works again, run the "
             "study again to continue"
@@ -163,9 +210,10 @@ class StudyStorage:
     def _journal(self) -> BaseStorage:
         path = self.folder / JOURNAL
         try:
-            backend = JournalFileBackend(str(path), lock_obj=_JournalLock(path))
-            return JournalStorage(backend)
-        except (ValueError, KeyError, OSError) as error:
+            return JournalStorage(_JournalFile(str(path), lock_obj=_JournalLock(path)))
+        except (KeyError, *STORAGE_ERRORS) as error:
+            if isinstance(error.__cause__, OSError):
+                raise
             raise DataError(
                 f"{path}: the study's journal can't be read ({error}); restore it from a copy"
             ) from error

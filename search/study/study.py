@@ -102,7 +102,8 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
     folder = studies_folder() / name
     place = storage_for(folder, storage)
     try:
-        study = optuna.load_study(study_name=name, storage=place.open())
+        with place.explaining():
+            study = optuna.load_study(study_name=name, storage=place.open())
     except KeyError:
         raise DataError(
             f"study '{name}' is not in {place.shown}; remove {folder} to start over"

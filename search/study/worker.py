@@ -9,11 +9,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.errors import CycleGANError
-from search.study.lease import hours, is_held, touch
+from search.study.lease import ended_in_order, hours, is_held, touch
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.revive import REVIVES
 from search.study.rules import why_stop
-from search.study.storage import STORAGE_ERRORS
 from search.study.trial import WorkerContext, train_trial
 from search.study.trials import Trial, best_of
 from tracking.outbox.records import Metrics, Text
@@ -31,10 +30,8 @@ def work(context: WorkerContext) -> Literal["done", "interrupted"]:
 
     Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
     """
-    try:
+    with context.handle.storage.explaining():
         return _work(context)
-    except STORAGE_ERRORS as error:
-        raise context.handle.storage.away(error) from error
 
 
 def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
@@ -94,8 +91,8 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
     context.owner.claim(study._storage, frozen._trial_id)
     progress = max(frozen.intermediate_values, default=0)
     before = frozen.user_attrs.get("deaths", {"at": -1, "count": 0})
-    released = frozen.user_attrs.get("lease") == {}  # by an orderly end, such as Ctrl-C
-    count = 0 if released else 1 + (before["count"] if before["at"] == progress else 0)
+    orderly = ended_in_order(frozen, context.handle.folder)
+    count = 0 if orderly else 1 + (before["count"] if before["at"] == progress else 0)
     trial.set_user_attr("deaths", {"at": progress, "count": count})
     if count < _DEATHS:
         context.progress.say(f"trial {frozen.number}: was interrupted, continuing")
