@@ -46,7 +46,7 @@ def study_run(
         definition = definition.with_trials(trials)
     handle, interrupted = run_study(
         definition,
-        store=session.repaired_store(),
+        store=session.repaired_store,
         console=session.console,
         workers=workers,
         storage=storage,

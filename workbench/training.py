@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.checkpoints import newest_checkpoint
@@ -19,8 +20,14 @@ INTERRUPTED = 130
 """Exit code of a training that was interrupted."""
 
 
-def train(config: Config, *, store: Store, console: Console, resume: bool = False) -> LaunchResult:
-    """Train `config` in `results/<run_name>/`, tracked in `store`.
+def train(
+    config: Config,
+    *,
+    store: Store | Callable[[], Store],
+    console: Console,
+    resume: bool = False,
+) -> LaunchResult:
+    """Train `config` in `results/<run_name>/`, tracked in `store` (or what opens it).
 
     With `resume` the training continues from its newest checkpoint, if there is one.
 

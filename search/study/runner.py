@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 import yaml
 
+from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
 from cyclegan.precision import choose_device, choose_precision
-from search.launch import reopened
+from search.launch import LAUNCH, SAVE_FOLDER, check_training, reopened
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import first_values
@@ -30,7 +32,7 @@ from search.study.progress import LocalProgress
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
 from search.study.storage import StudyStorage, storage_for
-from search.study.study import StudyHandle, optuna_study, studies_folder
+from search.study.study import DEFINITION, StudyHandle, optuna_study, studies_folder
 from search.study.trial import WorkerContext
 from search.study.trials import STATES
 from search.study.worker import work
@@ -60,7 +62,7 @@ class StudyResult(NamedTuple):
 def run_study(
     definition: StudyDefinition,
     *,
-    store: Store,
+    store: Store | Callable[[], Store],
     console: Console,
     workers: int = 1,
     storage: str | None = None,
@@ -68,6 +70,7 @@ def run_study(
     """Run or continue a study until it has all its trials, or is interrupted.
 
     Args:
+        store: the MLflow store, or a function that opens it once the study can begin.
         workers: number of processes on this host; a single worker runs in this process.
         storage: address of a database instead of the journal (see `search.study.storage`).
 
@@ -76,7 +79,11 @@ def run_study(
     """
     place = storage_for(studies_folder() / definition.name, storage)
     with place.explaining():
-        begun = _begin(definition, place, store, console)
+        new = not (place.folder / DEFINITION).is_file()
+        initial = _checked_beginning(definition) if new else None
+        if callable(store):
+            store = store()
+        begun = _begin(definition, place, store, console, initial)
         return _run(begun, store=store, console=console, workers=workers)
 
 
@@ -123,22 +130,34 @@ class _Begun:
     precision: str
 
 
+def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
+    """Return the initial values of a study, or refuse it, before anything of it is stored."""
+    initial = first_values(definition)
+    check_training(definition.config_of(0, definition.first_values()))
+    return initial
+
+
 def _begin(
-    definition: StudyDefinition, place: StudyStorage, store: Store, console: Console
+    definition: StudyDefinition,
+    place: StudyStorage,
+    store: Store,
+    console: Console,
+    initial: list[dict[str, Any]] | None,
 ) -> _Begun:
     with place.claiming():  # if several processes begin it at once, only one creates it
-        study = optuna_study(definition, place)
-        _check_against_stored(definition, study, place)
-        place.remember()
+        study = _compatible(definition, optuna_study(definition, place), place)
         handle = StudyHandle(definition, study, place.folder, place)
-        write_text(place.folder / "study.yaml", _as_yaml(definition))
         first = definition.config_of(0, definition.first_values())
-        precision = _precision(study, first)
         data = check_data(study.user_attrs.get("data", {}), first)
+        precision = _precision(study, first)
         parent = _parent_run(handle, store, console)
+        # Only now, when all is checked: what is stored here, a changed definition must match.
+        study.set_user_attr("definition", json.dumps(definition.model_dump(mode="json")))
         study.set_user_attr("data", data)
+        place.remember()
+        write_text(place.folder / DEFINITION, _as_yaml(definition))
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
-            for values in first_values(definition):
+            for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(handle, parent.id, precision)
 
@@ -153,22 +172,15 @@ def _precision(study: optuna.Study, first: Config) -> str:
 
 
 def _parent_run(handle: StudyHandle, store: Store, console: Console) -> Run:
-    definition, study = handle.definition, handle.study
+    study, name = handle.study, handle.definition.name
     stored = reopened(store, study.user_attrs.get("mlflow_run_id"), console, shared=True)
     if stored:
         return stored
-    name = definition.name
-    run = store.create_run(
-        name,
-        name,
-        kind="study",
-        params={"trials": definition.trials, "steps": definition.steps},
-        tags={"study": name},
-    )
-    run.log_text(_as_yaml(definition), "study.yaml")
-    searched = definition.space if isinstance(definition.space, dict) else ()
+    run = _made_before(study, store) or _new_run(handle, store)
+    run.log_text(_as_yaml(handle.definition), "study.yaml")
+    searched = handle.definition.space if isinstance(handle.definition.space, dict) else ()
     place = run.experiment_id
-    store.ship_view(place, trials_view(searched, step=definition.pruner.prune_after))
+    store.ship_view(place, trials_view(searched, step=handle.definition.pruner.prune_after))
     links = {
         "table": experiment_link("", place, TRIALS),
         "pictures and curves side by side": experiment_link("", place, TRIALS, charts=True),
@@ -178,6 +190,27 @@ def _parent_run(handle: StudyHandle, store: Store, console: Console) -> Run:
     store.experiment(name, note=f"Trials of the study `{name}`: {shown}.")
     study.set_user_attr("mlflow_run_id", run.id)
     return run
+
+
+def _made_before(study: optuna.Study, store: Store) -> Run | None:
+    """Return the run that a process made which died before it could note the run's id."""
+    launch_id = study.user_attrs.get(LAUNCH)
+    made = store.tagged(LAUNCH, launch_id) if launch_id else None
+    return store.open_run(made, shared=True) if made else None
+
+
+def _new_run(handle: StudyHandle, store: Store) -> Run:
+    definition = handle.definition
+    # The study knows the id of the launch before the run exists, as in `search.launch`.
+    launch_id = handle.study.user_attrs.get(LAUNCH) or uuid.uuid4().hex
+    handle.study.set_user_attr(LAUNCH, launch_id)
+    return store.create_run(
+        definition.name,
+        definition.name,
+        kind="study",
+        params={"trials": definition.trials, "steps": definition.steps},
+        tags={"study": definition.name, LAUNCH: launch_id},
+    )
 
 
 @dataclass
@@ -234,23 +267,42 @@ def _finished(handle: StudyHandle) -> int:
     return sum(trial.state.is_finished() for trial in handle.study.get_trials(deepcopy=False))
 
 
-def _check_against_stored(
+def _compatible(
     definition: StudyDefinition, study: optuna.Study, place: StudyStorage
-) -> None:
-    """Refuse to mix two definitions in one study; only the keys `_FREE` may change between runs."""
-    new = definition.model_dump(mode="json")
+) -> optuna.Study:
+    """Return the study if its definition is the same but for the keys `_FREE`.
+
+    A study in which nothing was trained yet is made anew, with the changed definition.
+
+    Errors: `ConfigError` if two definitions would be mixed in one study.
+    """
     stored = study.user_attrs.get("definition")
-    if stored is not None:
-        before = parse_definition(json.loads(stored), place.folder / "study.yaml")
-        old: dict[str, Any] = before.model_dump(mode="json")
-        for key, value in new.items():
-            if key not in _FREE and old[key] != value:
-                results = project_root() / "results" / definition.name
-                raise ConfigError(
-                    f"study {definition.name} was started with another '{key}'; give the changed "
-                    f"study another name, or remove {place.folder} and {results}"
-                )
-    study.set_user_attr("definition", json.dumps(new))
+    if stored is None:
+        return study
+    before = parse_definition(json.loads(stored), place.folder / DEFINITION)
+    old: dict[str, Any] = before.model_dump(mode="json")
+    new = definition.model_dump(mode="json")
+    changed = [key for key in new if key not in _FREE and old[key] != new[key]]
+    if not changed:
+        return study
+    if _untrained(StudyHandle(before, study, place.folder, place)):
+        optuna.delete_study(study_name=definition.name, storage=place.open())
+        return optuna_study(definition, place)
+    results = project_root() / "results" / definition.name
+    raise ConfigError(
+        f"study {definition.name} was started with another '{changed[0]}'; give the changed "
+        f"study another name, or remove {place.folder} and {results}"
+    )
+
+
+def _untrained(handle: StudyHandle) -> bool:
+    """Return True if no trial of the study has anything to lose, and nobody trains one."""
+    return all(
+        trial.state in ("waiting", "interrupted")
+        and not trial.curve
+        and newest_checkpoint(handle.trial_folder(trial.number) / SAVE_FOLDER) is None
+        for trial in handle.trials()
+    )
 
 
 def _as_yaml(definition: StudyDefinition) -> str:

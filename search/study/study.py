@@ -15,6 +15,9 @@ from search.study.storage import StudyStorage, storage_for
 from search.study.trials import Trial, best_of, trials_of
 from tracking import project_root
 
+DEFINITION = "study.yaml"
+"""File in a study's folder with its definition; a study that has it was begun here."""
+
 
 @dataclass(frozen=True)
 class StudyHandle:
@@ -82,7 +85,7 @@ def studies_folder() -> Path:
 
 def known_studies() -> list[str]:
     """Return the names of the studies that were started here."""
-    return sorted(p.parent.name for p in studies_folder().glob("*/study.yaml"))
+    return sorted(p.parent.name for p in studies_folder().glob(f"*/{DEFINITION}"))
 
 
 def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
@@ -108,7 +111,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
         raise DataError(
             f"study '{name}' is not in {place.shown}; remove {folder} to start over"
         ) from None
-    source = folder / "study.yaml"
+    source = folder / DEFINITION
     stored = study.user_attrs.get("definition")
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
     study.pruner = definition.pruner.build(definition.steps, definition.judge_by)

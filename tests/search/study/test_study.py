@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 
@@ -86,3 +87,26 @@ def test_unknown_studies_name_the_nearest(study_file: Path) -> None:
     assert known_studies() == ["s"]
     with pytest.raises(UsageError, match="'studies' was not started here"):
         open_study("studies")
+
+
+class _KilledError(BaseException):
+    """The end of a process that nothing can catch."""
+
+
+def test_a_process_killed_before_it_noted_the_studys_run_leaves_one_that_the_next_finds(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(study: optuna.Study, key: str, value: Any) -> None:
+        if key == "mlflow_run_id":
+            raise _KilledError
+        original(study, key, value)
+
+    original = optuna.Study.set_user_attr
+    with monkeypatch.context() as killed:
+        killed.setattr(optuna.Study, "set_user_attr", note)
+        with pytest.raises(_KilledError):
+            run(study_file)
+    handle = run(study_file)
+    (study_run,) = Store.open().search("s", "tags.kind = 'study'")
+    assert study_run.status == "FINISHED"
+    assert handle.study.user_attrs["mlflow_run_id"] == study_run.id
