@@ -38,6 +38,7 @@ from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.errors import ConfigError, CycleGANError, DataError
 from cyclegan.events import TrainResult
 from cyclegan.files import replacing, write_text
+from cyclegan.footprint import check_memory as check_size
 from cyclegan.hparams import HParams
 from cyclegan.keep_best import KeepBest
 from cyclegan.locks import exclusive
@@ -138,6 +139,7 @@ def check_training(config: Config) -> None:
     """
     frugal = config.model_copy(update={"memory_budget_gb": 0.0})  # opens volumes, loads none
     device = choose_device(config.device)
+    check_size(config, device)
     data = TrainingData(frugal, device)
     Validator(frugal, data, device)
     data.close()

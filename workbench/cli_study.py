@@ -27,7 +27,9 @@ def study_run(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(min=1, help="Processes on this host, each with its own GPU or CPU threads."),
+        typer.Option(
+            min=1, max=256, help="Processes on this host, each with its own GPU or CPU threads."
+        ),
     ] = 1,
     storage: Annotated[
         str | None,

@@ -34,6 +34,7 @@ from cyclegan.config.sections import (
     RunName,
     Section,
     Weight,
+    Width,
 )
 from cyclegan.errors import ConfigError, nearest
 from cyclegan.losses import GROUPS, Term, check_function, default_name
@@ -53,7 +54,7 @@ class Config(Section):
     """Name of the network of generator A -> B."""
     net_B: str = "UNetSim3d"
     """Name of the network of generator B -> A."""
-    filters: Count = 32
+    filters: Width = 32
     """Base number of filters of the generators."""
     depth: int | None = Field(default=None, ge=1, le=6)
     """Number of poolings of a generator that keeps the resolution; generators that change it adapt.
@@ -65,11 +66,11 @@ class Config(Section):
     activation: Literal["relu", "leaky_relu"] = "relu"
     """Activation in the generators; `leaky_relu` suits narrow ones, whose ReLUs die easily (see
     `cyclegan/networks.py`)."""
-    channels_A: Count = 1
+    channels_A: Width = 1
     """Image channels of domain A; a volume with several channels has them as its first axis."""
-    channels_B: Count = 1
+    channels_B: Width = 1
     """Image channels of domain B."""
-    filters_D: Count = 64
+    filters_D: Width = 64
     """Number of filters in the first layer of the discriminators."""
     layers_D: Annotated[int, Field(ge=1, le=5)] = 3
     """Layers of stride 2 in the discriminators; each doubles the field of view of a judgement."""

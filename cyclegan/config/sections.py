@@ -24,6 +24,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Channels = tuple[tuple[Annotated[int, Field(ge=0)], ...] | None, ...]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Name of a run and of its folder, so it has no slashes and no leading dot."""
 

@@ -16,6 +16,7 @@ from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
 from search.study.space import (
+    MOST_CELLS,
     Choices,
     FloatRange,
     FunctionSpace,
@@ -238,6 +239,10 @@ def _check_enqueued(definition: StudyDefinition) -> None:
 
 
 def _check_budget(definition: StudyDefinition) -> None:
+    if definition.trials > MOST_CELLS:
+        raise ConfigError(
+            f"trials = {definition.trials}: a study may have at most {MOST_CELLS:,}; lower it"
+        )
     pruner, last = definition.pruner, definition.steps
     if pruner.name != "none" and judged_at(pruner.prune_after, definition.report_every) >= last:
         raise ConfigError(

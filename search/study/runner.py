@@ -21,6 +21,7 @@ from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
+from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
 from search.launch import LAUNCH, SAVE_FOLDER, check_training, reopened
 from search.study.definition import StudyDefinition, parse_definition
@@ -31,6 +32,7 @@ from search.study.processes import run_workers
 from search.study.progress import LocalProgress
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
+from search.study.space import FunctionSpace
 from search.study.storage import StudyStorage, storage_for
 from search.study.study import DEFINITION, StudyHandle, optuna_study, studies_folder
 from search.study.trial import WorkerContext
@@ -133,7 +135,12 @@ class _Begun:
 def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
     """Return the initial values of a study, or refuse it, before anything of it is stored."""
     initial = first_values(definition)
-    check_training(definition.config_of(0, definition.first_values()))
+    first = definition.first_values()
+    check_training(definition.config_of(0, first))
+    if not isinstance(definition.space, FunctionSpace):
+        for key, dimension in definition.space.items():
+            config = definition.config_of(0, first | {key: dimension.examples()[-1]})
+            check_memory(config, choose_device(config.device))
     return initial
 
 
