@@ -223,6 +223,12 @@ def _run(
         if checkpoint == job.start:
             _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
         before = trainer.load_checkpoint(checkpoint)
+        if rises := _raised_by_more_steps(trainer, before):
+            console.say(
+                f"{config.run_name}: steps = {config.steps} instead of {before.steps} stretch its "
+                f"schedule, so after step {trainer.step} {rises}; to go on with the low values, "
+                f"start another run_name with them, and with pretrained = {checkpoint}"
+            )
         if checkpoint == job.start:
             _apply_asked_changes(trainer, before)
         if trainer.step:
@@ -306,6 +312,23 @@ def _take_over_generators(theirs: Path, ours: Path) -> None:
     if theirs.is_file() and not ours.is_file():
         with replacing(ours) as temporary:
             shutil.copyfile(theirs, temporary)
+
+
+def _raised_by_more_steps(trainer: Trainer, before: Config) -> str:
+    """Return what goes up again because a schedule that ends with the steps got more of them."""
+    step, config = trainer.step, trainer.config
+    if not step or config.steps <= before.steps:
+        return ""
+    was = dict.fromkeys(("lr_g", "lr_d"), before.lr_schedule.factor(step - 1, before.steps))
+    now = dict.fromkeys(was, config.lr_schedule.factor(step, config.steps))
+    for group in config.lambda_schedule.groups:
+        was[f"lambdas.{group}"] = before.lambda_schedule.factor(group, step - 1, before.steps)
+        now[f"lambdas.{group}"] = config.lambda_schedule.factor(group, step, config.steps)
+    return ", ".join(
+        f"{key} goes from {was[key] * value:.3g} up to {now[key] * value:.3g}"
+        for key, value in trainer.hparams.flat().items()
+        if key in was and now[key] > was[key]
+    )
 
 
 def _apply_asked_changes(trainer: Trainer, before: Config) -> None:

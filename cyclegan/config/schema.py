@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from cyclegan.config.sections import (
+    Beta,
     Count,
     HPOptimizer,
     Lambdas,
@@ -33,6 +34,7 @@ from cyclegan.config.sections import (
     Rate,
     RunName,
     Section,
+    Seed,
     Weight,
     Width,
 )
@@ -91,7 +93,7 @@ class Config(Section):
     """Patches of each domain per step."""
     steps: Count = 10_000
     """Number of training steps."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of initial weights, patches and kickstart; the same seed gives the same training."""
     device: str = "auto"
     """Device to train on: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU, else the CPU."""
@@ -119,7 +121,7 @@ class Config(Section):
     lr_d: Rate = 1e-4
     """Learning rate of both discriminators (Adam)."""
     lr_schedule: LRSchedule = LRSchedule()
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
     """Adam's decay rates for the running means of the gradient and of its square."""
     grad_clip: float = Field(default=1.0, ge=0.0)
     """Largest norm of the generators' gradient; 0 for no limit."""
@@ -258,6 +260,11 @@ class Config(Section):
 
     def _check_nets_train(self) -> None:
         """Refuse weights that leave a network nothing to train on."""
+        if not self._weighs(*GROUPS):
+            raise ValueError(
+                "lambdas: all are 0, so the training would learn nothing; raise those of the losses"
+                " to train on"
+            )
         if not self.has_cycles():
             missing = [net for net, groups in _RESTORED_BY.items() if not self._weighs(*groups)]
         else:
