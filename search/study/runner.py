@@ -32,6 +32,7 @@ from search.study.processes import run_workers
 from search.study.progress import LocalProgress
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
+from search.study.revive import REVIVES
 from search.study.space import FunctionSpace
 from search.study.storage import StudyStorage, storage_for
 from search.study.study import DEFINITION, StudyHandle, optuna_study, studies_folder
@@ -39,7 +40,7 @@ from search.study.trial import WorkerContext
 from search.study.trials import STATES
 from search.study.worker import work
 from tracking import project_root
-from tracking.outbox.delivery import deliver_waiting
+from tracking.outbox.delivery import deliver_waiting, waiting
 from tracking.outbox.records import End
 from tracking.outbox.writer import RunWriter
 from tracking.views import TRIALS, artifact_link, experiment_link, trials_view
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 
 _FREE = ("trials", "promote", "stop", "checkpoints")
 """Keys that may differ when a study is continued: budgets, and what follows the study."""
+
+
+_CLOSED = "closed"
+"""Attribute of a study: its number of trials when a run ended and MLflow had all of it."""
 
 
 class StudyResult(NamedTuple):
@@ -82,6 +87,9 @@ def run_study(
     place = storage_for(studies_folder() / definition.name, storage)
     with place.explaining():
         new = not (place.folder / DEFINITION).is_file()
+        over = None if new else _already_over(definition, place)
+        if over:
+            return StudyResult(over, interrupted=False)
         initial = _checked_beginning(definition) if new else None
         if callable(store):
             store = store()
@@ -130,6 +138,18 @@ class _Begun:
     handle: StudyHandle
     parent: str
     precision: str
+
+
+def _already_over(definition: StudyDefinition, place: StudyStorage) -> StudyHandle | None:
+    """Return the study if it has all its trials, and a run closed it after the last one."""
+    study = optuna_study(definition, place)
+    trials = study.get_trials(deepcopy=False)
+    begun = [trial for trial in trials if REVIVES not in trial.user_attrs]
+    same = study.user_attrs.get("definition") == json.dumps(definition.model_dump(mode="json"))
+    ended = all(trial.state.is_finished() for trial in trials) and len(begun) >= definition.trials
+    if same and ended and study.user_attrs.get(_CLOSED) == len(trials):
+        return StudyHandle(definition, study, place.folder, place)
+    return None
 
 
 def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
@@ -263,6 +283,8 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     else:
         finish("FINISHED", "")
     deliver_waiting(store)  # what trials could not write while the store was away
+    if not any(map(len, waiting(store))):
+        begun.handle.study.set_user_attr(_CLOSED, _finished(begun.handle))
 
 
 def _elsewhere(handle: StudyHandle) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
 def definition_of(name_or_file: str) -> StudyDefinition:
     """Return the definition in a YAML file, or that of a study that was started here."""
     path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or os.path.isfile(path):  # noqa: PTH113  (any length)
         return load_definition(path)
     return open_study(name_or_file).definition
 
