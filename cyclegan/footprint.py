@@ -1,4 +1,4 @@
-"""Disk space of a training in bytes, computed before it begins."""
+"""Disk space and memory of a training in bytes, computed before it begins."""
 
 from __future__ import annotations
 
@@ -9,12 +9,39 @@ import torch
 from torch import nn
 
 from cyclegan.config import Config
+from cyclegan.enhance.memory import available_bytes
+from cyclegan.errors import ConfigError
 from cyclegan.model import new_generator
 from cyclegan.networks import PatchDiscriminator
 
 _BYTES = 4  # weights, their means and Adam's moments are single precision
 _TENSOR_BYTES = 600  # name, header and alignment of a tensor in the file
 _ROW_BYTES = 300  # the history of one step: its losses and counters
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Refuse a training that can't fit into the memory that is free, before anything is built.
+
+    Errors: `ConfigError` with the estimate and the keys to lower.
+    """
+    free, where = available_bytes(device), "GPU" if device.type == "cuda" else "machine"
+    voxels = config.channels_A * math.prod(config.imsize_A)
+    voxels += config.channels_B * math.prod(config.imsize_B)
+    for needed, keys in (
+        (state_bytes(config), ("filters", "filters_D")),
+        (_BYTES * voxels * config.batch_size, ("batch_size", "imsize_A")),
+        (_BYTES * voxels * config.validation_patches, ("validation_patches", "imsize_A")),
+    ):
+        if needed > free:
+            values = ", ".join(f"{key} = {_plain(getattr(config, key))}" for key in keys)
+            raise ConfigError(
+                f"{values}: at least {needed / 1e9:,.1f} GB of memory are needed and "
+                f"{free / 1e9:,.1f} GB of this {where} are free; lower one of them"
+            )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def checkpoint_bytes(config: Config) -> int:

@@ -48,7 +48,8 @@ class HParams:
     def changed(self, changes: Mapping[str, float]) -> HParams:
         """Return a copy with `changes` by dotted name.
 
-        Errors: `ConfigError` for an unknown name, or a value that is negative or not finite.
+        Errors: `ConfigError` for an unknown name, a value that is negative or not finite, or if no
+        lambda is left.
         """
         lambdas = {group: list(weights) for group, weights in self.lambdas.items()}
         rates = {"lr_g": self.lr_g, "lr_d": self.lr_d}
@@ -63,4 +64,6 @@ class HParams:
             else:
                 _, group, *index = name.split(".")
                 lambdas[group][int(index[0]) if index else 0] = float(value)
+        if not any(any(weights) for weights in lambdas.values()):
+            raise ConfigError("all lambdas would be 0, and the training would learn nothing")
         return replace(self, lambdas={g: tuple(w) for g, w in lambdas.items()}, **rates)

@@ -23,6 +23,7 @@ from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import Degrader
 from cyclegan.errors import CheckpointError, ConfigError, DivergedError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
+from cyclegan.footprint import check_memory
 from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
@@ -68,6 +69,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device)
         self.folder = folder
+        check_memory(config, self.device)
         self.data = TrainingData(config, self.device)
         self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)

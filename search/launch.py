@@ -22,7 +22,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,15 +33,18 @@ from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
+from cyclegan.data.training_data import TrainingData
 from cyclegan.enhance.memory import keep_freed_memory
-from cyclegan.errors import ConfigError, DataError
+from cyclegan.errors import ConfigError, CycleGANError, DataError
 from cyclegan.events import TrainResult
 from cyclegan.files import replacing, write_text
+from cyclegan.footprint import check_memory as check_size
 from cyclegan.hparams import HParams
 from cyclegan.keep_best import KeepBest
 from cyclegan.locks import exclusive
+from cyclegan.precision import choose_device
 from cyclegan.trainer import Trainer
-from cyclegan.validation import ValidationReport
+from cyclegan.validation import ValidationReport, Validator
 from search.rollback import RollbackOptimizer
 from search.rollback.optimizer import RING_FOLDER, check_memory
 from search.rollback.schedule import SCHEDULE_NAME, Replay, read_schedule, to_yaml
@@ -102,7 +105,7 @@ class LaunchResult:
     """True if Ctrl-C or SIGTERM came, even if the training was complete just then."""
 
 
-_LAUNCH = "launch"
+LAUNCH = "launch"
 """Key of a training's record and tag of its run, by which they know each other."""
 
 
@@ -129,15 +132,38 @@ class _Pictures(Callback):
         write_png(six_images(report.images), path)
 
 
+def check_training(config: Config) -> None:
+    """Refuse settings and data with which a training can't begin; nothing is written.
+
+    Errors: `ConfigError` and `DataError`, as of a training.
+    """
+    frugal = config.model_copy(update={"memory_budget_gb": 0.0})  # opens volumes, loads none
+    device = choose_device(config.device)
+    check_size(config, device)
+    data = TrainingData(frugal, device)
+    Validator(frugal, data, device)
+    data.close()
+
+
 def run_training(
-    job: Job, *, store: Store, console: Console, callbacks: Sequence[Callback] = ()
+    job: Job,
+    *,
+    store: Store | Callable[[], Store],
+    console: Console,
+    callbacks: Sequence[Callback] = (),
 ) -> LaunchResult:
     """Run or continue `job`. Ctrl-C and SIGTERM end it with a checkpoint, outcome `interrupted`.
+
+    `store` may be a function that opens the store; it is called when nothing can be refused any
+    more.
 
     Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
     training with another configuration.
     """
-    with exclusive(job.folder / ".lock", f"training folder {job.folder}"):
+    with (
+        _leaving_nothing_if_refused(job.folder),
+        exclusive(job.folder / ".lock", f"training folder {job.folder}"),
+    ):
         for litter in job.folder.rglob(".*.part"):  # half-written files of a killed process
             litter.unlink()
         done = _already_complete(job)
@@ -146,7 +172,27 @@ def run_training(
         return _run(job, store, console, callbacks)
 
 
-def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]) -> LaunchResult:
+@contextlib.contextmanager
+def _leaving_nothing_if_refused(folder: Path) -> Iterator[None]:
+    """Remove the folder after an error if it was made here and holds nothing but its lock file."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except CycleGANError:
+        if folder in made and [p for p in folder.rglob("*") if p.is_file()] == [folder / ".lock"]:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a parent that holds something else by now
+                for parent in made[1:]:
+                    parent.rmdir()
+        raise
+
+
+def _run(
+    job: Job,
+    store: Store | Callable[[], Store],
+    console: Console,
+    callbacks: Sequence[Callback],
+) -> LaunchResult:
     plan = _plan(job)
     config, checkpoint = plan.config, plan.checkpoint
     trainer = Trainer(
@@ -158,6 +204,8 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
     if not checkpoint:
         trainer.load_pretrained()  # refuses a wrong file
     optimizer = _optimizer(trainer, job, callbacks)  # refuses a wrong schedule
+    if callable(store):
+        store = store()
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = retrying(lambda: _run_of(job, plan, store, console), console.say)
@@ -175,6 +223,12 @@ def _run(job: Job, store: Store, console: Console, callbacks: Sequence[Callback]
         if checkpoint == job.start:
             _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
         before = trainer.load_checkpoint(checkpoint)
+        if rises := _raised_by_more_steps(trainer, before):
+            console.say(
+                f"{config.run_name}: steps = {config.steps} instead of {before.steps} stretch its "
+                f"schedule, so after step {trainer.step} {rises}; to go on with the low values, "
+                f"start another run_name with them, and with pretrained = {checkpoint}"
+            )
         if checkpoint == job.start:
             _apply_asked_changes(trainer, before)
         if trainer.step:
@@ -206,20 +260,20 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
     # The id of the launch is on the disk before the run exists: a process that is killed before it
     # can note the run's id leaves a run that the next one finds.
     record = _record(job.folder)
-    launch_id = record.get(_LAUNCH)
+    launch_id = record.get(LAUNCH)
     if launch_id:
-        made = store.tagged(_LAUNCH, launch_id)
+        made = store.tagged(LAUNCH, launch_id)
         if made:
             return store.open_run(made)
     else:
         launch_id = uuid.uuid4().hex
-        _remember(job.folder, **record, **{_LAUNCH: launch_id})
+        _remember(job.folder, **record, **{LAUNCH: launch_id})
     run = store.create_run(
         job.experiment,
         plan.config.run_name,
         kind=job.kind,
         params=job.params,  # the tracking callback logs the rest of the configuration
-        tags={**job.tags, _LAUNCH: launch_id},
+        tags={**job.tags, LAUNCH: launch_id},
         parent=job.parent,
     )
     if job.kind == "train":
@@ -258,6 +312,23 @@ def _take_over_generators(theirs: Path, ours: Path) -> None:
     if theirs.is_file() and not ours.is_file():
         with replacing(ours) as temporary:
             shutil.copyfile(theirs, temporary)
+
+
+def _raised_by_more_steps(trainer: Trainer, before: Config) -> str:
+    """Return what goes up again because a schedule that ends with the steps got more of them."""
+    step, config = trainer.step, trainer.config
+    if not step or config.steps <= before.steps:
+        return ""
+    was = dict.fromkeys(("lr_g", "lr_d"), before.lr_schedule.factor(step - 1, before.steps))
+    now = dict.fromkeys(was, config.lr_schedule.factor(step, config.steps))
+    for group in config.lambda_schedule.groups:
+        was[f"lambdas.{group}"] = before.lambda_schedule.factor(group, step - 1, before.steps)
+        now[f"lambdas.{group}"] = config.lambda_schedule.factor(group, step, config.steps)
+    return ", ".join(
+        f"{key} goes from {was[key] * value:.3g} up to {now[key] * value:.3g}"
+        for key, value in trainer.hparams.flat().items()
+        if key in was and now[key] > was[key]
+    )
 
 
 def _apply_asked_changes(trainer: Trainer, before: Config) -> None:

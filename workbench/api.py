@@ -84,8 +84,14 @@ def run_study(
     definition = definition_of(str(study))
     if trials is not None:
         definition = definition.with_trials(trials)
-    store, console = _begin(tracking_uri, quiet)
-    return run(definition, store=store, console=console, workers=workers, storage=storage).handle
+    console = _console(quiet)
+    return run(
+        definition,
+        store=lambda: _store(tracking_uri, console),
+        console=console,
+        workers=workers,
+        storage=storage,
+    ).handle
 
 
 def promote(
@@ -180,8 +186,10 @@ def train(
     the run exists and `resume` is off.
     """
     config = config_of(arguments)
-    store, console = _begin(tracking_uri, quiet)
-    return train_config(config, store=store, console=console, resume=resume)
+    console = _console(quiet)
+    return train_config(
+        config, store=lambda: _store(tracking_uri, console), console=console, resume=resume
+    )
 
 
 def config_of(arguments: Mapping[str, Any]) -> Config:
@@ -278,12 +286,21 @@ def evaluate(
 
 
 def _begin(tracking_uri: str | None, quiet: bool) -> tuple[Store, Console]:
-    """Open the store and put right what dead processes left in it."""
+    console = _console(quiet)
+    return _store(tracking_uri, console), console
+
+
+def _console(quiet: bool) -> Console:
     console = Console(quiet=quiet)
     console.log_to_here()
+    return console
+
+
+def _store(tracking_uri: str | None, console: Console) -> Store:
+    """Open the store and put right what dead processes left in it."""
     store = Store.open(tracking_uri)
     tidy(store, console.say)
-    return store, console
+    return store
 
 
 def _volumes_of(datafile: Path) -> Sequence[VolumeEntry]:

@@ -191,7 +191,7 @@ def train(
         overrides += [f"hp_optimizer.{key}={value}" for key, value in following.items()]
     resolved = load_config(config, overrides)
     finished = run_training(
-        resolved, store=session.repaired_store(), console=session.console, resume=resume
+        resolved, store=session.repaired_store, console=session.console, resume=resume
     )
     session.show(output_of(resolved, finished))
 

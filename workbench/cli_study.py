@@ -27,7 +27,9 @@ def study_run(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(min=1, help="Processes on this host, each with its own GPU or CPU threads."),
+        typer.Option(
+            min=1, max=256, help="Processes on this host, each with its own GPU or CPU threads."
+        ),
     ] = 1,
     storage: Annotated[
         str | None,
@@ -46,7 +48,7 @@ def study_run(
         definition = definition.with_trials(trials)
     handle, interrupted = run_study(
         definition,
-        store=session.repaired_store(),
+        store=session.repaired_store,
         console=session.console,
         workers=workers,
         storage=storage,

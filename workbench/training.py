@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,14 @@ INTERRUPTED = 130
 """Exit code of a training that was interrupted."""
 
 
-def train(config: Config, *, store: Store, console: Console, resume: bool = False) -> LaunchResult:
-    """Train `config` in `results/<run_name>/`, tracked in `store`.
+def train(
+    config: Config,
+    *,
+    store: Store | Callable[[], Store],
+    console: Console,
+    resume: bool = False,
+) -> LaunchResult:
+    """Train `config` in `results/<run_name>/`, tracked in `store` (or what opens it).
 
     With `resume` the training continues from its newest checkpoint, if there is one. If it has
     ended, MLflow gets what it lacks of it.
@@ -41,7 +48,7 @@ def train(config: Config, *, store: Store, console: Console, resume: bool = Fals
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
     finished = run_training(job, store=store, console=console)
     if finished.reused:
-        _tell_the_rest(store, folder, console)
+        _tell_the_rest(store() if callable(store) else store, folder, console)
     return finished
 
 

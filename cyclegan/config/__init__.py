@@ -20,6 +20,7 @@ from cyclegan.config.sections import (
     LRSchedule,
     RunName,
     Section,
+    Seed,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "LossNames",
     "RunName",
     "Section",
+    "Seed",
     "generator_geometry",
     "load_config",
     "load_yaml",

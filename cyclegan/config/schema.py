@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from cyclegan.config.sections import (
+    Beta,
     Count,
     HPOptimizer,
     Lambdas,
@@ -33,7 +34,9 @@ from cyclegan.config.sections import (
     Rate,
     RunName,
     Section,
+    Seed,
     Weight,
+    Width,
 )
 from cyclegan.errors import ConfigError, nearest
 from cyclegan.losses import GROUPS, Term, check_function, default_name
@@ -53,7 +56,7 @@ class Config(Section):
     """Name of the network of generator A -> B."""
     net_B: str = "UNetSim3d"
     """Name of the network of generator B -> A."""
-    filters: Count = 32
+    filters: Width = 32
     """Base number of filters of the generators."""
     depth: int | None = Field(default=None, ge=1, le=6)
     """Number of poolings of a generator that keeps the resolution; generators that change it adapt.
@@ -65,11 +68,11 @@ class Config(Section):
     activation: Literal["relu", "leaky_relu"] = "relu"
     """Activation in the generators; `leaky_relu` suits narrow ones, whose ReLUs die easily (see
     `cyclegan/networks.py`)."""
-    channels_A: Count = 1
+    channels_A: Width = 1
     """Image channels of domain A; a volume with several channels has them as its first axis."""
-    channels_B: Count = 1
+    channels_B: Width = 1
     """Image channels of domain B."""
-    filters_D: Count = 64
+    filters_D: Width = 64
     """Number of filters in the first layer of the discriminators."""
     layers_D: Annotated[int, Field(ge=1, le=5)] = 3
     """Layers of stride 2 in the discriminators; each doubles the field of view of a judgement."""
@@ -90,7 +93,7 @@ class Config(Section):
     """Patches of each domain per step."""
     steps: Count = 10_000
     """Number of training steps."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of initial weights, patches and kickstart; the same seed gives the same training."""
     device: str = "auto"
     """Device to train on: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU, else the CPU."""
@@ -118,7 +121,7 @@ class Config(Section):
     lr_d: Rate = 1e-4
     """Learning rate of both discriminators (Adam)."""
     lr_schedule: LRSchedule = LRSchedule()
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
     """Adam's decay rates for the running means of the gradient and of its square."""
     grad_clip: float = Field(default=1.0, ge=0.0)
     """Largest norm of the generators' gradient; 0 for no limit."""
@@ -257,6 +260,11 @@ class Config(Section):
 
     def _check_nets_train(self) -> None:
         """Refuse weights that leave a network nothing to train on."""
+        if not self._weighs(*GROUPS):
+            raise ValueError(
+                "lambdas: all are 0, so the training would learn nothing; raise those of the losses"
+                " to train on"
+            )
         if not self.has_cycles():
             missing = [net for net, groups in _RESTORED_BY.items() if not self._weighs(*groups)]
         else:

@@ -24,6 +24,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Channels = tuple[tuple[Annotated[int, Field(ge=0)], ...] | None, ...]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Name of a run and of its folder, so it has no slashes and no leading dot."""
 
@@ -191,7 +194,7 @@ class HPOptimizer(Section):
     """Treat a validation score that collapses as a fault, too (`guard`)."""
     corrections: bool = False
     """Let healthy judgements correct the learning rates a little (`guard`)."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the random part of the changes to lambdas and learning rates."""
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclegan import checkpoints
 from cyclegan.checkpoints import newest_checkpoint
-from cyclegan.config import Config, override, parse_config
+from cyclegan.config import Config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, CycleGANError, DataError, UsageError
 from cyclegan.events import HParamChange
@@ -30,6 +30,7 @@ from search.rollback.schedule import (
     without,
 )
 from search.study import StudyHandle, Trial
+from search.study.definition import promoted
 from search.study.provenance import check_data
 from viz.console import Console
 
@@ -177,20 +178,17 @@ def promoted_config(
 
     Errors: `ConfigError` if they change the data on which the trial was chosen.
     """
-    settings, source = handle.definition.promote, handle.config_of(trial)
-    changes: dict[str, Any] = dict(settings.set)
-    changes["run_name"] = f"{handle.definition.name}-promoted-{trial:03d}"
-    changes["steps"] = steps or settings.steps
-    if hp_optimizer is not None:
-        changes["hp_optimizer.enabled"] = hp_optimizer
-    config = parse_config(override(source.to_dict(), changes), source=f"promotion of trial {trial}")
-    for key in ("data_A", "data_B"):
-        if getattr(config, key) != getattr(source, key):
-            raise ConfigError(
-                f"promote.set.{key} = {getattr(config, key)}: a promotion trains on the trial's "
-                f"data, {getattr(source, key)}; leave the key out"
-            )
-    return config
+    name = f"{handle.definition.name}-promoted-{trial:03d}"
+    try:
+        return promoted(
+            handle.definition,
+            handle.config_of(trial),
+            run_name=name,
+            steps=steps,
+            hp_optimizer=hp_optimizer,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"promotion of trial {trial}: {error}") from error
 
 
 def check_same_data(handle: StudyHandle, config: Config) -> None:

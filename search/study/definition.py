@@ -16,6 +16,7 @@ from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
 from search.study.space import (
+    MOST_CELLS,
     Choices,
     FloatRange,
     FunctionSpace,
@@ -190,8 +191,53 @@ def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition
 
 
 def load_definition(path: Path) -> StudyDefinition:
-    """Read a study's YAML file."""
-    return parse_definition(load_yaml(path), path)
+    """Read a study's YAML file, and check what follows the study, too.
+
+    Errors: `ConfigError` naming the file, the key, the value and the remedy.
+    """
+    definition = parse_definition(load_yaml(path), path)
+    try:
+        _check_promotion(definition)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return definition
+
+
+def promoted(
+    definition: StudyDefinition,
+    trial: Config,
+    *,
+    run_name: str,
+    steps: int | None = None,
+    hp_optimizer: bool | None = None,
+) -> Config:
+    """Return the configuration to which a trial's is promoted: `promote`, changed by the arguments.
+
+    Errors: `ConfigError` if it is none, or has other data than those on which the trial was chosen.
+    """
+    settings = definition.promote
+    changes = dict(settings.set) | {"run_name": run_name, "steps": steps or settings.steps}
+    if hp_optimizer is not None:
+        changes["hp_optimizer.enabled"] = hp_optimizer
+    config = parse_config(override(trial.to_dict(), changes), source="promote.set")
+    for key in ("data_A", "data_B"):
+        if getattr(config, key) != getattr(trial, key):
+            raise ConfigError(
+                f"promote.set.{key} = {getattr(config, key)}: a promotion trains on the trial's "
+                f"data, {getattr(trial, key)}; leave the key out"
+            )
+    return config
+
+
+def _check_promotion(definition: StudyDefinition) -> None:
+    settings = definition.promote
+    if settings.start == "continue" and settings.steps <= definition.steps:
+        raise ConfigError(
+            f"promote.steps = {settings.steps}: with start = continue, a trial has already done "
+            f"steps = {definition.steps}; raise it, or take start = scratch"
+        )
+    trial = definition.config_of(0, definition.first_values())
+    promoted(definition, trial, run_name=trial.run_name)
 
 
 def _with_tried_function(definition: StudyDefinition) -> StudyDefinition:
@@ -238,6 +284,10 @@ def _check_enqueued(definition: StudyDefinition) -> None:
 
 
 def _check_budget(definition: StudyDefinition) -> None:
+    if definition.trials > MOST_CELLS:
+        raise ConfigError(
+            f"trials = {definition.trials}: a study may have at most {MOST_CELLS:,}; lower it"
+        )
     pruner, last = definition.pruner, definition.steps
     if pruner.name != "none" and judged_at(pruner.prune_after, definition.report_every) >= last:
         raise ConfigError(

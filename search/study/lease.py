@@ -3,8 +3,9 @@
 A trial that Optuna calls RUNNING may be training right now, or may be left over from a process that
 died. Its lease, which is stored with the study and renewed during the work, tells which. On this
 host a lock file decides, which the operating system releases with the process. For other hosts it
-is the time of the last renewal. A worker that finds its lease in other hands (because it slept
-longer than a lease lasts) stops its training.
+is whether the time stamp of the last renewal moves, watched with this host's own clock: clocks of
+hosts may differ by an hour. A worker that finds its lease in other hands (because it slept longer
+than a lease lasts) stops its training.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ LEASE = "lease"
 RENEW_SECONDS = 20.0
 LEASE_SECONDS = 120.0
 """Seconds without a renewal after which a lease on another host ends."""
+MOST_SKEW = 7_200.0
+"""Most seconds by which clocks of two hosts are expected to differ. A stamp that is farther from
+this host's time when it is first seen belongs to a worker that is gone."""
 
 
 def host() -> str:
@@ -43,6 +48,9 @@ class Owner:
     def __init__(self, folder: Path) -> None:
         self.id = uuid.uuid4().hex
         self.folder = folder / "workers"
+        self.begun = round(time.time(), 3)
+        """Seconds since 1970."""
+        self._started = time.monotonic()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Owner:
@@ -52,6 +60,10 @@ class Owner:
     def __exit__(self, *exception: object) -> None:
         _lock_file(self.folder, self.id).unlink(missing_ok=True)
         self._stack.close()
+
+    def seconds(self) -> float:
+        """Return how long this worker has run, whatever happened to the system's clock."""
+        return time.monotonic() - self._started
 
     def claim(self, storage: BaseStorage, trial_id: int) -> None:
         """Take the lease, or renew it."""
@@ -73,19 +85,84 @@ class Owner:
 
 def is_held(trial: FrozenTrial, folder: Path) -> bool:
     """Return True if a worker trains the RUNNING `trial` of the study in `folder` now."""
-    return lease_holds(trial.user_attrs.get(LEASE, {}), folder / "workers", time.time(), host())
+    lease = trial.user_attrs.get(LEASE, {})
+    seen = _sighted(lease) if lease else _Sighting(0.0)
+    return lease_holds(
+        lease,
+        folder / "workers",
+        time.time(),
+        host(),
+        unmoved=time.monotonic() - seen.since,
+        moved=seen.moved,
+    )
 
 
-def lease_holds(lease: Mapping[str, Any], workers: Path, now: float, here: str) -> bool:
-    """Return True if a lease holds, given the folder of lock files, the time and this host.
+def is_doubtful(trial: FrozenTrial) -> bool:
+    """Return True if another host's lease on the trial has not been seen to move here yet."""
+    lease = trial.user_attrs.get(LEASE, {})
+    return bool(lease) and lease["host"] != host() and not _sighted(lease).moved
 
-    `now` is in seconds since 1970.
+
+@dataclass
+class _Sighting:
+    """When the stamp of a lease was first seen here, by the monotonic clock."""
+
+    since: float
+    at: float = 0.0
+    moved: bool = False
+    """True if the same worker had another stamp before."""
+
+
+_sightings: dict[str, _Sighting] = {}
+"""What this process has seen of the leases of each worker."""
+
+
+def _sighted(lease: Mapping[str, Any]) -> _Sighting:
+    """Return the sighting of a lease's stamp, noted if it is new."""
+    owner, at = str(lease["owner"]), float(lease["at"])
+    before = _sightings.get(owner)
+    if before is None or before.at != at:
+        _sightings[owner] = _Sighting(time.monotonic(), at, moved=before is not None)
+    return _sightings[owner]
+
+
+def ended_in_order(trial: FrozenTrial, folder: Path) -> bool:
+    """Return True if the last worker of a trial that nobody trains now was not killed.
+
+    It gave the lease back, as after Ctrl-C; or the storage did not take that, but the worker
+    removed its lock file.
+    """
+    lease = trial.user_attrs.get(LEASE)
+    if not lease:
+        return lease is not None
+    there = _lock_file(folder / "workers", str(lease["owner"]))
+    return bool(lease["host"] == host() and not there.exists())
+
+
+def lease_holds(
+    lease: Mapping[str, Any],
+    workers: Path,
+    now: float,
+    here: str,
+    *,
+    unmoved: float = 0.0,
+    moved: bool = False,
+) -> bool:
+    """Return True if a lease holds.
+
+    Args:
+        workers: the folder of lock files.
+        now: seconds since 1970.
+        here: this host.
+        unmoved: seconds for which the lease's stamp has not changed, as seen from here.
+        moved: True if it had changed before that, so that its worker lived then.
     """
     if not lease:
         return False
     if lease["host"] == here:
         return not is_free(_lock_file(workers, str(lease["owner"])))
-    return bool(now - float(lease["at"]) < LEASE_SECONDS)
+    plausible = moved or abs(now - float(lease["at"])) < MOST_SKEW
+    return plausible and unmoved < LEASE_SECONDS
 
 
 @contextlib.contextmanager
@@ -124,15 +201,17 @@ def _lock_file(folder: Path, owner: str) -> Path:
 _PREFIX = "session:"
 
 
-def touch(study: optuna.Study, owner: str, now: float | None = None) -> None:
-    """Record that the worker `owner` is running now (seconds since 1970)."""
-    now = round(time.time() if now is None else now, 3)
-    begun, _ = study.user_attrs.get(_PREFIX + owner, (now, now))
-    study.set_user_attr(_PREFIX + owner, [begun, now])
+def touch(study: optuna.Study, owner: Owner) -> None:
+    """Record that the worker is still running.
+
+    Its time is that which passed since it began, so a clock that is set right adds nothing.
+    """
+    last = round(owner.begun + owner.seconds(), 3)
+    study.set_user_attr(_PREFIX + owner.id, [owner.begun, last])
 
 
 def hours(attributes: Mapping[str, Any], now: float | None = None) -> float:
-    """Return the wall-clock hours of running, from a study's user attributes.
+    """Return the hours of running, from a study's user attributes.
 
     With `now` (seconds since 1970), the time since a worker was last seen counts, too.
     """

@@ -29,7 +29,7 @@ def revive(handle: StudyHandle, number: int) -> int:
     checkpoint is gone.
     """
     study, name = handle.study, handle.definition.name
-    with handle.storage.claiming():
+    with handle.storage.explaining(), handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         if not 0 <= number < len(trials):
             raise UsageError(f"trial {number}: study {name} has trials 0 to {len(trials) - 1}")

@@ -17,7 +17,7 @@ class StopRules(Section):
     """Conditions that end a study before it has all its trials; running trials are finished."""
 
     hours: float | None = Field(default=None, gt=0.0)
-    """Wall-clock hours of running, summed over all calls."""
+    """Hours of running, summed over all calls."""
     iterations: int | None = Field(default=None, ge=1)
     """Optimisation steps of all trials together."""
     no_improvement: int | None = Field(default=None, ge=1)
@@ -37,7 +37,7 @@ class Checkpoints(Section):
 def why_stop(rules: StopRules, trials: Sequence[Trial], hours: float) -> str | None:
     """Return the reason why no further trial may begin, or None.
 
-    `trials`: all trials of the study, in any order; `hours`: wall-clock hours of running so far.
+    `trials`: all trials of the study, in any order; `hours`: hours of running so far.
     """
     if rules.hours is not None and hours >= rules.hours:
         return f"stop.hours: {hours:.2f} of {rules.hours:g} hours are used"

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 import yaml
 
+from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import ConfigError
 from cyclegan.files import write_text
+from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
-from search.launch import reopened
+from search.launch import LAUNCH, SAVE_FOLDER, check_training, reopened
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import first_values
@@ -29,13 +32,15 @@ from search.study.processes import run_workers
 from search.study.progress import LocalProgress
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
+from search.study.revive import REVIVES
+from search.study.space import FunctionSpace
 from search.study.storage import StudyStorage, storage_for
-from search.study.study import StudyHandle, optuna_study, studies_folder
+from search.study.study import DEFINITION, StudyHandle, optuna_study, studies_folder
 from search.study.trial import WorkerContext
 from search.study.trials import STATES
 from search.study.worker import work
 from tracking import project_root
-from tracking.outbox.delivery import deliver_waiting
+from tracking.outbox.delivery import deliver_waiting, waiting
 from tracking.outbox.records import End
 from tracking.outbox.writer import RunWriter
 from tracking.views import TRIALS, artifact_link, experiment_link, trials_view
@@ -49,6 +54,10 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 """Keys that may differ when a study is continued: budgets, and what follows the study."""
 
 
+_CLOSED = "closed"
+"""Attribute of a study: its number of trials when a run ended and MLflow had all of it."""
+
+
 class StudyResult(NamedTuple):
     """A study after its run."""
 
@@ -60,7 +69,7 @@ class StudyResult(NamedTuple):
 def run_study(
     definition: StudyDefinition,
     *,
-    store: Store,
+    store: Store | Callable[[], Store],
     console: Console,
     workers: int = 1,
     storage: str | None = None,
@@ -68,6 +77,7 @@ def run_study(
     """Run or continue a study until it has all its trials, or is interrupted.
 
     Args:
+        store: the MLflow store, or a function that opens it once the study can begin.
         workers: number of processes on this host; a single worker runs in this process.
         storage: address of a database instead of the journal (see `search.study.storage`).
 
@@ -75,8 +85,20 @@ def run_study(
     raises for its surroundings (missing data, a full disk) stop the study.
     """
     place = storage_for(studies_folder() / definition.name, storage)
-    begun = _begin(definition, place, store, console)
-    handle = begun.handle
+    with place.explaining():
+        new = not (place.folder / DEFINITION).is_file()
+        over = None if new else _already_over(definition, place)
+        if over:
+            return StudyResult(over, interrupted=False)
+        initial = _checked_beginning(definition) if new else None
+        if callable(store):
+            store = store()
+        begun = _begin(definition, place, store, console, initial)
+        return _run(begun, store=store, console=console, workers=workers)
+
+
+def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> StudyResult:
+    handle, definition = begun.handle, begun.handle.definition
     with (
         _study_run(begun, store, console) as end,
         LocalProgress(console, definition.name, definition.trials) as progress,
@@ -118,22 +140,51 @@ class _Begun:
     precision: str
 
 
+def _already_over(definition: StudyDefinition, place: StudyStorage) -> StudyHandle | None:
+    """Return the study if it has all its trials, and a run closed it after the last one."""
+    study = optuna_study(definition, place)
+    trials = study.get_trials(deepcopy=False)
+    begun = [trial for trial in trials if REVIVES not in trial.user_attrs]
+    same = study.user_attrs.get("definition") == json.dumps(definition.model_dump(mode="json"))
+    ended = all(trial.state.is_finished() for trial in trials) and len(begun) >= definition.trials
+    if same and ended and study.user_attrs.get(_CLOSED) == len(trials):
+        return StudyHandle(definition, study, place.folder, place)
+    return None
+
+
+def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
+    """Return the initial values of a study, or refuse it, before anything of it is stored."""
+    initial = first_values(definition)
+    first = definition.first_values()
+    check_training(definition.config_of(0, first))
+    if not isinstance(definition.space, FunctionSpace):
+        for key, dimension in definition.space.items():
+            config = definition.config_of(0, first | {key: dimension.examples()[-1]})
+            check_memory(config, choose_device(config.device))
+    return initial
+
+
 def _begin(
-    definition: StudyDefinition, place: StudyStorage, store: Store, console: Console
+    definition: StudyDefinition,
+    place: StudyStorage,
+    store: Store,
+    console: Console,
+    initial: list[dict[str, Any]] | None,
 ) -> _Begun:
     with place.claiming():  # if several processes begin it at once, only one creates it
-        study = optuna_study(definition, place)
-        _check_against_stored(definition, study, place)
-        place.remember()
+        study = _compatible(definition, optuna_study(definition, place), place)
         handle = StudyHandle(definition, study, place.folder, place)
-        write_text(place.folder / "study.yaml", _as_yaml(definition))
         first = definition.config_of(0, definition.first_values())
-        precision = _precision(study, first)
         data = check_data(study.user_attrs.get("data", {}), first)
+        precision = _precision(study, first)
         parent = _parent_run(handle, store, console)
+        # Only now, when all is checked: what is stored here, a changed definition must match.
+        study.set_user_attr("definition", json.dumps(definition.model_dump(mode="json")))
         study.set_user_attr("data", data)
+        place.remember()
+        write_text(place.folder / DEFINITION, _as_yaml(definition))
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
-            for values in first_values(definition):
+            for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(handle, parent.id, precision)
 
@@ -148,22 +199,15 @@ def _precision(study: optuna.Study, first: Config) -> str:
 
 
 def _parent_run(handle: StudyHandle, store: Store, console: Console) -> Run:
-    definition, study = handle.definition, handle.study
+    study, name = handle.study, handle.definition.name
     stored = reopened(store, study.user_attrs.get("mlflow_run_id"), console, shared=True)
     if stored:
         return stored
-    name = definition.name
-    run = store.create_run(
-        name,
-        name,
-        kind="study",
-        params={"trials": definition.trials, "steps": definition.steps},
-        tags={"study": name},
-    )
-    run.log_text(_as_yaml(definition), "study.yaml")
-    searched = definition.space if isinstance(definition.space, dict) else ()
+    run = _made_before(study, store) or _new_run(handle, store)
+    run.log_text(_as_yaml(handle.definition), "study.yaml")
+    searched = handle.definition.space if isinstance(handle.definition.space, dict) else ()
     place = run.experiment_id
-    store.ship_view(place, trials_view(searched, step=definition.pruner.prune_after))
+    store.ship_view(place, trials_view(searched, step=handle.definition.pruner.prune_after))
     links = {
         "table": experiment_link("", place, TRIALS),
         "pictures and curves side by side": experiment_link("", place, TRIALS, charts=True),
@@ -173,6 +217,27 @@ def _parent_run(handle: StudyHandle, store: Store, console: Console) -> Run:
     store.experiment(name, note=f"Trials of the study `{name}`: {shown}.")
     study.set_user_attr("mlflow_run_id", run.id)
     return run
+
+
+def _made_before(study: optuna.Study, store: Store) -> Run | None:
+    """Return the run that a process made which died before it could note the run's id."""
+    launch_id = study.user_attrs.get(LAUNCH)
+    made = store.tagged(LAUNCH, launch_id) if launch_id else None
+    return store.open_run(made, shared=True) if made else None
+
+
+def _new_run(handle: StudyHandle, store: Store) -> Run:
+    definition = handle.definition
+    # The study knows the id of the launch before the run exists, as in `search.launch`.
+    launch_id = handle.study.user_attrs.get(LAUNCH) or uuid.uuid4().hex
+    handle.study.set_user_attr(LAUNCH, launch_id)
+    return store.create_run(
+        definition.name,
+        definition.name,
+        kind="study",
+        params={"trials": definition.trials, "steps": definition.steps},
+        tags={"study": definition.name, LAUNCH: launch_id},
+    )
 
 
 @dataclass
@@ -218,6 +283,8 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     else:
         finish("FINISHED", "")
     deliver_waiting(store)  # what trials could not write while the store was away
+    if not any(map(len, waiting(store))):
+        begun.handle.study.set_user_attr(_CLOSED, _finished(begun.handle))
 
 
 def _elsewhere(handle: StudyHandle) -> list[str]:
@@ -229,23 +296,42 @@ def _finished(handle: StudyHandle) -> int:
     return sum(trial.state.is_finished() for trial in handle.study.get_trials(deepcopy=False))
 
 
-def _check_against_stored(
+def _compatible(
     definition: StudyDefinition, study: optuna.Study, place: StudyStorage
-) -> None:
-    """Refuse to mix two definitions in one study; only the keys `_FREE` may change between runs."""
-    new = definition.model_dump(mode="json")
+) -> optuna.Study:
+    """Return the study if its definition is the same but for the keys `_FREE`.
+
+    A study in which nothing was trained yet is made anew, with the changed definition.
+
+    Errors: `ConfigError` if two definitions would be mixed in one study.
+    """
     stored = study.user_attrs.get("definition")
-    if stored is not None:
-        before = parse_definition(json.loads(stored), place.folder / "study.yaml")
-        old: dict[str, Any] = before.model_dump(mode="json")
-        for key, value in new.items():
-            if key not in _FREE and old[key] != value:
-                results = project_root() / "results" / definition.name
-                raise ConfigError(
-                    f"study {definition.name} was started with another '{key}'; give the changed "
-                    f"study another name, or remove {place.folder} and {results}"
-                )
-    study.set_user_attr("definition", json.dumps(new))
+    if stored is None:
+        return study
+    before = parse_definition(json.loads(stored), place.folder / DEFINITION)
+    old: dict[str, Any] = before.model_dump(mode="json")
+    new = definition.model_dump(mode="json")
+    changed = [key for key in new if key not in _FREE and old[key] != new[key]]
+    if not changed:
+        return study
+    if _untrained(StudyHandle(before, study, place.folder, place)):
+        optuna.delete_study(study_name=definition.name, storage=place.open())
+        return optuna_study(definition, place)
+    results = project_root() / "results" / definition.name
+    raise ConfigError(
+        f"study {definition.name} was started with another '{changed[0]}'; give the changed "
+        f"study another name, or remove {place.folder} and {results}"
+    )
+
+
+def _untrained(handle: StudyHandle) -> bool:
+    """Return True if no trial of the study has anything to lose, and nobody trains one."""
+    return all(
+        trial.state in ("waiting", "interrupted")
+        and not trial.curve
+        and newest_checkpoint(handle.trial_folder(trial.number) / SAVE_FOLDER) is None
+        for trial in handle.trials()
+    )
 
 
 def _as_yaml(definition: StudyDefinition) -> str:

@@ -16,18 +16,20 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field
 
-from cyclegan.config import Count, Section
+from cyclegan.config import Count, Section, Seed
 from cyclegan.errors import ConfigError
 from search.study.space import Choices, FunctionSpace, Scalar, Space, cells
+
+_SEEDS = 2**32
+"""Number of different seeds of NumPy's old generator, which some of Optuna's samplers use."""
 
 
 class Sampler(Section):
     """The way in which a study chooses values."""
 
     name: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """With the same seed and the same scores, the sampler chooses the same values."""
     startup_trials: Count = 10
     """Number of random trials before TPE and GP use earlier results."""
@@ -79,7 +81,11 @@ class Sampler(Section):
         return math.prod(len(values) for values in _grid_of(space).values())
 
     def check(self, space: Space | FunctionSpace) -> None:
-        """Refuse a space that this sampler can't search. Errors: `ConfigError`."""
+        """Refuse a space or a seed with which this sampler can't search. Errors: `ConfigError`."""
+        if self.name in ("grid", "cmaes") and self.seed >= _SEEDS:
+            raise ConfigError(
+                f"sampler.seed = {self.seed}: the sampler {self.name} takes seeds below {_SEEDS}"
+            )
         if self.name == "grid":
             _grid_of(space)
         elif isinstance(space, FunctionSpace):

@@ -5,13 +5,18 @@ A space is a mapping of ranges and choices in Optuna's terms, or a Python functi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.abc
 import importlib.util
+import math
+import signal
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, Self
 
 import optuna
@@ -25,8 +30,11 @@ from pydantic import Field, model_validator
 
 from cyclegan.config import Section, override, parse_config
 from cyclegan.errors import ConfigError
+from search.study.storage import STORAGE_ERRORS
 
 Scalar = bool | int | float | str
+MOST_CELLS = 100_000
+"""Most combinations of a grid; Optuna holds all of them in memory."""
 _WHOLE = 1e-8
 """Largest distance from a whole number of steps that counts as whole; Optuna's own tolerance."""
 
@@ -34,8 +42,8 @@ _WHOLE = 1e-8
 class _Range(Section):
     """Common base of both kinds of range."""
 
-    low: float
-    high: float
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
     log: bool = False
     points: int | None = Field(default=None, ge=2)
     """Number of values from low to high for the sampler `grid`, evenly spaced on the range's
@@ -66,7 +74,7 @@ class _Range(Section):
         if self.log and not (isinstance(self.low, int) and step == 1):
             raise ValueError("log and step exclude each other")
         steps = (self.high - self.low) / step
-        if abs(steps - round(steps)) > _WHOLE:
+        if not math.isfinite(steps) or abs(steps - round(steps)) > _WHOLE:
             raise ValueError(
                 f"high = {self.high} is not a whole number of steps of {step} above low = "
                 f"{self.low}"
@@ -87,6 +95,12 @@ class FloatRange(_Range):
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """Return a value from the trial's sampler."""
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    def grid_size(self) -> int | None:
+        """Return the number of values for a grid; None if the range does not define them."""
+        if self.points:
+            return self.points
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
 
     def grid(self) -> Sequence[Scalar] | None:
         """Return the values for a grid; None if the range does not define them."""
@@ -113,6 +127,10 @@ class IntRange(_Range):
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """Return a value from the trial's sampler."""
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
+
+    def grid_size(self) -> int | None:
+        """Return the number of values for a grid, counting equal ones of `points` each."""
+        return self.points or (self.high - self.low) // self.step + 1
 
     def grid(self) -> Sequence[Scalar] | None:
         """Return the values for a grid: all of them, or `points` of them."""
@@ -141,6 +159,10 @@ class Choices(Section):
     def examples(self) -> tuple[Scalar, ...]:
         """Return all choices."""
         return self.choices
+
+    def grid_size(self) -> int | None:
+        """Return the number of choices."""
+        return len(self.choices)
 
     def grid(self) -> Sequence[Scalar] | None:
         """Return all choices."""
@@ -180,16 +202,25 @@ def contains(dimension: Dimension, value: Any) -> bool:
 def cells(space: Space) -> dict[str, list[Scalar]]:
     """Return the values of every key on the grid.
 
-    Errors: `ConfigError` naming a key that does not define its values there.
+    Errors: `ConfigError` naming a key that does not define its values there, or for more than
+    `MOST_CELLS` combinations.
     """
-    values = {key: dimension.grid() for key, dimension in space.items()}
-    for key, found in values.items():
-        if found is None:
+    sizes = {key: dimension.grid_size() for key, dimension in space.items()}
+    for key, size in sizes.items():
+        if size is None:
             raise ConfigError(
                 f"space.{key}: sampler grid needs to know its values; give it points: 3 or a step, "
                 "or make it categorical with choices"
             )
-    return {key: list(found) for key, found in values.items() if found is not None}
+    combinations = math.prod(size for size in sizes.values() if size is not None)
+    if combinations > MOST_CELLS:
+        counts = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
+        raise ConfigError(
+            f"sampler grid: {combinations:,} combinations ({counts}) are more than the "
+            f"{MOST_CELLS:,} that a grid may have; give the keys fewer points or larger steps, or "
+            "take the sampler qmc"
+        )
+    return {key: list(dimension.grid() or ()) for key, dimension in space.items()}
 
 
 def check_ties(space: Space, ties: Mapping[str, str]) -> None:
@@ -226,6 +257,8 @@ def check_space(base: Mapping[str, Any], space: Space, ties: Mapping[str, str], 
 # definition and is stored with it, so a study always continues with the function it began with, and
 # showing a study runs nothing.
 
+MOST_SECONDS = 120.0
+"""Longest time that the user's file may take to load, and a function for one trial."""
 DRAWS = 20
 """Number of trials with which a new function is tried before a study may begin."""
 
@@ -260,8 +293,10 @@ class FunctionSpace(Section):
     def __call__(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         """Return the values of one trial by dotted configuration key. Errors: `ConfigError`."""
         try:
-            values = self._loaded()(trial)
-        except optuna.TrialPruned:
+            function = self._loaded()
+            with _ending(f"{self.file}:{self.function}"):
+                values = function(trial)
+        except (ConfigError, optuna.TrialPruned, *STORAGE_ERRORS):
             raise
         except Exception as error:
             raise ConfigError(
@@ -332,10 +367,50 @@ def _module(file: str, text: str) -> types.ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        loader.exec_module(module)
+        with _ending(file):
+            loader.exec_module(module)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"{file} can't be loaded: {type(error).__name__}: {error}") from error
     return module
+
+
+class _TooLongError(BaseException):
+    """The time of the user's code is over; their `except Exception` does not catch it."""
+
+
+@contextlib.contextmanager
+def _ending(name: str) -> Iterator[None]:
+    """Let the user's code in the block neither run for ever nor end this process.
+
+    Time is limited in the main thread alone: only that gets signals.
+
+    Errors: `ConfigError` with the `name` of the code.
+    """
+    limited = threading.current_thread() is threading.main_thread()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _TooLongError
+
+    if limited:
+        previous = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+    try:
+        yield
+    except _TooLongError:
+        raise ConfigError(
+            f"{name} did not end within {MOST_SECONDS:g} seconds; a space must only ask the trial "
+            "for values"
+        ) from None
+    except SystemExit as error:
+        raise ConfigError(
+            f"{name} ended the program (sys.exit({error.code!r})); raise an error or return values"
+        ) from error
+    finally:
+        if limited:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
 
 
 def _plain(value: Any) -> Any:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -23,15 +25,19 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import URL, make_url
 
+from cyclegan.addresses import HIDDEN, is_secret, text_without_secrets, without_secrets
+from cyclegan.data import read_json
 from cyclegan.errors import CycleGANError, DataError, UsageError
-from cyclegan.files import write_text
+from cyclegan.files import replacing
 from cyclegan.locks import FileLock, waiting_for
 
 JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
 _SQLITE_SECONDS = 60
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
-"""Errors that Optuna raises when a database can't be reached."""
+"""Errors of the storage, such as a database that can't be reached, or a full disk.
+
+They say nothing about a trial: the study stops, and goes on with the same trial."""
 _KINDS = ("postgresql", "mysql", "sqlite")
 
 
@@ -50,11 +56,40 @@ class _JournalLock(JournalFileOpenLock):
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        mend_journal(self.journal)
+        try:
+            mend_journal(self.journal)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
+
+
+class _JournalFile(JournalFileBackend):
+    """A journal whose failed reads and writes are `STORAGE_ERRORS`, as a database's are.
+
+    To Optuna they are errors of the objective: a disk that is full for a moment would end a trial.
+    """
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Yield the entries from a number on."""
+        with _storage_errors():
+            yield from super().read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries, and wait until they are on the disk."""
+        with _storage_errors():
+            super().append_logs(logs)
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a damaged line
+        raise optuna.exceptions.StorageInternalError(str(error)) from error
 
 
 def mend_journal(path: Path) -> int:
@@ -80,18 +115,20 @@ class StudyStorage:
     """
 
     folder: Path
-    url: URL | None = None
+    url: URL | None = field(default=None, repr=False)
     _opened: list[BaseStorage] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def shown(self) -> str:
-        """The address for messages and records, without the password."""
+        """The address for messages and records, without password and other secrets."""
         if self.url is None:
             return str(self.folder / JOURNAL)
         url = self.url
-        return URL.create(
-            url.drivername, url.username, None, url.host, url.port, url.database, url.query
+        open_query = {key: value for key, value in url.query.items() if not is_secret(key)}
+        plain = URL.create(
+            url.drivername, url.username, None, url.host, url.port, url.database, open_query
         ).render_as_string(hide_password=False)
+        return without_secrets(plain)  # what a wrong address has in the wrong place
 
     @property
     def secret(self) -> str | None:
@@ -105,8 +142,9 @@ class StudyStorage:
         """
         if not self._opened:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._creating():
+            with self.explaining():
+                self.folder.mkdir(parents=True, exist_ok=True)
+            with self.explaining(), self._creating():
                 self._opened.append(self._journal() if self.url is None else self._database())
         return self._opened[0]
 
@@ -134,20 +172,59 @@ class StudyStorage:
                 connection.execute(give)
                 connection.commit()
 
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Turn errors of the storage, and of files, into a `CycleGANError` of one line."""
+        try:
+            yield
+        except STORAGE_ERRORS as error:
+            raise self.away(error) from error
+        except OSError as error:
+            raise CycleGANError(
+                f"study {self.folder.name}: {error.filename or 'a file'} can't be used: "
+                f"{error.strerror or error}; put that right and run the study again to continue"
+            ) from error
+
     def away(self, error: BaseException) -> CycleGANError:
         """Return one of `STORAGE_ERRORS` as a one-line error."""
         while error.__cause__ is not None:
             error = error.__cause__
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        if isinstance(error, OSError):
+            cause = error.strerror or cause
+        for secret in self._secrets():
+            cause = cause.replace(secret, HIDDEN)
+        cause = text_without_secrets(cause)
         return CycleGANError(
             f"study storage {self.shown} can't be used: {cause}; when it works again, run the "
             "study again to continue"
         )
 
     def remember(self) -> None:
-        """Record in the study's folder which storage the study uses."""
-        if self.url is not None:
-            write_text(self.folder / _REMEMBERED, json.dumps({"url": self.shown}))
+        """Record in the study's folder which storage the study uses; only its owner may read it.
+
+        A record of an earlier version, which may hold a password, stays.
+        """
+        path = self.folder / _REMEMBERED
+        if self.url is None:
+            return
+        if path.is_file():
+            path.chmod(0o600)
+            return
+        with replacing(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps({"url": self.shown}), encoding="utf-8")
+
+    def _secrets(self) -> list[str]:
+        """Return the password and the values of secret parameters, as they are and as rendered."""
+        if self.url is None:
+            return []
+        values = [self.url.password or ""]
+        for key, value in self.url.query.items():
+            if is_secret(key):
+                values += [value] if isinstance(value, str) else value
+        forms = {form for value in values for form in (value, quote(value, safe=""))}
+        return sorted(filter(None, forms), key=len, reverse=True)
 
     def _claim_file(self) -> Path:
         if self.url is not None and self.url.database:
@@ -163,9 +240,10 @@ class StudyStorage:
     def _journal(self) -> BaseStorage:
         path = self.folder / JOURNAL
         try:
-            backend = JournalFileBackend(str(path), lock_obj=_JournalLock(path))
-            return JournalStorage(backend)
-        except (ValueError, KeyError, OSError) as error:
+            return JournalStorage(_JournalFile(str(path), lock_obj=_JournalLock(path)))
+        except (KeyError, *STORAGE_ERRORS) as error:
+            if isinstance(error.__cause__, OSError):
+                raise
             raise DataError(
                 f"{path}: the study's journal can't be read ({error}); restore it from a copy"
             ) from error
@@ -186,6 +264,20 @@ class StudyStorage:
             ) from error
         except STORAGE_ERRORS as error:
             raise self.away(error) from error
+        except RuntimeError as error:  # Optuna's tables have another version
+            raise self._other_version(options) from error
+
+    def _other_version(self, options: dict[str, Any]) -> CycleGANError:
+        assert self.secret is not None
+        tables = RDBStorage(self.secret, engine_kwargs=options, skip_compatibility_check=True)
+        theirs = tables.get_current_version()
+        if theirs in tables.get_all_versions():
+            which = f"an older Optuna ({theirs}); make a copy of it, then run"
+            remedy = f"optuna storage upgrade --storage '{self.shown}'"
+        else:
+            which = f"a newer Optuna ({theirs}) than this one ({optuna.__version__}); run"
+            remedy = "pip install --upgrade optuna"
+        return CycleGANError(f"study storage {self.shown} was made by {which}: {remedy}")
 
 
 def storage_for(folder: Path, url: str | None) -> StudyStorage:
@@ -194,34 +286,56 @@ def storage_for(folder: Path, url: str | None) -> StudyStorage:
     Errors: `UsageError` for an invalid address, or one that differs from the study's own.
     """
     path = folder / _REMEMBERED
-    before = None
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))["url"]
+    stored = _parsed(str(read_json(path)["url"]), str(path)) if path.is_file() else None
+    before = StudyStorage(folder, stored)
     if url is None:
-        return StudyStorage(folder, _parsed(before) if before else None)
-    storage = StudyStorage(folder, _parsed(url))
+        return before
+    storage = StudyStorage(folder, _parsed(url, "--storage"))
     journal = (folder / JOURNAL).is_file()
-    if (before and before != storage.shown) or (journal and not before):
+    if (stored is not None or journal) and before.shown != storage.shown:
         raise UsageError(
-            f"--storage {storage.shown}: the study was started in {before or folder / JOURNAL}; "
+            f"--storage {storage.shown}: the study was started in {before.shown}; "
             "leave --storage out, or give the study another name"
         )
     return storage
 
 
-def _parsed(text: str) -> URL:
+def _parsed(text: str, source: str) -> URL:
+    shown = f"{source} {without_secrets(text)}"
     try:
-        url = make_url(text)
-    except sqlalchemy.exc.ArgumentError:
+        url = _of_odd_folder(text, shown) or make_url(text)
+        kind = url.get_backend_name()
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise UsageError(
-            f"--storage {text}: not an address of a database, such as postgresql://host/name or "
+            f"{shown}: not an address of a database, such as postgresql://host/name or "
             "sqlite:///studies/local/study.db"
         ) from None
-    if url.get_backend_name() not in _KINDS:
-        raise UsageError(f"--storage {text}: Optuna supports {', '.join(_KINDS)}")
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise UsageError(f"--storage {text}: a database in memory can't be shared or continued")
+    if kind not in _KINDS:
+        raise UsageError(f"{shown}: Optuna supports {', '.join(_KINDS)}")
+    if kind != "sqlite" and text.count("@") > 1:
+        raise UsageError(
+            f"{shown}: it has several @; write all but the one before the host as %40, or leave "
+            "the password to PGPASSWORD or ~/.pgpass"
+        )
+    if kind == "sqlite" and url.database in (None, "", ":memory:"):
+        raise UsageError(f"{shown}: a database in memory can't be shared or continued")
     return url
+
+
+def _of_odd_folder(text: str, shown: str) -> URL | None:
+    """Return the address of an SQLite file in a folder with `?` or `%` in its name, else None.
+
+    In an address these characters mean something else: what follows `?` would be left out.
+    """
+    scheme, _, path = text.partition(":///")
+    folder = path.rpartition("/")[0]
+    if scheme != "sqlite" or not re.search("[?%]", folder):
+        return None
+    if Path(folder).is_dir():
+        return make_url("sqlite://").set(database=path)
+    if "?" in folder:
+        raise UsageError(f"{shown}: there is no folder {folder}; make it first")
+    return None
 
 
 def _advisory_lock(url: URL) -> tuple[sqlalchemy.TextClause, sqlalchemy.TextClause]:

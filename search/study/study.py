@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from search.study.definition import StudyDefinition, load_definition, parse_defi
 from search.study.storage import StudyStorage, storage_for
 from search.study.trials import Trial, best_of, trials_of
 from tracking import project_root
+
+DEFINITION = "study.yaml"
+"""File in a study's folder with its definition; a study that has it was begun here."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def studies_folder() -> Path:
 
 def known_studies() -> list[str]:
     """Return the names of the studies that were started here."""
-    return sorted(p.parent.name for p in studies_folder().glob("*/study.yaml"))
+    return sorted(p.parent.name for p in studies_folder().glob(f"*/{DEFINITION}"))
 
 
 def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
@@ -102,12 +106,13 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
     folder = studies_folder() / name
     place = storage_for(folder, storage)
     try:
-        study = optuna.load_study(study_name=name, storage=place.open())
+        with place.explaining():
+            study = optuna.load_study(study_name=name, storage=place.open())
     except KeyError:
         raise DataError(
             f"study '{name}' is not in {place.shown}; remove {folder} to start over"
         ) from None
-    source = folder / "study.yaml"
+    source = folder / DEFINITION
     stored = study.user_attrs.get("definition")
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
     study.pruner = definition.pruner.build(definition.steps, definition.judge_by)
@@ -118,7 +123,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
 def definition_of(name_or_file: str) -> StudyDefinition:
     """Return the definition in a YAML file, or that of a study that was started here."""
     path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or os.path.isfile(path):  # noqa: PTH113  (any length)
         return load_definition(path)
     return open_study(name_or_file).definition
 

@@ -87,8 +87,9 @@ class _Watch(Callback):
 def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
     """Train a claimed trial until it ends, is pruned or is interrupted, and report that to Optuna.
 
-    Errors: `CycleGANError` if the fault is not in the trial but around it (missing data, a full
-    disk); the trial can then be continued. Any other error fails the trial.
+    Errors: `CycleGANError`, `STORAGE_ERRORS` and `OSError` if the fault is not in the trial but
+    around it (missing data, a full disk); the trial can then be continued. Any other error fails
+    the trial.
     """
     number, study = trial.number, context.handle.study
     watch = _Watch(context.progress, trial, context.handle.trial_folder(number))
@@ -102,7 +103,7 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
             study.tell(number, state=TrialState.PRUNED)
             context.progress.ended(number, "pruned", str(error))
             return "pruned"
-        except (CycleGANError, *STORAGE_ERRORS):
+        except (CycleGANError, OSError, *STORAGE_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])

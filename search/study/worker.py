@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.errors import CycleGANError
-from search.study.lease import hours, is_held, touch
+from search.study.lease import (
+    LEASE_SECONDS,
+    ended_in_order,
+    hours,
+    is_doubtful,
+    is_held,
+    touch,
+)
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.revive import REVIVES
 from search.study.rules import why_stop
-from search.study.storage import STORAGE_ERRORS
 from search.study.trial import WorkerContext, train_trial
 from search.study.trials import Trial, best_of
 from tracking.outbox.records import Metrics, Text
@@ -22,6 +29,7 @@ from tracking.outbox.writer import RunWriter
 _FAILURES_IN_A_ROW = 3
 """Number of failures after which the study stops: the fault is then in the study, not its
 trials."""
+_LOOK_SECONDS = 5.0
 _DEATHS = 5
 """Number of deaths of its process without progress between them after which a trial is given up."""
 
@@ -31,15 +39,13 @@ def work(context: WorkerContext) -> Literal["done", "interrupted"]:
 
     Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
     """
-    try:
+    with context.handle.storage.explaining():
         return _work(context)
-    except STORAGE_ERRORS as error:
-        raise context.handle.storage.away(error) from error
 
 
 def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
     failures = 0
-    while (trial := claim(context)) is not None:
+    while (trial := claim(context) or _left_elsewhere(context)) is not None:
         ending = train_trial(trial, context)
         if ending == "interrupted":
             return "interrupted"
@@ -65,7 +71,7 @@ def claim(context: WorkerContext) -> optuna.trial.Trial | None:
                 if trial is not None:
                     return trial
         waiting = any(t.state == TrialState.WAITING for t in trials)
-        touch(study, context.owner.id)
+        touch(study, context.owner)
         if not waiting and not _more_wanted(context, trials):
             return None
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
@@ -74,6 +80,31 @@ def claim(context: WorkerContext) -> optuna.trial.Trial | None:
         trial = study.ask()
         context.owner.claim(study._storage, trial._trial_id)
         return trial
+
+
+def _left_elsewhere(context: WorkerContext) -> optuna.trial.Trial | None:
+    """Claim a trial that a dead worker of another host left, after watching its lease.
+
+    The lease tells nothing at first sight, because clocks differ. A living worker renews it.
+    """
+    doubtful = _doubtful(context)
+    if not doubtful:
+        return None
+    context.progress.say(
+        f"trial {doubtful[0].number}: a worker on another host has claimed it; watching for up to "
+        f"{LEASE_SECONDS / 60:.0f} minutes whether it still lives"
+    )
+    while _doubtful(context):
+        time.sleep(_LOOK_SECONDS)
+    return claim(context)
+
+
+def _doubtful(context: WorkerContext) -> list[FrozenTrial]:
+    return [
+        trial
+        for trial in context.handle.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if is_held(trial, context.handle.folder) and is_doubtful(trial)
+    ]
 
 
 def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
@@ -94,8 +125,8 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
     context.owner.claim(study._storage, frozen._trial_id)
     progress = max(frozen.intermediate_values, default=0)
     before = frozen.user_attrs.get("deaths", {"at": -1, "count": 0})
-    released = frozen.user_attrs.get("lease") == {}  # by an orderly end, such as Ctrl-C
-    count = 0 if released else 1 + (before["count"] if before["at"] == progress else 0)
+    orderly = ended_in_order(frozen, context.handle.folder)
+    count = 0 if orderly else 1 + (before["count"] if before["at"] == progress else 0)
     trial.set_user_attr("deaths", {"at": progress, "count": count})
     if count < _DEATHS:
         context.progress.say(f"trial {frozen.number}: was interrupted, continuing")

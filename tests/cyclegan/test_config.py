@@ -11,6 +11,7 @@ from cyclegan import Config, load_config, parse_config
 from cyclegan.config import override, parse_overrides
 from cyclegan.errors import ConfigError
 from cyclegan.hparams import HParams
+from cyclegan.losses import GROUPS
 
 MINIMAL = {"data_A": "a.json", "data_B": "b.json"}
 
@@ -131,3 +132,28 @@ def test_hparams_names_and_bounds() -> None:
     for bad in (float("nan"), float("inf"), -1.0):
         with pytest.raises(ConfigError, match="lr_g"):
             hparams.changed({"lr_g": bad})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lambdas": dict.fromkeys(GROUPS, 0)}, "lambdas: all are 0, so the training would learn"),
+        ({"betas": [0.5, 1.0]}, "betas.1 = 1.0"),
+        ({"betas": [-0.1, 0.9]}, "betas.0 = -0.1"),
+        ({"seed": 2**64}, "seed = 18446744073709551616"),
+        ({"hp_optimizer": {"seed": 2**64}}, "hp_optimizer.seed = 18446744073709551616"),
+    ],
+)
+def test_values_with_which_nothing_can_be_trained_are_refused(
+    tiny: dict[str, Any], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tiny | changes)
+    assert words in str(caught.value)
+
+
+def test_hyperparameters_may_not_all_become_0(config: Config) -> None:
+    hparams = HParams.from_config(config)
+    zero = {name: 0.0 for name in hparams.flat() if name.startswith("lambdas.")}
+    with pytest.raises(ConfigError, match="all lambdas would be 0"):
+        hparams.changed(zero)

@@ -241,3 +241,23 @@ def test_a_folder_in_use_is_refused_and_named(config: Config, project: Path) -> 
         pytest.raises(BusyError, match=r"training folder results/t is in use by process \d+"),
     ):
         launch(config)
+
+
+def test_more_steps_that_raise_a_finished_schedule_are_said(
+    config: Config, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linear = config.to_dict() | {
+        "steps": 8,
+        "lr_g": 1e-3,
+        "lr_schedule": {"kind": "linear"},
+        "lambda_schedule": {"groups": ["G_A"]},
+    }
+    for steps in (8, 16):
+        changed = parse_config(linear | {"steps": steps})
+        run_training(job(changed), store=Store.open(), console=Console())
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("stretch its schedule") == 1
+    assert "steps = 16 instead of 8 stretch its schedule, so after step 8" in said
+    assert "lr_g goes from 0.00025 up to 0.001" in said
+    assert "lambdas.G_A goes from 0.25 up to 1" in said
+    assert "start another run_name with them, and with pretrained = " in said

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from search.promotion import promote
 from search.promotion.lineage import RegistrationResult, register
 from search.promotion.promote import promoted_config
 from search.study import StudyHandle
+from search.study.definition import Promotion
 from tracking import Challenge, ModelVersion, Store
 from tracking.ui import running_server
 from tracking.views import promoted_view
@@ -194,7 +196,10 @@ def test_a_promotion_that_continues_keeps_the_trial_s_generators_until_it_has_be
 def test_the_data_stay_those_of_the_trial(
     written: Callable[..., StudyHandle], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handle = written([1.0], promote={"steps": 12, "set": {"data_A": "other.json"}})
+    handle = written([1.0])
+    other = Promotion(steps=12, set={"data_A": "other.json"})  # of a version that did not check it
+    definition = handle.definition.model_copy(update={"promote": other})
+    handle = replace(handle, definition=definition)
     with pytest.raises(ConfigError, match=r"promote.set.data_A = other.json.*leave the key out"):
         promote(handle, store=store, console=QUIET)
     assert not (handle.results / "s-promoted-000").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ import optuna
 import pytest
 
 from search.study import lease
-from search.study.lease import LEASE_SECONDS, Owner, host, is_held, lease_holds, renewing
+from search.study.lease import (
+    LEASE_SECONDS,
+    MOST_SKEW,
+    Owner,
+    host,
+    hours,
+    is_doubtful,
+    is_held,
+    lease_holds,
+    renewing,
+    touch,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +30,10 @@ from search.study.lease import LEASE_SECONDS, Owner, host, is_held, lease_holds,
     [
         ({}, False),  # never claimed, or given back
         ({"owner": "x", "host": "far", "pid": 1, "at": 1000.0}, True),
-        ({"owner": "x", "host": "far", "pid": 1, "at": 1000.0 - LEASE_SECONDS}, False),
+        ({"owner": "x", "host": "far", "pid": 1, "at": 1001.0 - 3600.0}, True),  # its clock is slow
+        ({"owner": "x", "host": "far", "pid": 1, "at": 1001.0 + 3600.0}, True),  # or fast
+        ({"owner": "x", "host": "far", "pid": 1, "at": 1001.0 - MOST_SKEW}, False),
+        ({"owner": "x", "host": "far", "pid": 1, "at": 1001.0 + MOST_SKEW}, False),
         ({"owner": "x", "host": "here", "pid": 1, "at": 1000.0}, False),  # its lock was removed
         ({"owner": "dead", "host": "here", "pid": 1, "at": 1000.0}, False),  # its lock is free
         ({"owner": "dead", "host": "far", "pid": 1, "at": 1000.0}, True),  # can't be asked there
@@ -27,6 +42,56 @@ from search.study.lease import LEASE_SECONDS, Owner, host, is_held, lease_holds,
 def test_a_lease_holds(tmp_path: Path, given: dict[str, Any], held: bool) -> None:
     (tmp_path / "dead.lock").touch()
     assert lease_holds(given, tmp_path, 1001.0, "here") == held
+
+
+@pytest.mark.parametrize(
+    ("skew", "unmoved", "moved", "held"),
+    [
+        (0.0, LEASE_SECONDS - 1, False, True),
+        (0.0, LEASE_SECONDS, False, False),
+        (3600.0, LEASE_SECONDS, True, False),
+        (86_400.0, 20.0, True, True),  # it moved: the worker lives, whatever its clock says
+    ],
+)
+def test_whether_the_stamp_of_another_host_moves_decides(
+    tmp_path: Path, skew: float, unmoved: float, moved: bool, held: bool
+) -> None:
+    given = {"owner": "x", "host": "far", "pid": 1, "at": 1000.0 + skew}
+    assert lease_holds(given, tmp_path, 1000.0, "here", unmoved=unmoved, moved=moved) == held
+
+
+def test_a_dead_worker_of_a_host_with_a_fast_clock_is_found_dead(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, clock = study.ask(), [0.0]
+    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+
+    def renewed(seconds: float) -> None:
+        at = time.time() + 3600 + seconds
+        stamp = {"owner": "skewed", "host": "far", "pid": 1, "at": at}
+        trial.set_user_attr("lease", stamp)
+
+    renewed(0)
+    assert is_held(study.trials[0], tmp_path)
+    assert is_doubtful(study.trials[0])
+    for clock[0] in (100.0, 200.0):
+        renewed(clock[0])
+        assert is_held(study.trials[0], tmp_path)
+    assert not is_doubtful(study.trials[0])
+    clock[0] = 200.0 + LEASE_SECONDS
+    assert not is_held(study.trials[0], tmp_path)
+
+
+def test_a_clock_that_is_set_adds_no_hours(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, wall = [0.0], [1000.0]
+    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(lease.time, "time", lambda: wall[0])
+    owner = Owner(tmp_path)
+    clock[0], wall[0] = 1800.0, 1000.0 + 5 * 3600  # half an hour later, the clock is set right
+    touch(study, owner)
+    assert hours(study.user_attrs) == pytest.approx(0.5)
 
 
 @pytest.fixture

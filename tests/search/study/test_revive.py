@@ -13,7 +13,7 @@ from cyclegan.errors import DataError, UsageError
 from search.promotion import confirm
 from search.study import StudyHandle, open_study, run_study
 from search.study.definition import load_definition
-from search.study.lease import hours, touch
+from search.study.lease import Owner, hours, touch
 from search.study.revive import revive
 from tracking import Store
 from viz.console import Console
@@ -128,12 +128,17 @@ def test_hours_of_running(sessions: dict[str, Any], expected: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_seen_again_prolongs_its_session(pruned_study: StudyHandle) -> None:
+def test_a_worker_that_is_seen_again_prolongs_its_session(
+    pruned_study: StudyHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = pruned_study.study
     before = hours(study.user_attrs)
     assert before > 0
-    touch(study, "me", 1000.0)
-    touch(study, "me", 4600.0)
+    owner = Owner(tmp_path)
+    owner.begun = 1000.0
+    touch(study, owner)
+    monkeypatch.setattr(owner, "seconds", lambda: 3600.0)
+    touch(study, owner)
     assert hours(study.user_attrs) == pytest.approx(before + 1)
 
 

@@ -146,3 +146,36 @@ def test_shipped_studies_are_valid() -> None:
     assert trainings
     for path in trainings:
         assert load_config(path).data_A
+
+
+@pytest.mark.parametrize(
+    ("promote", "words"),
+    [
+        ({"set": {"filtres": 4}}, "promote.set: filtres is not a known key; did you mean"),
+        ({"set": {"lr_g": 7}}, "promote.set: lr_g = 7"),
+        ({"set": {"data_A": "other.json"}}, "promote.set.data_A = other.json"),
+        ({"start": "continue", "steps": 12}, "promote.steps = 12: with start = continue"),
+    ],
+)
+def test_a_promotion_that_cannot_work_is_refused_before_the_study(
+    tiny: dict[str, Any], tmp_path: Path, promote: dict[str, Any], words: str
+) -> None:
+    content = {
+        "name": "s",
+        "config": tiny,
+        "space": {"layers_D": {"type": "int", "low": 1, "high": 1}},
+    }
+    content |= {"steps": 12, "report_every": 4}
+    content |= {"promote": promote, "pruner": {"name": "none"}}
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError) as caught:
+        load_definition(path)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_seeds_that_a_sampler_cannot_take_are_refused(tiny: dict[str, Any]) -> None:
+    for sampler in ({"seed": 2**64}, {"name": "cmaes", "seed": 2**32}):
+        with pytest.raises(ConfigError, match="seed"):
+            parse_definition(definition(tiny, sampler=sampler), HERE)

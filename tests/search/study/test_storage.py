@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,58 @@ def test_another_storage_than_the_studys_own_is_refused(tmp_path: Path) -> None:
     study_in(StudyStorage(tmp_path))
     with pytest.raises(UsageError, match="leave --storage out"):
         storage_for(tmp_path, f"sqlite:///{tmp_path / 'other.db'}")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (
+            "v3.0.0.d",
+            "was made by an older Optuna (v3.0.0.d); make a copy of it, then run: optuna ",
+        ),
+        ("v99.0.0.a", "was made by a newer Optuna (v99.0.0.a) than this one"),
+    ],
+)
+def test_tables_of_another_version_are_one_line_with_the_command(
+    tmp_path: Path, version: str, words: str
+) -> None:
+    address = f"sqlite:///{tmp_path / 'study.db'}"
+    storage_for(tmp_path, address).open()
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("update alembic_version set version_num = ?", (version,))
+    with pytest.raises(CycleGANError) as caught:
+        storage_for(tmp_path, address).open()
+    assert f"study storage {address} {words}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b", "data #2", "100% CT", "a?b=c&d", "plain"])
+def test_a_folder_may_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for place, address in (
+        ("a", None),
+        ("b", f"sqlite:///{folder / 'absolute.db'}"),
+        ("c", "sqlite:///relative.db"),
+    ):
+        storage = storage_for(folder / place, address)
+        study_in(storage).tell(study_in(storage).ask(), 1.0)
+        storage.remember()
+        assert len(study_in(storage_for(folder / place, None)).trials) == 1
+    assert (folder / "absolute.db").is_file()
+    assert (folder / "relative.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_record_with_a_password_of_an_earlier_version_still_opens(tmp_path: Path) -> None:
+    address = "postgresql://h/db?user=me&password=X"
+    path = tmp_path / "storage.json"
+    path.write_text(json.dumps({"url": address}))
+    for given in (None, address):
+        storage = storage_for(tmp_path, given)
+        assert storage.secret is not None
+        assert "password=X" in storage.secret
+        storage.remember()
+        assert path.stat().st_mode & 0o777 == 0o600

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 
-from cyclegan.errors import DataError, UsageError
+from cyclegan.errors import CycleGANError, DataError, UsageError
 from search.promotion import confirm
-from search.study import known_studies, open_study, run_study
+from search.study import definition_of, known_studies, open_study, run_study
 from search.study.definition import load_definition
 from tracking import Store
 from viz.console import Console
@@ -86,3 +87,48 @@ def test_unknown_studies_name_the_nearest(study_file: Path) -> None:
     assert known_studies() == ["s"]
     with pytest.raises(UsageError, match="'studies' was not started here"):
         open_study("studies")
+
+
+class _KilledError(BaseException):
+    """The end of a process that nothing can catch."""
+
+
+def test_a_process_killed_before_it_noted_the_studys_run_leaves_one_that_the_next_finds(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(study: optuna.Study, key: str, value: Any) -> None:
+        if key == "mlflow_run_id":
+            raise _KilledError
+        original(study, key, value)
+
+    original = optuna.Study.set_user_attr
+    with monkeypatch.context() as killed:
+        killed.setattr(optuna.Study, "set_user_attr", note)
+        with pytest.raises(_KilledError):
+            run(study_file)
+    handle = run(study_file)
+    (study_run,) = Store.open().search("s", "tags.kind = 'study'")
+    assert study_run.status == "FINISHED"
+    assert handle.study.user_attrs["mlflow_run_id"] == study_run.id
+
+
+def test_a_finished_study_ends_at_once_and_needs_no_store(study_file: Path) -> None:
+    handle, definition = run(study_file), load_definition(study_file)
+    store: Any = lambda: pytest.fail("the store was opened")  # noqa: E731
+    again = run_study(definition, store=store, console=Console(quiet=True))
+    assert not again.interrupted
+    assert [t.score for t in again.handle.trials()] == [t.score for t in handle.trials()]
+    more = definition.with_trials(3)
+    result = run_study(more, store=Store.open(), console=Console(quiet=True))
+    assert len(result.handle.trials()) == 3
+
+
+def test_a_name_of_any_length_is_one_line(project: Path) -> None:
+    with pytest.raises(UsageError, match="was not started here"):
+        definition_of("a" * 300)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(study_file: Path, project: Path) -> None:
+    (project / "studies" / "local").write_text("a file")
+    with pytest.raises(CycleGANError, match=r"studies/local.* can't be used: .*run the study"):
+        run(study_file)
