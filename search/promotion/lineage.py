@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from cyclegan.portable import export_generator
 from search.launch import GENERATOR_NAME, SAVE_FOLDER, LaunchResult
 from search.models import origin_of
 from search.study import StudyHandle, Trial
+from tracking.scratch import temporary_folder
 from tracking.views import promoted_view
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def register(
 def _attach_portable(store: Store, run: Run, version: ModelVersion, generator: Path) -> None:
     origin = origin_of(run.id, version)
     try:
-        with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
-            path = Path(folder) / f"{generator.stem}.pt2"
+        with temporary_folder() as folder:
+            path = folder / f"{generator.stem}.pt2"
             exported = export_generator(generator, path, origin=origin)
             store.registry.attach(version, run, exported.path, exported.about)
     except Exception as error:  # noqa: BLE001  (whatever it is, the promotion itself went well)

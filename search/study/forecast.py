@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study.definition import StudyDefinition
 from search.study.pruners import bracket_of, halving_cutoff, judged_at
+from tracking.scratch import temporary_folder
 from viz.pictures import six_images, write_png
 
 _TRIALS_SIMULATED = 20_000
@@ -250,10 +250,10 @@ def probe(config: Config, *, seconds: float = 10.0) -> Probe:
     """
     changes = {"steps": 10_000, "validate_every": _EVERY, "checkpoint_every": 10_000}
     short = parse_config(config.to_dict() | changes | {"checkpoint_minutes": None})
-    with tempfile.TemporaryDirectory(prefix="cyclegan-probe-") as name:
+    with temporary_folder() as folder:
         began = time.perf_counter()
-        trainer = Trainer(short, folder=Path(name))
-        clock = _Clock(Path(name), began, seconds)
+        trainer = Trainer(short, folder=folder)
+        clock = _Clock(folder, began, seconds)
         trainer.add_callback(clock)
         trainer.fit()
         return Probe(

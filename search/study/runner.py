@@ -19,7 +19,7 @@ import yaml
 
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
-from cyclegan.errors import ConfigError
+from cyclegan.errors import ConfigError, CycleGANError
 from cyclegan.files import write_text
 from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
@@ -38,7 +38,7 @@ from search.study.storage import StudyStorage, storage_for
 from search.study.study import DEFINITION, StudyHandle, optuna_study, studies_folder
 from search.study.trial import WorkerContext
 from search.study.trials import STATES
-from search.study.worker import work
+from search.study.worker import update_study_run, work
 from tracking import project_root
 from tracking.outbox.delivery import deliver_waiting, waiting
 from tracking.outbox.records import End
@@ -103,6 +103,7 @@ def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> Stud
         _study_run(begun, store, console) as end,
         LocalProgress(console, definition.name, definition.trials) as progress,
     ):
+        _catch_up(handle, store, begun.parent)
         for trial in handle.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 curve = sorted(trial.intermediate_values.items())
@@ -129,6 +130,19 @@ def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> Stud
                 precision=begun.precision,
             )
     return StudyResult(handle, end.interrupted)
+
+
+def _catch_up(handle: StudyHandle, store: Store, run_id: str) -> None:
+    """Log what a process did not that was killed between a trial's end and the study's run."""
+    finished = _finished(handle)
+    if not finished or _elsewhere(handle):
+        return
+    try:
+        known = store.run(run_id).history("trials/complete")
+    except CycleGANError:  # the store is away: then the outbox has it
+        return
+    if finished not in known:
+        update_study_run(handle, store, run_id)
 
 
 @dataclass(frozen=True)

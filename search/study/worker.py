@@ -21,8 +21,10 @@ from search.study.lease import (
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.revive import REVIVES
 from search.study.rules import why_stop
+from search.study.study import StudyHandle
 from search.study.trial import WorkerContext, train_trial
 from search.study.trials import Trial, best_of
+from tracking import Store
 from tracking.outbox.records import Metrics, Text
 from tracking.outbox.writer import RunWriter
 
@@ -49,7 +51,7 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
         ending = train_trial(trial, context)
         if ending == "interrupted":
             return "interrupted"
-        update_study_run(context)
+        update_study_run(context.handle, context.store, context.parent)
         release_checkpoints(context.handle)
         failures = failures + 1 if ending == "failed" else 0
         if failures >= _FAILURES_IN_A_ROW:
@@ -138,15 +140,15 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
     return None
 
 
-def update_study_run(context: WorkerContext) -> None:
+def update_study_run(handle: StudyHandle, store: Store, run_id: str) -> None:
     """Log the counts, the best score and the table of trials to the study's MLflow run."""
-    trials = context.handle.trials()
+    trials = handle.trials()
     best = best_of(trials)
     counts = {s: sum(t.state == s for t in trials) for s in ("complete", "pruned", "failed")}
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
     if best is not None and best.score is not None:
         metrics["score/best"] = best.score
-    RunWriter(context.store, context.parent).put(
+    RunWriter(store, run_id).put(
         Metrics(metrics, sum(counts.values())),
         Text(json.dumps([_row(trial) for trial in trials], indent=1), "trials.json"),
     )
