@@ -190,6 +190,7 @@ class TrackingCallback(Callback):
         self._ask_store(trainer)
         self._evidence.start(trainer, set())
         self._in_force, self._time = self._evidence.initial, self._clock()
+        self._validated = trainer.iteration  # it has ended, so nothing of it is to come
         status: Status = "FINISHED" if result.outcome == "completed" else "KILLED"
         self._finish(trainer, status, result.outcome, result.reason, result)
         self.close()

@@ -105,7 +105,7 @@ def is_doubtful(trial: FrozenTrial) -> bool:
 
 @dataclass
 class _Sighting:
-    """When the stamp of a lease was first seen here, by the monotonic clock."""
+    """A stamp of a lease, and when it was first seen here, by the monotonic clock."""
 
     since: float
     at: float = 0.0
@@ -114,7 +114,7 @@ class _Sighting:
 
 
 _sightings: dict[str, _Sighting] = {}
-"""What this process has seen of the leases of each worker."""
+"""Sightings by this process of the leases of each worker."""
 
 
 def _sighted(lease: Mapping[str, Any]) -> _Sighting:

@@ -174,7 +174,7 @@ def test_half_scans_are_drawn_at_the_same_places(config: Config, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (RESTORING, "G_A would train on nothing"),
+        (RESTORING, "so the training would learn nothing"),
         (RESTORING | {"lambdas.P_A": 1}, "G_B would train on nothing"),
         ({"lambdas.D_A": 0}, "D_A would never learn"),
         ({"pretrain_steps": 5}, "pseudo pairs"),
