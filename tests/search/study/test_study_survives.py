@@ -61,7 +61,7 @@ def test_a_changed_definition_is_refused_and_more_trials_are_not(
 ) -> None:
     first = study_project.run("study", "run", "studies/small.yaml", "--trials", "1")
     assert first["trials_finished"] == 1
-    study_project.define(small | {"steps": 30})
+    study_project.define(small | {"steps": 28})
     refused = study_project.call("study", "run", "studies/small.yaml")
     assert refused.returncode == 2
     assert "was started with another 'steps'" in refused.stderr
