@@ -133,7 +133,12 @@ class StudyDefinition(Section):
         if isinstance(self.space, FunctionSpace):
             return suggest(random_trials(1)[0], self.space, self.ties)
         first: dict[str, Any] = {key: dim.examples()[0] for key, dim in self.space.items()}
-        return first | {key: first[source] for key, source in self.ties.items() if source in first}
+        return self.tied(first)
+
+    def tied(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values with those of the tied keys, where the keys they follow have some."""
+        tied = {key: values[source] for key, source in self.ties.items() if source in values}
+        return {**values, **tied}
 
     def with_trials(self, trials: int) -> StudyDefinition:
         """Return the study with another number of trials. Errors: `ConfigError` beyond a grid."""

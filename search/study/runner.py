@@ -171,11 +171,22 @@ def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
     initial = first_values(definition)
     first = definition.first_values()
     check_training(definition.config_of(0, first))
-    if not isinstance(definition.space, FunctionSpace):
-        for key, dimension in definition.space.items():
-            config = definition.config_of(0, first | {key: dimension.examples()[-1]})
-            check_memory(config, choose_device(config.device))
+    _check_largest(definition)
     return initial
+
+
+def _check_largest(definition: StudyDefinition) -> None:
+    """Refuse a space whose upper ends, one key at a time, need more memory than there is."""
+    if isinstance(definition.space, FunctionSpace):
+        return
+    first = definition.first_values()
+    for key, dimension in definition.space.items():
+        values = definition.tied(first | {key: dimension.examples()[-1]})
+        try:
+            config = definition.config_of(0, values)
+        except ConfigError:  # these values don't go together, so no trial will have them
+            continue
+        check_memory(config, choose_device(config.device))
 
 
 def _begin(

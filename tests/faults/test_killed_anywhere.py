@@ -235,7 +235,10 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
         for key, value in expected.items():
             assert_same(found[key], value, f"{where}.{key}")
     elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), f"{where}: {found!r} {expected!r}"[:2000]
+        if len(found) != len(expected):
+            lost = [item for item in expected if item not in found]
+            new = [item for item in found if item not in expected]
+            raise AssertionError(f"{where}: lost {lost}, new {new}"[:2000])
         for i, value in enumerate(expected):
             assert_same(found[i], value, f"{where}[{i}]")
     else:

@@ -14,7 +14,8 @@ from cyclegan import Trainer, parse_config
 from cyclegan.errors import ConfigError
 from cyclegan.footprint import check_memory
 from search.study import run_study, space
-from search.study.definition import StudyDefinition, parse_definition
+from search.study.definition import StudyDefinition, load_definition, parse_definition
+from search.study.runner import _check_largest
 from viz.console import Console
 
 Define = Callable[..., StudyDefinition]
@@ -110,3 +111,15 @@ def test_a_function_that_never_returns_is_refused(
     content = {"name": "s", "config": tiny, "space": "space.py:lambdas"}
     with pytest.raises(ConfigError, match=message):
         parse_definition(content, tmp_path / "s.yaml")
+
+
+SHIPPED = [
+    path
+    for path in sorted((Path(__file__).parents[3] / "studies").glob("*.yaml"))
+    if "\nspace:" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_studies_fit(path: Path) -> None:
+    _check_largest(load_definition(path))

@@ -55,7 +55,7 @@ def test_a_grid_is_run_whole_also_in_two_goes(project: Path, tiny: dict[str, Any
     tried = {(t.values["lambdas.I_A"], t.values["lr_d"]) for t in handle.trials()}
     assert tried == {(3.0, 1e-4), (3.0, 3e-4), (9.0, 1e-4), (9.0, 3e-4)}
     assert len(handle.trials()) == 4
-    with pytest.raises(ConfigError, match="the grid has 4 combinations"):
+    with pytest.raises(ConfigError, match="the grid has only 4 combinations"):
         run(path, trials=5)
 
 
