@@ -29,8 +29,8 @@ from cyclegan import checkpoints
 
 KILL_AT = str(Path(__file__).parent / "kill_at.py")
 MODEL = "results/tiny/save/generator.pt"
-TIMED = ("speed/", "system/", "score/seconds", "seconds")
-"""Metrics that depend on the clock."""
+TIMED = ("speed/", "system/", "score/seconds", "seconds", "iteration")
+"""Metrics that depend on the clock; `iteration` marks the end of each batch that was sent."""
 
 
 @dataclass(frozen=True)
