@@ -1,4 +1,4 @@
-"""What a full disk kept from MLflow is delivered again from the training's checkpoint."""
+"""Doctor and a resumed training deliver to MLflow what a full disk kept from it."""
 
 from __future__ import annotations
 
