@@ -28,6 +28,8 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -45,29 +47,37 @@ from cyclegan.files import write_text
 
 def run(options: argparse.Namespace) -> dict[str, list[Record]]:
     """Compute the missing rows; return the finished rows of all requested data sets."""
-    store = Store(options.results)
-    found = {}
-    for name in options.sets:
-        scans = make(SETS[name], options.data / name, say)
-        judge = Judge(scans.reference)
-        jobs = [
-            Job(scans=scans, judge=judge, options=_rows_options(options), store=store, seed=seed)
-            for seed in options.seeds
-        ]
-        records = [
-            record
-            for row in options.only
-            for job in jobs[: None if ROWS[row].seeded else 1]
-            if (record := _one(ROWS[row], job)) is not None
-        ]
-        found[name] = records
-        if options.pictures and records:
-            from alternatives_picture import draw
+    if options.jobs == 1:
+        return {name: one_set(options, name) for name in options.sets}
+    # Every set has its own files. Processes are spawned, because torch must not be forked.
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        rows = {name: pool.submit(one_set, options, name) for name in options.sets}
+        return {name: future.result() for name, future in rows.items()}
 
-            path = options.pictures / f"alternatives_{name}.png"
-            draw(path, store, name, records, judge)
-            say(f"{name}: {path}")
-    return found
+
+def one_set(options: argparse.Namespace, name: str) -> list[Record]:
+    """Compute the missing rows of a data set; return all that are finished."""
+    torch.set_num_threads(1)
+    store = Store(options.results)
+    scans = make(SETS[name], options.data / name, say)
+    judge = Judge(scans.reference)
+    jobs = [
+        Job(scans=scans, judge=judge, options=_rows_options(options), store=store, seed=seed)
+        for seed in options.seeds
+    ]
+    records = [
+        record
+        for row in options.only
+        for job in jobs[: None if ROWS[row].seeded else 1]
+        if (record := _one(ROWS[row], job)) is not None
+    ]
+    if options.pictures and records:
+        from alternatives_picture import draw
+
+        path = options.pictures / f"alternatives_{name}.png"
+        draw(path, store, name, records, judge)
+        say(f"{name}: {path}")
+    return records
 
 
 def _one(row: Row, job: Job) -> Record | None:
@@ -94,6 +104,7 @@ def _rows_options(options: argparse.Namespace) -> Options:
         changes=parse_overrides(options.set),
         bm4d=options.bm4d,
         n2v=options.n2v,
+        n2v_minutes=options.n2v_minutes,
     )
 
 
@@ -125,6 +136,12 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     add("--pseudo-recipe", type=Path, help="instead of studies/pseudo_recipe*.yaml")
     add("--bm4d", type=Path, metavar="PYTHON", help="Python of an environment with bm4d")
     add("--n2v", type=Path, metavar="PYTHON", help="Python of an environment with careamics")
+    add(
+        "--n2v-minutes",
+        type=float,
+        help="end a training of Noise2Void after this time, if its steps have not ended it before",
+    )
+    add("--jobs", type=int, default=1, help="data sets at a time, one thread each (%(default)s)")
     add("--json", action="store_true", help="one line of figures on standard output")
     add("--pictures", type=Path, metavar="DIR", help="write a picture of each data set there")
     add("--table", type=Path, metavar="FILE.md", help="write the tables as a Markdown page")
@@ -134,17 +151,22 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
 def main(line: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, or the code of an error after printing it in one line."""
     options = arguments(line)
-    torch.set_num_threads(1)
     try:
         found = run(options)
         if options.table:
-            write_text(options.table, markdown(found, _command(options)))
+            write_text(options.table, markdown(found, _command(options), _pictures(options)))
             say(f"tables: {options.table}")
     except CycleGANError as error:
         say(f"alternatives: {error}")
         return error.exit_code
     print(json.dumps(figures(found)) if options.json else text(found))
     return 0
+
+
+def _pictures(options: argparse.Namespace) -> dict[str, str]:
+    """Return the pictures beside the page, in `images/`, by data set."""
+    names = {name: f"images/alternatives_{name}.png" for name in options.sets}
+    return {n: path for n, path in names.items() if (options.table.parent / path).exists()}
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -155,9 +177,10 @@ def _command(options: argparse.Namespace) -> str:
     if options.sets != list(SETS):
         words.append(f"--sets {' '.join(options.sets)}")
     words.append(f"--seeds {' '.join(map(str, options.seeds))}")
-    for name in ("steps", "minutes", "trial"):
-        value = getattr(options, name)
+    for name in ("steps", "minutes", "trial", "n2v-minutes"):
+        value = getattr(options, name.replace("-", "_"))
         words += [] if value is None else [f"--{name} {value:g}"]
+    words += [] if options.jobs == 1 else [f"--jobs {options.jobs}"]
     words += [f"--{name} PYTHON" for name in ("bm4d", "n2v") if getattr(options, name)]
     return " ".join(words)
 

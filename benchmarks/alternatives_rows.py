@@ -30,6 +30,8 @@ class Options:
     """Dotted configuration keys that all trainings set."""
     bm4d: Path | None = None
     n2v: Path | None = None
+    n2v_minutes: float | None = None
+    """The longest that Noise2Void may train, whatever the budget."""
 
     def recipe_path(self, kind: str, scale: int) -> Path:
         """Return the YAML of a kind of training. Errors: `LeftOut` if it is not there."""
@@ -135,7 +137,8 @@ def _noise2void(job: Job) -> Result:
 
 def _noise2void_settings(job: Job) -> dict[str, Any]:
     minutes = job.options.budget.minutes
-    return {"steps": _steps(job, "ours", 1.0) if minutes is None else None, "minutes": minutes}
+    steps = _steps(job, "ours", 1.0) if minutes is None else None
+    return {"steps": steps, "minutes": minutes or job.options.n2v_minutes}
 
 
 def _trained(name: str, kind: str, about: str, *, share: bool = False, last: bool = False) -> Row:

@@ -62,8 +62,8 @@ def figures(found: Found) -> dict[str, Any]:
     }
 
 
-def markdown(found: Found, command: str) -> str:
-    """Return the page docs/alternatives.md."""
+def markdown(found: Found, command: str, pictures: Mapping[str, str]) -> str:
+    """Return the page docs/alternatives.md; `pictures` has their addresses by data set."""
     used = [row for row in ROWS if any(row in _by_row(records) for records in found.values())]
     missing = [row for row in ROWS if row not in used]
     parts = [
@@ -73,7 +73,7 @@ def markdown(found: Found, command: str) -> str:
     ]
     if missing:
         parts.append(f"Not run here: {', '.join(missing)}.")
-    parts += [_section(SETS[name], records) for name, records in found.items()]
+    parts += [_section(SETS[name], records, pictures.get(name)) for name, records in found.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,17 +90,20 @@ is the span from the 0.1 to the 99.9 percentile of the reference. The resolution
 in voxels of the reference, at which the Fourier shell correlation with the reference falls below
 {criterion}; no filter that only weights frequencies changes it much. {rim} voxels at every face
 do not count. Figures are means over seeds, ± half the range over seeds; without random draws there
-is one figure. Everything ran on one thread; other work on the same machine makes times longer.
+is one figure. Every row was computed on one thread, as many sets at a time as `--jobs` says; a row
+that RESULTS already held, made with the same settings, was not computed again.
 
 Filters are shown at their best: their parameters were chosen with the reference, which nobody has
 in practice. At 2x and 4x each was tried before and after cubic interpolation. The last column has
 the parameter of a filter, the steps of a training, or the step whose generator was taken."""
 
 
-def _section(data: DataSet, records: Sequence[Record]) -> str:
+def _section(data: DataSet, records: Sequence[Record], picture: str | None) -> str:
+    caption = "One slice by every alternative, PSNR and SSIM above it"
+    shown = [f"![{caption}]({picture})"] if picture else []
     rows = [HEAD, ["---"] * len(HEAD), *lines_of(records)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"## {data.title}\n\nAgainst {data.reference}.\n\n{table}"
+    return "\n\n".join([f"## {data.title}", *shown, f"Against {data.reference}.", table])
 
 
 def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:

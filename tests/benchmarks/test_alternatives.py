@@ -234,7 +234,7 @@ def test_one_run_has_every_row_and_a_second_computes_nothing(
     monkeypatch.setattr(filters, "choose", never)
     for name in ("train", "supervised", "enhanced"):
         monkeypatch.setattr(module("alternatives_training"), name, never)
-    page, pictures = tmp_path / "page.md", tmp_path / "pictures"
+    page, pictures = tmp_path / "page.md", tmp_path / "images"
     assert script.main([*line, "--table", str(page), "--pictures", str(pictures)]) == 0
     assert json.loads(capsys.readouterr().out)["phantom_1x"] == found
     text = page.read_text(encoding="utf-8")
@@ -242,6 +242,7 @@ def test_one_run_has_every_row_and_a_second_computes_nothing(
     for name in found:
         assert f"\n| {name} | {found[name]['psnr']:.2f}" in table
     assert "Not run here: BM4D, Noise2Void." in text
+    assert "](images/alternatives_phantom_1x.png)" in table
     assert str(tmp_path) not in text
     assert 0 < (pictures / "alternatives_phantom_1x.png").stat().st_size < 150_000
 
