@@ -28,9 +28,9 @@ def main() -> None:
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     seconds = []
     for number, sigma in enumerate(request["sigmas"]):
-        started = time.perf_counter()
+        started = time.process_time()
         filtered = bm4d(image, sigma)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         np.save(folder / f"{number}.npy", np.asarray(filtered, np.float32))
     (folder / "answer.json").write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
 

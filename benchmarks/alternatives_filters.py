@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from alternatives_judge import Judge
 from alternatives_wavelets import bayes_shrink
+from machine import work_seconds
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -53,9 +53,9 @@ def choose(candidates: Sequence[Candidate], source: Array, judge: Judge) -> Choi
     best: Choice | None = None
     tried: dict[str, float] = {}
     for candidate in candidates:
-        started = time.perf_counter()
+        started = work_seconds()
         image = candidate.apply(source)
-        seconds = time.perf_counter() - started
+        seconds = work_seconds() - started
         quality = tried[candidate.label] = judge.psnr(image)
         if best is None or quality > tried[best.label]:
             best = Choice(label=candidate.label, image=image, seconds=seconds, tried=tried)

@@ -7,7 +7,6 @@ case the script measures the rate first, because schedules must know their lengt
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from alternatives_results import LeftOut
 from alternatives_sets import Array, Scans, read
+from machine import work_seconds
 from torch import Tensor
 
 from cyclegan import Config, Trainer, enhance_array, load_generator, parse_config
@@ -39,8 +39,6 @@ RECIPES = {
 }
 """Training YAMLs in `studies/` by recipe and super resolution."""
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
-LEARNING_RATE = 1e-3
-"""Learning rate of the supervised bound at its start; it falls to 0."""
 _RECORD = "training.json"
 _MEAN = 0.999
 """Decay of the running mean of the supervised bound's weights."""
@@ -137,10 +135,10 @@ def train(config: Config, folder: Path, settings: Any) -> Trained:
     callbacks: list[Callback] = [keeper]
     if config.hp_optimizer.enabled:
         callbacks.append(RollbackOptimizer(config.hp_optimizer, folder=folder / "ring"))
-    started = time.perf_counter()
+    started = work_seconds()
     trainer = Trainer(config, callbacks)
     trainer.fit()
-    seconds = time.perf_counter() - started
+    seconds = work_seconds() - started
     scales = trainer.data.grey_scales()
     save_generators(trainer.model, folder / "last.pt", step=trainer.step, grey_scales=scales)
     done = {"seconds": seconds, "steps": trainer.step, "kept": keeper.step}
@@ -169,23 +167,23 @@ def supervised(
     model = CycleGAN(config, device)
     names = ("fast_train", "aligned_train")
     pairs = _Pairs([read(scans.folder / f"{n}.h5") for n in names], config)
-    started = time.perf_counter()
-    done = _fit(model, pairs, config.batch_size, steps, seconds)
-    trained = time.perf_counter() - started
+    started = work_seconds()
+    done = _fit(model, pairs, config, steps, seconds)
+    trained = work_seconds() - started
     bf16 = config.precision == "bf16"
     image, took = _enhanced(model.mean_G_A, scans.source, device, bf16)
     return image, {"train_seconds": trained, "enhance_seconds": took, "steps": done}
 
 
 def _fit(
-    model: CycleGAN, pairs: _Pairs, batch_size: int, steps: int | None, seconds: float | None
+    model: CycleGAN, pairs: _Pairs, config: Config, steps: int | None, seconds: float | None
 ) -> int:
-    """Train G_A and its running mean; return the number of steps done."""
-    optimizer = torch.optim.Adam(model.G_A.parameters(), lr=LEARNING_RATE)
-    started, step, progress = time.perf_counter(), 0, 0.0
+    """Train G_A and its running mean, with a rate that falls to 0; return the number of steps."""
+    optimizer = torch.optim.Adam(model.G_A.parameters(), lr=config.lr_g)
+    started, step, progress = work_seconds(), 0, 0.0
     while progress < 1:
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - progress)
-        source, target = (batch.to(model.device) for batch in pairs.draw(batch_size))
+        optimizer.param_groups[0]["lr"] = config.lr_g * (1 - progress)
+        source, target = (batch.to(model.device) for batch in pairs.draw(config.batch_size))
         with model.autocast():
             loss = (model.G_A(source).float() - target).abs().mean()
         optimizer.zero_grad()
@@ -196,7 +194,7 @@ def _fit(
         with torch.no_grad():
             means, now = list(model.mean_G_A.parameters()), list(model.G_A.parameters())
             torch._foreach_lerp_(means, now, 1 - decay)
-        elapsed = time.perf_counter() - started
+        elapsed = work_seconds() - started
         progress = max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0)
     return step
 
@@ -232,9 +230,9 @@ def _enhanced(
 ) -> tuple[Array, float]:
     precision = enhancing_precision("auto", network, device=device, trained_in_bf16=bf16)
     operator = Generator(network, device=device, precision=precision)
-    started = time.perf_counter()
+    started = work_seconds()
     image = enhance_array(operator, source, device=device)
-    return np.asarray(image, np.float32), time.perf_counter() - started
+    return np.asarray(image, np.float32), work_seconds() - started
 
 
 def _seconds_a_step(config: Config) -> float:
@@ -243,12 +241,12 @@ def _seconds_a_step(config: Config) -> float:
     for _ in range(3):
         trainer._train_one_step()
     trainer.validator(trainer.model, step=0, iteration=0)
-    started = time.perf_counter()
+    started = work_seconds()
     for _ in range(10):
         trainer._train_one_step()
-    middle = time.perf_counter()
+    middle = work_seconds()
     trainer.validator(trainer.model, step=0, iteration=0)
-    validation = time.perf_counter() - middle
+    validation = work_seconds() - middle
     trainer.data.close()
     return (middle - started) / 10 + validation / config.validate_every
 

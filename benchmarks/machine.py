@@ -9,6 +9,14 @@ from pathlib import Path
 import torch
 
 
+def work_seconds() -> float:
+    """Return a clock of the work done, for differences, in seconds.
+
+    Without a GPU it counts the processor's time, which other programs do not make longer.
+    """
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
 def seconds_of(device: str, call: Callable[[], object]) -> float:
     """Return the seconds of one call, a GPU's work included."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None

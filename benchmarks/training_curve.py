@@ -19,13 +19,13 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from machine import work_seconds
 from score_truth import Truth
 
 from cyclegan import Callback, Trainer, parse_config
@@ -52,11 +52,11 @@ class Curve(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Start the clock."""
-        self.resumed = time.perf_counter()
+        self.resumed = work_seconds()
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Measure the generators while the clock stands still."""
-        self.seconds += time.perf_counter() - self.resumed
+        self.seconds += work_seconds() - self.resumed
         model = trainer.model
 
         def apply(patches: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Curve(Callback):
         parts = {name: value for name, value in report.metrics.items() if "score/" in name}
         row = {"step": trainer.step, "seconds": self.seconds, "score": report.score}
         self.rows.append({**row, **self.truth(apply), "parts": parts})
-        self.resumed = time.perf_counter()
+        self.resumed = work_seconds()
 
 
 def run(options: argparse.Namespace) -> None:
