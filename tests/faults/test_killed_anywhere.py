@@ -1,11 +1,13 @@
 """Every command, killed at its N-th durable event and called again, ends as if undisturbed.
 
-`kill_at.py` says what an event is. A few N are tried for each command, spread over all of its
-events; with the marker `nightly` it is every N up to 60, and some up to the last one.
+`kill_at.c` says what an event is; a C compiler makes a library of it that is preloaded. A few N are
+tried for each command, spread over all of its events; with the marker `nightly` 60 of them.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from cyclegan import checkpoints
 
-KILL_AT = str(Path(__file__).parent / "kill_at.py")
+KILL_AT = Path(__file__).parent / "kill_at.c"
 MODEL = "results/tiny/save/generator.pt"
 TIMED = ("speed/", "system/", "score/seconds", "seconds", "iteration")
 """Metrics that depend on the clock; `iteration` marks the end of each batch that was sent."""
@@ -125,15 +128,31 @@ CASES = {
 }
 
 
+@functools.cache
+def shim() -> str:
+    """Return the path of the compiled library."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        if os.environ.get("CYCLEGAN_REQUIRE_COMPILER"):
+            pytest.fail("no C compiler (cc)")
+        pytest.skip("needs a C compiler (cc)")
+    library = Path(tempfile.mkdtemp(prefix="kill_at-")) / "kill_at.so"
+    atexit.register(shutil.rmtree, library.parent)
+    line = [compiler, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, KILL_AT, "-ldl"]
+    subprocess.run(line, check=True)
+    return str(library)
+
+
 def call(project: Path, case: Case, number: int) -> tuple[int, int]:
     """Run the command, killed at its N-th event; return its exit code and its events."""
     scratch = project / "tmp"
     scratch.mkdir(exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    environment |= {"LD_PRELOAD": shim(), "KILL_AT_EVENT": str(number)}
     done = subprocess.run(
-        [sys.executable, KILL_AT, str(number), *case.arguments, "--quiet"],
+        [sys.executable, "-m", "workbench.cli", *case.arguments, "--quiet"],
         cwd=project,
-        env=environment | {"TMPDIR": str(scratch)},
+        env=environment | {"KILL_AT_FOLDER": str(project), "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
         check=False,
