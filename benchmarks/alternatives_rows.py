@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from alternatives_results import LeftOut, Record, Result, Store
 from alternatives_sets import Scans, read
 
 from cyclegan import Config
+from cyclegan.config import load_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +205,12 @@ def _supervised_settings(job: Job) -> dict[str, Any]:
     return _training_settings(job, "ours", 1.0)
 
 
+def _digest(recipe: Path) -> str:
+    """Return a digest of what a recipe sets; its comments may change."""
+    content = json.dumps(load_yaml(recipe), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
 def _training_settings(job: Job, kind: str, share: float) -> dict[str, Any]:
     """Return the recipe's content and the length of the training."""
     recipe = job.options.recipe_path(kind, job.scans.data.scale)
@@ -210,7 +218,7 @@ def _training_settings(job: Job, kind: str, share: float) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "changes": training.fitting(job.options.changes, recipe),
-        "digest": hashlib.sha256(recipe.read_bytes()).hexdigest()[:12],
+        "digest": _digest(recipe),
         "steps": _steps(job, kind, share) if minutes is None else None,
         "minutes": None if minutes is None else minutes * share,
     }

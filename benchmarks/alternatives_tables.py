@@ -90,8 +90,8 @@ is the span from the 0.1 to the 99.9 percentile of the reference. The resolution
 in voxels of the reference, at which the Fourier shell correlation with the reference falls below
 {criterion}; no filter that only weights frequencies changes it much. {rim} voxels at every face
 do not count. Figures are means over seeds, ± half the range over seeds; without random draws there
-is one figure. Every row was computed on one thread; seconds are those of the processor, so that
-other work on the same machine hardly counts. A row that RESULTS already held, made with the same
+is one figure. Every row was computed on one thread. Seconds are those of the processor; other work
+on the same machine can still double them. A row that RESULTS already held, made with the same
 settings, was not computed again.
 
 Filters are shown at their best: their parameters were chosen with the reference, which nobody has

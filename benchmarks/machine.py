@@ -12,7 +12,7 @@ import torch
 def work_seconds() -> float:
     """Return a clock of the work done, for differences, in seconds.
 
-    Without a GPU it counts the processor's time, which other programs do not make longer.
+    Without a GPU it counts the processor's time, which waiting for other programs is no part of.
     """
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
