@@ -224,7 +224,7 @@ def _run(
             _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
         before = trainer.load_checkpoint(checkpoint)
         if rises := _raised_by_more_steps(trainer, before):
-            console.say(
+            console.warn(
                 f"{config.run_name}: steps = {config.steps} instead of {before.steps} stretch its "
                 f"schedule, so after step {trainer.step} {rises}; to go on with the low values, "
                 f"start another run_name with them, and with pretrained = {checkpoint}"
@@ -395,7 +395,7 @@ def reopened(
     try:
         return store.open_run(run_id, shared=shared)
     except DataError as error:
-        console.say(f"{error}; continuing in a new run")
+        console.warn(f"{error}; continuing in a new run")
         return None
 
 

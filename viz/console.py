@@ -30,7 +30,7 @@ class Update(Protocol):
 
 
 class Console:
-    """Write messages to standard error; only errors if `quiet`."""
+    """Write messages to standard error; only warnings and errors if `quiet`."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet = quiet
@@ -48,6 +48,10 @@ class Console:
             self._bar.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=self.stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Write one line with a warning, always: a quiet run is as wrong as one that is not."""
+        self.write(f"warning: {text}")
 
     def error(self, text: str) -> None:
         """Write one line with an error, always."""

@@ -278,7 +278,7 @@ def evaluate(
             roi=_region(entry),
             model=str(modelfile),
             output=output,
-            **options,
+            **(_accepted(entry) | options),
         )
         enhance_volumes(request, open_store=lambda: store, console=console)
         outputs.append(output)
@@ -307,6 +307,11 @@ def _volumes_of(datafile: Path) -> Sequence[VolumeEntry]:
     if datafile.suffix.lower() == ".json":
         return DatasetSpec.load(datafile).validate
     return [VolumeEntry(path=datafile, dset="data")]
+
+
+def _accepted(entry: VolumeEntry) -> dict[str, Any]:
+    """Return what the dataset JSON says of the volume's voxels, as options of an enhancement."""
+    return {"no_data": entry.no_data, "fill_missing": entry.fill_missing}
 
 
 def _region(entry: VolumeEntry) -> Region | None:

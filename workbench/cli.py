@@ -280,6 +280,10 @@ def enhance(
         float | None,
         typer.Option(metavar="VALUE", help="Value of voxels without data, e.g. -9999."),
     ] = None,
+    fill_missing: Annotated[
+        bool,
+        typer.Option("--fill-missing", help="Read chunks never written as the fill value."),
+    ] = False,
     reference: Annotated[
         Path | None, typer.Option(help="HDF5 file of the same object, to compare with.")
     ] = None,
@@ -349,6 +353,7 @@ def enhance(
         memory_gb=memory_gb,
         series=series,
         no_data=no_data,
+        fill_missing=fill_missing,
         reference=reference,
         halves=tuple(halves or ()),
         trust=trust,

@@ -134,7 +134,7 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
         write_text(json_file, text)
         for job in jobs:
             forget(job.output, job.source, settings)
-    return Output(data=_data(done, jobs, json_file), text=_text(done, json_file))
+    return Output(data=_data(done, jobs, json_file, settings), text=_text(done, json_file))
 
 
 def _check_files(
@@ -192,7 +192,7 @@ def _announce(
 ) -> None:
     for job in jobs:
         for note in job.source.notes:
-            console.say(f"warning: {note}")
+            console.warn(note)
         if job.source.voxel_size_um is None and request.voxel_size is None:
             console.say(f"{job.source.name}: voxel size unknown; give it with --voxel-size")
         if job.train and job.validate and not ranges:
@@ -220,17 +220,37 @@ def _prepare(
         report=report,
         draw=write_check_picture,
     )
+    for text in _warnings(done, settings):
+        console.warn(text)
+    return done
+
+
+def _warnings(done: PrepareResult, settings: Settings) -> list[str]:
+    """Return what is odd about the voxels that were read, and about those that were stored."""
     found = done.statistics
     if not settings.standardise:  # then a training judges what is extreme, on reading
-        found = replace(found, extreme=0, without_data=0)
-    for text in oddities(found):
-        console.say(f"warning: {done.source}: {text}")
+        found = replace(found, extreme=0, without_data=0, outliers=None)
+    texts = [f"{done.source}: {text}" for text in oddities(found)]
     if done.clipped:
-        console.say(
-            f"warning: {done.source}: {done.clipped} voxels exceed the range of {done.dtype} "
-            "and were clipped; use --dtype float32"
+        texts.append(
+            f"{done.source}: {done.clipped} voxels exceed the range of {done.dtype} and were "
+            "clipped; use --dtype float32"
         )
-    return done
+    if done.lost_levels:
+        texts.append(f"{done.output}: {done.lost_levels.text}; {_level_advice(done, settings)}")
+    return texts
+
+
+def _level_advice(done: PrepareResult, settings: Settings) -> str:
+    if settings.dtype == "float16":
+        return (
+            "its grey levels are lost in float16; use --dtype float32, or name a value without "
+            "data by --no-data, which may have ruined the contrast"
+        )
+    return (
+        "its grey levels are lost in float32; subtract an offset from the input, or name a value "
+        "without data by --no-data, which may have ruined the contrast"
+    )
 
 
 def _dataset(json_file: Path, jobs: Sequence[_Job]) -> str:
@@ -252,9 +272,13 @@ def _nothing_left(jobs: Sequence[_Job], json_file: Path) -> Output:
     )
 
 
-def _data(done: Sequence[PrepareResult], jobs: Sequence[_Job], json_file: Path) -> dict[str, Any]:
+def _data(
+    done: Sequence[PrepareResult], jobs: Sequence[_Job], json_file: Path, settings: Settings
+) -> dict[str, Any]:
     volumes = [
-        _plain(one) | {"train": list(job.train), "validate": list(job.validate)}
+        _plain(one)
+        | {"train": list(job.train), "validate": list(job.validate)}
+        | {"warnings": [*job.source.notes, *_warnings(one, settings)]}
         for one, job in zip(done, jobs, strict=True)
     ]
     return {"dataset": str(json_file), "volumes": volumes, "reused": False}
@@ -264,7 +288,8 @@ def _plain(done: PrepareResult) -> dict[str, Any]:
     found = done.statistics
     counts = {"non_finite": found.non_finite, "extreme": found.extreme}
     counts["without_data"] = found.without_data
-    rest = {name: value for name, value in vars(done).items() if name != "statistics"}
+    counts["outliers"] = found.outliers.count if found.outliers else 0
+    rest = {k: v for k, v in vars(done).items() if k not in ("statistics", "lost_levels")}
     return {**rest, "mean": found.mean, "std": found.std, **counts, "no_data": found.valid.no_data}
 
 

@@ -91,7 +91,12 @@ _COMMON: dict[str, Any] = {
         ),
     ],
     "quiet": Annotated[
-        bool, typer.Option("--quiet", help="Only errors and results.", rich_help_panel="Everywhere")
+        bool,
+        typer.Option(
+            "--quiet",
+            help="No progress and no messages: only results, warnings and errors.",
+            rich_help_panel="Everywhere",
+        ),
     ],
     "debug": Annotated[
         bool,

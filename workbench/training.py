@@ -44,7 +44,7 @@ def train(
             "with --set run_name=..."
         )
     if resume and not there:  # killed before its first one, or never begun
-        console.say(f"{folder} holds no checkpoint yet; starting at step 0")
+        console.warn(f"{folder} holds no checkpoint yet; starting at step 0")
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
     finished = run_training(job, store=store, console=console)
     if finished.reused:

@@ -7,7 +7,8 @@ voxel `start` belongs to the region, voxel `end` does not. Negative ones count f
 axis, as in NumPy: `[0, -20]` leaves the last 20 slices out. `"ROI": [[z, y, x], [z, y, x]]` gives
 the same region by two corners. A volume may name two half scans of itself,
 `"halves": ["even.h5", "odd.h5"]`, with the same dset and region. `"no_data": -9999` is the value of
-voxels without data.
+voxels without data. `"fill_missing": true` reads chunks that were never written as the fill value,
+even if they are holes in the data.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Limits = tuple[int, int] | None
 
 _PARTS = ("train", "validate")
 _AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
-_ENTRY_KEYS = {"path", "dset", "ROI", "halves", "no_data", *_AXIS_KEYS}
+_ENTRY_KEYS = {"path", "dset", "ROI", "halves", "no_data", "fill_missing", *_AXIS_KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class VolumeEntry:
     """Files of two half scans of this volume (every other projection each), or none."""
     no_data: float | None = None
     """Value of voxels without data, if the user names one."""
+    fill_missing: bool = False
+    """Read chunks that were never written as the fill value, even if they are holes."""
 
     def half(self, number: int) -> VolumeEntry:
         """Return the same dataset and region of half scan 0 or 1."""
@@ -111,6 +114,7 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
         roi=_region(where, item),
         halves=_halves(source, where, item),
         no_data=_no_data(where, item.get("no_data")),
+        fill_missing=_fill_missing(where, item.get("fill_missing", False)),
     )
 
 
@@ -120,6 +124,12 @@ def _no_data(where: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: no_data = {value!r} must be a number, e.g. -9999")
     return float(value)
+
+
+def _fill_missing(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"{where}: fill_missing = {value!r} must be true or false")
+    return value
 
 
 def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:

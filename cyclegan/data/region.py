@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -35,9 +36,10 @@ from cyclegan.data.statistics import (
     find_valid_range,
     merged,
     moments,
+    outliers_of,
     statistics_of,
 )
-from cyclegan.data.unwritten import ChunkGrid, unwritten
+from cyclegan.data.unwritten import ChunkGrid, refuse_holes, unwritten
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.errors import DataError
 from cyclegan.numbers import ceil_div
@@ -50,6 +52,13 @@ CHUNK_CACHE_BYTES = 16 << 20
 """Most bytes of a volume's decompressed chunks that stay in memory between two patches."""
 _SAMPLED_BLOCKS, _SAMPLED_VOXELS = 16, 200_000
 """Blocks and voxels, about, by which it is judged which values are extreme."""
+_FILL_MISSING = (
+    "leave the gap out by a region (ROI0, ROI1, ROI2), or read the fill value there by "
+    '"fill_missing": true in the dataset JSON (--fill-missing)'
+)
+"""Ways out for a volume with holes."""
+_without_holes: set[Hashable] = set()
+"""Keys of regions whose missing chunks are no holes: trainings open a region several times."""
 WASTEFUL = 20.0
 """Voxels decompressed for each voxel of a patch above which a warning is logged."""
 
@@ -93,11 +102,11 @@ class Region:
         self.limits = limits_text(self._box(dataset)[-3:], dataset.shape[-3:])
         """The region as text, e.g. `[0:60, :, :]`."""
         check_sources(dataset, self.entry.path, self._box(dataset))
-        self.unwritten = self._unwritten(dataset)
-        """Number of its chunks that were never written, as a predicate; None if all were."""
         self.dtype = _native(dataset.dtype)
         self.voxel_size_um = voxel_size_um(dataset)
         self.key = self._key(dataset)
+        self.unwritten = self._check_holes(dataset)
+        """Number of its chunks that were never written, as a predicate; None if all were."""
 
     @property
     def nbytes(self) -> int:
@@ -205,13 +214,14 @@ class Region:
                 parts.append(moments(part, valid))
             if array is not None:
                 self._put(array, window, part)
-        found = self._statistics(dataset, merged(parts), voxels, valid)
+        first = self._projected(dataset, merged(parts), voxels, valid)
         if merged(parts).extremes_are_faults:
-            return found
-        valid = valid.without_extremes()
+            return statistics_of(first, valid)
+        everything = valid.without_extremes()
         again = (self._read(dataset, grid.window(int(index))) for index in chosen)
-        parts = [moments(part, valid) for part in again]
-        return self._statistics(dataset, merged(parts), voxels, valid)
+        parts = [moments(part, everything) for part in again]
+        found = self._projected(dataset, merged(parts), voxels, everything)
+        return statistics_of(found, everything, outliers_of(first, valid, found))
 
     def _valid_range(
         self, dataset: h5py.Dataset, grid: BlockGrid, written: NDArray[Any], voxels: int
@@ -228,9 +238,10 @@ class Region:
         found.append(np.full(filled, float(dataset.fillvalue)))
         return find_valid_range(np.concatenate(found), self.entry.no_data)
 
-    def _statistics(
+    def _projected(
         self, dataset: h5py.Dataset, sample: Moments, voxels: int, valid: ValidRange
-    ) -> Statistics:
+    ) -> Moments:
+        """Return the moments of the whole region from those of its measured voxels."""
         left_out = sample.non_finite + sample.extreme + sample.without_data
         measured, written = sample.count + left_out, voxels * self.channels
         if measured < written:
@@ -243,8 +254,7 @@ class Region:
             )
         total = math.prod(self.shape) * self.channels
         fill = constant(float(dataset.fillvalue), total - written, valid)
-        found = (sample.scaled(written / measured) if measured else sample) + fill
-        return statistics_of(found, valid)
+        return (sample.scaled(written / measured) if measured else sample) + fill
 
     def _fill(self, array: NDArray[Any], dataset: h5py.Dataset) -> None:
         if dataset.fillvalue != 0:  # fresh zeros cost no memory until they are written
@@ -286,9 +296,13 @@ class Region:
         box = [(s, s + n) for s, n in zip(self.start, self.shape, strict=True)]
         return tuple([(0, dataset.shape[0])] * (dataset.ndim - 3) + box)
 
-    def _unwritten(self, dataset: h5py.Dataset) -> str | None:
-        grid = ChunkGrid.of_hdf5(dataset, [0] * (dataset.ndim - 3))
-        return unwritten(grid, self._box(dataset)[-3:])
+    def _check_holes(self, dataset: h5py.Dataset) -> str | None:
+        accepted = self.entry.fill_missing
+        known = accepted or self.key in _without_holes
+        note = check_holes(dataset, self.name, self._box(dataset)[-3:], fill_missing=known)
+        if not accepted:
+            _without_holes.add(self.key)
+        return note
 
     def _key(self, dataset: h5py.Dataset) -> Hashable:
         """Return what identifies these voxels: files, object, region."""
@@ -301,6 +315,30 @@ class Region:
             self.channels,
             self.entry.no_data,
         )
+
+
+def check_holes(
+    dataset: h5py.Dataset, name: str, box: Sequence[tuple[int, int]], *, fill_missing: bool
+) -> str | None:
+    """Return the chunks of a box (Z, Y, X) that were never written, as a predicate, or None.
+
+    All indices along the leading axes count. Errors: `DataError` if they are holes in the data,
+    unless `fill_missing` is True.
+    """
+    grids = ChunkGrid.all_of_hdf5(dataset)
+    note = unwritten(grids.values(), box)
+    if note is None or fill_missing:
+        return note
+    for index, grid in grids.items():
+        read = functools.partial(_read_at, dataset, name, index)
+        refuse_holes(name, grid, box, read, way_out=_FILL_MISSING)
+    return note
+
+
+def _read_at(
+    dataset: h5py.Dataset, name: str, index: tuple[int, ...], window: Window
+) -> NDArray[Any]:
+    return read_part(dataset, (*index, *window), name)
 
 
 def limits_text(limits: Iterable[tuple[int, int]], lengths: Sequence[int]) -> str:

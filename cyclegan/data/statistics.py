@@ -12,6 +12,7 @@ deviation.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -94,6 +95,39 @@ def _range_of(values: NDArray[np.float64], no_data: float | None) -> ValidRange:
 
 
 @dataclass(frozen=True)
+class Outliers:
+    """Voxels extremely far from all others that count, because they are too many to be faults."""
+
+    count: int
+    low: float
+    """Smaller values are extreme."""
+    high: float
+    """Larger values are extreme."""
+    minimum: float
+    """Smallest value of all voxels that count."""
+    maximum: float
+    """Largest value of all voxels that count."""
+
+    @property
+    def sides(self) -> str:
+        """Values of these voxels, as text."""
+        below = f"below {self.low:.5g} (down to {self.minimum:.5g})"
+        above = f"above {self.high:.5g} (up to {self.maximum:.5g})"
+        there = {below: self.minimum < self.low, above: self.maximum > self.high}
+        return " or ".join(text for text, found in there.items() if found)
+
+    def __or__(self, other: Outliers) -> Outliers:
+        """Return the outliers of two regions together."""
+        return Outliers(
+            self.count + other.count,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+        )
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Statistics of a region's voxels that count, projected from a sample if it is very large."""
 
@@ -108,6 +142,8 @@ class Statistics:
     """Voxels beyond the valid; they are clipped."""
     without_data: int = field(default=0, compare=False)
     """Voxels of the no-data value."""
+    outliers: Outliers | None = field(default=None, compare=False)
+    """Extreme voxels that count, if there are any."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return the statistics as numbers, for a file."""
@@ -117,7 +153,7 @@ class Statistics:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Statistics:
         """Return the statistics that `to_plain`, or an earlier version of it, gave."""
-        no_data = plain.get("no_data")
+        no_data, outliers = plain.get("no_data"), plain.get("outliers")
         return cls(
             count=int(plain["count"]),
             non_finite=int(plain["non_finite"]),
@@ -130,6 +166,7 @@ class Statistics:
             ),
             extreme=int(plain.get("extreme", 0)),
             without_data=int(plain.get("without_data", 0)),
+            outliers=None if outliers is None else Outliers(**outliers),
         )
 
 
@@ -234,10 +271,14 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
         max(s.valid.high for s in parts),
         known.pop() if len(known) == 1 else None,
     )
-    return statistics_of(total, valid)
+    outliers = [s.outliers for s in parts if s.outliers is not None]
+    together = functools.reduce(Outliers.__or__, outliers) if outliers else None
+    return statistics_of(total, valid, together)
 
 
-def statistics_of(found: Moments, valid: ValidRange) -> Statistics:
+def statistics_of(
+    found: Moments, valid: ValidRange, outliers: Outliers | None = None
+) -> Statistics:
     """Return the statistics of voxels with these moments, measured within `valid`."""
     return Statistics(
         count=found.count,
@@ -247,7 +288,18 @@ def statistics_of(found: Moments, valid: ValidRange) -> Statistics:
         valid=valid,
         extreme=found.extreme,
         without_data=found.without_data,
+        outliers=outliers,
     )
+
+
+def outliers_of(first: Moments, valid: ValidRange, found: Moments) -> Outliers | None:
+    """Return the extreme voxels of `first`, measured within `valid`, all of which count in `found`.
+
+    None if there are none.
+    """
+    if not first.extreme:
+        return None
+    return Outliers(first.extreme, valid.low, valid.high, found.minimum, found.maximum)
 
 
 def constant(value: float, count: int, valid: ValidRange = ValidRange()) -> Moments:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,28 +41,43 @@ class ChunkGrid:
     def of_hdf5(cls, dataset: h5py.Dataset, index: Sequence[int]) -> ChunkGrid | None:
         """Return the grid of a dataset at `index` along its leading axes; None if it has all.
 
-        A virtual dataset, and one that is not chunked, has none. Errors: those of h5py for damaged
-        files, and `ValueError` for more chunks than any file has.
+        Otherwise as `all_of_hdf5`.
+        """
+        chunks = dataset.chunks or ()
+        first = tuple(i // c * c for i, c in zip(index, chunks, strict=False))
+        return cls.all_of_hdf5(dataset).get(first)
+
+    @classmethod
+    def all_of_hdf5(cls, dataset: h5py.Dataset) -> dict[tuple[int, ...], ChunkGrid]:
+        """Return the grids of a dataset (..., Z, Y, X) by the first index that they hold for.
+
+        The index is that along the leading axes; there is one grid for each of their chunks. There
+        are none if all chunks were written, for a virtual dataset and for one without chunks.
+
+        Errors: those of h5py for damaged files, and `ValueError` for more chunks than any file has.
         """
         if dataset.chunks is None or dataset.is_virtual:
-            return None
+            return {}
         counts = [ceil_div(n, c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)]
         if dataset.id.get_num_chunks() == math.prod(counts):
-            return None
-        if math.prod(counts[-3:]) > _MOST_CHUNKS:
+            return {}
+        if math.prod(counts) > _MOST_CHUNKS:
             raise ValueError(f"{dataset.shape} in chunks of {dataset.chunks}")
-        written = np.zeros(counts[-3:], bool)
-        lead = [i // c for i, c in zip(index, dataset.chunks, strict=False)]
+        written = np.zeros(counts, bool)
 
         def mark(chunk: Any) -> None:
-            place = [o // c for o, c in zip(chunk.chunk_offset, dataset.chunks, strict=True)]
-            if place[:-3] == lead:
-                written[tuple(place[-3:])] = True
+            place = (o // c for o, c in zip(chunk.chunk_offset, dataset.chunks, strict=True))
+            written[tuple(place)] = True
 
         dataset.id.chunk_iter(mark)
         z, y, x = dataset.shape[-3:]
-        chunks = dataset.chunks[-3:]
-        return cls(shape=(z, y, x), chunks=chunks, written=written, fill=dataset.fillvalue)
+        chunks, fill = dataset.chunks[-3:], dataset.fillvalue
+        return {
+            tuple(i * c for i, c in zip(lead, dataset.chunks, strict=False)): cls(
+                shape=(z, y, x), chunks=chunks, written=written[lead], fill=fill
+            )
+            for lead in np.ndindex(*counts[:-3])
+        }
 
     def missing(self, region: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int64], int]:
         """Return the places of the chunks of `region` that were not written, and its chunks."""
@@ -90,16 +105,21 @@ class ChunkGrid:
         return z, y, x
 
 
-def unwritten(grid: ChunkGrid | None, region: Sequence[tuple[int, int]]) -> str | None:
-    """Return how many chunks of `region` were not written, as a predicate; None if all were."""
-    if grid is None:
-        return None
-    missing, total = grid.missing(region)
-    if not len(missing):
+def unwritten(grids: Iterable[ChunkGrid], region: Sequence[tuple[int, int]]) -> str | None:
+    """Return how many chunks of `region` were not written, as a predicate; None if all were.
+
+    `grids` are those of one volume: one, or one for each channel.
+    """
+    missing = total = 0
+    fill = None
+    for grid in grids:
+        places, chunks = grid.missing(region)
+        missing, total, fill = missing + len(places), total + chunks, grid.fill
+    if not missing:
         return None
     return (
-        f"{len(missing)} of {total} chunks ({100 * len(missing) / total:.2g} %) were never written "
-        f"and are read as the fill value {grid.fill}"
+        f"{missing} of {total} chunks ({100 * missing / total:.2g} %) were never written "
+        f"and are read as the fill value {fill}"
     )
 
 
@@ -108,11 +128,14 @@ def refuse_holes(
     grid: ChunkGrid,
     region: Sequence[tuple[int, int]],
     read: Callable[[Window], NDArray[Any]],
+    *,
+    way_out: str,
 ) -> None:
     """Raise `DataError` if chunks of `region` that were not written are holes in the data.
 
     They are if none was written, or if most of the voxels that touch one of them, in the chunks
-    beside it, are not the fill value. `read` returns the voxels of a window of the volume.
+    beside it, are not the fill value. `read` returns the voxels of a window of the volume;
+    `way_out` says what to do instead of completing the data.
     """
     missing, total = grid.missing(region)
     if len(missing) == total:
@@ -122,9 +145,9 @@ def refuse_holes(
         if 2 * np.count_nonzero(_is(values, grid.fill)) < values.size:
             start = [int(i) * c for i, c in zip(place, grid.chunks, strict=True)]
             raise DataError(
-                f"{name}: {unwritten(grid, region)}, but the voxels beside the one at {start} "
+                f"{name}: {unwritten([grid], region)}, but the voxels beside the one at {start} "
                 "(z, y, x) hold other values, as after an interrupted copy; complete the data, "
-                "leave the gap out with --roi, or add --fill-missing to read the fill value there"
+                f"{way_out}"
             )
 
 

@@ -71,6 +71,7 @@ class Volume:
         self.voxel_size_um = region.voxel_size_um
         self.dtype = region.dtype
         self._region = region
+        self._measured = statistics is None
         self._held = self._hold(budget, measure=statistics is None)
         if statistics is None:
             statistics = self._measure()
@@ -115,9 +116,10 @@ class Volume:
 
     def warn(self) -> None:
         """Log, once per process, what is odd about the voxels."""
-        missing = [self._region.unwritten] if self._region.unwritten else []
-        for text in [*missing, *oddities(self.statistics)]:
-            _tell_once(logging.WARNING, f"{self.name}: {text}")
+        where = "" if self._measured else " of what was measured before,"
+        missing = [f" {self._region.unwritten}"] if self._region.unwritten else []
+        for text in [*missing, *(f"{where} {odd}" for odd in oddities(self.statistics))]:
+            _tell_once(logging.WARNING, f"{self.name}:{text}")
         if self._standardise == "never" and not _is_standardised(self.scan.statistics):
             _tell_once(
                 logging.WARNING,
@@ -127,8 +129,8 @@ class Volume:
 
     def part(self, roi: Sequence[Limits]) -> Volume:
         """Return a region of the same dataset in the same grey values, without measuring it."""
-        part = Volume(
-            replace(self.entry, roi=tuple(roi), halves=()),
+        part = Volume(  # whose chunks were judged with the whole
+            replace(self.entry, roi=tuple(roi), halves=(), fill_missing=True),
             channels=self.channels,
             standardise=self._standardise,
             statistics=self.statistics,
@@ -272,6 +274,13 @@ def oddities(found: Statistics) -> list[str]:
         texts.append(
             f"{_share(found.extreme, total)} lie extremely far from all others, below "
             f"{valid.low:.5g} or above {valid.high:.5g}; they are clipped to these"
+        )
+    if found.outliers:
+        texts.append(
+            f"{_share(found.outliers.count, total)} lie extremely far from all others, "
+            f"{found.outliers.sides}; so many are taken for structure and count in mean and "
+            "standard deviation; if they are none, name their value by no_data (--no-data), or "
+            "leave them out by a region (ROI0, --roi)"
         )
     return texts
 

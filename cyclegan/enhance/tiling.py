@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cyclegan.data import Standardise, Volume, VolumeEntry, open_dataset
 from cyclegan.data.region import Region as StoredRegion
+from cyclegan.data.region import check_holes
 from cyclegan.data.statistics import pooled
 from cyclegan.data.voxel_size import voxel_size_um
 from cyclegan.enhance.grid import Grid, Region, Size, Tile, TileOperator, Window, output_shape
@@ -220,6 +221,10 @@ def open_frames(
                 f"{path}:{dataset} must be a series (T, Z, Y, X), but has the shape "
                 f"{series.shape}; leave --series out for a single volume"
             )
+        name, box = f"{path}:{dataset}", [(0, n) for n in series.shape[1:]]
+        note = check_holes(series, name, box, fill_missing=entry.fill_missing)
+        if note is not None:
+            logger.warning("%s: %s", name, note)
         frames = folder / f"{path.stem}-frames.h5"
         _write_views(series, path, frames)
         entries = [replace(entry, path=frames, dset=f"frame_{t:05d}") for t in range(len(series))]

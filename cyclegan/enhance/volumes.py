@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from cyclegan.data import Size, Volume, VolumeEntry
+from cyclegan.data.grey_levels import LevelSample
 from cyclegan.enhance.grid import Grid, Region, Tile, TileOperator
 from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
@@ -183,6 +184,7 @@ def enhance_file(
             logger.info("%s: %d of %d tiles were finished before", output, resumed, work.tiles)
         work.run(store)
         store.write(temporary, described)
+    _warn_of_lost_levels(output, work.levels)
     return _done(output, plan, resumed, time.perf_counter() - began)
 
 
@@ -224,6 +226,8 @@ class _Work:
         self.operator, self.volumes, self.plan, self.scale = operator, volumes, plan, scale
         self.slab_bytes, self.on_progress = slab_bytes, on_progress
         self.tiles = len(plan.grid) * len(volumes)
+        self.levels = LevelSample(self.tiles)
+        """Some voxels of `data`, as computed and as stored."""
 
     def run(self, store: PartStore) -> None:
         """Compute the tiles that the store lacks."""
@@ -240,6 +244,8 @@ class _Work:
                     store.add(number, self._cores(read, tile, frame))
                     done += voxels[tile.index]
                     self._tell(done, total)
+            if self.levels.is_empty:  # all was finished before, and nobody has looked at it
+                self._cores(read, next(iter(grid)), frame)
         store.sync()
 
     def _tell(self, done: int, total: int) -> None:
@@ -253,8 +259,8 @@ class _Work:
     def _cores(self, read: Read, tile: Tile, frame: int) -> dict[str, Core]:
         cores = {}
         for name, image in run_tile(self.operator, read, tile, self.plan.grid).items():
-            if name == "data" and self.scale != (0.0, 1.0):
-                image = self.scale[0] + self.scale[1] * image
+            if name == "data":
+                image = self._scaled(image)
             if len(image) == 1:
                 image = image[0]
             place = [s.start for s in self.plan.grid.outer(tile, self.plan.outputs[name])]
@@ -262,6 +268,24 @@ class _Work:
             array = image[None] if self.plan.frames else image
             cores[name] = tuple(origin), np.asarray(array, dtype=np.float32)
         return cores
+
+    def _scaled(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Return an image in the units asked for, and remember some of its voxels."""
+        offset, factor = self.scale
+        scaled = image if self.scale == (0.0, 1.0) else offset + factor * image
+        self.levels.add(image, np.asarray(scaled, dtype=np.float32))
+        return scaled
+
+
+def _warn_of_lost_levels(output: Path, levels: LevelSample) -> None:
+    lost = levels.lost()
+    if lost is not None:
+        logger.warning(
+            "%s: data %s: float32 is too coarse for the grey values of these units; use --units "
+            "standardised, or subtract an offset from the input first",
+            output,
+            lost.text,
+        )
 
 
 def _volumes(source: VolumeEntry | Volume | Sequence[Volume], channels: int) -> Sequence[Volume]:

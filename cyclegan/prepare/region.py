@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
+
 from cyclegan.data.blocks import Size
 from cyclegan.errors import DataError, UsageError
 from cyclegan.numbers import ceil_div
@@ -98,6 +100,22 @@ def _cut(limits: Range, step: int, grain: int) -> list[Range]:
     aligned = start - start % grain if step % grain == 0 else start
     cuts = [start, *(n for n in range(aligned + step, end, step)), end]
     return [(a, b) for a, b in itertools.pairwise(cuts) if a < b]
+
+
+def spots(region: Region, count: int, voxels: int) -> list[Block]:
+    """Return `count` blocks of one plane each from all over `region`, of `voxels` voxels in all.
+
+    They hold at least one row each, and at most what the region has.
+    """
+    (z, end), (y, last), _ = region
+    _, height, width = size_of(region)
+    rows = min(ceil_div(voxels, count * width), height)
+    planes = np.linspace(z, end - 1, count).round().astype(int).tolist()
+    starts = np.linspace(y, last - rows, count).round().astype(int).tolist()
+    return [
+        Block((plane, plane + 1), (start, start + rows))
+        for plane, start in zip(planes, starts, strict=True)
+    ]
 
 
 def chunk_shape(shape: Size, side: int = 64) -> Size:

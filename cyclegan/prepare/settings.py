@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan.data.blocks import Size
+from cyclegan.data.grey_levels import GreyLevels
 from cyclegan.data.statistics import Statistics
 from cyclegan.data.voxel_size import VoxelSize, as_voxel_size
 from cyclegan.errors import DataError, UsageError
@@ -55,6 +56,8 @@ class PrepareResult:
     """Percent -> intensity before standardisation."""
     clipped: int
     """Voxels beyond the range of `dtype`, set to its limit."""
+    lost_levels: GreyLevels | None
+    """Grey levels of a sample if many were lost in what was stored, else None."""
     slabs: int
     slabs_written: int
     """Slabs that this call wrote; fewer than `slabs` if an earlier call wrote the others."""

@@ -16,6 +16,8 @@ from cyclegan.data.voxel_size import VoxelSize
 from cyclegan.errors import DataError
 from cyclegan.prepare.region import Region, Roi, resolve
 
+_WAY_OUT = "leave the gap out with --roi, or add --fill-missing to read the fill value there"
+
 
 class Source(ABC):
     """A volume (Z, Y, X) of real numbers in some file format, read window by window."""
@@ -56,11 +58,11 @@ class Source(ABC):
         Errors: `DataError` if they look like holes in the data, unless `fill_missing` is True.
         """
         grid = self.chunk_grid()
-        note = unwritten(grid, region)
+        note = None if grid is None else unwritten([grid], region)
         if grid is None or note is None:
             return
         if not fill_missing:
-            refuse_holes(self.name, grid, region, self.read)
+            refuse_holes(self.name, grid, region, self.read, way_out=_WAY_OUT)
         self.notes = (*self.notes, f"{self.name}: {note}")
 
     @abstractmethod

@@ -20,13 +20,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.data.grey_levels import SAMPLED_VOXELS, GreyLevels, LevelSample
 from cyclegan.data.origin import PREPARED_FROM, SOURCE_DATASET, SOURCE_PATH, SOURCE_PLANE
 from cyclegan.data.statistics import (
     Moments,
+    Outliers,
     ValidRange,
     find_valid_range,
     lost_digits,
     moments,
+    outliers_of,
     statistics_of,
 )
 from cyclegan.errors import DataError
@@ -44,7 +47,7 @@ from cyclegan.prepare.partial import (
     is_made,
     part_path,
 )
-from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of
+from cyclegan.prepare.region import Block, Region, blocks, chunk_shape, size_of, spots
 from cyclegan.prepare.settings import PrepareResult, Settings, fingerprint
 from cyclegan.prepare.source import Source
 from cyclegan.prepare.transform import Histogram, Transform
@@ -118,6 +121,7 @@ def prepare_volume(
         histogram, after = work.histograms()
         if draw:
             draw(output, work.title, histogram, after if settings.standardise else None)
+        lost_levels = work.lost_levels()
     statistics = work.statistics
     return PrepareResult(
         source=source.name,
@@ -126,11 +130,12 @@ def prepare_volume(
         shape=size_of(work.region),
         dtype=settings.dtype,
         voxel_size_um=work.voxel_size_um,
-        statistics=statistics_of(statistics, work.valid),
+        statistics=statistics_of(statistics, work.valid, work.outliers),
         minimum=statistics.minimum,
         maximum=statistics.maximum,
         percentiles={p: histogram.percentile(p) for p in PERCENTILES},
         clipped=work.clipped,
+        lost_levels=lost_levels,
         slabs=len(work.blocks),
         slabs_written=written,
         seconds=time.monotonic() - began,
@@ -163,8 +168,8 @@ class _Work:
         )
         self.statistics = Moments()
         self.valid = ValidRange()
-        self._extremes_count = False
-        """True if so many voxels are extreme that they are part of the image."""
+        self._extremes: tuple[Moments, ValidRange] | None = None
+        """First measurement, if it found so many extreme voxels that they are part of the image."""
         self._transform: Transform | None = None
 
     @property
@@ -172,6 +177,28 @@ class _Work:
         """Voxels beyond the range of the output's dtype."""
         assert self._transform is not None
         return self._transform.clipped
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """Extreme voxels that count, if there are any."""
+        return outliers_of(*self._extremes, self.statistics) if self._extremes else None
+
+    def lost_levels(self) -> GreyLevels | None:
+        """Compare some voxels of the finished output with the input: their grey levels, if lost."""
+        chosen = spots(self.region, _SAMPLED_PLANES, SAMPLED_VOXELS)
+        sample = LevelSample(len(chosen))
+        (z, _), (y, _), _ = self.region
+        with h5py.File(self._output, "r") as handle:
+            for block in chosen:
+                raw = self._read(block)
+                values = raw.astype(np.float64)
+                without_data = self.valid.has_no_data(raw)
+                if without_data is not None:
+                    values[without_data] = np.nan
+                planes = slice(block.z[0] - z, block.z[1] - z)
+                rows = slice(block.y[0] - y, block.y[1] - y)
+                sample.add(values, handle[DATASET][planes, rows])
+        return sample.lost()
 
     def histograms(self) -> tuple[Histogram, Histogram]:
         """Return the histograms before and after standardisation."""
@@ -213,6 +240,9 @@ class _Work:
         if done:
             self.statistics = Moments(**content["statistics"])
             self.valid = ValidRange(**content["valid"])
+            if content.get("extremes"):
+                extremes, valid = content["extremes"]
+                self._extremes = Moments(**extremes), ValidRange(**valid)
         else:
             self.valid = self._find_valid_range()
             self.statistics = Moments()
@@ -227,8 +257,9 @@ class _Work:
                     )
                     saved = time.monotonic()
         if not self.statistics.extremes_are_faults:
-            self._extremes_count = True
-            self._record.update(measured=0)  # once more, and now they count
+            self._extremes = self.statistics, self.valid
+            extremes = [asdict(self.statistics), asdict(self.valid)]
+            self._record.update(measured=0, extremes=extremes)  # once more, and now they count
             self._measure()
             return
         try:
@@ -246,7 +277,7 @@ class _Work:
             part = self._source.read((slice(plane, plane + 1), slice(*y), slice(*x))).ravel()
             parts.append(part[:: max(part.size * count // _SAMPLED_VOXELS, 1)])
         found = find_valid_range(np.concatenate(parts), self._settings.no_data)
-        return found.without_extremes() if self._extremes_count else found
+        return found.without_extremes() if self._extremes else found
 
     def _check_statistics(self) -> None:
         name, std = self._source.name, self.statistics.std

@@ -144,7 +144,7 @@ class _Crew:
                 self.problem = (1, f"{self.deaths} workers died in a row, the last with {why}")
                 self.stop()
                 return
-            self.progress.say(f"worker {number} died ({why}); another takes its place")
+            self.progress.warn(f"warning: worker {number} died ({why}); another takes its place")
             self._start(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:

@@ -49,6 +49,10 @@ class StudyProgress:
         """Report a message of the study itself."""
         self._tell("say", text)
 
+    def warn(self, text: str) -> None:
+        """Report a line that the user gets even if the study is quiet: a warning or an error."""
+        self._tell("warn", text)
+
     def _tell(self, kind: str, *content: Any) -> None:
         raise NotImplementedError
 
@@ -75,7 +79,7 @@ class RemoteProgress(StudyProgress):
 
 
 class ProgressConsole(Console):
-    """A console whose lines, such as log warnings, appear above the table of progress."""
+    """A quiet console: what it still writes, such as log warnings, appears above the table."""
 
     def __init__(self, progress: StudyProgress) -> None:
         super().__init__(quiet=True)
@@ -83,7 +87,7 @@ class ProgressConsole(Console):
 
     def write(self, text: str) -> None:
         """Write one line in any case."""
-        self._study.say(text)
+        self._study.warn(text)
 
 
 @dataclass
@@ -165,6 +169,9 @@ class LocalProgress(StudyProgress):
     def _on_say(self, text: str) -> None:
         self.console.say(text)
 
+    def _on_warn(self, text: str) -> None:
+        self.console.write(text)
+
     def _on_began(self, number: int, steps: int, values: Mapping[str, Any]) -> None:
         self.rows[number] = _Row(steps=steps, began=self._clock())
         named = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
@@ -194,7 +201,11 @@ class LocalProgress(StudyProgress):
         row.state, row.text = state, text
         if score is not None:
             row.score = score
-        self._line(f"trial {number}: {text if state == 'complete' else f'{state}: {text}'}")
+        line = f"trial {number}: {text if state == 'complete' else f'{state}: {text}'}"
+        if state == "failed" and self.console.quiet:
+            self.console.write(line)
+        else:
+            self._line(line)
 
     def _line(self, text: str) -> None:
         """Write a line to a log; on a terminal the table shows the same."""

@@ -29,7 +29,7 @@ from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import first_values
 from search.study.lease import LEASE_SECONDS, Owner
 from search.study.processes import run_workers
-from search.study.progress import LocalProgress
+from search.study.progress import LocalProgress, ProgressConsole
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
 from search.study.revive import REVIVES
@@ -113,7 +113,7 @@ def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> Stud
                 context = WorkerContext(
                     handle=handle,
                     store=store,
-                    console=Console(quiet=True, stream=console.stream),
+                    console=ProgressConsole(progress),
                     progress=progress,
                     owner=owner,
                     parent=begun.parent,
@@ -297,7 +297,7 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     if _finished(begun.handle) > before or not figures_folder(begun.handle).is_dir():
         log_figures(begun.handle, run)
     if elsewhere:  # the last one to leave closes it
-        console.say(
+        console.warn(
             f"trial {', '.join(elsewhere)}: another worker has claimed it; if that worker has "
             f"died, cyclegan study run {begun.handle.definition.name} continues the trial after "
             f"{LEASE_SECONDS / 60:.0f} minutes"

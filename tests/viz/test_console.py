@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
-from viz.console import Console
+from viz.console import FLOORS, Console
+
+ROOT = Path(__file__).parents[2]
 
 
 class Terminal(io.StringIO):
@@ -58,3 +61,18 @@ def test_the_rate_counts_work_that_a_rollback_has_undone(monkeypatch: pytest.Mon
     *_, last = stream.getvalue().splitlines()
     # 50 steps were computed; the clock ticks twice per step.
     assert last.startswith("work: 40/40 steps, 0.5")
+
+
+def test_a_warning_outlives_quiet() -> None:
+    stream = io.StringIO()
+    console = Console(quiet=True, stream=stream)
+    console.say("a message")
+    console.warn("12 voxels are NaN")
+    assert stream.getvalue() == "warning: 12 voxels are NaN\n"
+
+
+def test_no_warning_is_a_message_that_quiet_silences() -> None:
+    silenced = re.compile(r"\bsay\(\s*f?[\"']warning")
+    for floor in FLOORS:
+        for path in (ROOT / floor).rglob("*.py"):
+            assert not silenced.search(path.read_text(encoding="utf-8")), path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -155,6 +156,33 @@ def test_evaluate_enhances_every_validation_volume_in_its_region(
         workbench.evaluate(datafile="e.json", SR=2, **call)
     with pytest.raises(UsageError, match="a plain name"):
         workbench.evaluate(datafile="e.json", SR=1, **call | {"ev_name": "../first"})
+
+
+def test_holes_are_refused_before_the_first_step_until_the_dataset_json_accepts_them(
+    project: Path, datasets: tuple[Path, Path]
+) -> None:
+    arguments = SMALL | {"data_A": "holes.json", "data_B": str(datasets[1]), "quiet": True}
+    with h5py.File("holes.h5", "w") as handle:
+        made = handle.create_dataset("data", (40, 40, 40), "f4", chunks=(20, 40, 40))
+        made[:20] = np.random.default_rng(0).normal(size=(20, 40, 40))
+    entry: dict[str, Any] = {"path": "holes.h5"}
+    Path("holes.json").write_text(json.dumps({"train": [entry], "validate": [entry]}))
+    with pytest.raises(DataError, match=r"holes.h5:data: 1 of 2 chunks .*\"fill_missing\": true"):
+        workbench.train(**arguments, run_name="t", steps=1)
+    assert not list((project / "results").rglob("*.pt"))
+    entry["fill_missing"] = True
+    Path("holes.json").write_text(json.dumps({"train": [entry], "validate": [entry]}))
+    workbench.train(**arguments, run_name="t", steps=1)
+    (output,) = workbench.evaluate(
+        datafile="holes.json",
+        modelfile="results/t/save/generator.pt",
+        ev_name="first",
+        SR=1,
+        trust=False,
+        report=False,
+        quiet=True,
+    )
+    assert output.is_file()
 
 
 def test_no_module_hides_a_function_of_the_api() -> None:

@@ -17,6 +17,7 @@ import tifffile
 import zarr
 
 from cyclegan.data import DatasetSpec, open_dataset
+from cyclegan.prepare import streaming
 from viz.console import Console
 from workbench import cli, data
 from workbench.data import PrepareRequest, prepare_volumes
@@ -401,3 +402,81 @@ def test_overwriting_with_the_same_voxels_gives_the_same_numbers(call: Any) -> N
     code, out, _ = call("a.npy", "--output", "a.h5", "--overwrite")
     assert code == 0 and out == first
     assert Path("a.h5").read_bytes() == content
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_warnings_outlive_quiet_and_stay_out_of_the_json_document(call: Any, option: str) -> None:
+    array = volume().astype(np.float32)
+    array[0, 0, 0], array[0, 0, 1], array[:, 3, :5] = np.nan, 1e9, -1e7
+    with h5py.File("a.h5", "w") as handle:
+        shape, chunks = (20, *SHAPE[1:]), (5, 24, 30)
+        made = handle.create_dataset("data", shape, "f4", chunks=chunks, fillvalue=25_000)
+        made[:10] = array[:10]
+    code, out, err = call("a.h5", "--output", "b.h5", "--fill-missing", option)
+    assert code == 0
+    said = [line.removeprefix("warning: ") for line in err.splitlines() if "warning: " in line]
+    for oddity in ("never written", "NaN or infinite", "taken for no data", "clipped to these"):
+        assert sum(oddity in line for line in said) == 1, oddity
+    if option == "--quiet":
+        assert len(err.splitlines()) == len(said)  # and nothing else is said
+    else:
+        assert json.loads(out)["volumes"][0]["warnings"] == said
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "levels"),
+    [
+        ("offset", ("--no-standardise",), "1 grey value"),
+        ("offset", ("--no-standardise", "--dtype", "float32"), None),
+        ("offset", (), None),
+        ("metal", (), "only 1 grey value"),
+        ("metal", ("--dtype", "float32"), None),
+        ("metal", ("--no-data", "1e6"), None),
+        ("mask", (), None),
+        ("mask", ("--no-standardise",), None),
+        ("8 bits", ("--compression", "gzip"), None),
+    ],
+)
+def test_stored_volumes_that_lost_their_grey_levels_are_warned_of(
+    call: Any, name: str, options: tuple[str, ...], levels: str | None
+) -> None:
+    random = np.random.default_rng(0)
+    noise, metal = random.normal(size=SHAPE), random.random(SHAPE) < 0.02
+    arrays = {
+        "offset": np.round(30_000 + noise).astype("u2"),
+        "metal": np.where(metal, 1e6, noise),
+        "mask": (noise > 1).astype("u1"),
+        "8 bits": np.clip(np.round(120 + 2 * noise), 0, 255).astype("u1"),
+    }
+    np.save("a.npy", arrays[name])
+    code, out, err = call("a.npy", "--output", "a.h5", "--json", *options)
+    assert code == 0
+    warnings = json.loads(out)["volumes"][0]["warnings"]
+    lost = [text for text in warnings if "grey levels" in text]
+    assert [line for line in err.splitlines() if "grey levels" in line] == [
+        f"warning: {text}" for text in lost
+    ]
+    if levels is None:
+        assert lost == []
+        return
+    (text,) = lost
+    assert text.startswith("a.h5: has only") and levels in text
+    assert all(way in text for way in ("--dtype float32", "--no-data"))
+
+
+def test_many_extreme_voxels_are_warned_of_with_values_and_share_also_after_a_kill(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = volume().astype(np.float32)
+    array[:, :2, :2] = np.linspace(1e6, 2e6, 4 * SHAPE[0]).reshape(-1, 2, 2)
+    np.save("a.npy", array)
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming.Transform, "apply", lambda *_: 1 / 0)
+        assert call("a.npy", "--output", "a.h5")[0] == 1  # between the two passes
+    code, out, err = call("a.npy", "--output", "a.h5", "--json")
+    assert code == 0
+    (text,) = (line for line in err.splitlines() if "extremely far" in line)
+    count = 4 * SHAPE[0]
+    assert f"{count} of {array.size} voxels ({count / array.size:.2g} of them)" in text
+    assert "(up to 2e+06)" in text and "--no-data" in text and "--roi" in text
+    assert json.loads(out)["volumes"][0]["outliers"] == count

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
-from cyclegan.data.region import Region, limits_text
+from cyclegan.data.hdf5_source import explained
+from cyclegan.data.region import Region, check_holes, limits_text
 from cyclegan.data.scan import find_scan
 from cyclegan.enhance import EnhanceResult, enhance_file
 from cyclegan.enhance.grid import Grid, TileOperator
@@ -76,7 +77,7 @@ def enhance_volumes(
     """Enhance as asked, and record each volume as an MLflow run of kind `enhance`."""
     wanted = targets(request)
     for path in filter(None, (*request.volumes, *request.halves, request.reference)):
-        open_dataset(path, request.dataset).file.close()
+        _check_input(_entry(request, path))
     model = find_model(request.model, open_store)
     device = choose_device(request.device)
     if request.memory_gb is None:  # half of what is free leaves room for it
@@ -120,7 +121,8 @@ def _enhance_one(
     reference = None
     if request.reference is not None:
         factor = operator.outputs["data"]
-        reference = open_reference(request.reference, request.dataset, first, grid, factor)
+        entry = replace(_entry(request, request.reference), no_data=None)
+        reference = open_reference(entry, first, grid, factor)
     enhancement = Enhancement(
         request=request,
         target=target,
@@ -191,7 +193,7 @@ def _judged(
         if not request.report:
             return JudgeResult()
         return look_at_series(
-            enhancement.volume, grid, enhancement.target, say=console.say, metadata=about
+            enhancement.volume, grid, enhancement.target, warn=console.warn, metadata=about
         )
     with temporary_folder() as scratch:
         halves = enhanced_halves(
@@ -208,7 +210,7 @@ def _judged(
             enhancement.target,
             reference,
             halves=halves,
-            say=console.say,
+            warn=console.warn,
             metadata=about,
             with_report=request.report,
         )
@@ -217,11 +219,28 @@ def _judged(
 def _volumes(
     request: EnhanceRequest, target: Target, model: Model, scratch: Path
 ) -> Sequence[Volume]:
-    path, dataset, generator = target.volume, request.dataset, model.generator
-    entry = VolumeEntry(path=path, dset=dataset, no_data=request.no_data)
+    path, generator = target.volume, model.generator
+    entry = _entry(request, path)
     if request.series:
         return open_series(entry, generator, scratch, request.roi)
     return [open_input(entry, generator, request.roi)]
+
+
+def _check_input(entry: VolumeEntry) -> None:
+    """Refuse a dataset that can't be read or has holes, before anything is computed."""
+    dataset, name = open_dataset(entry.path, entry.dset), f"{entry.path}:{entry.dset}"
+    with dataset.file, explained(name):
+        box = [(0, n) for n in dataset.shape[-3:]]
+        check_holes(dataset, name, box, fill_missing=entry.fill_missing)
+
+
+def _entry(request: EnhanceRequest, path: Path) -> VolumeEntry:
+    return VolumeEntry(
+        path=path,
+        dset=request.dataset,
+        no_data=request.no_data,
+        fill_missing=request.fill_missing,
+    )
 
 
 def _enhance(
@@ -338,7 +357,7 @@ def operator_of(
     except UsageError as error:
         if others:
             raise
-        console.say(f"no trust maps: {error}")
+        console.warn(f"no trust maps: {error}")
         return G_A
 
 
@@ -357,8 +376,7 @@ def enhanced_halves(
     generator = operator.G_A if isinstance(operator, TrustOperator) else operator
     raw, enhanced = [], []
     for number, path in enumerate(request.halves, start=1):
-        entry = VolumeEntry(path=path, dset=request.dataset, no_data=request.no_data)
-        half = open_input(entry, model.generator, request.roi)
+        half = open_input(_entry(request, path), model.generator, request.roi)
         if request.roi is not None:
             half = half.part(request.roi)
         elif half.shape != volume.shape:
@@ -423,10 +441,9 @@ def open_input(
         statistics=scan.statistics if scan else None,
         tell=False,
     )
-    if scan is None:
-        volume.warn()
-    else:
+    if scan is not None:
         volume.standardise_as(scan)
+    volume.warn()
     _say(volume, f"{entry.path}:{entry.dset}", reason, region)
     return volume
 

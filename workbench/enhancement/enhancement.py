@@ -94,6 +94,7 @@ class Enhancement:
             "dataset": request.dataset,
             "series": request.series,
             "no_data": "" if request.no_data is None else request.no_data,
+            **({"fill_missing": True} if request.fill_missing else {}),
             "roi": list(request.roi or ()),
             "direction": "A -> B",
             "factor": str(operator.outputs["data"]),

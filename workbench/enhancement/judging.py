@@ -72,7 +72,7 @@ def judge(
     reference: Volume | None,
     *,
     halves: Halves,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
     metadata: Mapping[str, Any],
     with_report: bool = True,
 ) -> JudgeResult:
@@ -91,9 +91,9 @@ def judge(
         write_png(picture, target.picture)
     if not with_report:
         return JudgeResult(rows=rows, picture=picture)
-    viewer = write_enhanced_viewer(target.output, source, note=viewer_note(metadata), say=say)
+    viewer = write_enhanced_viewer(target.output, source, note=viewer_note(metadata), warn=warn)
     # The report comes last: it tells the next call that this one was complete.
-    report = _report(source, target, reference, halves, rows, say, metadata, viewer)
+    report = _report(source, target, reference, halves, rows, warn, metadata, viewer)
     return JudgeResult(rows=rows, picture=picture, report=report, viewer=viewer)
 
 
@@ -102,12 +102,12 @@ def look_at_series(
     grid: Grid,
     target: Target,
     *,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
     metadata: Mapping[str, Any],
 ) -> JudgeResult:
     """Only a viewer, of the first frame."""
     note = f"first frame, {viewer_note(metadata)}"
-    viewer = write_enhanced_viewer(target.output, frame, region=grid.region, note=note, say=say)
+    viewer = write_enhanced_viewer(target.output, frame, region=grid.region, note=note, warn=warn)
     return JudgeResult(viewer=viewer)
 
 
@@ -116,20 +116,18 @@ def viewer_note(metadata: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in metadata.items() if name != "tile")
 
 
-def open_reference(
-    path: Path, dataset: str, volume: Volume, grid: Grid, factor: Fraction
-) -> Volume:
+def open_reference(entry: VolumeEntry, volume: Volume, grid: Grid, factor: Fraction) -> Volume:
     """The part of a reference that belongs to the grid's region of the input.
 
     Errors: `DataError` if the reference is neither of that region nor of the whole volume.
     """
-    whole = Volume(VolumeEntry(path=path, dset=dataset))
+    whole = Volume(entry)
     wanted = grid.output_shape(factor)
     if whole.shape == wanted:
         return whole
     if whole.shape != output_shape(volume.shape, factor):
         raise DataError(
-            f"{path}: the reference has {list(whole.shape)} voxels, the enhanced volume "
+            f"{entry.path}: the reference has {list(whole.shape)} voxels, the enhanced volume "
             f"{list(wanted)}; give one of the same region and resolution"
         )
     roi = tuple(
@@ -170,7 +168,7 @@ def _report(
     reference: Volume | None,
     halves: Halves,
     rows: Sequence[QualityRow],
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
     metadata: Mapping[str, Any],
     viewer: Path | None,
 ) -> ReportSummary | None:
@@ -188,7 +186,7 @@ def _report(
             overwrite=True,
         )
     except DataError as error:
-        say(f"no report: {error}")
+        warn(f"no report: {error}")
         return None
 
 
@@ -226,7 +224,7 @@ def write_enhanced_viewer(
     *,
     region: Sequence[tuple[int, int]] | None = None,
     note: str,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
     path: Path | None = None,
     fit: Any = "crop",
 ) -> Path | None:
@@ -240,7 +238,7 @@ def write_enhanced_viewer(
             layers = _chosen(enhanced_layers(file, source=source, region=region))
             write_viewer(path, layers, title=enhanced.name, note=note, fit=fit)
     except DataError as error:
-        say(f"no viewer: {error}")
+        warn(f"no viewer: {error}")
         return None
     return path
 
@@ -269,9 +267,9 @@ def write_viewer_of(
     note = f"of {name} by {made}"
     try:
         if source is None:
-            console.say(f"without the input: {name} is not there, or has changed")
+            console.warn(f"without the input: {name} is not there, or has changed")
         written = write_enhanced_viewer(
-            enhanced, source, note=note, say=console.say, path=path, fit=fit
+            enhanced, source, note=note, warn=console.warn, path=path, fit=fit
         )
     finally:
         if source is not None:
@@ -316,7 +314,7 @@ def _opened(
 ) -> Volume | None:
     try:
         return Volume(
-            VolumeEntry(path=path, dset=dset, roi=region),
+            VolumeEntry(path=path, dset=dset, roi=region, fill_missing=True),  # as it was enhanced
             standardise="always" if on_load else "never",
             statistics=statistics,
         )

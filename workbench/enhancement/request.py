@@ -39,6 +39,8 @@ class EnhanceRequest:
     series: bool = False
     no_data: float | None = None
     """Value of voxels without data in the volumes and half scans."""
+    fill_missing: bool = False
+    """Read chunks that were never written as the fill value, in all volumes that are read."""
     reference: Path | None = None
     halves: tuple[Path, ...] = ()
     """Two volumes of the same object with independent noise, e.g. from even and odd projections."""

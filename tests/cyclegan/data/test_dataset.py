@@ -49,6 +49,9 @@ def with_item(**changes: Any) -> dict[str, Any]:
         (with_item(ROI=[0, 5]), ["two corners [[z, y, x], [z, y, x]]"]),
         (with_item(ROI=[[0, 0], [5, 5]]), ["two corners"]),
         (with_item(ROI=[[0, 6, 0], [5, 6, 7]]), ["axis 1 of ROI = [6, 6]", "start < end"]),
+        (with_item(fill_missing="yes"), ["fill_missing = 'yes'", "true or false"]),
+        (with_item(fill_missing=1), ["fill_missing = 1", "true or false"]),
+        (with_item(fill_mising=True), ["'fill_mising'", "did you mean 'fill_missing'"]),
         (with_item(halves="a.h5"), ["halves = a.h5", "two files"]),
         (with_item(halves=["a.h5"]), ["halves", "two files"]),
         (with_item(halves=["a.h5", 1]), ["halves", "two files"]),
@@ -79,6 +82,13 @@ def test_paths_are_relative_to_the_json(tmp_path: Path) -> None:
     spec = DatasetSpec.load(written(tmp_path, {"train": [absolute], "validate": [OTHER]}))
     assert spec.train[0].path == tmp_path / "sub" / "v.h5"
     assert spec.train[0].dset == "data"
+
+
+def test_halves_are_accepted_with_holes_if_their_volume_is(tmp_path: Path) -> None:
+    content = with_item(halves=["a.h5", "b.h5"], fill_missing=True)
+    spec = DatasetSpec.load(written(tmp_path, content))
+    assert spec.train[0].half(0).fill_missing
+    assert not spec.validate[0].fill_missing
 
 
 def test_both_forms_of_a_region_say_the_same(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def sparse(path: Path, fill: float, **options: Any) -> VolumeEntry:
         random = np.random.default_rng(0)
         for z, y, x in ((0, 0, 0), (8, 16, 24), (32, 32, 32)):
             data[z : z + 8, y : y + 8, x : x + 8] = random.normal(5, 2, (8, 8, 8))
-    return VolumeEntry(path=path, dset="data", roi=((2, 39), None, None))
+    roi = ((2, 39), None, None)
+    return VolumeEntry(path=path, dset="data", roi=roi, fill_missing=True)
 
 
 @pytest.mark.parametrize("fill", [0.0, -3.0, np.nan])

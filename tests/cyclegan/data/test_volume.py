@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cyclegan.data import (
     VolumeEntry,
     open_volumes,
 )
+from cyclegan.data.statistics import pooled
 from cyclegan.errors import DataError
 
 Noise = Callable[..., np.ndarray]
@@ -241,9 +243,14 @@ def test_a_region_that_was_never_written_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "v.h5", "w") as handle:
         handle.create_dataset("chunked", (8, 8, 8), "f4", chunks=(4, 4, 4))
         handle.create_dataset("contiguous", (8, 8, 8), "f4")
-    for name in ("chunked", "contiguous"):
-        with pytest.raises(DataError, match="all 512 finite voxels are 0; take another region"):
-            Volume(VolumeEntry(path=tmp_path / "v.h5", dset=name))
+    constant = "all 512 finite voxels are 0; take another region"
+    for name, accepted, fault in (
+        ("chunked", False, "none of its 8 chunks was ever written; copy it again"),
+        ("chunked", True, constant),
+        ("contiguous", False, constant),
+    ):
+        with pytest.raises(DataError, match=fault):
+            Volume(VolumeEntry(path=tmp_path / "v.h5", dset=name, fill_missing=accepted))
 
 
 # -- reading ----------------------------------------------------------------------------------
@@ -365,17 +372,59 @@ def test_a_volume_knows_its_voxel_size(write: Any, noise: Noise) -> None:
     assert Volume(source).voxel_size_um == (2, 1, 1)
 
 
-def test_chunks_that_were_never_written_are_said(
+@pytest.mark.parametrize("channels", [1, 2])
+def test_holes_are_refused_until_the_entry_accepts_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, channels: int
+) -> None:
+    lead = (channels,) if channels > 1 else ()
+    with h5py.File(tmp_path / "half.h5", "w") as handle:
+        chunks = (*(1 for _ in lead), 2, 8, 8)
+        made = handle.create_dataset("data", (*lead, 8, 8, 8), "f4", chunks=chunks)
+        made[..., :4, :, :] = np.random.default_rng(0).normal(size=(*lead, 4, 8, 8))
+        if lead:  # the first channel is complete
+            made[0] = np.random.default_rng(1).normal(size=(8, 8, 8))
+    entry = VolumeEntry(path=tmp_path / "half.h5", dset="data")
+    missing = "2 of 4 chunks (50 %)" if channels == 1 else "2 of 8 chunks (25 %)"
+    with pytest.raises(DataError, match=r"half.h5:data: 2 of 4 chunks \(50 %\)") as refused:
+        Volume(entry, channels=channels)
+    assert all(way in str(refused.value) for way in ("ROI0", '"fill_missing": true'))
+    whole = Volume(replace(entry, roi=((0, 4), None, None)), channels=channels)
+    assert (whole.shape, "chunks" in caplog.text) == ((4, 8, 8), False)
+    volume = Volume(replace(entry, fill_missing=True), channels=channels)
+    assert caplog.text.count(missing) == 1
+    assert volume.part(((5, 8), None, None)).shape == (3, 8, 8)  # not judged again by itself
+
+
+def test_chunks_left_out_of_an_empty_background_are_no_holes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with h5py.File(tmp_path / "half.h5", "w") as handle:
+    with h5py.File(tmp_path / "sparse.h5", "w") as handle:
         made = handle.create_dataset("data", (8, 8, 8), "f4", chunks=(2, 8, 8))
-        made[:4] = np.random.default_rng(0).normal(size=(4, 8, 8))
-    for limits, expected in (((0, 8), 1), ((0, 4), 0)):
-        caplog.clear()
-        Volume(VolumeEntry(path=tmp_path / "half.h5", dset="data", roi=(limits, None, None)))
-        said = [r.message for r in caplog.records if "2 of 4 chunks (50 %)" in r.message]
-        assert len(said) == expected
+        made[2:6] = 0
+        made[3:5] = np.random.default_rng(0).normal(5, 1, (2, 8, 8))
+    Volume(VolumeEntry(path=tmp_path / "sparse.h5", dset="data"))
+    assert caplog.text.count("2 of 4 chunks (50 %)") == 1
+
+
+@pytest.mark.parametrize("share", [0.002, 0.05])
+def test_extreme_voxels_that_count_are_named_with_values_share_and_way_out(
+    write: Any, noise: Noise, caplog: pytest.LogCaptureFixture, share: float
+) -> None:
+    array = noise(24, 24, 24)
+    many = np.random.default_rng(1).random(array.shape) < share
+    array[many] = np.random.default_rng(2).uniform(1e6, 2e6, int(many.sum()))
+    volume = Volume(write(array))
+    found = volume.statistics
+    assert found.mean == pytest.approx(float(array.astype(np.float64).mean()))  # they count
+    assert found.outliers is not None
+    assert (found.extreme, found.outliers.count) == (0, int(many.sum()))
+    (text,) = (r.getMessage() for r in caplog.records if "extremely far" in r.getMessage())
+    assert f"{int(many.sum())} of {array.size} voxels ({many.mean():.2g} of them)" in text
+    assert f"(up to {array.max():.5g})" in text and "below" not in text
+    assert all(way in text for way in ("--no-data", "no_data", "--roi", "ROI0"))
+    assert Statistics.from_plain(found.to_plain()).outliers == found.outliers
+    together = pooled([found, found]).outliers
+    assert together is not None and together.count == 2 * found.outliers.count
 
 
 def test_integers_beyond_double_precision_are_refused(write: Any) -> None:

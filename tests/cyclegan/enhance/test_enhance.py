@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -684,3 +685,29 @@ def test_foreign_and_damaged_model_files_are_refused(config, tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="damaged"):
         load_generator(path)
+
+
+@pytest.mark.parametrize(("offset", "is_lost"), [(1e9, True), (1e3, False)])
+def test_an_output_that_lost_its_grey_levels_is_warned_of_also_after_a_kill(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, offset: float, is_lost: bool
+) -> None:
+    entry, out = source(tmp_path, volume((16, 16, 32))), tmp_path / "out.h5"
+    interrupted(Slow(), entry, out, 16, scale=(offset, 1.0))  # all tiles, but not the file
+    finished = resumed(Slow(), entry, out, scale=(offset, 1.0))
+    assert finished.resumed == finished.tiles
+    said = [text for text in caplog.messages if "grey value" in text]
+    assert len(said) == is_lost
+    assert all(str(out) in text and "--units standardised" in text for text in said)
+
+
+def test_a_series_with_holes_is_refused_until_the_entry_accepts_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with h5py.File(tmp_path / "t.h5", "w") as handle:
+        made = handle.create_dataset("data", (2, 8, 8, 8), "f4", chunks=(1, 4, 8, 8))
+        made[0], made[1, :4] = volume((8, 8, 8)), volume((4, 8, 8), 1)
+    entry = VolumeEntry(path=tmp_path / "t.h5", dset="data")
+    with pytest.raises(DataError, match=r"t.h5:data: 1 of 2 chunks .* were never written"):
+        open_frames(entry, tmp_path)
+    assert len(open_frames(replace(entry, fill_missing=True), tmp_path)) == 2
+    assert "t.h5:data: 1 of 4 chunks (25 %) were never written" in caplog.text

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from search.study.progress import LocalProgress, Message, RemoteProgress
+from search.study.progress import LocalProgress, Message, ProgressConsole, RemoteProgress
 from viz.console import Console
 
 
@@ -103,3 +103,18 @@ def test_what_ended_before_is_in_the_table(progress: LocalProgress) -> None:
     assert "1 of 3 trials" in text
     assert "best score -0.50" in text
     assert "40/40" in text
+
+
+def test_warnings_of_workers_and_failed_trials_outlive_quiet(clock: Clock) -> None:
+    stream = io.StringIO()
+    progress = LocalProgress(Console(quiet=True, stream=stream), "demo", 3, clock)
+    worker = RemoteProgress(progress.receive)
+    worker.began(0, 100, {"lr_g": 1e-3})
+    ProgressConsole(worker).warn("a.h5: 12 voxels are NaN")
+    worker.say("a message")
+    worker.ended(0, "failed", "out of memory")
+    worker.ended(1, "pruned", "rank 2 of 2")
+    assert stream.getvalue().splitlines() == [
+        "warning: a.h5: 12 voxels are NaN",
+        "trial 0: failed: out of memory",
+    ]

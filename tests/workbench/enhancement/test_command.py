@@ -338,3 +338,29 @@ def test_a_filter_that_wins_is_named_in_the_text_the_report_and_the_documents(
     assert run(cli.app) == 0
     assert sentence in capsys.readouterr().out
     assert enhance("a.h5", "--output", "bare.h5", "--no-trust")[1]["verdict"] is None
+
+
+@pytest.mark.parametrize("kind", ["volume", "half", "reference"])
+def test_inputs_with_holes_are_refused_until_the_fill_value_is_asked_for(
+    enhance: Any, kind: str
+) -> None:
+    write("a.h5", blobs(1))
+    holes = f"{kind}.h5"
+    with h5py.File(holes, "w") as handle:
+        made = handle.create_dataset("data", SHAPE, "f4", chunks=(SHAPE[0] // 2, *SHAPE[1:]))
+        made[: SHAPE[0] // 2] = blobs(1)[: SHAPE[0] // 2]
+    inputs = {
+        "volume": (holes,),
+        "half": ("a.h5", "--half", "a.h5", "--half", holes),
+        "reference": ("a.h5", "--reference", holes),
+    }
+    arguments = (*inputs[kind], "--output", "e.h5", "--no-trust")
+    before = set(Path().iterdir())
+    code, _, err = enhance(*arguments)
+    missing = f"{holes}:data: 1 of 2 chunks (50 %) were never written"
+    assert (code, err.count("\n")) == (1, 1)
+    assert missing in err and "--fill-missing" in err
+    assert set(Path().iterdir()) == before
+    code, _, err = enhance(*arguments, "--fill-missing")
+    assert code == 0
+    assert missing in err
