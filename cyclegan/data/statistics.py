@@ -111,10 +111,7 @@ class Outliers:
     @property
     def sides(self) -> str:
         """Values of these voxels, as text."""
-        below = f"below {self.low:.5g} (down to {self.minimum:.5g})"
-        above = f"above {self.high:.5g} (up to {self.maximum:.5g})"
-        there = {below: self.minimum < self.low, above: self.maximum > self.high}
-        return " or ".join(text for text, found in there.items() if found)
+        return _sides(self.low, self.high, self.minimum, self.maximum)
 
     def __or__(self, other: Outliers) -> Outliers:
         """Return the outliers of two regions together."""
@@ -140,10 +137,22 @@ class Statistics:
     valid: ValidRange = field(default=ValidRange(), compare=False)
     extreme: int = field(default=0, compare=False)
     """Voxels beyond the valid; they are clipped."""
+    lowest: float = field(default=math.inf, compare=False)
+    """Smallest of their values; infinite without any, or where it was not measured."""
+    highest: float = field(default=-math.inf, compare=False)
+    """Largest of their values."""
     without_data: int = field(default=0, compare=False)
     """Voxels of the no-data value."""
     outliers: Outliers | None = field(default=None, compare=False)
     """Extreme voxels that count, if there are any."""
+
+    @property
+    def sides(self) -> str:
+        """Values of the extreme voxels that are clipped, as text."""
+        low, high = self.valid.low, self.valid.high
+        return (
+            _sides(low, high, self.lowest, self.highest) or f"below {low:.5g} or above {high:.5g}"
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """Return the statistics as numbers, for a file."""
@@ -165,9 +174,19 @@ class Statistics:
                 None if no_data is None else float(no_data),
             ),
             extreme=int(plain.get("extreme", 0)),
+            lowest=float(plain.get("lowest", math.inf)),
+            highest=float(plain.get("highest", -math.inf)),
             without_data=int(plain.get("without_data", 0)),
             outliers=None if outliers is None else Outliers(**outliers),
         )
+
+
+def _sides(low: float, high: float, smallest: float, largest: float) -> str:
+    below = f"below {low:.5g} (down to {smallest:.5g})"
+    above = f"above {high:.5g} (up to {largest:.5g})"
+    return " or ".join(
+        text for text, found in ((below, smallest < low), (above, largest > high)) if found
+    )
 
 
 def lost_digits(dtype: np.dtype[Any], mean: float, std: float) -> str | None:
@@ -192,13 +211,19 @@ class Moments:
     minimum: float = math.inf
     maximum: float = -math.inf
     extreme: int = 0
+    lowest: float = math.inf
+    """Smallest extreme value; infinite without any."""
+    highest: float = -math.inf
+    """Largest extreme value."""
     without_data: int = 0
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of voxels together."""
-        left_out = {
+        left_out: dict[str, Any] = {
             "non_finite": self.non_finite + other.non_finite,
             "extreme": self.extreme + other.extreme,
+            "lowest": min(self.lowest, other.lowest),
+            "highest": max(self.highest, other.highest),
             "without_data": self.without_data + other.without_data,
         }
         if not self.count or not other.count:
@@ -261,6 +286,8 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
             mean=s.mean,
             m2=s.std**2 * s.count,
             extreme=s.extreme,
+            lowest=s.lowest,
+            highest=s.highest,
             without_data=s.without_data,
         )
         for s in parts
@@ -287,6 +314,8 @@ def statistics_of(
         std=found.std,
         valid=valid,
         extreme=found.extreme,
+        lowest=found.lowest,
+        highest=found.highest,
         without_data=found.without_data,
         outliers=outliers,
     )
@@ -309,7 +338,7 @@ def constant(value: float, count: int, valid: ValidRange = ValidRange()) -> Mome
     if value == valid.no_data:
         return Moments(without_data=count)
     if not valid.low <= value <= valid.high:
-        return Moments(extreme=count)
+        return Moments(extreme=count, lowest=value, highest=value)
     return Moments(count, 0, float(value), 0.0, float(value), float(value))
 
 
@@ -326,18 +355,19 @@ def _pieces(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
 
 def _piece(raw: NDArray[Any], valid: ValidRange) -> Moments:
     values = raw.astype(np.float64)
-    non_finite = without_data = extreme = 0
+    left_out: dict[str, Any] = {}
     if raw.dtype.kind == "f":
-        finite = np.isfinite(values)
-        non_finite = raw.size - int(np.count_nonzero(finite))
-        if non_finite:
-            values = values[finite]
+        values, unusable = _split(values, ~np.isfinite(values))
+        left_out["non_finite"] = unusable.size
     if valid.no_data is not None:
-        values, without_data = _without(values, values == valid.no_data)
+        values, empty = _split(values, values == valid.no_data)
+        left_out["without_data"] = empty.size
     if values.size and (values.min() < valid.low or values.max() > valid.high):
-        values, extreme = _without(values, (values < valid.low) | (values > valid.high))
+        values, extreme = _split(values, (values < valid.low) | (values > valid.high))
+        lowest, highest = float(extreme.min()), float(extreme.max())
+        left_out |= {"extreme": extreme.size, "lowest": lowest, "highest": highest}
     if not values.size:
-        return Moments(non_finite=non_finite, extreme=extreme, without_data=without_data)
+        return Moments(**left_out)
     shift = float(values[0])
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):  # too large values get no finite std
@@ -346,12 +376,13 @@ def _piece(raw: NDArray[Any], valid: ValidRange) -> Moments:
         values -= mean
         values *= values  # not a BLAS product, whose last digit depends on the number of threads
         m2 = float(values.sum())
-    return Moments(values.size, non_finite, shift + mean, m2, low, high, extreme, without_data)
+    return Moments(
+        count=values.size, mean=shift + mean, m2=m2, minimum=low, maximum=high, **left_out
+    )
 
 
-def _without(
+def _split(
     values: NDArray[np.float64], which: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], int]:
-    """Return the other values, and how many these are."""
-    count = int(np.count_nonzero(which))
-    return (values[~which] if count else values), count
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the other values, and these."""
+    return (values[~which], values[which]) if which.any() else (values, values[:0])

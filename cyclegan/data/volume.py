@@ -272,8 +272,8 @@ def oddities(found: Statistics) -> list[str]:
         )
     if found.extreme:
         texts.append(
-            f"{_share(found.extreme, total)} lie extremely far from all others, below "
-            f"{valid.low:.5g} or above {valid.high:.5g}; they are clipped to these"
+            f"{_share(found.extreme, total)} lie extremely far from all others, {found.sides}; "
+            "they are clipped there"
         )
     if found.outliers:
         texts.append(

@@ -415,7 +415,12 @@ def test_warnings_outlive_quiet_and_stay_out_of_the_json_document(call: Any, opt
     code, out, err = call("a.h5", "--output", "b.h5", "--fill-missing", option)
     assert code == 0
     said = [line.removeprefix("warning: ") for line in err.splitlines() if "warning: " in line]
-    for oddity in ("never written", "NaN or infinite", "taken for no data", "clipped to these"):
+    for oddity in (
+        "never written",
+        "NaN or infinite",
+        "taken for no data",
+        "are clipped there",
+    ):
         assert sum(oddity in line for line in said) == 1, oddity
     if option == "--quiet":
         assert len(err.splitlines()) == len(said)  # and nothing else is said

@@ -180,6 +180,8 @@ def test_one_absurd_voxel_changes_no_other(
     assert 45 < abs(float(after[0, 3, 4, 5])) < 55  # clipped, and still the most extreme one
     assert volume.statistics.extreme == 1
     assert "1 of 13824 voxels (7.2e-05 of them) lie extremely far from all others" in caplog.text
+    towards = "(up to" if value > 0 else "(down to"
+    assert f"{towards} {value:.5g}); they are clipped there" in caplog.text
 
 
 @pytest.mark.parametrize("named", [None, -9999.0])
