@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import re
+import shlex
 import shutil
 import socket
 import uuid
@@ -31,7 +32,11 @@ _swept: set[tuple[int, Path]] = set()
 
 
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
-    """Raise `DataError` if `path` exists and may not be replaced; a folder never may."""
+    """Raise `DataError` if `path` can't be made, or exists and may not be replaced.
+
+    A folder never may.
+    """
+    check_name(path)
     if path.is_dir():
         raise DataError(f"{str(path)!r} is a folder; name a file")
     if path.exists() and not overwrite:
@@ -60,10 +65,16 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raise `DataError` if no file can be at `path`: its name is too long, or links loop."""
+    """Raise `DataError` if no file can be at `path`.
+
+    Its name is too long, links loop, or one of its folders is a file.
+    """
     fault = why_missing(path)
     if fault and not fault.startswith(_NO_FILE):
         raise DataError(f"{printable(path)}: {fault}")
+    there = next((folder for folder in path.parents if folder.exists()), None)
+    if there is not None and not there.is_dir():
+        raise DataError(f"{printable(path)}: {there} is a file, not a folder; name another place")
 
 
 def why_missing(path: Path) -> str | None:
@@ -88,6 +99,12 @@ def why_missing(path: Path) -> str | None:
 def printable(path: Path) -> str:
     """Return the path for a message, without null bytes and others that no terminal shows."""
     return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def shell_word(path: Path | str) -> str:
+    """Return a path as one word of a shell's command, also if it would look like an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def same_file(one: Path, other: Path) -> bool:

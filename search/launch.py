@@ -195,6 +195,7 @@ def _run(
 ) -> LaunchResult:
     plan = _plan(job)
     config, checkpoint = plan.config, plan.checkpoint
+    optimizer = _optimizer(config, job, callbacks)  # refuses a wrong schedule, before data is read
     trainer = Trainer(
         config, folder=job.folder / SAVE_FOLDER
     )  # refuses bad input before a run exists
@@ -203,7 +204,6 @@ def _run(
     trainer.data.hash_cache = hash_cache()
     if not checkpoint:
         trainer.load_pretrained()  # refuses a wrong file
-    optimizer = _optimizer(trainer, job, callbacks)  # refuses a wrong schedule
     if callable(store):
         store = store()
     if plan.abandoned:
@@ -289,22 +289,22 @@ def _finals(trainer: Trainer, keeper: KeepBest, result: TrainResult) -> Iterator
         yield Text(to_yaml(trainer), SCHEDULE_NAME)
 
 
-def _optimizer(trainer: Trainer, job: Job, callbacks: Sequence[Callback]) -> list[Callback]:
+def _optimizer(config: Config, job: Job, callbacks: Sequence[Callback]) -> list[Callback]:
     """Return the callback that changes hyperparameters during the training, if there is one.
 
     A promotion follows its trial's schedule and ignores the one that the configuration names.
 
     Errors: `ConfigError` and `DataError` for settings that can't work.
     """
-    settings = trainer.config.hp_optimizer
+    settings = config.hp_optimizer
     if not settings.enabled:
         return []
     if settings.policy != "replay" or settings.schedule is None:
-        check_memory(trainer.config)
+        check_memory(config)
         return [RollbackOptimizer(settings, folder=job.folder / SAVE_FOLDER / RING_FOLDER)]
     if any(isinstance(callback, Replay) for callback in callbacks):
         return []
-    return [Replay(read_schedule(Path(settings.schedule), trainer.config))]
+    return [Replay(read_schedule(Path(settings.schedule), config))]
 
 
 def _take_over_generators(theirs: Path, ours: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -49,6 +50,13 @@ class Location:
         """Folder on this machine for the outboxes of runs; see `tracking.outbox`."""
         mlruns = self.database.parent if self.database else project_root() / "mlruns"
         return mlruns / "journal"
+
+    def addressed(self, command: str) -> str:
+        """Return a shell's command of MLflow's so that it works on this store.
+
+        By itself it would take a store of its own below the working directory.
+        """
+        return f"MLFLOW_TRACKING_URI={shlex.quote(without_secrets(self.uri))} {command}"
 
     def __str__(self) -> str:
         return str(self.database) if self.database else without_secrets(self.uri)

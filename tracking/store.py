@@ -93,7 +93,9 @@ class Store:
             if found.deleted:
                 raise CycleGANError(
                     f"experiment '{name}' was deleted; choose another name or bring it back: "
-                    f"mlflow experiments restore --experiment-id {found.id}"
+                    + self.location.addressed(
+                        f"mlflow experiments restore --experiment-id {found.id}"
+                    )
                 )
             wanted = {MADE_AS: found.tags.get(MADE_AS, name)} | ({_NOTE: note} if note else {})
             for key, value in wanted.items():
@@ -337,7 +339,8 @@ class Store:
             raise
         if found.info.lifecycle_stage == "deleted":
             raise DataError(
-                f"run {run_id} was deleted; bring it back: mlflow runs restore {run_id}"
+                f"run {run_id} was deleted; bring it back: "
+                + self.location.addressed(f"mlflow runs restore --run-id {run_id}")
             )
         return found
 

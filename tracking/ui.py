@@ -119,9 +119,18 @@ def _environment(store: Store) -> dict[str, str]:
     }
 
 
+def check_host(host: str) -> None:
+    """Raise `UsageError` if no host can have this name."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise UsageError(f"--host {host}: not a name or an address of a host") from error
+
+
 def _check_port(host: str, port: int) -> None:
     if not 0 < port < 65536:
         raise UsageError(f"port {port} must lie between 1 and 65535; choose another with --port")
+    check_host(host)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -5,6 +5,7 @@ Commands import PyTorch, MLflow and Optuna inside their functions, so that `--he
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -187,7 +188,9 @@ def train(
         raise UsageError("--hp-optimizer looks for faults, --replay does not; give one of them")
     overrides = [*(set_ or []), *(["hp_optimizer.enabled=true"] if hp_optimizer else [])]
     if replay:
-        following = {"enabled": "true", "policy": "replay", "schedule": str(replay)}
+        # As JSON, hence as YAML: otherwise a file called 1_000 would be a number.
+        schedule = json.dumps(str(replay))
+        following = {"enabled": "true", "policy": "replay", "schedule": schedule}
         overrides += [f"hp_optimizer.{key}={value}" for key, value in following.items()]
     resolved = load_config(config, overrides)
     finished = run_training(

@@ -18,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from cyclegan.errors import CycleGANError, UsageError
 from search.study import known_studies, open_study
+from tracking.ui import check_host
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -131,6 +132,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def _server(host: str, port: int) -> _Server:
+    check_host(host)
     kind = _Server6 if ":" in host else _Server
     try:
         return make_server(host, port, _unready, server_class=kind, handler_class=_Quiet)

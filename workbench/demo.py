@@ -9,6 +9,7 @@ command goes on where it was interrupted, so the demo does too.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ def main() -> int:
     clock: list[tuple[str, float]] = []
 
     def stage(title: str, *arguments: str) -> Any:
-        console.say(f"\n== {len(clock) + 1} of 4: {title}\n$ cyclegan {' '.join(arguments)}")
+        console.say(f"\n== {len(clock) + 1} of 4: {title}\n$ cyclegan {shlex.join(arguments)}")
         start = time.monotonic()
         result = _run(arguments)
         clock.append((title, time.monotonic() - start))
@@ -133,9 +134,9 @@ def _summary(
         "  mlruns/               every run, metric, picture and volume",
         "",
         "Next",
-        "  make ui                                        all of it in the browser",
-        f"  .venv/bin/cyclegan study show {study['study']}             the trials",
-        f"  .venv/bin/cyclegan promote {study['study']} --steps 6000    train on",
+        "  make ui                                           # all of it in the browser",
+        f"  .venv/bin/cyclegan study show {study['study']}              # the trials",
+        f"  .venv/bin/cyclegan promote {study['study']} --steps 6000   # train on",
         "",
         "Clock: " + ", ".join(f"{title} {duration(seconds)}" for title, seconds in clock),
     ]

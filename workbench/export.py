@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cyclegan.files import shell_word
 from cyclegan.generator import Direction
 from cyclegan.portable import ExportResult, export_generator
 from search.models import find_model, origin_of
@@ -40,6 +41,7 @@ def _text(exported: ExportResult) -> str:
     about = exported.about
     source, target = about["input"], about["output"]
     megabytes = exported.path.stat().st_size / 1e6
+    file = shell_word(exported.path)
     return "\n".join(
         [
             f"written    {exported.path}, {megabytes:.3g} MB, {exported.seconds:.1f} s",
@@ -47,8 +49,8 @@ def _text(exported: ExportResult) -> str:
             f"to         domain {target['domain']}, {_shape(target)}, scale {about['scale']:g}",
             f"sizes      Z, Y and X multiples of {about['alignment']}; halo of a tile "
             f"{about['halo_left']} before, {about['halo_right']} after",
-            f"use it     unzip -p {exported.path} '*/recipe.py' > recipe.py; "
-            f"python recipe.py {exported.path} IN.h5 OUT.h5",
+            f"use it     unzip -p {file} '*/recipe.py' > recipe.py; "
+            f"python recipe.py {file} IN.h5 OUT.h5",
         ]
     )
 

@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 from __future__ import annotations
 
 import inspect
+import io
 import itertools
 import json
+import os
 import signal
 import sys
 import traceback
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.exceptions
 
-from cyclegan.errors import CycleGANError
+from cyclegan.errors import CycleGANError, UsageError
 from viz.console import Console
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from workbench.output import Output
 
 INTERRUPTED = 130
+_LONGEST = 1000
+"""Most characters of an error's line; what is longer loses its middle."""
 
 
 @dataclass
@@ -130,6 +134,7 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Command],
             common = {key: given.pop(key) for key in _COMMON}
             console = Console(quiet=common["quiet"])
             console.log_to_here()
+            _check_address(common["tracking_uri"])
             session = Session(console, common["as_json"], common["tracking_uri"])
             function(session, **given)
             if session.exit_code:
@@ -152,11 +157,22 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Command],
     return register
 
 
+def _check_address(tracking_uri: str | None) -> None:
+    """Refuse what is no address of a store, also for a command that opens none."""
+    if tracking_uri is not None:
+        from tracking.database import locate
+
+        locate(tracking_uri)
+
+
 def run(app: typer.Typer) -> int:
     """Run the command line; the exit code. No traceback but with `--debug`."""
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a result that it can't encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _check_words(sys.argv[1:])
         code = typer.main.get_command(app).main(prog_name="cyclegan", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit:  # shell completion ends so
@@ -168,8 +184,37 @@ def run(app: typer.Typer) -> int:
         if "--debug" in sys.argv:
             traceback.print_exception(error)
         message, code = _explained(error)
-        console.error(" ".join(message.split()))
+        console.error(_one_line(message))
         return code
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse empty words, and words that are no text.
+
+    An empty word is an unset variable of a shell; as a path it would be the working directory.
+    """
+    for before, word in itertools.pairwise(["cyclegan", *words]):
+        option, value = before, word
+        if word.startswith("--") and "=" in word:
+            option, _, value = word.partition("=")
+        if not value.strip():
+            raise UsageError(f"the value after {option} is empty; write one, or leave both out")
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{word!r} is not text in UTF-8, in which MLflow and HDF5 keep names; rename it"
+            ) from error
+
+
+def _one_line(message: str) -> str:
+    """Return a message on one line of at most `_LONGEST` characters that a terminal can show."""
+    words = " ".join(message.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    if len(line) <= _LONGEST:
+        return line
+    half = _LONGEST // 2 - len("error:  ... ")
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
@@ -180,6 +225,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return "interrupted", INTERRUPTED
     if isinstance(error, typer.exceptions.TyperException):
         return _usage(error), 2
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}", 1
     return f"{type(error).__name__}: {error}; --debug shows where", 1
 
 
@@ -194,9 +241,11 @@ def _usage(error: Exception) -> str:
 def _given_value(error: Exception) -> str:
     """Return the value of the option that is wrong; the parser's messages leave it out."""
     names = getattr(getattr(error, "param", None), "opts", ())
-    for name, value in itertools.pairwise(sys.argv):
-        if name in names and value not in str(error):
-            return f", not {value}"
+    for word, following in itertools.pairwise([*sys.argv, ""]):
+        name, equals, value = word.partition("=")
+        given = value if equals else following
+        if name in names and given not in str(error):
+            return f", not {given}"
     return ""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cyclegan.config import Config
 from cyclegan.errors import UsageError
-from cyclegan.files import refuse_overwrite, write_text
+from cyclegan.files import refuse_overwrite, shell_word, write_text
 from search.study.definition import StudyDefinition
 from search.study.forecast import Cost, Effort, Probe, Rung, cost, effort
 from search.study.samplers import Sampler
@@ -204,7 +204,7 @@ def write_best_config(handle: StudyHandle, path: Path, *, overwrite: bool = Fals
     head = (
         f"# The best trial of the study {handle.definition.name}: trial {best.number}, "
         f"score {best.score:.2f}, MLflow run {best.run_id or 'none'}\n"
-        f"#\n#   cyclegan train {path.name}\n"
+        f"#\n#   cyclegan train {shell_word(path)}\n"
     )
     write_text(path, head + handle.config_of(best.number).to_yaml())
 

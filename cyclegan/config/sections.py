@@ -23,7 +23,8 @@ Weights = Annotated[tuple[Weight, ...], BeforeValidator(_as_tuple), Field(min_le
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Channels = tuple[tuple[Annotated[int, Field(ge=0)], ...] | None, ...]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+"""A number of steps or voxels; MLflow and PyTorch hold 64 bits."""
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1, le=65_536)]

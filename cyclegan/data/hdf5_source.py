@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cyclegan.data.nexus import child, default_volumes
 from cyclegan.errors import DataError
-from cyclegan.files import printable, why_missing
+from cyclegan.files import printable, shell_word, why_missing
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _why_unreadable(path: Path, error: OSError) -> str:
     if "already open for" in text:
         return (
             "a program is writing this file, or was killed while it was; try again when it is "
-            f"done, or if none writes it, mark it as closed: h5clear -s {path}"
+            f"done, or if none writes it, mark it as closed: h5clear -s {shell_word(path)}"
         )
     return f"not a readable HDF5 file (truncated, or another format): {text}"
 

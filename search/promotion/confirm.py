@@ -168,9 +168,11 @@ def best_trials(handle: StudyHandle, count: int) -> Sequence[Trial]:
     """
     done = complete(handle.trials())
     if len(done) < count:
+        more = max(handle.definition.trials, len(handle.trials()) + count - len(done))
         raise DataError(
             f"study {handle.definition.name} has {len(done)} complete trials, but you asked for "
-            f"{count}; ask for fewer, or run more with cyclegan study run --trials"
+            f"{count}; ask for fewer, or run more: cyclegan study run {handle.definition.name} "
+            f"--trials {more}"
         )
     return done[:count]
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -273,7 +274,7 @@ class StudyStorage:
         theirs = tables.get_current_version()
         if theirs in tables.get_all_versions():
             which = f"an older Optuna ({theirs}); make a copy of it, then run"
-            remedy = f"optuna storage upgrade --storage '{self.shown}'"
+            remedy = f"optuna storage upgrade --storage {shlex.quote(self.shown)}"
         else:
             which = f"a newer Optuna ({theirs}) than this one ({optuna.__version__}); run"
             remedy = "pip install --upgrade optuna"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, replace
@@ -130,11 +131,17 @@ def definition_of(name_or_file: str) -> StudyDefinition:
 
 def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.Study:
     """Return the study in its storage, and create it if it does not exist."""
+    opened, name = storage.open(), definition.name
+    sampler = definition.sampler.for_study(definition.space)
+    pruner = definition.pruner.build(definition.steps, definition.judge_by)
+    # Creating writes to the journal even if the study exists.
+    with contextlib.suppress(KeyError):
+        return optuna.load_study(study_name=name, storage=opened, sampler=sampler, pruner=pruner)
     return optuna.create_study(
-        study_name=definition.name,
-        storage=storage.open(),
+        study_name=name,
+        storage=opened,
         direction="maximize",
-        sampler=definition.sampler.for_study(definition.space),
-        pruner=definition.pruner.build(definition.steps, definition.judge_by),
+        sampler=sampler,
+        pruner=pruner,
         load_if_exists=True,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.data.fingerprint import file_hashes
+from cyclegan.data.hdf5_source import open_file
 from cyclegan.enhance.grid import Grid, output_shape
 from cyclegan.errors import DataError, UsageError, nearest
 from cyclegan.files import check_outputs, refuse_overwrite
@@ -260,6 +261,7 @@ def write_viewer_of(
     """Write the viewer of a volume that was enhanced before; with its input if that is found."""
     if fit not in FITS:
         raise UsageError(f"--fit {fit}: not known; {nearest(fit, FITS)}")
+    open_file(enhanced).close()
     path = output or viewer_beside(enhanced)
     refuse_overwrite(path, overwrite)
     source, name, made = _input_of(enhanced)

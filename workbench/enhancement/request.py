@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -157,8 +156,8 @@ def _check(request: EnhanceRequest) -> None:
     ):
         if value not in known:
             raise UsageError(f"{option} {value}: not known; {nearest(value, known)}")
-    if request.memory_gb is not None and not 0 < request.memory_gb < math.inf:
-        raise UsageError(f"--memory-gb {request.memory_gb:g}: must be above 0")
+    if request.memory_gb is not None and not 0 < request.memory_gb < 1e9:
+        raise UsageError(f"--memory-gb {request.memory_gb:g}: must be above 0 and below 1e9")
     if len(request.volumes) > 1 and request.output.suffix in (".h5", ".hdf5"):
         raise UsageError(
             f"--output {request.output}: {len(request.volumes)} volumes are given; name a folder"

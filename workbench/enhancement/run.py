@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.enhance import EnhanceResult
 from cyclegan.enhance.memory import peak_bytes
 from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError
+from cyclegan.files import shell_word
 from cyclegan.numbers import strict_json
 from tracking.artifacts import log_large_file
 from tracking.errors import first_line
@@ -263,8 +263,16 @@ class EnhancementRun:
         return [
             Tags({"output_hash": self.volume["hash"], "log_volume": self.volume["how"]}),
             Note("Volume:", volume_note(self.volume, judged.viewer is not None)),
-            Text(volume_text(self.enhancement, self.volume, self.run_id), "volume.txt"),
+            Text(volume_text(self.enhancement, self.volume, self._copy_command()), "volume.txt"),
         ]
+
+    def _copy_command(self) -> str:
+        """Return the command that copies the volume into the run later."""
+        file = shell_word(self.volume["path"])
+        return self.open_store().location.addressed(
+            f"mlflow artifacts log-artifact --run-id {self.run_id} --artifact-path volume "
+            f"--local-file {file}"
+        )
 
     def _about(self) -> dict[str, Any]:
         store = str(self.open_store().location)
@@ -305,10 +313,13 @@ def volume_note(volume: Mapping[str, Any], viewer: bool) -> str:
     return f"{where}{look}"
 
 
-def volume_text(enhancement: Enhancement, volume: Mapping[str, Any], run_id: str) -> str:
-    """The artifact `volume.txt`: where the volume is, which it is, and how to open it."""
+def volume_text(enhancement: Enhancement, volume: Mapping[str, Any], copy_command: str) -> str:
+    """The artifact `volume.txt`: where the volume is, which it is, and how to open it.
+
+    `copy_command` copies it into the run.
+    """
     path = volume["path"]
-    shell = shlex.quote(path)
+    shell = shell_word(path)
     host = machine_tags(enhancement.device)["host"]
     shape = " x ".join(map(str, volume["shape"]))
     maps = "".join(f"  {name}\n" for name in enhancement.settings["trust"])
@@ -316,11 +327,7 @@ def volume_text(enhancement: Enhancement, volume: Mapping[str, Any], run_id: str
         place = f"A copy of the enhanced volume is {volume['artifact']} among these artifacts; it"
     else:
         place = "The enhanced volume is not among these artifacts; it"
-    copy = (
-        "Copy it here later\n"
-        f"  mlflow artifacts log-artifact --run-id {run_id} --artifact-path volume \\\n"
-        f"    --local-file {shell}\n"
-    )
+    copy = f"Copy it here later\n  {copy_command}\n"
     return (
         f"{place} was written on the host {host} to\n\n"
         f"  {path}\n\n"

@@ -272,7 +272,7 @@ def _done_text(offer: Offer, done: CollectionResult) -> str:
     if gone and not offer.rules.artifacts_only and not any(one.rows for one in gone):
         lines.append(
             "the server keeps their metrics, marked as deleted; to free those, too, run this on "
-            "its machine: cyclegan runs gc --deleted --tracking-uri <its database>"
+            "its machine: cyclegan runs gc --deleted --tracking-uri DATABASE"
         )
     if done.interrupted or done.failure:
         lines.append("run the same command again to delete the rest")
