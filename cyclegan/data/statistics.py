@@ -54,7 +54,11 @@ class ValidRange:
         """Return where the values stand for no data; None if nowhere."""
         if self.no_data is None:
             return None
-        found: NDArray[np.bool_] = array == self.no_data
+        with np.errstate(over="ignore"):
+            value = array.dtype.type(self.no_data) if array.dtype.kind == "f" else self.no_data
+        if not math.isfinite(value):  # too large for the type, which can't hold it, then
+            return None
+        found: NDArray[np.bool_] = array == value
         return found if found.any() else None
 
     def without_extremes(self) -> ValidRange:
@@ -70,9 +74,12 @@ def find_valid_range(sample: NDArray[Any], no_data: float | None = None) -> Vali
     of saturated voxels. `no_data` is the value that the user names, if any.
     """
     values = sample.astype(np.float64).ravel()
+    without_data = ValidRange(no_data=no_data).has_no_data(sample)
+    if without_data is not None:
+        values = values[~without_data.ravel()]
     values = values[np.isfinite(values)]
     if no_data is not None:
-        return _range_of(values[values != no_data], no_data)
+        return _range_of(values, no_data)
     for candidate in (values.min(initial=math.inf), values.max(initial=-math.inf)):
         others = values[values != candidate]
         if values.size - others.size < _SEVERAL or not others.size:
@@ -356,12 +363,13 @@ def _pieces(array: NDArray[Any]) -> Iterable[NDArray[Any]]:
 def _piece(raw: NDArray[Any], valid: ValidRange) -> Moments:
     values = raw.astype(np.float64)
     left_out: dict[str, Any] = {}
+    without_data = valid.has_no_data(raw)
+    if without_data is not None:
+        values, empty = _split(values, without_data)
+        left_out["without_data"] = empty.size
     if raw.dtype.kind == "f":
         values, unusable = _split(values, ~np.isfinite(values))
         left_out["non_finite"] = unusable.size
-    if valid.no_data is not None:
-        values, empty = _split(values, values == valid.no_data)
-        left_out["without_data"] = empty.size
     if values.size and (values.min() < valid.low or values.max() > valid.high):
         values, extreme = _split(values, (values < valid.low) | (values > valid.high))
         lowest, highest = float(extreme.min()), float(extreme.max())

@@ -17,7 +17,7 @@ import pytest
 from cyclegan.data import Volume, VolumeEntry
 from cyclegan.data import region as regions
 from cyclegan.data.blocks import BlockGrid, spread
-from cyclegan.data.statistics import Moments, constant, merged, moments
+from cyclegan.data.statistics import Moments, ValidRange, constant, merged, moments
 
 Noise = Callable[..., np.ndarray]
 ROI = ((3, 29), (1, 30), (0, 27))
@@ -105,6 +105,15 @@ def test_values_too_large_for_a_deviation_give_none_that_is_finite() -> None:
         warnings.simplefilter("error")
         found = moments(np.array([-1e308, 1e308, 1.5e308]))
     assert not np.isfinite(found.std)
+
+
+def test_a_no_data_value_is_compared_as_the_type_of_the_voxels_holds_it() -> None:
+    array = np.array([1, 2, -9999.1, np.inf], "f4")
+    found = moments(array, ValidRange(no_data=-9999.1))
+    assert (found.count, found.without_data, found.non_finite) == (2, 1, 1)
+    with warnings.catch_warnings(action="error"):
+        found = moments(array, ValidRange(no_data=1e300))
+    assert (found.count, found.without_data, found.non_finite) == (3, 0, 1)
 
 
 def test_moments_merge_in_any_grouping() -> None:
