@@ -66,6 +66,7 @@ def test_an_interrupted_demo_leaves_a_checkpoint_and_no_run_in_progress(
 ) -> None:
     folder = study_project.folder
     endless = small | {"name": "demo", "steps": 100_000, "trials": 1, "report_every": 50_000}
+    endless["promote"] = {"start": "scratch"}
     (folder / "studies" / "demo.yaml").write_text(yaml.safe_dump(endless))
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     process = subprocess.Popen(
