@@ -40,7 +40,9 @@ def read_text(path: Path, kind: type[CycleGANError], source: str = "") -> str:
             )
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise kind(f"{source}: no such file") from None
+        # A relative path in a file is read from the folder where the command was called.
+        looked = "" if path.is_absolute() else f"; looked for {path.absolute()}"
+        raise kind(f"{source}: no such file{looked}") from None
     except UnicodeDecodeError as error:
         raise kind(
             f"{source}: not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8"

@@ -206,6 +206,7 @@ def _run(
         trainer.load_pretrained()  # refuses a wrong file
     if callable(store):
         store = store()
+    store.create()  # a store that can't be made is a reason to refuse, not to try again later
     if plan.abandoned:
         _close_abandoned(store, plan.abandoned)
     run = retrying(lambda: _run_of(job, plan, store, console), console.say)
@@ -257,6 +258,11 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
     found = reopened(store, plan.run_id, console)
     if found:
         return found
+    return _new_run(job, plan.config.run_name, store)
+
+
+def _new_run(job: Job, name: str, store: Store) -> Run:
+    """Return a new run for the training, or the one that a killed process had just made for it."""
     # The id of the launch is on the disk before the run exists: a process that is killed before it
     # can note the run's id leaves a run that the next one finds.
     record = _record(job.folder)
@@ -270,7 +276,7 @@ def _run_of(job: Job, plan: _Plan, store: Store, console: Console) -> Run:
         _remember(job.folder, **record, **{LAUNCH: launch_id})
     run = store.create_run(
         job.experiment,
-        plan.config.run_name,
+        name,
         kind=job.kind,
         params=job.params,  # the tracking callback logs the rest of the configuration
         tags={**job.tags, LAUNCH: launch_id},
@@ -421,6 +427,14 @@ def _already_complete(job: Job) -> LaunchResult | None:
         **{key: record[key] for key in ("rollbacks", "best_step", "best_score")},
         best_gain_db=record.get("best_gain_db"),  # not in records of earlier versions
     )
+
+
+def renewed_run(job: Job, store: Store) -> Run:
+    """Give a complete training whose run is in another store a run in this one, still empty."""
+    run = _new_run(job, job.config.run_name, store)
+    record = {key: value for key, value in _record(job.folder).items() if key != LAUNCH}
+    _remember(job.folder, **record | {"run_id": run.id})
+    return run
 
 
 def recorded_run(folder: Path) -> str:

@@ -122,7 +122,7 @@ def config(tiny: dict[str, Any]) -> Config:
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of a fresh embedded store, made only once because it takes seconds."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store.open(f"sqlite:///{database}")
+    Store.open(f"sqlite:///{database}").create()
     return database
 
 

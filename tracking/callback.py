@@ -59,7 +59,7 @@ class TrackingCallback(Callback):
         images: log the six images of each validation as a picture.
         volumes: keep the six images of some validations as volumes (see `tracking.cycle_volumes`).
         finals: records to be written last, asked for when all callbacks have ended.
-        clock: seconds since 1970.
+        clock: seconds since 1970; by default `steady_clock`.
 
     Only `on_train_start` raises (`CycleGANError`, if the store can't be read): later the training
     is worth more than its record.
@@ -74,14 +74,14 @@ class TrackingCallback(Callback):
         images: bool = True,
         volumes: bool = True,
         finals: Finals | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.every = every
         self.seconds = seconds
         self.images = images
         self.volumes = volumes
         self._finals = finals
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._tracker: Tracker = (
             BackgroundWriter(target, extra=SystemMonitor()) if isinstance(target, Run) else target
         )
@@ -329,3 +329,12 @@ class TrackingCallback(Callback):
         self._tracker.put(records.Tags({"outcome": outcome}))
         at_ms = round(1000 * self._clock())
         self._end = result, records.End(status, " ".join(reason.split()), at_ms)
+
+
+def steady_clock() -> Callable[[], float]:
+    """Return a clock, in seconds since 1970, that ignores later corrections of the system's clock.
+
+    With a clock that was set back an hour, metrics would wait an hour to be sent.
+    """
+    start = time.time() - time.monotonic()
+    return lambda: start + time.monotonic()

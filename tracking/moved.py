@@ -157,7 +157,8 @@ class MovedStore:
             running = connection.execute(query, (PROCESS,)).fetchall()
         for run_id, name, process, at_ms in running:
             alive = is_alive(process) if process else None
-            recent = time.time() - (at_ms or 0) / 1000 < _QUIET_SECONDS
+            # Absolute: a clock that was wrong may have left a time that is yet to come.
+            recent = abs(time.time() - (at_ms or 0) / 1000) < _QUIET_SECONDS
             if run_id in old.runs and (alive or (alive is None and recent)):
                 return f"run {name} ({run_id}) may still write there: stop it, then run again"
         return None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
     from tracking.run import Run
+    from tracking.store import Store
 
 
 CHAMPION = "champion"
@@ -76,8 +77,12 @@ class Challenge:
 class Registry:
     """The registry of a store. Every method raises a one-line `CycleGANError` if it fails."""
 
-    def __init__(self, client: MlflowClient, where: str) -> None:
-        self._client, self._where = client, where
+    def __init__(self, store: Store) -> None:
+        self._store, self._where = store, str(store.location)
+
+    @property
+    def _client(self) -> MlflowClient:
+        return self._store.client
 
     def register(
         self, model: str, run: Run, generator: Path, *, score: float, tags: Mapping[str, object]
@@ -157,6 +162,8 @@ class Registry:
 
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of `model`, newest first; none if there is no such model."""
+        if not self._store.exists:
+            return []
         present = self._present_name(model)
         with translated(f"{self._where}: the versions of model '{model}' can't be listed"):
             found: list[MlflowVersion] = []
@@ -248,6 +255,8 @@ class Registry:
         return str(next(made, model))
 
     def _models(self) -> list[RegisteredModel]:
+        if not self._store.exists:
+            return []
         with translated(f"{self._where}: the registered models can't be listed"):
             found: list[RegisteredModel] = []
             token: str | None = None

@@ -69,7 +69,7 @@ def hint(name: str, runs: Sequence[RunInfo]) -> str:
     """Return the end of a message about the unknown run `name`; `runs` has the newest first."""
     names = list(dict.fromkeys(run.name for run in runs))
     if not names:
-        return "it has no runs"
+        return "it has no runs; --tracking-uri names another store"
     end = nearest(name, names)
     if end.startswith("known") and len(names) > _NAMES_SHOWN:
         return "the newest: " + ", ".join(names[:_NAMES_SHOWN])

@@ -12,7 +12,7 @@ from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nea
 from cyclegan.locks import one_at_a_time
 from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
-from tracking.database import Location, ensure, locate, project_root
+from tracking.database import Location, ensure, locate, prepare, project_root
 from tracking.errors import translated
 from tracking.moved import MovedStore
 from tracking.process import PROCESS, is_alive, this_process
@@ -38,9 +38,25 @@ _NOTE = "mlflow.note.content"
 class Store:
     """The open store. Every method raises a one-line `CycleGANError` if the store fails."""
 
-    def __init__(self, location: Location, client: MlflowClient) -> None:
+    def __init__(self, location: Location) -> None:
         self.location = location
-        self.client = client
+        self._client: MlflowClient | None = None
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client of this store. An embedded store that is missing is created first.
+
+        Errors: those of `open`.
+        """
+        if self._client is None:
+            self._client = _connect(self.location)
+        return self._client
+
+    @property
+    def exists(self) -> bool:
+        """False for an embedded store in which nothing was ever written: it has no file yet."""
+        database = self.location.database
+        return self._client is not None or database is None or database.exists()
 
     @property
     def uri(self) -> str:
@@ -52,25 +68,26 @@ class Store:
         """Open the store `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
 
         The project's own is `mlruns/mlflow.db` below `project_root()`, with files in
-        `mlruns/artifacts`; it is created if it is missing, and adopted if it was moved
-        (`tracking.moved`).
+        `mlruns/artifacts`; it is adopted if it was moved (`tracking.moved`). If it is missing, it
+        is created when something is first written to it: until then it is an empty store, so a
+        command that only reads, or is refused, leaves no file.
 
         Errors: `UsageError` for an address of an unknown kind, `CycleGANError` if the store can't
         be reached or its file is damaged.
         """
-        location = locate(tracking_uri)
-        ensure(location)
-        if location.database is not None:
-            MovedStore(location).adopt()
-        from mlflow import MlflowClient
+        store = cls(locate(tracking_uri))
+        if store.exists:
+            store.create()
+        else:
+            prepare()
+        return store
 
-        try:
-            with translated(f"{location}: the tracking store can't be used"):
-                client = MlflowClient(location.uri, location.uri)
-                client.search_experiments(max_results=1)
-        except CycleGANError as error:
-            raise explained(location, error) from error
-        return cls(location, client)
+    def create(self) -> None:
+        """Make sure that the store is there, even if nothing is ever written to it.
+
+        Errors: those of `open`.
+        """
+        _ = self.client
 
     # -- experiments --------------------------------------------------------------------------
 
@@ -135,6 +152,8 @@ class Store:
         """
         from mlflow.entities import ViewType
 
+        if not self.exists:
+            return []
         view = ViewType.ACTIVE_ONLY if stage == "active" else ViewType.ALL
         found: list[Experiment] = []
         token: str | None = None
@@ -167,7 +186,7 @@ class Store:
     @property
     def registry(self) -> Registry:
         """Registry of the trained generators."""
-        return Registry(self.client, str(self.location))
+        return Registry(self)
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -187,11 +206,13 @@ class Store:
             experiment: the name of its experiment, created if needed; a run below another one is
                 in the experiment of that one.
             kind: `study`, `trial`, `confirm`, `promoted`, `train` or `enhance`; the tag `kind`.
-            parent: id of the run below which the interface shows it.
+            parent: id of the run below which the interface shows it; left out if it is in another
+                store.
         """
-        experiment_id = self._experiment_of(parent) or self.experiment(experiment)
+        above = self._experiment_of(parent)
+        experiment_id = above or self.experiment(experiment)
         own = {"kind": kind, "mlflow.source.name": f"cyclegan {kind}"}
-        own |= {"mlflow.source.type": "LOCAL"} | ({PARENT: parent} if parent else {})
+        own |= {"mlflow.source.type": "LOCAL"} | ({PARENT: str(parent)} if above else {})
         own |= {PROCESS: this_process()}
         with translated(f"{self.location}: run '{name}' can't be made"):
             made = self.client.create_run(experiment_id, run_name=name, tags=own | dict(tags))
@@ -305,6 +326,8 @@ class Store:
         """Return the ids of all runs, including deleted ones and those of other programs."""
         from mlflow.entities import ViewType
 
+        if not self.exists:
+            return set()
         found: set[str] = set()
         token: str | None = None
         with translated(f"{self.location}: the runs can't be listed"):
@@ -328,6 +351,8 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         unknown = f"no run has the id '{run_id}' in {self.location}"
+        if not self.exists:
+            raise DataError(unknown)
         try:
             with translated(unknown):
                 found = self.client.get_run(run_id)
@@ -368,3 +393,19 @@ class Store:
             artifact_uri=str(info.artifact_uri or ""),
             deleted=info.lifecycle_stage == "deleted",
         )
+
+
+def _connect(location: Location) -> MlflowClient:
+    """Return a client of the store at `location`, which is created, or adopted after a move."""
+    ensure(location)
+    if location.database is not None:
+        MovedStore(location).adopt()
+    from mlflow import MlflowClient
+
+    try:
+        with translated(f"{location}: the tracking store can't be used"):
+            client = MlflowClient(location.uri, location.uri)
+            client.search_experiments(max_results=1)
+    except CycleGANError as error:
+        raise explained(location, error) from error
+    return client

@@ -47,6 +47,7 @@ def serve(
     if store.location.is_server:
         _say_links(store, str(store.location), say)
         return
+    store.create()  # a server that finds no tables makes them in a half-made file
     with _signals_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
         say(f"starting the MLflow user interface on {store.location} ...")
         with running_server(store, port, host) as server:

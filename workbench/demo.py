@@ -3,24 +3,29 @@
     python -m workbench.demo
 
 Every stage is a command line that a user would type; the demo prints it, then runs it. Each
-command goes on where it was interrupted, so the demo does too.
+command goes on where it was interrupted, so the demo does too. Ctrl-C, SIGTERM or SIGHUP stop it:
+it passes the signal on to the command, which writes its checkpoint, and ends with 130.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cyclegan.files import write_text
 from viz.console import Console
 from viz.text import table
 from viz.units import duration
+from workbench.training import INTERRUPTED
 
 DATA = Path("data/demo")
 STUDY = Path("studies/demo.yaml")
@@ -30,13 +35,18 @@ _ENHANCEMENT = OUTPUT.with_suffix(".json")
 
 def main() -> int:
     """Run the stages and print a summary; return 0 or the exit code of the stage that failed."""
+    with _Stages().stopped_by_signals() as stages:
+        return _demo(stages)
+
+
+def _demo(stages: _Stages) -> int:
     console = Console()
     clock: list[tuple[str, float]] = []
 
     def stage(title: str, *arguments: str) -> Any:
         console.say(f"\n== {len(clock) + 1} of 4: {title}\n$ cyclegan {shlex.join(arguments)}")
         start = time.monotonic()
-        result = _run(arguments)
+        result = stages.run(arguments)
         clock.append((title, time.monotonic() - start))
         console.say(f"   {title}: {duration(clock[-1][1])}")
         return result
@@ -82,19 +92,59 @@ class _StageError(Exception):
         self.code = code
 
 
-def _run(arguments: Sequence[str]) -> Any:
-    line = [sys.executable, "-m", "workbench.cli", *arguments, "--json"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
-        while True:
-            try:
-                output, _ = process.communicate()
-                break
-            except KeyboardInterrupt:
-                # Ctrl-C reached the stage too; it writes its checkpoint and ends by itself.
-                continue
-    if process.returncode != 0:
-        raise _StageError(process.returncode if process.returncode > 0 else 1)
-    return json.loads(output)
+class _Stages:
+    """Runs one stage at a time, and passes signals on to it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._came: list[int] = []
+        self._passed = 0
+        """Number of signals that the stage has got."""
+
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Iterator[_Stages]:
+        """Pass Ctrl-C, SIGTERM and SIGHUP on while inside."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def run(self, arguments: Sequence[str]) -> Any:
+        """Run a command to its end, however often it is told to stop, and return its JSON.
+
+        Errors: `_StageError` if it fails, or if a signal came.
+        """
+        if self._came:
+            raise _StageError(INTERRUPTED)
+        # In a process group of its own: otherwise a Ctrl-C at the terminal would reach the stage
+        # twice, once from here, and a second Ctrl-C ends a training without a checkpoint.
+        with subprocess.Popen(
+            _line(arguments), stdout=subprocess.PIPE, text=True, process_group=0
+        ) as self._process:
+            self._pass_on()  # a signal that came while the process was being started
+            output, _ = self._process.communicate()
+        code, self._process = self._process.returncode, None
+        if self._came:
+            raise _StageError(INTERRUPTED)
+        if code != 0:
+            raise _StageError(code if code > 0 else 1)
+        return json.loads(output)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._came.append(number)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._process is not None and self._passed < len(self._came):
+            self._passed += 1
+            self._process.send_signal(self._came[self._passed - 1])
+
+
+def _line(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "workbench.cli", *arguments, "--json"]
 
 
 def _summary(

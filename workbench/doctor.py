@@ -8,7 +8,7 @@ prints what a person can do. It never removes anything that could still be wante
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.locks import is_free, waiting_for
+from search.catch_up import catch_up, ended_trainings, shortfall
 from search.launch import SAVE_FOLDER, recorded_run
 from search.study.storage import JOURNAL, mend_journal
 from search.study.study import StudyHandle, known_studies, open_study, studies_folder
@@ -28,7 +29,6 @@ from tracking.outbox.delivery import deliver_from, waiting
 from tracking.process import PROCESS, is_alive
 from tracking.repair import DIED, close_dead_run, dead_runs
 from viz.units import count
-from workbench.catch_up import catch_up, ended_trainings, shortfall
 from workbench.output import Output
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
     text = "\n".join(f"{r['subject']}: {r['problem']}\n  {r['done']}: {r['remedy']}" for r in rows)
     return Output(
         data=rows,
-        text=text or "all is well: studies, MLflow and the disk agree",
+        text=text or f"all is well: studies, MLflow ({store.location}) and the disk agree",
         exit_code=int(left),
     )
 
@@ -148,6 +148,7 @@ def _study(handle: StudyHandle, store: Store) -> Iterator[Problem]:
                 cure=path.unlink,
             )
     trials = handle.trials()
+    yield from _left_elsewhere(handle, trials, store)
     for trial in trials:
         yield from _trial(handle, trial, store)
     numbers = {trial.number for trial in trials}
@@ -159,6 +160,20 @@ def _study(handle: StudyHandle, store: Store) -> Iterator[Problem]:
                 problem=f"study {handle.definition.name} has no such trial",
                 remedy="remove the folder if its checkpoints are not wanted",
             )
+
+
+def _left_elsewhere(
+    handle: StudyHandle, trials: Sequence[Trial], store: Store
+) -> Iterator[Problem]:
+    """Yield the study if this store has no run of it, as after a copy without `mlruns/`."""
+    name = handle.definition.name
+    if any(trial.run_id for trial in trials) and store.tagged("study", name) is None:
+        yield Problem(
+            subject=f"study {name}",
+            problem=f"none of its runs is in {store.location}",
+            remedy="bring its mlruns/ here, or name its store with --tracking-uri; study run, "
+            "promote and enhance work without its runs",
+        )
 
 
 def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]:
@@ -212,7 +227,7 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
 
 def _moved(store: Store) -> Iterator[Problem]:
     """Yield the old places of a moved store whose files it could not adopt when it was opened."""
-    if store.location.database is None:
+    if store.location.database is None or not store.exists:
         return
     for line in MovedStore(store.location).obstacles():
         problem, _, remedy = line.removeprefix(f"{store.location}: ").partition("; ")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import DataError
+from search.catch_up import caught_up
 from search.launch import SAVE_FOLDER, Job, LaunchResult, run_training
 from tracking import project_root
 from viz.console import Console
-from workbench.catch_up import catch_up, ended_training, shortfall
 from workbench.output import Output
 
 if TYPE_CHECKING:
@@ -47,17 +46,7 @@ def train(
         console.warn(f"{folder} holds no checkpoint yet; starting at step 0")
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
     finished = run_training(job, store=store, console=console)
-    if finished.reused:
-        _tell_the_rest(store() if callable(store) else store, folder, console)
-    return finished
-
-
-def _tell_the_rest(store: Store, folder: Path, console: Console) -> None:
-    ended = ended_training(folder)
-    lacking = ended and shortfall(store, ended)
-    if ended and lacking:
-        catch_up(store, ended)
-        console.say(f"{lacking}; MLflow has the rest now")
+    return caught_up(finished, job, store() if callable(store) else store, console)
 
 
 def output_of(config: Config, finished: LaunchResult) -> Output:

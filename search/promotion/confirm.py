@@ -16,7 +16,7 @@ from cyclegan.numbers import finite_or_none
 from cyclegan.score import GATED
 from search.launch import Job, recorded_run, run_training
 from search.promotion import lineage
-from search.promotion.promote import check_same_data
+from search.promotion.promote import check_same_data, say_left_elsewhere
 from search.study import StudyHandle, Trial
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
 from search.study.trials import complete
@@ -147,6 +147,7 @@ def confirm(
     Errors: `DataError` if fewer trials are complete.
     """
     chosen = best_trials(handle, top)
+    say_left_elsewhere(handle, chosen[0], store, console)
     results = {t.number: _own_scores(handle, t, seeds) for t in chosen}
     for trial in chosen:
         first = handle.config_of(trial.number).seed

@@ -16,6 +16,7 @@ from cyclegan.errors import ConfigError, CycleGANError, DataError, UsageError
 from cyclegan.events import HParamChange
 from cyclegan.files import write_text
 from cyclegan.hparams import HParams
+from search.catch_up import caught_up
 from search.launch import RECORD_NAME, SAVE_FOLDER, Job, LaunchResult, recorded_score, run_training
 from search.promotion import lineage
 from search.promotion.lineage import RegistrationResult, register
@@ -102,7 +103,9 @@ def promote(
         console.say(f"{plan.config.run_name}: follows the trial's changes up to step {last}")
     callbacks = [Replay(plan.schedule)] if plan.schedule else []
     job = _job(handle, plan)
+    say_left_elsewhere(handle, plan.source, store, console)
     finished = run_training(job, store=store, console=console, callbacks=callbacks)
+    finished = caught_up(finished, job, store, console)
     lineage.link_promoted(handle, plan.source, finished, store)
     registered = None
     if finished.result.outcome != "interrupted":
@@ -153,6 +156,15 @@ def plan_promotion(
     return Plan(
         source=source, config=config, folder=folder, start=begin, schedule=schedule, first=first
     )
+
+
+def say_left_elsewhere(handle: StudyHandle, source: Trial, store: Store, console: Console) -> None:
+    """Say that the trial's run is in another store, as in a project copied without `mlruns/`."""
+    if source.run_id and lineage.run_of(store, source.run_id) is None:
+        console.say(
+            f"study {handle.definition.name}: the run of trial {source.number} is not in "
+            f"{store.location}; its configuration and checkpoints are here, and suffice"
+        )
 
 
 def finished_trial(handle: StudyHandle, number: int) -> Trial:

@@ -169,7 +169,10 @@ def lease_holds(
 def renewing(
     owner: Owner, study: optuna.Study, trial_id: int, lost: Callable[[], None]
 ) -> Iterator[None]:
-    """Renew the lease until the context ends; call `lost` once if another worker has taken it."""
+    """Renew the lease until the context ends; call `lost` once if another worker has taken it.
+
+    The study's running time is noted along with it.
+    """
     ended = threading.Event()
 
     def renew() -> None:
@@ -179,6 +182,7 @@ def renewing(
                     lost()
                     return
                 owner.claim(study._storage, trial_id)
+                touch(study, owner)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -210,15 +214,13 @@ def touch(study: optuna.Study, owner: Owner) -> None:
     study.set_user_attr(_PREFIX + owner.id, [owner.begun, last])
 
 
-def hours(attributes: Mapping[str, Any], now: float | None = None) -> float:
+def hours(attributes: Mapping[str, Any]) -> float:
     """Return the hours of running, from a study's user attributes.
 
-    With `now` (seconds since 1970), the time since a worker was last seen counts, too.
+    Of a worker at work they may lack the last `RENEW_SECONDS`.
     """
     noted = [value for key, value in attributes.items() if key.startswith(_PREFIX)]
     spans = [(float(begun), float(last)) for begun, last in noted]
-    if now is not None and spans:
-        spans.append((max(last for _, last in spans), now))
     return _covered(spans) / 3600
 
 

@@ -93,6 +93,7 @@ def run_study(
         initial = _checked_beginning(definition) if new else None
         if callable(store):
             store = store()
+        store.create()  # if that fails, the study has not begun
         begun = _begin(definition, place, store, console, initial)
         return _run(begun, store=store, console=console, workers=workers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from search.study.revive import REVIVES, checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
 from search.study.study import StudyHandle
+from search.study.trials import SECONDS
 from tracking.outbox.records import Metrics, Tags
 from tracking.outbox.writer import RunWriter
 from tracking.params import flatten
@@ -64,6 +66,11 @@ class _Watch(Callback):
         self.progress, self.number, self.seed = progress, trial.number, 0
         self.trial, self.folder = trial, folder
         self.is_lost = False
+        self._start = time.monotonic() - float(trial.user_attrs.get(SECONDS, 0.0))
+
+    def note_time(self) -> None:
+        """Store how long workers have trained the trial."""
+        self.trial.set_user_attr(SECONDS, round(time.monotonic() - self._start, 3))
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Record the run right away, so that views of a running study can link to it."""
@@ -82,6 +89,7 @@ class _Watch(Callback):
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         self.progress.score(self.number, report.iteration, report.score)
+        self.note_time()
 
 
 def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
@@ -98,6 +106,7 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
             return _train(trial, context, watch)
         except DivergedError as error:
             # A diverged training is an outcome of its values, like a failed gate.
+            watch.note_time()
             trial.set_user_attr("reason", str(error)[:1000])
             trial.set_user_attr("mlflow_run_id", recorded_run(context.handle.trial_folder(number)))
             study.tell(number, state=TrialState.PRUNED)
@@ -106,6 +115,7 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
         except (CycleGANError, OSError, *STORAGE_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
+            watch.note_time()
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
             trial.set_user_attr("mlflow_run_id", recorded_run(context.handle.trial_folder(number)))
             study.tell(number, state=TrialState.FAIL)
@@ -149,6 +159,8 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
         done.append(_run(trial, context, seeded(config, seed), seed, callbacks))
         reached.append(definition.score_of_reports(recorded_reports(record)))
     whole = hopeless or len(done) == definition.seeds
+    if not watch.is_lost:
+        watch.note_time()
     if whole and done[-1].result.outcome != "interrupted":
         ending = _tell(trial, context, config.seed, done, reached)
         return "interrupted" if done[-1].stop_asked else ending

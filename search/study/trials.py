@@ -22,6 +22,8 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+SECONDS = "seconds"
+"""User attribute: the seconds that workers spent on the trial, by a clock that nobody sets."""
 FINISHED = ("complete", "pruned", "failed")
 _ORDER = ("complete", "pruned", "running", "interrupted", "failed", "waiting")
 
@@ -42,7 +44,8 @@ class Trial:
     """Optimisation steps computed so far, as of the last report while it runs. A rollback
     rewinds the step but not this."""
     seconds: float | None = None
-    """Seconds from start to end, including any interruption."""
+    """Seconds that workers spent on it, as of the last validation while it runs. For a trial of an
+    earlier version the seconds from start to end, including any interruption."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """Values by searched key."""
     curve: Sequence[tuple[int, float]] = ()
@@ -145,7 +148,7 @@ def _trial(
         score=finite_or_none(score_of_reports(reported) if frozen.value is None else frozen.value),
         step=int(attrs.get("step", last)),
         iteration=int(attrs.get("iteration", last)),
-        seconds=frozen.duration.total_seconds() if frozen.duration else None,
+        seconds=_seconds(frozen),
         values=frozen.params,
         curve=[(i, v) for i, v in sorted(reported.items()) if math.isfinite(v)],
         reason=attrs.get("reason", ""),
@@ -159,6 +162,14 @@ def _trial(
         ended=frozen.datetime_complete,
         distributions=frozen.distributions,
     )
+
+
+def _seconds(frozen: FrozenTrial) -> float | None:
+    measured = frozen.user_attrs.get(SECONDS)
+    if measured is not None:
+        return float(measured)
+    # The difference of two times of day: negative if the clock was set back in between.
+    return max(0.0, frozen.duration.total_seconds()) if frozen.duration else None
 
 
 def _state(frozen: FrozenTrial, folder: Path) -> str:

@@ -148,9 +148,34 @@ def test_any_name_of_a_folder_will_do(
 
 
 def test_a_new_store_is_made_in_a_folder_of_any_name(tmp_path: Path) -> None:
-    location = Store.open(f"sqlite:///{tmp_path}/what%3F/a%2520b/mlflow.db").location
+    store = Store.open(f"sqlite:///{tmp_path}/what%3F/a%2520b/mlflow.db")
+    store.create()
+    location = store.location
     assert location.database == tmp_path / "what?" / "a%20b" / "mlflow.db"
     assert location.database.is_file()
+
+
+def test_an_embedded_store_is_made_when_something_is_first_written(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    assert not store.exists
+    assert (store.search(), store.experiments("all"), store.run_ids()) == ([], [], set())
+    assert (store.tagged("study", "s"), store.registry.versions("s")) == (None, [])
+    for unknown in ("x", "0" * 32):
+        with pytest.raises(DataError, match=rf"{unknown}.*{tmp_path}/mlruns/mlflow\.db"):
+            store.find_run(unknown)
+    for model in ("champion", "s@champion", "s@1"):
+        with pytest.raises(DataError, match=r"mlflow\.db"):
+            store.registry.find(model)
+    assert not list(tmp_path.iterdir())
+    run = store.create_run("study", "first", kind="trial", params={}, tags={})
+    assert store.exists
+    assert [found.id for found in store.search("study")] == [run.id]
+    assert (tmp_path / "mlruns" / "mlflow.db").is_file()
+
+
+def test_a_parent_of_another_store_is_left_out(store: Store, client: MlflowClient) -> None:
+    run = store.create_run("study", "x", kind="train", params={}, tags={}, parent="0" * 32)
+    assert "mlflow.parentRunId" not in client.get_run(run.id).data.tags
 
 
 def test_a_locked_database_is_not_a_matter_of_permissions(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,9 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+import requests
 
 from cyclegan.errors import CycleGANError, DataError
 from tracking import Store, serve
@@ -106,6 +111,40 @@ def test_the_server_answers_and_leaves_nothing_behind(
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert not (tmp_path / "mlflow.db").exists()
     assert store.find_run("remote").metrics["a"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a ?%20#'\"& b;é", "what?", "50%", "a#b"])
+def test_a_folder_of_any_name_is_served_with_its_runs_and_files(
+    database: Path, tmp_path: Path, name: str
+) -> None:
+    mlruns = tmp_path / name / "mlruns"
+    mlruns.mkdir(parents=True)
+    shutil.copy(database, mlruns)
+    store = Store.open(f"sqlite:///{quote(str(mlruns / 'mlflow.db'))}")
+    run = store.create_run("study", "x", kind="train", params={"a": 1}, tags={})
+    run.log_text("words", "notes/words.txt")
+
+    def asked(path: str, body: dict[str, Any] | None = None) -> bytes:
+        call = requests.get if body is None else requests.post
+        answer = call(server.address + path, json=body, timeout=60)
+        assert answer.status_code == 200
+        return answer.content
+
+    with running_server(store, free_port()) as server:
+        api = "/api/2.0/mlflow"
+        experiments = json.loads(asked(f"{api}/experiments/search", {"max_results": 9}))
+        ids = {e["name"]: e["experiment_id"] for e in experiments["experiments"]}
+        found = json.loads(asked(f"{api}/runs/search", {"experiment_ids": [ids["study"]]}))
+        assert [one["info"]["run_id"] for one in found["runs"]] == [run.id]
+        listed = json.loads(asked(f"{api}/artifacts/list?run_id={run.id}&path=notes"))
+        assert [file["path"] for file in listed["files"]] == ["notes/words.txt"]
+        assert asked(f"/get-artifact?run_uuid={run.id}&path=notes/words.txt") == b"words"
+        server._log.seek(0)
+        log = server._log.read().decode()
+    assert not any(word in log for word in ("Traceback", "ERROR", "Error"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "mlruns"})
+    assert list(mlruns.glob(f"artifacts/{run.id}/artifacts/notes/words.txt"))
 
 
 @pytest.mark.slow

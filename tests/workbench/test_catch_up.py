@@ -11,11 +11,11 @@ from cyclegan.callbacks import Callback
 from cyclegan.config import parse_config
 from cyclegan.errors import CycleGANError
 from cyclegan.trainer import Trainer
+from search.catch_up import ended_trainings, shortfall
 from search.launch import Job, run_training
 from tracking import Run, Store
 from tracking.process import PROCESS
 from viz.console import Console
-from workbench.catch_up import ended_trainings, shortfall
 from workbench.doctor import examine_and_repair
 from workbench.training import train
 

@@ -143,8 +143,13 @@ def make_offer(store: Store, request: Request) -> Offer:
 
 
 def _orphan_root(store: Store) -> Path | None:
-    """Return the folder to search for orphans: an embedded store's, which holds all its runs."""
+    """Return the folder to search for orphans: an embedded store's, which holds all its runs.
+
+    None without a database: nobody could say which files still have a run.
+    """
     location = store.location
+    if not store.exists:
+        return None
     return local_path(location.artifacts) if location.database and location.artifacts else None
 
 

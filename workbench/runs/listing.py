@@ -87,7 +87,7 @@ def list_runs(store: Store, wanted: RunQuery) -> Output:
         "deleted_runs": len(hidden),
         "deleted_bytes": sum(sizes.get(run.id) or 0 for run in hidden) if measured else None,
     }
-    text = _text(data, stored, wanted, width=line_width(sys.stdout))
+    text = _text(data, stored, wanted, where=str(store.location), width=line_width(sys.stdout))
     return Output(data=data, text=text)
 
 
@@ -131,10 +131,12 @@ def steps_of(run: RunInfo) -> int | None:
     return None if step is None else round(step)
 
 
-def _text(data: Mapping[str, Any], stored: StoredRuns, wanted: RunQuery, width: int | None) -> str:
+def _text(
+    data: Mapping[str, Any], stored: StoredRuns, wanted: RunQuery, *, where: str, width: int | None
+) -> str:
     rows = data["runs"]
     if not rows:
-        lines = ["no such run" if stored.runs else "no run is stored yet"]
+        lines = ["no such run" if stored.runs else f"no run is stored in {where} yet"]
     else:
         cells = [_cells(row, stored.now_ms) for row in rows]
         columns = [c for c in _COLUMNS if any(line[c] for line in cells)]

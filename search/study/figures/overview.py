@@ -161,13 +161,14 @@ def timeline(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
 
 
 def _bar(record: Trial, begin: datetime, records: Sequence[Trial]) -> tuple[float, float]:
-    """Return (start, length) in seconds after `begin`; a running trial ends now."""
+    """Return (start, length) in seconds after `begin`.
+
+    A length is what was measured during the trial: its times of day may be wrong by hours.
+    """
     assert record.started is not None
-    if record.ended is not None:
-        end = record.ended
-    elif record.state == "interrupted":  # its end is unknown: take the study's last known moment
-        end = max(t for r in records for t in (r.started, r.ended) if t is not None)
-    else:
-        end = datetime.now()
     start = (record.started - begin).total_seconds()
+    if record.state != "interrupted":
+        return start, record.seconds or 0.0
+    # Its end is unknown: take the study's last known moment.
+    end = max(t for r in records for t in (r.started, r.ended) if t is not None)
     return start, max(0.0, (end - record.started).total_seconds())

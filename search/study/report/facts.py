@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,12 +66,6 @@ class Facts:
         done = [r for r in self.records if r.state == "complete" and r.score is not None]
         return {record.number: rank for rank, record in enumerate(done, start=1)}
 
-    def seconds(self, record: Trial) -> float | None:
-        """Return the seconds from a trial's start to its end, or to now while it runs."""
-        if record.state == "running" and record.started is not None:
-            return max(0.0, (self.written - record.started).total_seconds())
-        return record.seconds
-
 
 def gather(handle: StudyHandle, evidence: Evidence | None, state: str) -> Facts:
     """Gather the current facts; without `evidence`, leave out everything that lies in MLflow.
@@ -86,7 +79,6 @@ def gather(handle: StudyHandle, evidence: Evidence | None, state: str) -> Facts:
     except DataError as error:
         # The advice in the second part of the message is not meant for a running study.
         why = str(error).partition(";")[0] if state == "running" else str(error)
-    now = time.time() if state == "running" else None
     known = [r for r in records if r.run_id and r.score is not None]
     done = [r for r in known if r.state == "complete"]
     at = {r.number: judged_iteration(r, handle.definition) for r in known}
@@ -104,7 +96,7 @@ def gather(handle: StudyHandle, evidence: Evidence | None, state: str) -> Facts:
         parts=parts,
         slices=[one for one in slices if one is not None],
         experiment_id=evidence.experiment_id if evidence else "",
-        wall_seconds=3600 * hours(handle.study.user_attrs, now),
+        wall_seconds=3600 * hours(handle.study.user_attrs),
     )
 
 

@@ -84,7 +84,7 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
     states = dict.fromkeys(r.state for r in records if r.state != "waiting")
     done = sum(r.state in FINISHED for r in records)
     spent = sum(r.iteration for r in records)
-    seconds = sum(facts.seconds(r) or 0.0 for r in records)
+    seconds = sum(r.seconds or 0.0 for r in records)
     saved = saved_iterations(records, definition.steps * definition.seeds)
     pace = seconds / spent if spent else 0.0
     found = [

@@ -162,7 +162,7 @@ def run_name(facts: Facts, record: Trial) -> str:
 
 
 def _row(facts: Facts, record: Trial, keys: list[str], with_parts: bool) -> _Row:
-    rank, best, seconds = facts.ranks.get(record.number), facts.best, facts.seconds(record)
+    rank, best, seconds = facts.ranks.get(record.number), facts.best, record.seconds
     found = facts.parts.get(record.number, {})
     cells = [
         _Cell("" if rank is None else _BOLD.format(rank), rank or "", "number"),
@@ -236,7 +236,7 @@ def cost(facts: Facts) -> Markup:
 def _sums(facts: Facts, name: str, records: Sequence[Trial]) -> tuple[str, ...]:
     spent = sum(r.iteration for r in records)
     every = sum(r.iteration for r in facts.records)
-    seconds = sum(facts.seconds(r) or 0.0 for r in records)
+    seconds = sum(r.seconds or 0.0 for r in records)
     return (
         name,
         f"{len(records)}",

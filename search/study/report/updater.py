@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class ReportUpdater:
         store, parent: the store and the id of the study's own MLflow run.
         every: seconds between reports while no trial ends.
         look: seconds between looks at the study's storage.
-        clock: returns seconds since 1970.
+        clock: returns seconds since some moment; nobody must be able to set it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ReportUpdater:
         *,
         every: float = _EVERY_SECONDS,
         look: float = _LOOK_SECONDS,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.handle, self.store, self.parent = handle, store, parent
         self.every, self.look, self._clock = every, look, clock
@@ -78,6 +78,10 @@ class ReportUpdater:
         self._noted = ""
         self._ended = -1
         self._last = -float("inf")
+        self._mark: Mapping[str, Any] = {}
+        self._since = 0.0
+        """Time at which `_mark` was first seen here."""
+        self._moved = False
         self._warned = False
 
     def __enter__(self) -> ReportUpdater:
@@ -137,10 +141,18 @@ class ReportUpdater:
         """Claim the writing of the report; return False if another process writes it."""
         study, now = self.handle.study, self._clock()
         mark = study.user_attrs.get(_KEEPER) or {}
-        if mark and mark["owner"] != self.id and now - float(mark["at"]) < LEASE_SECONDS:
-            return False
-        if not mark or mark["owner"] != self.id or now - float(mark["at"]) >= self.every / 2:
-            study.set_user_attr(_KEEPER, {"owner": self.id, "at": round(now, 3)})
+        if mark != self._mark:
+            self._moved = bool(self._mark)
+            self._mark, self._since = mark, now
+        ours = bool(mark) and mark["owner"] == self.id
+        if mark and not ours and now - self._since < LEASE_SECONDS:
+            # As with a lease: clocks may be wrong, so what counts is whether the stamp moves.
+            seen = self._moved or abs(time.time() - float(mark["at"])) < LEASE_SECONDS
+            if seen:
+                return False
+        if not ours or now - self._since >= self.every / 2:
+            self._mark, self._since = {"owner": self.id, "at": time.time()}, now
+            study.set_user_attr(_KEEPER, dict(self._mark))
         return True
 
     def _gathered(self, state: str) -> Facts:

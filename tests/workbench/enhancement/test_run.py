@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,30 @@ def test_waiting_for_the_store_is_no_part_of_the_speed(
     code, data, _ = enhance(write("a.h5"), "--output", "e.h5", "--no-trust", "--no-report")
     assert code == 0
     assert time.perf_counter() - begin - data["seconds"] > 3
+
+
+def test_a_process_killed_before_it_noted_its_run_leaves_one_that_the_next_finds(
+    enhance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Store.create_run
+
+    def dies_when_the_run_exists(*arguments: Any, **values: Any) -> None:
+        create(*arguments, **values)
+        os._exit(9)
+
+    line = (write("a.h5"), "--output", "e.h5", "--no-report", "--no-trust")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            monkeypatch.setattr(Store, "create_run", dies_when_the_run_exists)
+            enhance(*line)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (left,) = runs()
+    assert (left.status, left.params) == ("RUNNING", {})
+    code, data, err = enhance(*line)
+    assert code == 0, err
+    (run,) = runs()
+    assert (run.id, run.name, run.status) == (left.id, left.name, "FINISHED")
+    assert (data["run_id"], run.tags["reason"]) == (left.id, "")
+    assert run.params["output"] == str(Path("e.h5").absolute())

@@ -77,6 +77,18 @@ def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> No
     assert not first._due()
 
 
+def test_a_clock_that_was_set_keeps_no_report_waiting(
+    kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, store, run = kept
+    steady, wall = Clock(), Clock()
+    monkeypatch.setattr(updater.time, "time", wall)
+    first, second = (ReportUpdater(handle, store, run.id, clock=steady) for _ in range(2))
+    assert first._due()
+    wall.now -= 5 * 3600  # first has died, and somebody sets the clock
+    assert second._due()
+
+
 def test_the_last_report_tells_how_the_study_ended(kept: Any) -> None:
     handle, store, run = kept
     with ReportUpdater(handle, store, run.id, look=60.0):

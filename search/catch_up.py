@@ -3,12 +3,15 @@
 While the disk of the store is full, neither MLflow nor the journal take records. If the process
 ends before there is room, they are lost there, but not in the folder: the checkpoint has all
 metrics and `train/` the pictures. Only the volumes of validations can't be restored.
+
+The same serves a project that came without its store: a complete training gets a run in the new
+one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,14 @@ from cyclegan.data import read_json
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.events import TrainResult
 from cyclegan.locks import exclusive, is_free
-from search.launch import GENERATOR_NAME, RECORD_NAME, SAVE_FOLDER
+from search.launch import (
+    GENERATOR_NAME,
+    RECORD_NAME,
+    SAVE_FOLDER,
+    Job,
+    LaunchResult,
+    renewed_run,
+)
 from search.rollback.schedule import SCHEDULE_NAME
 from tracking import Run, RunInfo, Store, TrackingCallback
 from tracking.outbox.records import Attachment, Params, Picture, Record, Text
@@ -27,6 +37,7 @@ from tracking.outbox.writer import BackgroundWriter
 from tracking.params import compared
 from tracking.past_training import PastTraining
 from tracking.views import CYCLE_PICTURES
+from viz.console import Console
 
 _LOCK = ".lock"
 
@@ -87,6 +98,43 @@ def shortfall(store: Store, ended: EndedTraining) -> str | None:
         f"{run.status} in MLflow at iteration {reached}, but {ended.result.outcome} at iteration "
         f"{ended.result.iteration} in {ended.folder}"
     )
+
+
+def caught_up(finished: LaunchResult, job: Job, store: Store, console: Console) -> LaunchResult:
+    """Return `finished` once MLflow has all that the folder of the training knows.
+
+    A training that was complete before may have its run in another store: it gets one in this.
+
+    Errors: those of `catch_up`.
+    """
+    if not finished.reused:
+        return finished
+    try:
+        store.run(finished.run_id)
+    except DataError as error:
+        run = renewed_run(job, store)
+        console.say(f"{error}; {run.name} has a new run here")
+        finished = replace(finished, run_id=run.id)
+        if newest_checkpoint(finished.folder / SAVE_FOLDER) is None:
+            _tell_the_end(run, finished)
+            return finished
+    ended = ended_training(finished.folder)
+    lacking = ended and shortfall(store, ended)
+    if ended and lacking:
+        catch_up(store, ended)
+        console.say(f"{lacking}; MLflow has the rest now")
+    return finished
+
+
+def _tell_the_end(run: Run, finished: LaunchResult) -> None:
+    """Write what is known of a training without a checkpoint: its generators, how it ended."""
+    generator = finished.folder / SAVE_FOLDER / GENERATOR_NAME
+    if generator.is_file():
+        run.log_file(generator, "checkpoints")
+    result = finished.result
+    run.log_metrics({"iteration": result.iteration, "step": result.step}, result.iteration)
+    run.set_tags({"outcome": result.outcome})
+    run.finish("FINISHED" if result.outcome == "completed" else "KILLED", result.reason)
 
 
 def catch_up(store: Store, ended: EndedTraining) -> None:
