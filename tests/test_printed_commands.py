@@ -52,6 +52,7 @@ URI = shlex.quote("sqlite+pysqlite:////a b/it's %25/m.db")
 FILLS = {
     **dict.fromkeys(("name", "handle.definition.name", "begun.handle.definition.name"), STUDY),
     **dict.fromkeys(("self.study", "study", "study['study']"), STUDY),
+    "found[0].parent.name": STUDY,
     **dict.fromkeys(("trial", "wanted + 10", "more", "AT_LEAST", "found.id"), "12"),
     **dict.fromkeys(("shell_word(path)", "shell", "file"), AWKWARD),
     "shlex.quote(self.shown)": URI,
@@ -103,6 +104,7 @@ PRINTED = [
     Printed("tracking/schema.py", "pip install --upgrade mlflow"),
     Printed("tracking/store.py", "mlflow experiments restore --experiment-id {found.id}"),
     Printed("tracking/store.py", "mlflow runs restore --run-id {run_id}"),
+    Printed("search/models.py", "cyclegan promote {found[0].parent.name} --trial {trial}"),
     Printed(
         "search/promotion/confirm.py",
         "cyclegan study run {handle.definition.name} --trials {more}",
