@@ -109,10 +109,11 @@ def caught_up(finished: LaunchResult, job: Job, store: Store, console: Console) 
     """
     if not finished.reused:
         return finished
+    renewed = False
     try:
         store.run(finished.run_id)
     except DataError as error:
-        run = renewed_run(job, store)
+        run, renewed = renewed_run(job, store), True
         console.say(f"{error}; {run.name} has a new run here")
         finished = replace(finished, run_id=run.id)
         if newest_checkpoint(finished.folder / SAVE_FOLDER) is None:
@@ -122,7 +123,8 @@ def caught_up(finished: LaunchResult, job: Job, store: Store, console: Console) 
     lacking = ended and shortfall(store, ended)
     if ended and lacking:
         catch_up(store, ended)
-        console.say(f"{lacking}; MLflow has the rest now")
+        if not renewed:  # of a new run nobody expects anything
+            console.say(f"{lacking}; MLflow has the rest now")
     return finished
 
 
