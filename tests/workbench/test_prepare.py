@@ -217,7 +217,7 @@ def one_line(err: str) -> str:
             1,
             "would replace this input",
         ),
-        (("a.npy", "--output", "a.txt/a.h5"), 1, "writing failed"),
+        (("a.npy", "--output", "a.txt/a.h5"), 1, "a.txt is a file, not a folder"),
     ],
 )
 def test_every_mistake_is_one_line_and_writes_nothing(
