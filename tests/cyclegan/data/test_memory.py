@@ -32,7 +32,9 @@ def cube(path: Path, side: int, written: int) -> Path:
             "data", (side,) * 3, "f4", chunks=(32, 32, 32), compression="gzip"
         )
         for z, y, x in random.integers(0, side // 32, (written, 3)) * 32:
-            data[z : z + 32, y : y + 32, x : x + 32] = random.integers(0, 99, (32, 32, 32))
+            # Surrounded by the fill value, so that the rest is background and not a hole.
+            block = np.pad(random.integers(0, 99, (30, 30, 30)), 1)
+            data[z : z + 32, y : y + 32, x : x + 32] = block
     return path
 
 

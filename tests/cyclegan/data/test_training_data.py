@@ -138,10 +138,11 @@ def test_a_sparse_volume_of_4096_cubed_trains_in_the_memory_of_a_small_one(
         with h5py.File(tmp_path / f"{side}.h5", "w") as handle:
             chunks = {"chunks": (32, 32, 32), "compression": "gzip"}
             data = handle.create_dataset("data", (side,) * 3, "f4", **chunks)
-            for z, y, x in random.integers(0, side // 32, (8, 3)) * 32:
-                data[z : z + 32, y : y + 32, x : x + 32] = random.integers(0, 99, (32, 32, 32))
-            # Validation patches come from here; all zeros would be refused as constant.
-            data[:32, :32, :32] = random.integers(0, 99, (32, 32, 32))
+            # The first block is where validation patches come from: all zeros would be refused.
+            for z, y, x in [(0, 0, 0), *random.integers(0, side // 32, (8, 3)) * 32]:
+                # Surrounded by the fill value, so that the rest is background and not a hole.
+                block = np.pad(random.integers(0, 99, (30, 30, 30)), 1)
+                data[z : z + 32, y : y + 32, x : x + 32] = block
         roi = {f"ROI{axis}": [0, 32] for axis in range(3)}
         entry = {"path": f"{side}.h5", "dset": "data"}
         spec = {"train": [entry], "validate": [entry | roi]}
