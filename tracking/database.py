@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from cyclegan.addresses import without_secrets
 from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.files import check_name
 from cyclegan.locks import waiting_for
 from tracking.errors import first_line, translated
 from tracking.schema import check_version
@@ -77,7 +78,8 @@ def project_root() -> Path:
 def locate(tracking_uri: str | None = None) -> Location:
     """Return the location of `tracking_uri`, else `MLFLOW_TRACKING_URI`, else the project's own.
 
-    Errors: `UsageError` for a URI that is not the address of a store.
+    Errors: `UsageError` for a URI that is not the address of a store, `DataError` for a place
+    where no file can be.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     folder = project_root() / "mlruns"
@@ -95,7 +97,9 @@ def locate(tracking_uri: str | None = None) -> Location:
             raise UsageError(
                 f"tracking URI '{without_secrets(uri)}' names no file; give sqlite:///path/mlflow.db"
             )
-        return _embedded(Path.cwd() / path)
+        database = Path.cwd() / path
+        check_name(database)
+        return _embedded(database)
     if scheme in ("http", "https"):
         return Location(uri.rstrip("/"), None, None)
     return Location(uri, (folder / "artifacts").as_uri(), None)
