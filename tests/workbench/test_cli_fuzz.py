@@ -323,7 +323,7 @@ def test_every_command_is_tested_and_each_of_its_values_in_the_quick_test_too() 
         assert with_values <= quick
 
 
-@pytest.mark.parametrize("every", [EVERY_FIFTH, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [EVERY_FIFTH, pytest.param(1, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("command", VALID, ids=" ".join)
 def test_an_absurd_value_is_taken_or_refused_in_one_line(
     project: Project, quick: None, command: Words, every: int
