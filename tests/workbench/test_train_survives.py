@@ -94,7 +94,8 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_like_an_uninterrupted_one(
     folder = make_project(tmp_path / "killed", tiny)
     moments = np.random.default_rng(seed)
     kills = 0
-    for _ in range(40):
+    for attempt in range(40):
+        began = time.monotonic()
         with start(folder) as process:
             try:
                 limit = moments.uniform(0.3, 1.0) * lasted if kills < KILLS else 120
@@ -104,7 +105,11 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_like_an_uninterrupted_one(
                 kills += 1
                 continue
         assert code == 0
-        break
+        if kills:
+            break
+        # The machine is faster than when the duration was measured: once more, with this one.
+        lasted = time.monotonic() - began
+        folder = make_project(tmp_path / f"killed-{attempt}", tiny)
     assert kills, "the test wants at least one kill"
     assert differences(final_state(folder), expected) == []
     assert_each_iteration_once(folder)
