@@ -41,9 +41,9 @@ class GreyLevels:
 
     @property
     def text(self) -> str:
-        """Predicate of a sentence about the stored volume."""
-        few = "1 grey value" if self.after == 1 else f"{self.after} distinct grey values"
-        return f"has only {few} where most voxels lie (of {self.before} in a sample before)"
+        """How many are left, in words."""
+        left = "1 grey value is" if self.after == 1 else f"{self.after} distinct grey values are"
+        return f"only {left} left where most voxels lie, of {self.before} in a sample before"
 
 
 def lost_levels(before: NDArray[np.floating], after: NDArray[np.floating]) -> GreyLevels | None:

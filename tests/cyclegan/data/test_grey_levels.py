@@ -76,5 +76,5 @@ def test_a_sample_is_taken_part_by_part_without_voxels_that_are_not_finite() -> 
 
 
 def test_the_text_counts_the_grey_values() -> None:
-    assert GreyLevels(900, 1).text.startswith("has only 1 grey value where most voxels lie")
+    assert GreyLevels(900, 1).text.startswith("only 1 grey value is left where most voxels lie")
     assert "33 distinct grey values" in GreyLevels(900, 33).text
