@@ -281,7 +281,7 @@ def _warn_of_lost_levels(output: Path, levels: LevelSample) -> None:
     lost = levels.lost()
     if lost is not None:
         logger.warning(
-            "%s: data %s: float32 is too coarse for the grey values of these units; use --units "
+            "%s: %s; float32 is too coarse for the grey values of these units; use --units "
             "standardised, or subtract an offset from the input first",
             output,
             lost.text,
