@@ -41,7 +41,7 @@ class GreyLevels:
 
     @property
     def text(self) -> str:
-        """How many are left, in words."""
+        """The grey values that are left, in words."""
         left = "1 grey value is" if self.after == 1 else f"{self.after} distinct grey values are"
         return f"only {left} left where most voxels lie, of {self.before} in a sample before"
 
