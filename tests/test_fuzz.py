@@ -78,7 +78,12 @@ def test_a_study_takes_a_value_or_says_why_not() -> None:
 def test_a_dataset_takes_a_value_or_says_why_not(tmp_path: Path) -> None:
     item = {"path": "a.h5", "dset": "data", "ROI0": [0, 5], "halves": ["b.h5", "c.h5"]}
     path = tmp_path / "fast.json"
-    for key in ("train", "validate", "nonsense", *(f"item.{name}" for name in (*item, "no_data"))):
+    for key in (
+        "train",
+        "validate",
+        "nonsense",
+        *(f"item.{name}" for name in (*item, "no_data", "hash")),
+    ):
         for value in ABSURD:
             spec: dict[str, Any] = {"train": [dict(item)], "validate": [{"path": "v.h5"}]}
             (spec["train"][0] if "." in key else spec)[key.removeprefix("item.")] = value

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan.config import Config, override, parse_config
 from cyclegan.data import DatasetSpec, VolumeEntry, open_dataset
+from cyclegan.data.fingerprint import check_unchanged
 from cyclegan.data.origin import resolved
 from cyclegan.enhance.grid import Region
 from cyclegan.errors import ConfigError, UsageError, nearest
@@ -305,7 +306,9 @@ def _store(tracking_uri: str | None, console: Console) -> Store:
 
 def _volumes_of(datafile: Path) -> Sequence[VolumeEntry]:
     if datafile.suffix.lower() == ".json":
-        return DatasetSpec.load(datafile).validate
+        volumes = DatasetSpec.load(datafile).validate
+        check_unchanged(volumes, datafile)
+        return volumes
     return [VolumeEntry(path=datafile, dset="data")]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cyclegan.data.dataset import DatasetSpec
+from cyclegan.data.fingerprint import check_unchanged, file_hashes
 from cyclegan.data.volume import oddities
-from cyclegan.errors import UsageError, nearest
+from cyclegan.errors import DataError, UsageError, nearest
 from cyclegan.files import check_outputs, refuse_overwrite, same_file, write_text
 from cyclegan.prepare import (
     COMPRESSIONS,
@@ -118,11 +121,11 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
         ]
         if validation is not None and request.validate_file is not None:
             jobs.append(_validation_job(stack, request, settings, validation))
-        text = _dataset(json_file, jobs)
         if not request.overwrite and all(is_done(j.source, j.output, settings) for j in jobs):
+            hashes = file_hashes([job.output for job in jobs])
             if not json_file.exists():
-                write_text(json_file, text)
-            if _holds(json_file, text):
+                write_text(json_file, _dataset(json_file, jobs, hashes))
+            if _leads_to(json_file, jobs, hashes):
                 return _nothing_left(jobs, json_file)
         finished = [
             check_output(job.source, job.output, settings, overwrite=request.overwrite)
@@ -131,7 +134,8 @@ def prepare_volumes(request: PrepareRequest, *, console: Console) -> Output:
         refuse_overwrite(json_file, request.overwrite or all(finished))
         _announce(console, request, jobs, ranges)
         done = [_prepare(console, request, settings, job) for job in jobs]
-        write_text(json_file, text)
+        hashes = file_hashes([job.output for job in jobs])
+        write_text(json_file, _dataset(json_file, jobs, hashes))
         for job in jobs:
             forget(job.output, job.source, settings)
     return Output(data=_data(done, jobs, json_file, settings), text=_text(done, json_file))
@@ -253,14 +257,31 @@ def _level_advice(done: PrepareResult, settings: Settings) -> str:
     )
 
 
-def _dataset(json_file: Path, jobs: Sequence[_Job]) -> str:
-    train = [entry for job in jobs for entry in entries(job.output, json_file, job.train)]
-    validate = [entry for job in jobs for entry in entries(job.output, json_file, job.validate)]
-    return dataset_text(train, validate)
+def _dataset(json_file: Path, jobs: Sequence[_Job], hashes: Mapping[str, str]) -> str:
+    def of(job: _Job, ranges: Sequence[Span | None]) -> list[dict[str, Any]]:
+        return entries(job.output, json_file, ranges, hashes.get(os.path.normpath(job.output), ""))
+
+    return dataset_text(
+        [entry for job in jobs for entry in of(job, job.train)],
+        [entry for job in jobs for entry in of(job, job.validate)],
+    )
 
 
-def _holds(json_file: Path, text: str) -> bool:
-    return json_file.is_file() and json_file.read_bytes() == text.encode()
+def _leads_to(json_file: Path, jobs: Sequence[_Job], hashes: Mapping[str, str]) -> bool:
+    """Return True if the file is the dataset JSON of these volumes.
+
+    Errors: `DataError` if a volume has changed since that file was written.
+    """
+    written = json_file.read_bytes()
+    by_earlier_version = _dataset(json_file, jobs, {})
+    if written in (_dataset(json_file, jobs, hashes).encode(), by_earlier_version.encode()):
+        return True
+    try:
+        spec = DatasetSpec.load(json_file, warn=False)
+    except DataError:
+        return False
+    check_unchanged((*spec.train, *spec.validate), json_file)
+    return False
 
 
 def _nothing_left(jobs: Sequence[_Job], json_file: Path) -> Output:

@@ -8,12 +8,14 @@ axis, as in NumPy: `[0, -20]` leaves the last 20 slices out. `"ROI": [[z, y, x],
 the same region by two corners. A volume may name two half scans of itself,
 `"halves": ["even.h5", "odd.h5"]`, with the same dset and region. `"no_data": -9999` is the value of
 voxels without data. `"fill_missing": true` reads chunks that were never written as the fill value,
-even if they are holes in the data.
+even if they are holes in the data. `"hash": "sha256:..."` is the hash of the file when it was
+prepared (`cyclegan.data.fingerprint`): a training refuses a file that has changed since.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ Limits = tuple[int, int] | None
 
 _PARTS = ("train", "validate")
 _AXIS_KEYS = ("ROI0", "ROI1", "ROI2")
-_ENTRY_KEYS = {"path", "dset", "ROI", "halves", "no_data", "fill_missing", *_AXIS_KEYS}
+_HASH = re.compile(r"(sampled-)?sha256:[0-9a-f]{64}")
+_ENTRY_KEYS = {"path", "dset", "ROI", "halves", "no_data", "fill_missing", "hash", *_AXIS_KEYS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +50,12 @@ class VolumeEntry:
     """Value of voxels without data, if the user names one."""
     fill_missing: bool = False
     """Read chunks that were never written as the fill value, even if they are holes."""
+    hash: str = ""
+    """Hash that the file must have, as in `cyclegan.data.fingerprint`; empty for any."""
 
     def half(self, number: int) -> VolumeEntry:
         """Return the same dataset and region of half scan 0 or 1."""
-        return replace(self, path=self.halves[number], halves=())
+        return replace(self, path=self.halves[number], halves=(), hash="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ def _entry(source: Path, where: str, item: Any) -> VolumeEntry:
         halves=_halves(source, where, item),
         no_data=_no_data(where, item.get("no_data")),
         fill_missing=_fill_missing(where, item.get("fill_missing", False)),
+        hash=_hash(where, item.get("hash", "")),
     )
 
 
@@ -130,6 +136,15 @@ def _fill_missing(where: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise DataError(f"{where}: fill_missing = {value!r} must be true or false")
     return value
+
+
+def _hash(where: str, value: Any) -> str:
+    if value != "" and not (isinstance(value, str) and _HASH.fullmatch(value)):
+        raise DataError(
+            f"{where}: hash = {value!r} must be sha256: or sampled-sha256: and 64 hexadecimal "
+            "digits, as `cyclegan prepare` writes it; or leave it out"
+        )
+    return str(value)
 
 
 def _halves(source: Path, where: str, item: dict[str, Any]) -> tuple[Path, ...]:

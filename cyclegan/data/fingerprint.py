@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclegan.data.dataset import DatasetSpec
+from cyclegan.data.dataset import DatasetSpec, VolumeEntry
 from cyclegan.data.files_behind import files_behind
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import write_text
@@ -33,6 +33,7 @@ MISSING = "missing"
 
 _CACHED_FROM_BYTES = 16 << 20  # a smaller file is hashed in hundredths of a second
 _SETTLED_SECONDS = 2.0
+_SHOWN_DIGITS = 12
 _CACHE_ENTRIES = 10_000
 
 
@@ -53,6 +54,29 @@ def fingerprint(dataset: Path, *, cache: Path | None = None) -> dict[str, str]:
     for entry in dict.fromkeys((*spec.train, *spec.validate)):
         paths += files_behind(entry)
     return file_hashes(paths, cache=cache)
+
+
+def check_unchanged(entries: Iterable[VolumeEntry], dataset: Path) -> None:
+    """Compare the hashes that entries of the JSON `dataset` name with those of their files now.
+
+    Errors: `DataError` with both hashes for the first file that has changed.
+    """
+    named = [entry for entry in entries if entry.hash]
+    hashes = file_hashes(entry.path for entry in named)
+    for entry in named:
+        found = hashes[os.path.normpath(entry.path)]
+        if found not in (entry.hash, MISSING):
+            raise DataError(
+                f"{entry.path} has changed since it was prepared: {shortened(entry.hash)} in "
+                f"{dataset}, {shortened(found)} now; prepare it again with --overwrite, or remove "
+                f"its hash from {dataset.name} if the change is meant"
+            )
+
+
+def shortened(value: str) -> str:
+    """Return the kind and the first digits of a hash; `missing` as it is."""
+    kind, colon, digits = value.partition(":")
+    return f"{kind}:{digits[:_SHOWN_DIGITS]}…" if colon else kind
 
 
 def file_hashes(paths: Iterable[Path], *, cache: Path | None = None) -> dict[str, str]:

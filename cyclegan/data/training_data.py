@@ -23,6 +23,7 @@ from cyclegan.data import (
     Volume,
     open_volumes,
 )
+from cyclegan.data.fingerprint import check_unchanged
 from cyclegan.data.scan import by_place, find_scan, fingerprint_of
 from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
@@ -49,7 +50,8 @@ class TrainingData:
     The regions that are trained on define the grey scale of their scan; its other regions, such as
     those of the validation, get the same one.
 
-    Errors: `DataError` for files that can't be used and patches that don't fit.
+    Errors: `DataError` for files that can't be used or have changed since they were prepared, and
+    for patches that don't fit.
     """
 
     hash_cache: Path | None = None
@@ -59,6 +61,8 @@ class TrainingData:
         self.budget = MemoryBudget(config.memory_budget_gb * 1e9)
         self.spec_A = DatasetSpec.load(Path(config.data_A))
         self.spec_B = DatasetSpec.load(Path(config.data_B))
+        for spec in (self.spec_A, self.spec_B):
+            check_unchanged((*spec.train, *spec.validate), spec.source)
         self._scans: dict[Domain, tuple[Scan, ...]] = {"A": (), "B": ()}
         self._fingerprinted = False
         self._rescaled: set[str] = set()

@@ -48,8 +48,9 @@ Compression = Literal["gzip", "lz4", "none"]
 COMPRESSIONS = ("gzip", "lz4", "none")
 _FILTERS: dict[str, dict[str, Any]] = {
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
-    "lz4": {**hdf5plugin.LZ4(), "shuffle": True},
-    "none": {},
+    # gzip has a checksum of its own.
+    "lz4": {**hdf5plugin.LZ4(), "shuffle": True, "fletcher32": True},
+    "none": {"fletcher32": True},
 }
 _SYNC_SECONDS = 5.0
 _NAMES = ("job.json", "chunks.bin", "journal.jsonl", "lock")

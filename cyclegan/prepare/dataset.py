@@ -89,12 +89,19 @@ def complement(ranges: Sequence[Range], length: int) -> list[Range]:
     return [(a, b) for a, b in pairs if a < b]
 
 
-def entries(volume: Path, json_file: Path, ranges: Sequence[Range | None]) -> list[dict[str, Any]]:
-    """Return entries of a dataset JSON for ranges of a volume along Z; None is all of it."""
+def entries(
+    volume: Path, json_file: Path, ranges: Sequence[Range | None], volume_hash: str
+) -> list[dict[str, Any]]:
+    """Return entries of a dataset JSON for ranges of a volume along Z; None is all of it.
+
+    `volume_hash` is that of `cyclegan.data.fingerprint`; the entries of an empty one have none.
+    """
     folder = os.path.realpath(json_file.parent)
     path = Path(os.path.relpath(os.path.realpath(volume), folder)).as_posix()
     return [
-        {"path": path, "dset": DATASET} | ({} if limits is None else {"ROI0": list(limits)})
+        {"path": path, "dset": DATASET}
+        | ({} if limits is None else {"ROI0": list(limits)})
+        | ({"hash": volume_hash} if volume_hash else {})
         for limits in ranges
     ]
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cyclegan.config import Config
+from cyclegan.data.fingerprint import shortened
 from cyclegan.errors import DataError
 from tracking.provenance import data_hashes, git_state, lock_sha256, versions
-
-_DIGITS = 12
 
 
 def origin(config: Config) -> dict[str, Any]:
@@ -68,13 +67,8 @@ def _change(path: str, before: str | None, now: str | None) -> str:
     if before == now:
         return ""
     if before is None:
-        return f"{path} ({_short(now)}) was not in the data when the study began"
+        return f"{path} ({shortened(str(now))}) was not in the data when the study began"
     if now is None:
-        return f"{path} ({_short(before)}) was in the data when the study began, but is not now"
-    return f"{path} changed since the study began: {_short(before)} then, {_short(now)} now"
-
-
-def _short(value: str | None) -> str:
-    """Return `sha256:` and the first digits; `missing` as it is."""
-    kind, colon, digits = str(value).partition(":")
-    return f"{kind}:{digits[:_DIGITS]}…" if colon else kind
+        return f"{path} ({shortened(before)}) was in the data when the study began, but is not now"
+    change = f"{shortened(before)} then, {shortened(now)} now"
+    return f"{path} changed since the study began: {change}"

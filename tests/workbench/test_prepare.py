@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tifffile
 import zarr
 
 from cyclegan.data import DatasetSpec, open_dataset
+from cyclegan.data.fingerprint import file_hashes
 from cyclegan.prepare import streaming
 from viz.console import Console
 from workbench import cli, data
@@ -56,6 +58,12 @@ def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 def stored(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     with h5py.File(path) as handle:
         return handle["data"][:], dict(handle["data"].attrs)
+
+
+def written(name: str) -> dict[str, str]:
+    """Return the entry of a whole volume in the dataset JSON beside it."""
+    path = Path(name)
+    return {"path": path.name, "dset": "data", "hash": file_hashes([path])[name]}
 
 
 def standardised(array: np.ndarray) -> np.ndarray:
@@ -118,9 +126,10 @@ def test_several_volumes_go_into_a_folder_with_one_dataset(call: Any, tmp_path: 
         found, attributes = stored(f"all/v{i}.h5")
         np.testing.assert_allclose(found, standardised(volume(i)), atol=2e-3)
         assert attributes["mean"] == pytest.approx(volume(i).mean())
+    parts = [written(f"all/v{i}.h5") for i in range(3)]
     assert json.loads(Path("all/dataset.json").read_text()) == {
-        "train": [{"path": f"v{i}.h5", "dset": "data"} for i in (0, 1)],
-        "validate": [{"path": "v2.h5", "dset": "data"}],
+        "train": parts[:2],
+        "validate": parts[2:],
     }
     assert call("v0.npy", "v1.npy", "--output", "split")[0] == 0
     spec = DatasetSpec.load(tmp_path / "split" / "dataset.json")
@@ -133,8 +142,8 @@ def test_a_separate_file_is_for_validation(call: Any) -> None:
     assert call("a.npy", "--output", "a.h5", "--validate-file", "b.npy")[0] == 0
     np.testing.assert_allclose(stored("a_validate.h5")[0], standardised(volume(1)), atol=2e-3)
     assert json.loads(Path("a.json").read_text()) == {
-        "train": [{"path": "a.h5", "dset": "data"}],
-        "validate": [{"path": "a_validate.h5", "dset": "data"}],
+        "train": [written("a.h5")],
+        "validate": [written("a_validate.h5")],
     }
 
 
@@ -393,6 +402,28 @@ def test_anything_else_than_the_same_command_is_refused(call: Any, change: str) 
     code, _, err = call(*arguments)
     assert code == 1 and "already exists; name another file or add --overwrite" in err
     assert (Path("a.h5").read_bytes(), Path("a.json").read_bytes()) == before
+
+
+def test_a_volume_that_has_changed_since_is_no_result_of_the_same_command(call: Any) -> None:
+    np.save("a.npy", volume())
+    assert call("a.npy", "--output", "a.h5")[0] == 0
+    with h5py.File("a.h5", "r+") as handle:
+        handle["data"][0, 0, 0] += 1
+    code, _, err = call("a.npy", "--output", "a.h5")
+    assert code == 1
+    assert "a.h5 has changed since it was prepared: sha256:" in err and "--overwrite" in err
+    assert call("a.npy", "--output", "a.h5", "--overwrite")[0] == 0
+    assert call("a.npy", "--output", "a.h5")[1].startswith("nothing left to do")
+
+
+def test_a_dataset_json_of_an_earlier_version_without_hashes_still_counts(call: Any) -> None:
+    np.save("a.npy", volume())
+    assert call("a.npy", "--output", "a.h5")[0] == 0
+    text = re.sub(r', "hash": "\S+"', "", Path("a.json").read_text())
+    assert "hash" not in text
+    Path("a.json").write_text(text)
+    assert call("a.npy", "--output", "a.h5")[1].startswith("nothing left to do")
+    assert Path("a.json").read_text() == text
 
 
 def test_overwriting_with_the_same_voxels_gives_the_same_numbers(call: Any) -> None:

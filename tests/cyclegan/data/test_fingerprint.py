@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
+from cyclegan.data import DatasetSpec
 from cyclegan.data import fingerprint as module
-from cyclegan.data.fingerprint import MISSING, combined, fingerprint
+from cyclegan.data.fingerprint import MISSING, check_unchanged, combined, file_hashes, fingerprint
 from cyclegan.errors import DataError
 
 Noise = Callable[..., np.ndarray]
@@ -55,6 +56,27 @@ def test_hashes_are_those_of_sha256sum_and_change_with_any_byte(
     after = fingerprint(dataset)
     assert {k for k in before if before[k] != after[k]} == {str(tmp_path / "b.h5")}
     assert combined(before) != combined(after)
+
+
+def test_a_file_that_has_changed_since_it_was_prepared_is_refused(
+    tmp_path: Path, noise: Noise
+) -> None:
+    volume = write(tmp_path / "a.h5", noise(4, 5, 6))
+    hashes = file_hashes([volume])
+    entry = {"path": "a.h5", "dset": "data", "hash": hashes[str(volume)]}
+    dataset = tmp_path / "set.json"
+    dataset.write_text(json.dumps({"train": [entry], "validate": [entry]}))
+    check_unchanged(DatasetSpec.load(dataset).train, dataset)
+    content = bytearray(volume.read_bytes())
+    content[-1] ^= 1
+    volume.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"a\.h5 has changed since it was prepared: sha256:.* now; "
+    ):
+        check_unchanged(DatasetSpec.load(dataset).train, dataset)
+    del entry["hash"]
+    dataset.write_text(json.dumps({"train": [entry], "validate": [entry]}))
+    check_unchanged(DatasetSpec.load(dataset).train, dataset)
 
 
 def test_moved_data_have_other_paths_and_the_same_combined_hash(

@@ -81,12 +81,16 @@ def test_one_volume_is_a_file_and_several_are_a_folder(tmp_path: Path) -> None:
         output_paths(several, tmp_path / "o", Path("b.tif"))
 
 
+HASH = "sha256:" + "0" * 64
+
+
 def test_what_is_written_is_what_a_training_reads(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     json_file, volume = tmp_path / "sub" / "set.json", tmp_path / "a b.h5"
     text = dataset_text(
-        entries(volume, json_file, [(0, 20), (40, 100)]),
-        entries(volume, json_file, [(20, 40)]) + entries(tmp_path / "v.h5", json_file, [None]),
+        entries(volume, json_file, [(0, 20), (40, 100)], HASH),
+        entries(volume, json_file, [(20, 40)], HASH)
+        + entries(tmp_path / "v.h5", json_file, [None], ""),
     )
     json_file.write_text(text)
     assert json.loads(json_file.read_text())["train"][0]["path"] == "../a b.h5"
@@ -94,3 +98,4 @@ def test_what_is_written_is_what_a_training_reads(tmp_path: Path) -> None:
     assert [e.roi[0] for e in spec.train] == [(0, 20), (40, 100)]
     assert [e.roi[0] for e in spec.validate] == [(20, 40), None]
     assert spec.train[0].path.resolve() == volume
+    assert [e.hash for e in (*spec.train, *spec.validate)] == [HASH, HASH, HASH, ""]
