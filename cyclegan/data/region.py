@@ -52,11 +52,11 @@ CHUNK_CACHE_BYTES = 16 << 20
 """Most bytes of a volume's decompressed chunks that stay in memory between two patches."""
 _SAMPLED_BLOCKS, _SAMPLED_VOXELS = 16, 200_000
 """Blocks and voxels, about, by which it is judged which values are extreme."""
-_FILL_MISSING = (
+_LEAVE_OUT = (
     "leave the gap out by a region (ROI0, ROI1, ROI2), or read the fill value there by "
     '"fill_missing": true in the dataset JSON (--fill-missing)'
 )
-"""Ways out for a volume with holes."""
+"""Ways out for a training region with holes."""
 _without_holes: set[Hashable] = set()
 """Keys of regions whose missing chunks are no holes: trainings open a region several times."""
 WASTEFUL = 20.0
@@ -318,12 +318,17 @@ class Region:
 
 
 def check_holes(
-    dataset: h5py.Dataset, name: str, box: Sequence[tuple[int, int]], *, fill_missing: bool
+    dataset: h5py.Dataset,
+    name: str,
+    box: Sequence[tuple[int, int]],
+    *,
+    fill_missing: bool,
+    way_out: str = _LEAVE_OUT,
 ) -> str | None:
     """Return the chunks of a box (Z, Y, X) that were never written, as a predicate, or None.
 
     All indices along the leading axes count. Errors: `DataError` if they are holes in the data,
-    unless `fill_missing` is True.
+    unless `fill_missing` is True; `way_out` says what to do instead of completing the data.
     """
     grids = ChunkGrid.all_of_hdf5(dataset)
     note = unwritten(grids.values(), box)
@@ -331,7 +336,7 @@ def check_holes(
         return note
     for index, grid in grids.items():
         read = functools.partial(_read_at, dataset, name, index)
-        refuse_holes(name, grid, box, read, way_out=_FILL_MISSING)
+        refuse_holes(name, grid, box, read, way_out=way_out)
     return note
 
 

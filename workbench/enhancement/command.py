@@ -43,6 +43,11 @@ from workbench.enhancement.request import EnhanceRequest, Target, check_roi, kee
 from workbench.enhancement.run import EnhancementRun, tracked
 from workbench.output import OpenStore, Output
 
+_FILL_MISSING = (
+    'or read the fill value there by --fill-missing ("fill_missing": true in a dataset JSON); a '
+    "region does not leave the gap out, because the grey scale is that of the whole volume"
+)
+"""Way out for a volume with holes."""
 _AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 
 
@@ -231,7 +236,7 @@ def _check_input(entry: VolumeEntry) -> None:
     dataset, name = open_dataset(entry.path, entry.dset), f"{entry.path}:{entry.dset}"
     with dataset.file, explained(name):
         box = [(0, n) for n in dataset.shape[-3:]]
-        check_holes(dataset, name, box, fill_missing=entry.fill_missing)
+        check_holes(dataset, name, box, fill_missing=entry.fill_missing, way_out=_FILL_MISSING)
 
 
 def _entry(request: EnhanceRequest, path: Path) -> VolumeEntry:

@@ -361,6 +361,9 @@ def test_inputs_with_holes_are_refused_until_the_fill_value_is_asked_for(
     assert (code, err.count("\n")) == (1, 1)
     assert missing in err and "--fill-missing" in err
     assert set(Path().iterdir()) == before
+    written = ",".join(f"0:{n}" for n in (SHAPE[0] // 2, *SHAPE[1:]))
+    _, _, same = enhance(*arguments, "--roi", written)  # the grey scale is the whole volume's
+    assert same == err and "a region does not leave the gap out" in err
     code, _, err = enhance(*arguments, "--fill-missing")
     assert code == 0
     assert missing in err
