@@ -24,6 +24,10 @@ SOURCE_DATASET = "source_dataset"
 """Attribute of a prepared dataset: name of the dataset in that file, or empty."""
 SOURCE_PLANE = "source_plane"
 """Attribute of a prepared dataset: number in its folder of the slice that `roi` counts from."""
+STANDARDISED = "standardised"
+"""Attribute of a prepared dataset: whether it was standardised."""
+EXTREME = "extreme"
+"""Attribute of a prepared dataset: number of its extreme voxels, which were clipped."""
 _MOST_STEPS = 8
 _MOST_AXES = 32
 
@@ -44,6 +48,12 @@ class Origin:
             a is None or b is None or (a[0] < b[1] and b[0] < a[1])
             for a, b in zip(self.box, other.box, strict=True)
         )
+
+
+def is_clipped(dataset: h5py.Dataset) -> bool:
+    """Return True if extreme voxels were clipped when the dataset was prepared."""
+    known = dataset.attrs
+    return PREPARED_FROM in known and bool(known.get(STANDARDISED) and known.get(EXTREME))
 
 
 def origin_of(path: Path, dset: str, roi: Box) -> Origin:

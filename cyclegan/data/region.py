@@ -27,7 +27,7 @@ from cyclegan.data.hdf5_source import (
     read_part,
     source_files,
 )
-from cyclegan.data.origin import resolved
+from cyclegan.data.origin import is_clipped, resolved
 from cyclegan.data.statistics import (
     Moments,
     Statistics,
@@ -226,7 +226,12 @@ class Region:
     def _valid_range(
         self, dataset: h5py.Dataset, grid: BlockGrid, written: NDArray[Any], voxels: int
     ) -> ValidRange:
-        """Return which values count, judged by some voxels of some blocks all over the region."""
+        """Return which values count, judged by some voxels of some blocks all over the region.
+
+        All values do in a prepared volume whose extreme voxels were clipped.
+        """
+        if self.entry.no_data is None and is_clipped(dataset):
+            return ValidRange()
         chosen = spread(written, _SAMPLED_BLOCKS)
         wanted = max(_SAMPLED_VOXELS // max(len(chosen), 1), 1)
         found = []

@@ -21,7 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan.data.grey_levels import SAMPLED_VOXELS, GreyLevels, LevelSample
-from cyclegan.data.origin import PREPARED_FROM, SOURCE_DATASET, SOURCE_PATH, SOURCE_PLANE
+from cyclegan.data.origin import (
+    EXTREME,
+    PREPARED_FROM,
+    SOURCE_DATASET,
+    SOURCE_PATH,
+    SOURCE_PLANE,
+    STANDARDISED,
+)
 from cyclegan.data.statistics import (
     Moments,
     Outliers,
@@ -300,9 +307,9 @@ class _Work:
         attributes: dict[str, Any] = {
             "mean": statistics.mean,
             "std": statistics.std,
-            "standardised": self._settings.standardise,
+            STANDARDISED: self._settings.standardise,
             "non_finite": statistics.non_finite,
-            "extreme": statistics.extreme,
+            EXTREME: statistics.extreme,
             "without_data": statistics.without_data,
             "source": self._source.name,
             SOURCE_PATH: os.path.realpath(path),

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cyclegan.data import Volume, VolumeEntry
 from cyclegan.data.statistics import moments
 from cyclegan.errors import DataError, UsageError
 from cyclegan.prepare import (
@@ -185,6 +186,8 @@ def test_one_absurd_voxel_leaves_all_others_their_grey_levels(tmp_path: Path, va
     np.testing.assert_allclose(found[rest], expected[rest], atol=4e-3)
     assert len(np.unique(found)) > 5000
     assert done.statistics.extreme == attributes["extreme"] == 1
+    again = Volume(VolumeEntry(path=done.output, dset="data")).scan.statistics
+    assert (again.extreme, again.outliers) == (0, None)
 
 
 def test_voxels_without_data_become_the_mean(tmp_path: Path) -> None:
