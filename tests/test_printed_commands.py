@@ -92,12 +92,14 @@ def examples() -> Iterator[Printed]:
 
 PRINTED = [
     *examples(),
+    Printed("cyclegan/data/dataset.py", "cyclegan prepare", mention=True),
     Printed("cyclegan/data/hdf5_source.py", "h5clear -s {shell_word(path)}"),
     Printed("cyclegan/data/region.py", "cyclegan prepare", mention=True),
     Printed("cyclegan/prepare/arrays.py", "pip install 'cyclegan3d[zarr]'"),
     Printed("cyclegan/prepare/tiff.py", "pip install imagecodecs"),
     Printed("cyclegan/simulate/real.py", "pip install --no-deps {PACKAGE}=={VERSION}"),
     Printed("cyclegan/simulate/real.py", "make install"),
+    Printed("tracking/moved.py", "cyclegan doctor --adopt"),
     Printed("tracking/outbox/writer.py", "cyclegan doctor"),
     Printed("tracking/registry.py", "cyclegan promote STUDY"),
     Printed("tracking/schema.py", "mlflow db upgrade {shlex.quote(without_secrets(location.uri))}"),

@@ -1,4 +1,4 @@
-"""Adopt the embedded store of a project folder that was moved or copied.
+"""Adopt the files of a project folder that was moved or copied.
 
 MLflow's tables name the files of runs by absolute addresses. After a move these lead to the old
 place: nothing is found, and new files would make the old folder again. So each opening of an
@@ -8,6 +8,9 @@ a copy of the database (`mlflow.db.before-move`). A copied project changes its o
 
 Nothing changes if the files are not here, or if a process may still write to the old place: a
 warning says so, and `cyclegan doctor` shows it.
+
+A database on a server may serve other machines, on which the old folder is in its place. There the
+addresses change only by `cyclegan doctor --adopt`; until then a warning says so.
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cyclegan.errors import CycleGANError
 from cyclegan.files import replacing, same_file, write_text
 from cyclegan.locks import waiting_for
 from tracking.artifacts import local_path
 from tracking.database import Location
+from tracking.errors import translated
 from tracking.process import PROCESS, is_alive
 from viz.units import count
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 log = logging.getLogger(__name__)
 
@@ -62,40 +69,48 @@ class OldPlace:
 
 
 class MovedStore:
-    """The embedded store at `location`, seen as one that may have been moved."""
+    """The database at `location`, seen as one whose project may have been moved.
+
+    MLflow's server keeps its own addresses, so its location is not allowed here.
+    """
 
     def __init__(self, location: Location) -> None:
-        assert location.database is not None
+        own = local_path(location.artifacts or "")
+        assert own is not None
+        self.location = location
         self.database = location.database
-        self.own = self.database.parent / _FOLDER
+        """The file of an embedded store; None for a database on a server."""
+        self.own = own
 
-    def adopt(self) -> None:
-        """Change the addresses of files that lie in this store's folder by now.
+    def adopt(self, *, asked: bool = False) -> None:
+        """Change the addresses of files that lie in this project's folder by now.
 
-        Errors: `CycleGANError` in one line if the database can't be copied or changed.
+        Those of a database on a server change only if `asked`.
+
+        Errors: `CycleGANError` in one line if the database can't be copied, read or changed.
         """
         for old in self._old_places():
-            reason = self._obstacle(old)
+            reason = self._obstacle(old, asked=asked)
             if reason:
                 log.warning("%s", reason)
             elif self._is_ours(old):
                 self._adopt(old)
 
-    def obstacles(self) -> list[str]:
-        """Return a line for each old place whose files are missing and can't be adopted."""
-        return [reason for old in self._old_places() if (reason := self._obstacle(old))]
+    def obstacles(self, *, asked: bool = False) -> list[str]:
+        """Return a line for each old place that `adopt` leaves as it is, and why."""
+        found = (self._obstacle(old, asked=asked) for old in self._old_places())
+        return [reason for reason in found if reason]
 
     def _old_places(self) -> list[OldPlace]:
         runs: dict[str, list[str]] = {}
-        with self._connection() as connection:
-            query = "SELECT experiment_id, artifact_location FROM experiments"
-            found = {key: _root(str(address)) for key, address in connection.execute(query)}
-            own = found.pop(0, "")  # MLflow's first experiment was made with the store
-            if own in found.values():
-                runs[own] = []
-            for run_id, address in connection.execute("SELECT run_uuid, artifact_uri FROM runs"):
-                root = _root(str(address).removesuffix(f"/{run_id}/{_FOLDER}"))
-                runs.setdefault(root, []).append(str(run_id))
+        experiments = self._rows("SELECT experiment_id, artifact_location FROM experiments")
+        found = {int(key): _root(str(address)) for key, address in experiments}
+        own = found.pop(0, "")  # MLflow's first experiment was made with the store
+        if own in found.values() and self.database:
+            runs[own] = []
+        for run_id, address in self._rows("SELECT run_uuid, artifact_uri FROM runs"):
+            root = _root(str(address).removesuffix(f"/{run_id}/{_FOLDER}"))
+            runs.setdefault(root, []).append(str(run_id))
         places = [(address, local_path(address), ids) for address, ids in runs.items()]
         return [
             OldPlace(address=address, folder=folder, runs=tuple(ids))
@@ -105,10 +120,10 @@ class MovedStore:
 
     def _is_own(self, folder: Path) -> bool:
         """Return True if `folder` is this store's, also by way of a link or a mount."""
+        if same_file(folder, self.own) or self.database is None:
+            return same_file(folder, self.own)
         database = folder.parent / self.database.name
-        return same_file(folder, self.own) or (
-            database.exists() and database.samefile(self.database)
-        )
+        return database.exists() and database.samefile(self.database)
 
     def _is_ours(self, old: OldPlace) -> bool:
         """Return True if the files of `old` lie in this store's folder, or if there are none.
@@ -126,12 +141,14 @@ class MovedStore:
     def _is_lost(self, old: OldPlace) -> bool:
         """Return True if the old place is gone, or is the folder of another store by now."""
         place = old.folder.parent
-        return not place.is_dir() or (place / self.database.name).exists()
+        return not place.is_dir() or bool(self.database and (place / self.database.name).exists())
 
-    def _obstacle(self, old: OldPlace) -> str | None:
+    def _obstacle(self, old: OldPlace, *, asked: bool) -> str | None:
         if not old.runs:
             return None
-        begin = f"{self.database}: it looks for {old}"
+        begin = f"{self.location}: it looks for {old}"
+        if self.database is None:
+            return self._obstacle_on_server(old, begin, asked=asked)
         if not self._holds(old):
             if old.folder.is_dir() and not self._is_lost(old):
                 return None  # somebody chose that place for them
@@ -144,17 +161,29 @@ class MovedStore:
             return f"{begin}, but they lie in {self.own}; make the database writable once"
         return None
 
+    def _obstacle_on_server(self, old: OldPlace, begin: str, *, asked: bool) -> str | None:
+        if old.folder.is_dir() or not self._holds(old):
+            return None  # they are there, or on another machine
+        writer = self._writer(old)
+        if writer:
+            return f"{begin}, but they lie in {self.own}; {writer}"
+        if not asked:
+            return (
+                f"{begin}, but they lie in {self.own}; if the project was moved here, and no other "
+                "machine uses the old folder, run cyclegan doctor --adopt"
+            )
+        return None
+
     def _writer(self, old: OldPlace) -> str | None:
         """Return what to do about a process that may still write to the old place; None if none."""
         if old.folder.is_dir():
             return None  # this store is a copy, and the process writes to the original
-        query = (
+        running = self._rows(
             "SELECT run_uuid, name, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid"
-            " AND key = ?), (SELECT max(timestamp) FROM latest_metrics"
-            " WHERE latest_metrics.run_uuid = runs.run_uuid) FROM runs WHERE status = 'RUNNING'"
+            " AND key = :key), (SELECT max(timestamp) FROM latest_metrics"
+            " WHERE latest_metrics.run_uuid = runs.run_uuid) FROM runs WHERE status = 'RUNNING'",
+            key=PROCESS,
         )
-        with self._connection() as connection:
-            running = connection.execute(query, (PROCESS,)).fetchall()
         for run_id, name, process, at_ms in running:
             alive = is_alive(process) if process else None
             # Absolute: a clock that was wrong may have left a time that is yet to come.
@@ -164,66 +193,82 @@ class MovedStore:
         return None
 
     def _adopt(self, old: OldPlace) -> None:
-        lock = self.database.with_name(f".{self.database.name}.lock")
-        try:
-            with waiting_for(lock):
-                if old not in self._old_places():
-                    return  # another process was quicker
-                if old.runs:
-                    self._back_up()
-                self._move_outboxes(old)
-                self._rewrite(old)
-        except (sqlite3.Error, OSError) as error:
-            raise CycleGANError(
-                f"{self.database}: the project was moved from {old.folder.parent.parent}, and its "
-                f"tables can't be changed: {error}; free some space and run again"
-            ) from error
+        failed = (
+            f"{self.location}: the project was moved from {old.folder.parent.parent}, and its "
+            "tables can't be changed; free some space, or correct the permissions, and run again"
+        )
+        with translated(failed), self._locked():
+            if old not in self._old_places():
+                return  # another process was quicker
+            if self.database and old.runs:
+                self._back_up(self.database)
+            if self.database:
+                self._move_outboxes(old, self.database)
+            self._rewrite(old)
         log.warning(
-            "%s: the project was moved; %s are found in %s now", self.database, old, self.own
+            "%s: the project was moved; %s are found in %s now", self.location, old, self.own
         )
 
-    def _back_up(self) -> None:
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of an embedded store; a server's transactions need none."""
+        with contextlib.ExitStack() as stack:
+            if self.database:
+                lock = self.database.with_name(f".{self.database.name}.lock")
+                stack.enter_context(waiting_for(lock))
+            yield
+
+    def _back_up(self, database: Path) -> None:
         with (
-            replacing(self.database.with_name(f"{self.database.name}.before-move")) as copy,
-            self._connection() as connection,
+            replacing(database.with_name(f"{database.name}.before-move")) as copy,
+            contextlib.closing(sqlite3.connect(database, timeout=_WAIT)) as source,
             contextlib.closing(sqlite3.connect(copy)) as target,
         ):
-            connection.backup(target)
+            source.backup(target)
 
-    def _move_outboxes(self, old: OldPlace) -> None:
+    def _move_outboxes(self, old: OldPlace, database: Path) -> None:
         """Tell the waiting outboxes the store's new name; the tables change after them."""
-        before, now = str(old.folder.parent / self.database.name), str(self.database)
-        for path in (self.database.parent / "journal").glob("*/about.json"):
+        before, now = str(old.folder.parent / database.name), str(database)
+        for path in (database.parent / "journal").glob("*/about.json"):
             about = json.loads(path.read_bytes())
             if about.get("store") == before:
                 write_text(path, json.dumps(about | {"store": now}, indent=1))
 
     def _rewrite(self, old: OldPlace) -> None:
-        length, new = len(old.address), self.own.as_uri()
+        from sqlalchemy import inspect, text
+
+        changes = {"new": self.own.as_uri(), "old": old.address, "length": len(old.address) + 1}
         with self._connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            tables = inspect(connection)
             for table, column in _COLUMNS:
-                if column not in _columns(connection, table):
+                if column not in {known["name"] for known in tables.get_columns(table)}:
                     continue  # made by an older MLflow
                 connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
-                    f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                    (new, length + 1, old.address, length + 1, f"{old.address}/"),
+                    text(
+                        f"UPDATE {table} SET {column} = :new || substr({column}, :length)"  # noqa: S608
+                        f" WHERE {column} = :old OR substr({column}, 1, :length) = :inside"
+                    ),
+                    {**changes, "inside": f"{old.address}/"},
                 )
-            connection.execute("COMMIT")
+
+    def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        from sqlalchemy import text
+
+        with translated(f"{self.location}: it can't be read"), self._connection() as connection:
+            return [tuple(row) for row in connection.execute(text(query), values)]
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(
-            sqlite3.connect(self.database, timeout=_WAIT, isolation_level=None)
-        ) as connection:
+    def _connection(self) -> Iterator[Connection]:
+        """Yield a connection with a transaction of its own."""
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import NullPool
+
+        options = {"timeout": _WAIT} if self.database else {}
+        engine = create_engine(self.location.uri, poolclass=NullPool, connect_args=options)
+        with engine.begin() as connection:
             yield connection
 
 
 def _root(address: str) -> str:
     """Return the artifact folder of the store, without the folder of an experiment in it."""
     return re.sub(rf"(/{_FOLDER})/\d+$", r"\1", address)
-
-
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}

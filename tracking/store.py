@@ -398,7 +398,7 @@ class Store:
 def _connect(location: Location) -> MlflowClient:
     """Return a client of the store at `location`, which is created, or adopted after a move."""
     ensure(location)
-    if location.database is not None:
+    if location.database is not None:  # before MLflow reads the addresses
         MovedStore(location).adopt()
     from mlflow import MlflowClient
 
@@ -408,4 +408,6 @@ def _connect(location: Location) -> MlflowClient:
             client.search_experiments(max_results=1)
     except CycleGANError as error:
         raise explained(location, error) from error
+    if location.database is None and not location.is_server:  # MLflow has made the tables by now
+        MovedStore(location).adopt()
     return client

@@ -508,11 +508,19 @@ def doctor(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only report; change nothing.")
     ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="After a move of this folder: take its files over in a database on a server, too, "
+            "if no other machine uses the old folder.",
+        ),
+    ] = False,
 ) -> None:
     """Find and repair disagreements between studies, MLflow and the disk after a crash."""
     from workbench.doctor import examine_and_repair
 
-    session.show(examine_and_repair(session.store, dry_run=dry_run))
+    session.show(examine_and_repair(session.store, dry_run=dry_run, adopt=adopt))
 
 
 def main() -> Any:

@@ -57,12 +57,13 @@ class Problem:
     """Id of the MLflow run concerned; empty if there is none."""
 
 
-def examine_and_repair(store: Store, *, dry_run: bool = False) -> Output:
+def examine_and_repair(store: Store, *, dry_run: bool = False, adopt: bool = False) -> Output:
     """Examine everything, repair what can be, and return what was found.
 
-    The exit code is 1 if a problem is left for a person to solve.
+    `adopt` also changes the addresses of files that were moved, in a database on a server. The exit
+    code is 1 if a problem is left for a person to solve.
     """
-    found = list(examine(store))
+    found = list(examine(store, adopt=adopt))
     rows, left = [], False
     for finding in found:
         done = "would be repaired" if dry_run and finding.cure else _repaired(finding)
@@ -94,7 +95,7 @@ def _repaired(finding: Problem) -> str:
     return "repaired"
 
 
-def examine(store: Store) -> Iterator[Problem]:
+def examine(store: Store, *, adopt: bool = False) -> Iterator[Problem]:
     """Yield all problems, journals first because the studies are read from them."""
     for name in known_studies():
         yield from _journal(studies_folder() / name)
@@ -112,7 +113,7 @@ def examine(store: Store) -> Iterator[Problem]:
         for finding in _study(handle, store):
             reported.add(finding.run_id)
             yield finding
-    yield from _moved(store)
+    yield from _moved(store, adopt=adopt)
     yield from _undelivered(store)
     for finding in _behind(store):
         reported.add(finding.run_id)
@@ -225,13 +226,23 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
         )
 
 
-def _moved(store: Store) -> Iterator[Problem]:
+def _moved(store: Store, *, adopt: bool) -> Iterator[Problem]:
     """Yield the old places of a moved store whose files it could not adopt when it was opened."""
-    if store.location.database is None or not store.exists:
+    if store.location.is_server or not store.exists:
         return
-    for line in MovedStore(store.location).obstacles():
+    moved = MovedStore(store.location)
+    left = moved.obstacles(asked=adopt)
+    for line in moved.obstacles():
         problem, _, remedy = line.removeprefix(f"{store.location}: ").partition("; ")
-        yield Problem(subject=str(store.location), problem=problem, remedy=remedy)
+        if line in left:
+            yield Problem(subject=str(store.location), problem=problem, remedy=remedy)
+            continue
+        yield Problem(
+            subject=str(store.location),
+            problem=problem,
+            remedy="the database names the new folder",
+            cure=partial(moved.adopt, asked=True),
+        )
 
 
 def _undelivered(store: Store) -> Iterator[Problem]:

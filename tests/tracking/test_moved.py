@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cyclegan.errors import CycleGANError
@@ -171,3 +173,49 @@ def test_a_database_that_cannot_be_changed_is_told_in_one_line(old: Path, tmp_pa
     assert "\n" not in str(caught.value)
     (new / "mlruns" / "mlflow.db.before-move").rmdir()
     opened(new)
+
+
+@pytest.mark.slow
+def test_a_database_on_a_server_takes_moved_files_over_when_asked(
+    postgresql: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with closing(psycopg.connect(postgresql, autocommit=True)) as connection:
+        connection.execute("CREATE DATABASE moved")
+    address = postgresql.rpartition("/")[0] + "/moved"
+    runs = {}
+    for name in ("old", "elsewhere"):
+        for folder in ("studies", "mlruns"):
+            (tmp_path / name / folder).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        runs[name] = Store.open(address).create_run(name, name, kind="train", params={}, tags={})
+        runs[name].log_text(f"text of {name}", "note.txt")
+        runs[name].finish("FINISHED")
+    shutil.rmtree(tmp_path / "elsewhere")  # as of another machine: its files are not here
+    new = (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(new)
+    before = names_in(address)
+    store = Store.open(address)
+    said = f"the files of 1 run in {tmp_path}/old/mlruns/artifacts, but they lie in {new}/mlruns"
+    assert said in caplog.text and "run cyclegan doctor --adopt" in caplog.text
+    for options in ({}, {"dry_run": True, "adopt": True}):
+        output = examine_and_repair(store, **options)
+        assert said in output.text and names_in(address) == before
+    assert examine_and_repair(store, adopt=True).exit_code == 0
+    changed = {key for key, value in names_in(address).items() if value != before[key]}
+    assert changed == {runs["old"].id, "old"}
+    caplog.clear()
+    store = Store.open(address)
+    assert store.run(runs["old"].id).artifact_path("note.txt").read_text() == "text of old"
+    store.create_run("old", "next", kind="train", params={}, tags={}).log_text("next", "note.txt")
+    assert not (tmp_path / "old").exists() and "looks for" not in caplog.text
+
+
+def names_in(address: str) -> dict[str, str]:
+    """Return the addresses of files in a PostgreSQL database, by run and by experiment."""
+    with closing(psycopg.connect(address)) as connection:
+        runs = connection.execute("SELECT run_uuid, artifact_uri FROM runs").fetchall()
+        query = "SELECT name, artifact_location FROM experiments"
+        return dict(runs + connection.execute(query).fetchall())
