@@ -12,7 +12,7 @@ import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -40,6 +40,8 @@ class Location:
     """URI of the folder for files of new experiments; None if the server chooses it."""
     database: Path | None
     """The SQLite file of an embedded store; None for other stores."""
+    chosen: bool = True
+    """False if nobody named a store, so that it is the project's own."""
 
     @property
     def is_server(self) -> bool:
@@ -84,7 +86,7 @@ def locate(tracking_uri: str | None = None) -> Location:
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     folder = project_root() / "mlruns"
     if not uri:
-        return _embedded(folder / DATABASE_NAME)
+        return replace(_embedded(folder / DATABASE_NAME), chosen=False)
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in _SCHEMES:
         raise UsageError(

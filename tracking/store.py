@@ -59,6 +59,11 @@ class Store:
         return self._client is not None or database is None or database.exists()
 
     @property
+    def chosen(self) -> bool:
+        """False if nobody named a store, so that it is the project's own."""
+        return self.location.chosen
+
+    @property
     def uri(self) -> str:
         """The store's address as MLflow takes it; it may contain a password."""
         return self.location.uri

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import optuna
 import yaml
 
+from cyclegan.addresses import without_secrets
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
-from cyclegan.errors import ConfigError, CycleGANError
+from cyclegan.errors import ConfigError, CycleGANError, UsageError
 from cyclegan.files import write_text
 from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
@@ -54,6 +56,8 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 """Keys that may differ when a study is continued: budgets, and what follows the study."""
 
 
+_TRACKING = "tracking"
+"""Attribute of a study: address of the store with its runs; empty for the project's own."""
 _CLOSED = "closed"
 """Attribute of a study: its number of trials when a run ended and MLflow had all of it."""
 
@@ -87,12 +91,15 @@ def run_study(
     place = storage_for(studies_folder() / definition.name, storage)
     with place.explaining():
         new = not (place.folder / DEFINITION).is_file()
-        over = None if new else _already_over(definition, place)
-        if over:
-            return StudyResult(over, interrupted=False)
+        known = None if new else optuna_study(definition, place)
+        if known is not None and _is_over(definition, known):
+            handle = StudyHandle(definition, known, place.folder, place)
+            return StudyResult(handle, interrupted=False)
         initial = _checked_beginning(definition) if new else None
         if callable(store):
             store = store()
+        if known is not None:
+            _check_store(known, store)
         store.create()  # if that fails, the study has not begun
         begun = _begin(definition, place, store, console, initial)
         return _run(begun, store=store, console=console, workers=workers)
@@ -155,16 +162,13 @@ class _Begun:
     precision: str
 
 
-def _already_over(definition: StudyDefinition, place: StudyStorage) -> StudyHandle | None:
-    """Return the study if it has all its trials, and a run closed it after the last one."""
-    study = optuna_study(definition, place)
+def _is_over(definition: StudyDefinition, study: optuna.Study) -> bool:
+    """Return True if the study has all its trials, and a run closed it after the last one."""
     trials = study.get_trials(deepcopy=False)
     begun = [trial for trial in trials if REVIVES not in trial.user_attrs]
     same = study.user_attrs.get("definition") == json.dumps(definition.model_dump(mode="json"))
     ended = all(trial.state.is_finished() for trial in trials) and len(begun) >= definition.trials
-    if same and ended and study.user_attrs.get(_CLOSED) == len(trials):
-        return StudyHandle(definition, study, place.folder, place)
-    return None
+    return same and ended and study.user_attrs.get(_CLOSED) == len(trials)
 
 
 def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
@@ -207,12 +211,24 @@ def _begin(
         # Only now, when all is checked: what is stored here, a changed definition must match.
         study.set_user_attr("definition", json.dumps(definition.model_dump(mode="json")))
         study.set_user_attr("data", data)
+        study.set_user_attr(_TRACKING, without_secrets(store.uri) if store.chosen else "")
         place.remember()
         write_text(place.folder / DEFINITION, _as_yaml(definition))
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
             for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(handle, parent.id, precision)
+
+
+def _check_store(study: optuna.Study, store: Store) -> None:
+    """Refuse the project's own store, which nobody named, if the study's runs are in another."""
+    before = study.user_attrs.get(_TRACKING)
+    if before and not store.chosen and before != store.uri:
+        raise UsageError(
+            f"study {study.study_name}: its runs are in another store; add --tracking-uri "
+            f"{shlex.quote(before)} to go on there, or --tracking-uri {shlex.quote(store.uri)} to "
+            "go on here"
+        )
 
 
 def _precision(study: optuna.Study, first: Config) -> str:

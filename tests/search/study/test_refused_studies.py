@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,32 @@ def test_a_refused_command_leaves_nothing_in_the_folder(
     assert tree(tmp_path) == before
     assert call(monkeypatch, "train", "base.yaml") == 1
     assert tree(tmp_path) == before
+
+
+def test_a_study_does_not_scatter_its_runs_over_two_stores(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    space = {"lambdas.I_A": {"type": "float", "low": 3.0, "high": 9.0}}
+    study = {"name": "s", "config": tiny, "space": space, "pruner": {"name": "none"}, "trials": 1}
+    Path("s.yaml").write_text(yaml.safe_dump(study | {"steps": 8, "report_every": 4}))
+    other = f"sqlite:///{tmp_path}/the group's/mlflow.db"
+    Path("the group's").mkdir()
+    again = ("study", "run", "s", "--trials")
+    assert call(monkeypatch, "study", "run", "s.yaml", "--tracking-uri", other) == 0
+    capsys.readouterr()
+    assert call(monkeypatch, *again, "2") == 2
+    words = shlex.split(capsys.readouterr().err)
+    named = [word for before, word in pairwise(words) if before == "--tracking-uri"]
+    assert named == [other, f"sqlite:///{tmp_path}/mlruns/mlflow.db"]
+    assert not Path("mlruns").exists()
+    assert call(monkeypatch, *again, "2", "--tracking-uri", named[0]) == 0
+    assert len(Store.open(other).search(filter="tags.kind = 'trial'")) == 2
+    assert call(monkeypatch, *again, "3", "--tracking-uri", named[1]) == 0
 
 
 def test_a_study_in_which_nothing_was_trained_takes_a_changed_file(
