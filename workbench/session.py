@@ -167,6 +167,7 @@ def _check_address(tracking_uri: str | None) -> None:
 
 def run(app: typer.Typer) -> int:
     """Run the command line; the exit code. No traceback but with `--debug`."""
+    _open_standard_streams()
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a result that it can't encode
@@ -186,6 +187,19 @@ def run(app: typer.Typer) -> int:
         message, code = _explained(error)
         console.error(_one_line(message))
         return code
+
+
+def _open_standard_streams() -> None:
+    """Open `/dev/null` as each standard stream that was closed, as by `2>&-` in a shell.
+
+    Otherwise messages would go to standard output, among the results, and the next file to be
+    opened would become standard error, to which HDF5 and others write.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free one: the stream's own
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
 
 
 def _check_words(words: list[str]) -> None:

@@ -18,6 +18,8 @@ import yaml
 from workbench import cli
 from workbench.session import run
 
+ROOT = Path(__file__).parents[2]
+
 COMMANDS = [
     *(["simulate"], ["prepare"], ["train"], ["promote"], ["enhance"], ["viewer"], ["export"]),
     *(["ui"], ["compare"], ["doctor"]),
@@ -84,6 +86,28 @@ def test_shell_completion_is_there() -> None:
         check=False,
     )
     assert (done.stdout.split(), done.stderr) == (["study"], "")
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [("2>&-", "study show s --json", 2), ("2>&-", "runs list --json", 0), (">&-", "runs list", 0)],
+)
+def test_messages_for_a_closed_stream_go_nowhere_else(
+    tmp_path: Path, closed: str, arguments: str, code: int
+) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$0" -P -m workbench.cli {arguments} {closed}', sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    if "--json" in arguments and code == 0:
+        assert json.loads(done.stdout)["runs"] == []
+    else:
+        assert done.stdout == ""
 
 
 def config_file(folder: Path, values: dict[str, Any]) -> str:
