@@ -90,9 +90,12 @@ class _Image(NamedTuple):
 
 
 def slices(facts: Facts) -> Markup:
-    """Return the input, the best trials' enhanced images, and a real slow scan; or nothing."""
+    """Return the input, the best trials' enhanced images, and a real slow scan; or why not."""
     if not facts.slices:
-        return Markup("")
+        if facts.state == "running" or all(record.score is None for record in facts.records):
+            return Markup("")
+        note = "This store has no images of these trials: they are in another, or were removed."
+        return render("drawing.html", FOLDER, note=note, caution="", svg="")
     scores = {r.number: r.score for r in facts.records}
     first = facts.slices[0]
     images = [_Image(first.images["real_A"], "real_A", "the fast scan they start from")]

@@ -243,6 +243,13 @@ def test_the_slices_are_those_of_the_runs_and_read_once(
     assert gather(handle, evidence, "finished").slices == facts.slices
 
 
+def test_a_page_without_slices_says_why(make_study: Any) -> None:
+    handle = make_study(4)
+    why = "This store has no images of these trials"
+    assert why in study_page(gather(handle, None, "finished"))
+    assert why not in study_page(gather(handle, None, "running"))
+
+
 def test_six_images_come_apart_as_they_were_put_together() -> None:
     images = {
         name: torch.full((1, 1, 8, 8, 8), float(number)) for number, name in enumerate(IMAGES)
