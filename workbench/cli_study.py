@@ -114,11 +114,13 @@ def study_best(
     overwrite: Overwrite = False,
 ) -> None:
     """Show the best trial and its values."""
+    from cyclegan.files import check_outputs
     from search.study import open_study
     from workbench.study_tables import best_data, best_text, write_best_config
 
     handle = open_study(study)
     if config:
+        check_outputs({"the configuration": config}, [Path(study)])
         write_best_config(handle, config, overwrite=overwrite)
         session.say(f"configuration written to {config}")
     session.result(best_data(handle), best_text(handle))

@@ -91,6 +91,19 @@ def test_a_study_does_not_scatter_its_runs_over_two_stores(
     assert call(monkeypatch, *again, "3", "--tracking-uri", named[1]) == 0
 
 
+def test_the_best_configuration_does_not_replace_the_study_it_comes_from(
+    make_study: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handle = make_study(4)
+    monkeypatch.setattr("search.study.open_study", lambda name: handle)
+    Path("made.yaml").write_text("the study")
+    options = ("--config", "./made.yaml", "--overwrite")
+    assert call(monkeypatch, "study", "best", "made.yaml", *options) == 1
+    assert "would replace this input" in capsys.readouterr().err
+    assert Path("made.yaml").read_text() == "the study"
+    assert call(monkeypatch, "study", "best", "made", "--config", "best.yaml") == 0
+
+
 def test_a_study_in_which_nothing_was_trained_takes_a_changed_file(
     define: Any, project: Path, datasets: tuple[Path, Path], tiny: dict[str, Any]
 ) -> None:
