@@ -11,6 +11,7 @@ from search.promotion.confirm import Confirmation, best_trials, confirm, parse_c
 from search.promotion.promote import PromotionResult, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
 from search.study import StudyHandle, open_study
+from search.study.study import check_store
 from viz.console import Console
 from workbench.output import Output
 from workbench.training import INTERRUPTED, finished_data, finished_text
@@ -40,6 +41,7 @@ def promote_trials(
     if len(options) > 1:
         raise UsageError(f"{options[0]} and {options[1]} both choose trials; give one of them")
     handle = open_study(study)
+    check_store(handle.study, store)
     confirmation, numbers = None, _candidates(handle, request)
     for number in numbers:  # refuse now, not after hours of training the others
         plan_promotion(handle, store=store, trial=number, **_options(request))

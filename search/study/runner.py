@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import yaml
 from cyclegan.addresses import without_secrets
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
-from cyclegan.errors import ConfigError, CycleGANError, UsageError
+from cyclegan.errors import ConfigError, CycleGANError
 from cyclegan.files import write_text
 from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
@@ -37,7 +36,14 @@ from search.study.report import REPORT, ReportUpdater
 from search.study.revive import REVIVES
 from search.study.space import FunctionSpace
 from search.study.storage import StudyStorage, storage_for
-from search.study.study import DEFINITION, StudyHandle, optuna_study, studies_folder
+from search.study.study import (
+    DEFINITION,
+    TRACKING,
+    StudyHandle,
+    check_store,
+    optuna_study,
+    studies_folder,
+)
 from search.study.trial import WorkerContext
 from search.study.trials import STATES
 from search.study.worker import update_study_run, work
@@ -56,8 +62,6 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 """Keys that may differ when a study is continued: budgets, and what follows the study."""
 
 
-_TRACKING = "tracking"
-"""Attribute of a study: address of the store with its runs; empty for the project's own."""
 _CLOSED = "closed"
 """Attribute of a study: its number of trials when a run ended and MLflow had all of it."""
 
@@ -99,7 +103,7 @@ def run_study(
         if callable(store):
             store = store()
         if known is not None:
-            _check_store(known, store)
+            check_store(known, store)
         store.create()  # if that fails, the study has not begun
         begun = _begin(definition, place, store, console, initial)
         return _run(begun, store=store, console=console, workers=workers)
@@ -211,24 +215,13 @@ def _begin(
         # Only now, when all is checked: what is stored here, a changed definition must match.
         study.set_user_attr("definition", json.dumps(definition.model_dump(mode="json")))
         study.set_user_attr("data", data)
-        study.set_user_attr(_TRACKING, without_secrets(store.uri) if store.chosen else "")
+        study.set_user_attr(TRACKING, without_secrets(store.uri) if store.chosen else "")
         place.remember()
         write_text(place.folder / DEFINITION, _as_yaml(definition))
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
             for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(handle, parent.id, precision)
-
-
-def _check_store(study: optuna.Study, store: Store) -> None:
-    """Refuse the project's own store, which nobody named, if the study's runs are in another."""
-    before = study.user_attrs.get(_TRACKING)
-    if before and not store.chosen and before != store.uri:
-        raise UsageError(
-            f"study {study.study_name}: its runs are in another store; add --tracking-uri "
-            f"{shlex.quote(before)} to go on there, or --tracking-uri {shlex.quote(store.uri)} to "
-            "go on here"
-        )
 
 
 def _precision(study: optuna.Study, first: Config) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 
@@ -17,8 +19,13 @@ from search.study.storage import StudyStorage, storage_for
 from search.study.trials import Trial, best_of, trials_of
 from tracking import project_root
 
+if TYPE_CHECKING:
+    from tracking import Store
+
 DEFINITION = "study.yaml"
 """File in a study's folder with its definition; a study that has it was begun here."""
+TRACKING = "tracking"
+"""Attribute of a study: address of the store with its runs; empty for the project's own."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,20 @@ class StudyHandle:
     def trial_folder(self, number: int) -> Path:
         """Return the folder in which trial `number` trains."""
         return self.results / f"trial-{number:03d}"
+
+
+def check_store(study: optuna.Study, store: Store) -> None:
+    """Refuse the project's own store, which nobody named, if the study's runs are in another.
+
+    Errors: `UsageError` with the options for both.
+    """
+    before = study.user_attrs.get(TRACKING)
+    if before and not store.chosen and before != store.uri:
+        raise UsageError(
+            f"study {study.study_name}: its runs are in another store; add --tracking-uri "
+            f"{shlex.quote(before)} to go on there, or --tracking-uri {shlex.quote(store.uri)} to "
+            "go on here"
+        )
 
 
 def studies_folder() -> Path:

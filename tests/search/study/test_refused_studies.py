@@ -75,7 +75,7 @@ def test_a_study_does_not_scatter_its_runs_over_two_stores(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     space = {"lambdas.I_A": {"type": "float", "low": 3.0, "high": 9.0}}
     study = {"name": "s", "config": tiny, "space": space, "pruner": {"name": "none"}, "trials": 1}
-    Path("s.yaml").write_text(yaml.safe_dump(study | {"steps": 8, "report_every": 4}))
+    Path("s.yaml").write_text(yaml.safe_dump(study | {"steps": 4, "report_every": 4}))
     other = f"sqlite:///{tmp_path}/the group's/mlflow.db"
     Path("the group's").mkdir()
     again = ("study", "run", "s", "--trials")
@@ -85,6 +85,8 @@ def test_a_study_does_not_scatter_its_runs_over_two_stores(
     words = shlex.split(capsys.readouterr().err)
     named = [word for before, word in pairwise(words) if before == "--tracking-uri"]
     assert named == [other, f"sqlite:///{tmp_path}/mlruns/mlflow.db"]
+    assert call(monkeypatch, "promote", "s") == 2
+    assert shlex.split(capsys.readouterr().err)[-5:] == words[-5:]
     assert not Path("mlruns").exists()
     assert call(monkeypatch, *again, "2", "--tracking-uri", named[0]) == 0
     assert len(Store.open(other).search(filter="tags.kind = 'trial'")) == 2
