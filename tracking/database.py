@@ -12,7 +12,7 @@ import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -40,7 +40,7 @@ class Location:
     """URI of the folder for files of new experiments; None if the server chooses it."""
     database: Path | None
     """The SQLite file of an embedded store; None for other stores."""
-    chosen: bool = True
+    chosen: bool = field(default=True, compare=False)
     """False if nobody named a store, so that it is the project's own."""
 
     @property
