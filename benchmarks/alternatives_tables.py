@@ -91,8 +91,8 @@ in voxels of the reference, at which the Fourier shell correlation with the refe
 {criterion}; no filter that only weights frequencies changes it much. {rim} voxels at every face
 do not count. Figures are means over seeds, ± half the range over seeds; without random draws there
 is one figure. Every row was computed on one thread. Seconds are those of the processor; other work
-on the same machine can still double them. A row that RESULTS already held, made with the same
-settings, was not computed again.
+on the same machine can still double them; where it did worse, they were left out. A row that
+RESULTS already held, made with the same settings, was not computed again.
 
 Filters are shown at their best: their parameters were chosen with the reference, which nobody has
 in practice. At 2x and 4x each was tried before and after cubic interpolation. The last column has
