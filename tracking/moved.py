@@ -180,7 +180,7 @@ class MovedStore:
             return None  # this store is a copy, and the process writes to the original
         running = self._rows(
             "SELECT run_uuid, name, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid"
-            " AND key = :key), (SELECT max(timestamp) FROM latest_metrics"
+            " AND tags.key = :key), (SELECT max(timestamp) FROM latest_metrics"
             " WHERE latest_metrics.run_uuid = runs.run_uuid) FROM runs WHERE status = 'RUNNING'",
             key=PROCESS,
         )
@@ -235,20 +235,21 @@ class MovedStore:
                 write_text(path, json.dumps(about | {"store": now}, indent=1))
 
     def _rewrite(self, old: OldPlace) -> None:
-        from sqlalchemy import inspect, text
+        from sqlalchemy import String, column, func, inspect, literal, or_, table, update
 
-        changes = {"new": self.own.as_uri(), "old": old.address, "length": len(old.address) + 1}
+        length, new = len(old.address), literal(self.own.as_uri(), String)
         with self._connection() as connection:
             tables = inspect(connection)
-            for table, column in _COLUMNS:
-                if column not in {known["name"] for known in tables.get_columns(table)}:
+            for name, field in _COLUMNS:
+                if field not in {known["name"] for known in tables.get_columns(name)}:
                     continue  # made by an older MLflow
+                address = column(field, String)
+                begin = func.substr(address, 1, length + 1, type_=String)
+                rest = func.substr(address, length + 1, type_=String)
+                inside = or_(address == old.address, begin == f"{old.address}/")
+                # SQLAlchemy knows how each database joins texts: in MySQL || means "or".
                 connection.execute(
-                    text(
-                        f"UPDATE {table} SET {column} = :new || substr({column}, :length)"  # noqa: S608
-                        f" WHERE {column} = :old OR substr({column}, 1, :length) = :inside"
-                    ),
-                    {**changes, "inside": f"{old.address}/"},
+                    update(table(name, address)).where(inside).values({field: new + rest})
                 )
 
     def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
