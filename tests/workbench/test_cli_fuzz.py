@@ -147,7 +147,7 @@ def with_option(line: list[str], name: str, value: str) -> list[str]:
 
 
 class Answer(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
