@@ -20,6 +20,7 @@ class Shade(NamedTuple):
 STATES = {
     "complete": Shade("#0072b2", "#56b4e9"),
     "pruned": Shade("#d08a00", "#e69f00"),
+    "paused": Shade("#5b4bb7", "#a99bf5"),
     "failed": Shade("#d55e00", "#ff8a4a"),
     "running": Shade("#008a66", "#2fc79a"),
     "interrupted": Shade("#b65a8e", "#e39ac4"),

@@ -27,7 +27,14 @@ from PIL.Image import Image, fromarray
 from cyclegan.score import GATED
 from viz.palette import GREY, STATES, page_colour
 
-MARKERS = {"complete": "o", "pruned": "x", "failed": "P", "running": ">", "interrupted": "s"}
+MARKERS = {
+    "complete": "o",
+    "pruned": "x",
+    "failed": "P",
+    "running": ">",
+    "interrupted": "s",
+    "paused": "d",
+}
 _DPI = 110
 
 

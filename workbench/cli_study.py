@@ -192,14 +192,17 @@ def study_report(
 def study_unprune(
     session: Session,
     study: StudyArgument,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a pruned trial.")],
+    trial: Annotated[
+        int, typer.Argument(metavar="TRIAL", help="Number of a pruned or paused trial.")
+    ],
 ) -> None:
-    """Let the next `study run` continue a pruned trial from its checkpoint to the last step."""
+    """Let the next `study run` continue a pruned or paused trial to the last step."""
     from search.study import open_study
     from search.study.revive import revive
 
     handle = open_study(study)
     number = revive(handle, trial)
     name = handle.definition.name
-    text = f"trial {trial} will continue as trial {number}: cyclegan study run {name}"
+    how = "to its end" if number == trial else f"as trial {number}"
+    text = f"trial {trial} will continue {how}: cyclegan study run {name}"
     session.result({"study": name, "revives": trial, "trial": number}, text)

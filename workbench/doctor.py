@@ -39,9 +39,12 @@ _STATUS: dict[str, Status] = {
     "complete": "FINISHED",
     "pruned": "KILLED",
     "failed": "FAILED",
+    "paused": "KILLED",
     "interrupted": "KILLED",
 }
 """Status of a trial's MLflow run, by the trial's state in Optuna."""
+_OPEN = ("interrupted", "paused")
+"""States of trials that may go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,7 @@ def _left_elsewhere(
 def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]:
     subject = f"trial {trial.number} of study {handle.definition.name}"
     folder = handle.trial_folder(trial.number)
-    if trial.state == "interrupted":
+    if trial.state in _OPEN:
         try:
             newest_checkpoint(folder / SAVE_FOLDER)
         except CycleGANError as error:
@@ -192,12 +195,12 @@ def _trial(handle: StudyHandle, trial: Trial, store: Store) -> Iterator[Problem]
     try:
         run = store.find_run(run_id)
     except CycleGANError as error:
-        if isinstance(error, DataError) and trial.state != "interrupted":
+        if isinstance(error, DataError) and trial.state not in _OPEN:
             return  # deleted on purpose, as `cyclegan runs gc` does
         yield Problem(subject=subject, problem=str(error), remedy="its record in Optuna is intact")
         return
     wanted = _STATUS[trial.state]
-    over = trial.state != "interrupted"
+    over = trial.state not in _OPEN
     if run.status == "RUNNING" and not over and is_alive(run.tags.get(PROCESS, "")):
         return  # between two leases right now
     wrong = run.status == "RUNNING" or (over and run.status != wanted)

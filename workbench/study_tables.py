@@ -29,7 +29,7 @@ _REASON_LENGTH = 300
 
 def study_data(handle: StudyHandle) -> dict[str, Any]:
     """Return a study and its trials as plain values."""
-    records = handle.trials()
+    records = handle.trials_and_chances()
     best = best_of(records)
     return {
         "study": handle.definition.name,
@@ -71,7 +71,7 @@ def study_table(
     """
     width = line_width(sys.stdout) if width is None else width
     blocks = can_draw_blocks(sys.stdout) if blocks is None else blocks
-    records = best_first(handle.trials())
+    records = best_first(handle.trials_and_chances())
     keys = searched_keys(records, declared_keys(handle.definition.space))
     fixed = _progress_columns(records, blocks)
     values = _value_columns(records, keys)
@@ -286,6 +286,8 @@ def _sampler(definition: StudyDefinition) -> str:
     text = f"sampler {sampler.name}, seed {sampler.seed}"
     if sampler.name in ("tpe", "gp"):
         text += f", the first {sampler.startup_trials} trials at random"
+    if sampler.name == "noisy_gp":
+        text += f", the first {sampler.startup_trials} trials from a Sobol sequence"
     count = sampler.cells(definition.space)
     return text if count is None else f"{text}: {definition.trials} of {count} combinations"
 
@@ -324,9 +326,13 @@ def _pruner(definition: StudyDefinition) -> str:
         "hyperband": f"one in {pruner.reduction_factor} goes on at each rung of its bracket",
         "median": f"below the median of complete trials, once there are {pruner.startup_trials}, "
         f"judged from step {pruner.prune_after} on",
+        "percentile": f"not among the best {pruner.keep_percent:g} % of complete trials, once "
+        f"there are {pruner.startup_trials}, judged from step {pruner.prune_after} on",
         "patience": f"{pruner.patience} reports in a row below its own best, judged from step "
         f"{pruner.prune_after} on",
         "threshold": f"below {pruner.lower}, judged from step {pruner.prune_after} on",
+        "thaw": f"trials are paused from step {pruner.prune_after} on while others are worth the "
+        f"steps more, and never go on with a chance below {100 * pruner.least_chance:g} %",
         "none": "every trial gets all its steps",
     }
     return f"{pruner.name}: {about[pruner.name]}"

@@ -49,7 +49,7 @@ class Effort:
     at_most: int
     """Steps if no trial is pruned."""
     expected: int | None
-    """Steps with pruning; None for pruners that judge each curve by itself."""
+    """Steps with pruning; None for pruners whose decisions depend on the curves."""
     trainings: float
     """Expected number of trainings, including further seeds."""
     complete: float
@@ -104,7 +104,7 @@ def effort(definition: StudyDefinition) -> Effort:
     trials, steps = definition.trials, definition.steps
     extra = definition.seeds - 1
     at_most = trials * steps * definition.seeds
-    if definition.pruner.name in ("patience", "threshold"):
+    if definition.pruner.name in ("patience", "threshold", "thaw"):
         trainings = float(trials * definition.seeds)
         return Effort(at_most=at_most, expected=None, trainings=trainings, complete=float(trials))
     studies = max(1, min(_MOST_STUDIES, _TRIALS_SIMULATED // trials))
@@ -132,7 +132,7 @@ def effort(definition: StudyDefinition) -> Effort:
         expected=round(spent / studies),
         trainings=trials + extra * complete / studies,
         complete=complete / studies,
-        rungs=tuple(rungs) if definition.pruner.name != "median" else (),
+        rungs=tuple(rungs) if definition.pruner.rungs(steps) else (),
     )
 
 
@@ -158,17 +158,19 @@ def _player(definition: StudyDefinition) -> _Curve:
             if not passed:
                 return
 
-    def median(number: int, quality: float) -> Iterator[tuple[int, int, int, bool]]:
+    keep = 50.0 if pruner.name == "median" else pruner.keep_percent
+
+    def percentile(number: int, quality: float) -> Iterator[tuple[int, int, int, bool]]:
         passed = not (
             complete
             and len(complete) >= pruner.startup_trials
-            and quality < float(np.median(complete))
+            and quality < float(np.percentile(complete, 100.0 - keep))
         )
         if passed:
             complete.append(quality)
         yield 0, 0, judged_at(pruner.prune_after, every), passed
 
-    return median if pruner.name == "median" else halving
+    return percentile if pruner.name in ("median", "percentile") else halving
 
 
 def cost(definition: StudyDefinition, config: Config, effort: Effort, probe: Probe) -> Cost:

@@ -1,4 +1,4 @@
-"""The initial trials of a study: given values, the defaults, and the best of earlier studies."""
+"""The beginning of a study: given values, the defaults, and what earlier studies found out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from cyclegan.config import parse_config
 from cyclegan.errors import ConfigError, DataError, UsageError
 from search.study.definition import StudyDefinition
+from search.study.outlook import cube_of, ends_in
 from search.study.space import Choices, Dimension, FloatRange, Scalar
 from search.study.study import StudyHandle, open_study
 
@@ -44,6 +47,35 @@ def first_values(definition: StudyDefinition) -> list[dict[str, Any]]:
     for name in definition.warm_start:
         wanted += _best_of(name, definition)
     return list(_each_once(wanted))
+
+
+def earlier_ends(definition: StudyDefinition) -> list[dict[str, Any]]:
+    """Return what the studies in `warm_start` found out about this study's space, as plain values.
+
+    A key that a study did not search has there the value of its configuration. Studies with other
+    objectives, and trials outside of this study's space, are left out.
+    """
+    cube, found = cube_of(definition), []
+    if cube is None or definition.sampler.name != "noisy_gp":
+        return []
+    for name in definition.warm_start:
+        earlier = open_study(name)
+        if earlier.definition.objective != definition.objective:
+            logger.warning("study %s: %s maximised another objective", definition.name, name)
+            continue
+
+        def features(frozen: FrozenTrial, handle: StudyHandle = earlier) -> Any:
+            config = _resolved(handle, frozen.number)
+            values = {key: frozen.params.get(key, _at(config, key)) for key in cube.space}
+            inside = {key: fitted(cube.space[key], value) for key, value in values.items()}
+            return cube.features_of(inside)
+
+        ends = ends_in(earlier.definition, earlier.study, features)
+        if ends is None:
+            logger.warning("study %s: no trial of %s lies in its space", definition.name, name)
+        else:
+            found.append(ends.to_dict())
+    return found
 
 
 def fitted(dimension: Dimension, value: Any) -> Scalar | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Message = tuple[str, tuple[Any, ...]]
 _LINE_SECONDS = 10.0
 _MESSAGE_SECONDS = 0.5
-_ORDER = {"running": 0, "complete": 1, "pruned": 2, "interrupted": 3, "failed": 4}
+_ORDER = {"running": 0, "complete": 1, "paused": 2, "pruned": 3, "interrupted": 4, "failed": 5}
 
 
 class StudyProgress:
@@ -42,7 +42,9 @@ class StudyProgress:
         self._tell("score", number, iteration, score)
 
     def ended(self, number: int, state: str, text: str, score: float | None = None) -> None:
-        """Report that a trial is complete, pruned, failed or interrupted; `text` gives details."""
+        """Report that a trial is complete, pruned, paused, failed or interrupted; `text`
+        says more.
+        """
         self._tell("ended", number, state, text, score)
 
     def say(self, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -20,7 +20,9 @@ from search.study.objective import JudgedBy, score_of_reports
 
 _OWN = {
     "reduction_factor": ("successive_halving", "hyperband"),
-    "startup_trials": ("median",),
+    "startup_trials": ("median", "percentile"),
+    "keep_percent": ("percentile",),
+    "least_chance": ("thaw",),
     "patience": ("patience",),
     "min_delta": ("patience",),
     "lower": ("threshold",),
@@ -31,16 +33,30 @@ _OWN = {
 class Pruner(Section):
     """The pruner of a study: the way in which hopeless trials are ended early."""
 
-    name: Literal["successive_halving", "hyperband", "median", "patience", "threshold", "none"] = (
-        "successive_halving"
-    )
+    name: Literal[
+        "successive_halving",
+        "hyperband",
+        "median",
+        "percentile",
+        "patience",
+        "threshold",
+        "thaw",
+        "none",
+    ] = "successive_halving"
     prune_after: Count = 1_000
     """Number of iterations before a trial is first judged, by the pruner and by the gates."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
     """One in this many trials passes a rung, and the next rung is this many times later
     (successive_halving, hyperband)."""
     startup_trials: int = Field(default=3, ge=0)
-    """Number of complete trials needed before their median counts (median)."""
+    """Number of complete trials needed before any trial is compared with them (median,
+    percentile)."""
+    keep_percent: Annotated[float, Field(gt=0.0, lt=100.0)] = 75.0
+    """A trial goes on if its best score so far is among this percentage of the best that the
+    complete trials had at the same report (percentile)."""
+    least_chance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Probability to beat the best trial below which a paused trial gets no further steps
+    (thaw)."""
     patience: Count = 5
     """Number of reports in a row below the trial's own best that end it (patience)."""
     min_delta: float = Field(default=0.0, ge=0.0)
@@ -61,8 +77,12 @@ class Pruner(Section):
     def build(self, definition_steps: int, judge_by: JudgedBy = "best") -> BasePruner:
         """Return Optuna's pruner of that name, for trials of `definition_steps` steps."""
         first, factor = self.prune_after, self.reduction_factor
-        if self.name == "none":
+        if self.name in ("none", "thaw"):  # `search.study.pruning` decides when to pause a trial
             return optuna.pruners.NopPruner()
+        if self.name == "percentile":
+            return optuna.pruners.PercentilePruner(
+                self.keep_percent, n_startup_trials=self.startup_trials, n_warmup_steps=first
+            )
         if self.name == "median":
             return optuna.pruners.MedianPruner(
                 n_startup_trials=self.startup_trials, n_warmup_steps=first
@@ -166,6 +186,9 @@ def _as_worth(trial: FrozenTrial, judge_by: JudgedBy, first: int) -> FrozenTrial
 # Higher scores are better. The functions are pure; `search.study.pruning` calls them.
 
 
+_OF_THAW = ("chance", "best", "instead")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The reason for a judgement, in numbers."""
@@ -176,6 +199,12 @@ class Verdict:
     """Training step at which the trial was judged."""
     value: float
     """The trial's value in the comparison."""
+    chance: float | None = None
+    """Probability that the trial beats the best complete one (thaw)."""
+    best: int | None = None
+    """Number of the best complete trial (thaw)."""
+    instead: int | None = None
+    """Number of the trial that gets the steps; None for a new one, or for none (thaw)."""
     so_far: bool = False
     """True if the value is the best of the reports until `step`, False if it is the last."""
     rung: int | None = None
@@ -196,12 +225,17 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for the storage."""
-        return asdict(self) | {"rivals": list(self.rivals), "margin": self.margin}
+        values = asdict(self) | {"rivals": list(self.rivals), "margin": self.margin}
+        if self.pruner != "thaw":
+            return {key: value for key, value in values.items() if key not in _OF_THAW}
+        return values
 
     def in_words(self) -> str:
         """Return the verdict as one line."""
         if self.pruner == "gate":
             return f"gate at step {self.step}: {self.gate}"
+        if self.pruner == "thaw":
+            return _paused_in_words(self)
         rung = "" if self.rung is None else f", rung {self.rung}"
         text = f"score {self.value:.2f} at step {self.step}{rung}"
         if self.so_far:
@@ -250,13 +284,20 @@ def halving(
 
 def median(values: Sequence[float], rivals: Sequence[float], *, step: int) -> Verdict:
     """Judge the best of all `values` so far against the median of complete trials at this step."""
+    return replace(percentile(values, rivals, keep_percent=50.0, step=step), pruner="median")
+
+
+def percentile(
+    values: Sequence[float], rivals: Sequence[float], *, keep_percent: float, step: int
+) -> Verdict:
+    """Judge the best of all `values` so far against a percentile of complete trials here."""
     return Verdict(
-        pruner="median",
+        pruner="percentile",
         step=step,
         value=max(values),
         so_far=True,
         rivals=_ranked(rivals),
-        cutoff=float(np.median(rivals)) if rivals else None,
+        cutoff=float(np.percentile(rivals, 100.0 - keep_percent)) if rivals else None,
     )
 
 
@@ -296,6 +337,15 @@ def rung_key(rung: int) -> str:
 
 def _ranked(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted((float(value) for value in values), reverse=True))
+
+
+def _paused_in_words(verdict: Verdict) -> str:
+    if verdict.best is None:
+        return f"paused at {verdict.step:,}: another trial is worth the steps more"
+    assert verdict.chance is not None
+    percent = 100.0 * verdict.chance
+    chance = f"{percent:.0f}" if percent >= 1.0 else f"{percent:.1f}"
+    return f"paused at {verdict.step:,}: {chance} % chance to beat trial {verdict.best}"
 
 
 def _short_of(verdict: Verdict) -> str:

@@ -1,13 +1,14 @@
-"""Report a trial's scores to Optuna, and end the trial if it is hopeless."""
+"""Report a trial's scores to Optuna, and end or pause the trial if it is hopeless."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.callbacks import Callback
+from cyclegan.events import Outcome
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study import pruners
@@ -18,6 +19,8 @@ _JUDGED = "verdicts"
 """User attribute: the reason for pruning, by iteration; empty where the trial passed."""
 VERDICT = "verdict"
 """User attribute: the judgement that ended the trial, as returned by `Verdict.as_dict`."""
+Pauser = Callable[[FrozenTrial, int], Verdict | None]
+"""Returns the reason to pause a trial at a training step, or None."""
 
 
 class PruningCallback(Callback):
@@ -26,6 +29,9 @@ class PruningCallback(Callback):
     From `prune_after` on a gate (not finite, collapsed, inverted) ends a trial by itself, because
     such a trial is unusable whatever its rivals reach. Before that, a young generator may fail a
     gate and recover.
+
+    With the pruner `thaw`, `pauser` decides. A trial that it stops is not pruned but interrupted,
+    and `paused` says so.
     """
 
     def __init__(
@@ -36,12 +42,15 @@ class PruningCallback(Callback):
         objective: Objective = "score",
         judge_by: JudgedBy = "best",
         gates: bool = True,
+        pauser: Pauser | None = None,
     ) -> None:
         self.trial = trial
         self.pruner = pruner
         self.objective = objective
         self.judge_by = judge_by
         self.gates = gates
+        self.pauser = pauser
+        self.paused = False
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Report the score and ask the pruner; not at the last step, when pruning saves nothing."""
@@ -56,8 +65,10 @@ class PruningCallback(Callback):
             trainer.request_stop(found.in_words(), outcome="pruned")
         elif self.pruner.name != "none" and trainer.step < trainer.config.steps:
             reason = self._judged(report)
+            self.paused = bool(reason) and self.pruner.name == "thaw"
             if reason:
-                trainer.request_stop(reason, outcome="pruned")
+                outcome: Outcome = "interrupted" if self.paused else "pruned"
+                trainer.request_stop(reason, outcome=outcome)
 
     def _judged(self, report: ValidationReport) -> str:
         """Return the reason why the trial is hopeless, or an empty string.
@@ -80,13 +91,18 @@ class PruningCallback(Callback):
         """Return the verdict if the trial is to be pruned at its last report, else None."""
         if self.pruner.name in ("successive_halving", "hyperband"):
             return self._judge_at_rungs(frozen, step)
+        if self.pruner.name == "thaw":
+            early = max(frozen.intermediate_values) < self.pruner.prune_after
+            return None if early or self.pauser is None else self.pauser(frozen, step)
         if not self._should_prune():
             return None
         values = [frozen.intermediate_values[at] for at in sorted(frozen.intermediate_values)]
-        if self.pruner.name == "median":
-            return pruners.median(
-                values, self._complete_at(max(frozen.intermediate_values)), step=step
-            )
+        if self.pruner.name in ("median", "percentile"):
+            rivals = self._complete_at(max(frozen.intermediate_values))
+            if self.pruner.name == "median":
+                return pruners.median(values, rivals, step=step)
+            share = self.pruner.keep_percent
+            return pruners.percentile(values, rivals, keep_percent=share, step=step)
         if self.pruner.name == "patience":
             return pruners.patience(
                 values, patience=self.pruner.patience, min_delta=self.pruner.min_delta, step=step

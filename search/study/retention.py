@@ -3,7 +3,7 @@
 A trial's generators (`generator.pt`) and pictures are small and stay. Its checkpoints are needed to
 continue it: to promote it, or to revive it after it was pruned. These checkpoints stay:
 
-- all of a trial that runs, waits or was interrupted;
+- all of a trial that runs, waits or was interrupted; the newest and `best.pt` of a paused one;
 - the newest and `best.pt` of the `checkpoints.keep_trials` best complete trials, of as many best
   pruned ones, and of a pruned trial that is to be revived;
 - none of any other trial. A trial that a gate ended (not finite, collapsed, inverted) never counts
@@ -63,7 +63,9 @@ def checkpoints_to_keep(
     for trial in trials:
         wanted = trial.number in best or trial.number in revived
         kept[trial.number] = "newest" if wanted else "none"
-        if trial.state not in _FINISHED:
+        if trial.state == "paused":
+            kept[trial.number] = "newest"
+        elif trial.state not in _FINISHED:
             kept[trial.number] = "all"
     return kept
 

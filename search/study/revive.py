@@ -1,7 +1,8 @@
-"""Revive a pruned trial: it continues from its checkpoint, and nothing prunes it again.
+"""Revive a pruned or paused trial: it continues from its checkpoint, and nothing ends it again.
 
-Trials that Optuna has finished stay finished, so the revived training is a new trial with the same
-values. It names the trial that it revives, and takes over its reports.
+A paused trial goes on under its own number. Trials that Optuna has finished stay finished, so the
+revived training of a pruned one is a new trial with the same values. It names the trial that it
+revives, and takes over its reports.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ from cyclegan.errors import DataError, UsageError
 from search.launch import SAVE_FOLDER
 from search.study.retention import can_continue
 from search.study.study import StudyHandle
-from search.study.trials import STATES
-
-REVIVES = "revives"
-"""User attribute of a trial: the number of the trial that it continues."""
+from search.study.trials import KEPT, PAUSED, REVIVES, STATES
 
 
 def revive(handle: StudyHandle, number: int) -> int:
-    """Let `study run` continue the pruned trial `number`; return the number of the new trial.
+    """Let `study run` continue the pruned or paused trial `number`.
 
-    Errors: `UsageError` for a trial that was not pruned or is revived already, `DataError` if its
+    Returns the number under which it goes on: a new one, or its own if it was paused.
+
+    Errors: `UsageError` for a trial that was neither, or is revived already, `DataError` if its
     checkpoint is gone.
     """
     study, name = handle.study, handle.definition.name
@@ -34,10 +34,15 @@ def revive(handle: StudyHandle, number: int) -> int:
         if not 0 <= number < len(trials):
             raise UsageError(f"trial {number}: study {name} has trials 0 to {len(trials) - 1}")
         frozen = trials[number]
+        if frozen.state == TrialState.RUNNING and frozen.user_attrs.get(PAUSED):
+            trial = optuna.trial.Trial(study, frozen._trial_id)
+            trial.set_user_attr(KEPT, True)
+            trial.set_user_attr(PAUSED, {})
+            return number
         if frozen.state != TrialState.PRUNED:
             raise UsageError(
-                f"trial {number} of study {name} is {STATES[frozen.state]}; only pruned ones can "
-                "be revived"
+                f"trial {number} of study {name} is {STATES[frozen.state]}; only pruned and "
+                "paused ones can be revived"
             )
         for other in trials:
             if other.user_attrs.get(REVIVES) == number and other.state != TrialState.FAIL:

@@ -27,13 +27,13 @@ from cyclegan.precision import choose_device, choose_precision
 from search.launch import LAUNCH, SAVE_FOLDER, check_training, reopened
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import figures_folder, log_figures
-from search.study.initial_trials import first_values
+from search.study.initial_trials import earlier_ends, first_values
 from search.study.lease import LEASE_SECONDS, Owner
+from search.study.outlook import EARLIER
 from search.study.processes import run_workers
 from search.study.progress import LocalProgress, ProgressConsole
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
-from search.study.revive import REVIVES
 from search.study.space import FunctionSpace
 from search.study.storage import StudyStorage, storage_for
 from search.study.study import (
@@ -45,7 +45,7 @@ from search.study.study import (
     studies_folder,
 )
 from search.study.trial import WorkerContext
-from search.study.trials import STATES
+from search.study.trials import REVIVES, STATES
 from search.study.worker import update_study_run, work
 from tracking import project_root
 from tracking.outbox.delivery import deliver_waiting, waiting
@@ -219,6 +219,7 @@ def _begin(
         place.remember()
         write_text(place.folder / DEFINITION, _as_yaml(definition))
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
+            study.set_user_attr(EARLIER, earlier_ends(definition))
             for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(handle, parent.id, precision)

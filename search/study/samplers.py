@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -19,7 +19,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.config import Count, Section, Seed
 from cyclegan.errors import ConfigError
+from search.study.cube import Cube
+from search.study.prospects import Prospects
 from search.study.space import Choices, FunctionSpace, Scalar, Space, cells
+from search.study.thaw import proposal
+
+
+class Outlook(Protocol):
+    """Returns the prospects of a study's trials (see `search.study.outlook.outlook`)."""
+
+    def __call__(self, study: optuna.Study, *, without: int | None = None) -> Prospects:
+        """Return them, but for trial `without`."""
+        ...
+
 
 _SEEDS = 2**32
 """Number of different seeds of NumPy's old generator, which some of Optuna's samplers use."""
@@ -28,21 +40,27 @@ _SEEDS = 2**32
 class Sampler(Section):
     """The way in which a study chooses values."""
 
-    name: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
+    name: Literal["tpe", "gp", "noisy_gp", "cmaes", "qmc", "random", "grid"] = "tpe"
     seed: Seed = 0
     """With the same seed and the same scores, the sampler chooses the same values."""
     startup_trials: Count = 10
     """Number of random trials before TPE and GP use earlier results."""
 
-    def for_study(self, space: Space | FunctionSpace) -> BaseSampler:
+    def for_study(
+        self, space: Space | FunctionSpace, outlook: Outlook | None = None
+    ) -> BaseSampler:
         """Return a sampler for all trials of a study, in any number of processes.
+
+        `noisy_gp` needs the study's `outlook`.
 
         Every trial gets the sampler of its own number when it begins or continues. The number is
         not known before: two workers that ask at the same time get different numbers.
         """
-        return _PerTrial(self, space)
+        return _PerTrial(self, space, outlook)
 
-    def build(self, number: int, space: Space | FunctionSpace) -> BaseSampler:
+    def build(
+        self, number: int, space: Space | FunctionSpace, outlook: Outlook | None = None
+    ) -> BaseSampler:
         """Return the sampler of trial `number`.
 
         TPE, GP and random use a seed derived from the study's seed and the number. A grid, QMC and
@@ -58,6 +76,9 @@ class Sampler(Section):
                 return optuna.samplers.GPSampler(
                     seed=seed, n_startup_trials=self.startup_trials, warn_independent_sampling=False
                 )
+            if self.name == "noisy_gp":
+                assert outlook is not None and not isinstance(space, FunctionSpace)
+                return _NoisyGP(self, number, Cube(space), outlook)
             if self.name == "cmaes":
                 return optuna.samplers.CmaEsSampler(
                     seed=self.seed,
@@ -89,6 +110,11 @@ class Sampler(Section):
         if self.name == "grid":
             _grid_of(space)
         elif isinstance(space, FunctionSpace):
+            if self.name == "noisy_gp":
+                raise ConfigError(
+                    f"sampler noisy_gp compares trials by the same keys, and those of a function "
+                    f"({space.file}) may change; list the keys in the study, or take tpe"
+                )
             return
         elif any(getattr(dimension, "points", None) for dimension in space.values()):
             raise ConfigError(f"space: points are for the sampler grid, not for {self.name}")
@@ -104,14 +130,16 @@ class Sampler(Section):
 class _PerTrial(BaseSampler):
     """Passes every trial to the sampler of its number."""
 
-    def __init__(self, settings: Sampler, space: Space | FunctionSpace) -> None:
-        self.settings, self.space = settings, space
+    def __init__(
+        self, settings: Sampler, space: Space | FunctionSpace, outlook: Outlook | None
+    ) -> None:
+        self.settings, self.space, self.outlook = settings, space, outlook
         self._own: dict[int, BaseSampler] = {}
         """Samplers of the current trials, by number."""
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Build the sampler of a trial that begins or continues."""
-        self._own[trial.number] = self.settings.build(trial.number, self.space)
+        self._own[trial.number] = self._built(trial.number)
         self._own[trial.number].before_trial(study, trial)
 
     def infer_relative_search_space(
@@ -152,8 +180,49 @@ class _PerTrial(BaseSampler):
 
     def _of(self, trial: FrozenTrial) -> BaseSampler:
         if trial.number not in self._own:  # another process asked for this trial
-            self._own[trial.number] = self.settings.build(trial.number, self.space)
+            self._own[trial.number] = self._built(trial.number)
         return self._own[trial.number]
+
+    def _built(self, number: int) -> BaseSampler:
+        return self.settings.build(number, self.space, self.outlook)
+
+
+class _NoisyGP(BaseSampler):
+    """Chooses what is most likely to end best, as `search.study.thaw.proposal` does."""
+
+    def __init__(self, settings: Sampler, number: int, cube: Cube, outlook: Outlook) -> None:
+        self.settings, self.number, self.cube, self.outlook = settings, number, cube, outlook
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the whole space, from the first trial on."""
+        return {key: dimension.distribution() for key, dimension in self.cube.space.items()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the values of all keys."""
+        place = proposal(
+            self.outlook(study, without=self.number),
+            self.number,
+            self.cube,
+            startup=self.settings.startup_trials,
+            seed=self.settings.seed,
+        )
+        return self.cube.values(place)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Return the value that an enqueued trial lacks, at random."""
+        seed = (self.settings.seed * 100_003 + self.number) % _SEEDS
+        random = optuna.samplers.RandomSampler(seed=seed)
+        return random.sample_independent(study, trial, param_name, param_distribution)
 
 
 class _Grid(optuna.samplers.GridSampler):

@@ -7,14 +7,17 @@ import json
 import os
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.samplers import BaseSampler
 
 from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
+from search.study.outlook import outlook, verdicts
 from search.study.storage import StudyStorage, storage_for
 from search.study.trials import Trial, best_of, trials_of
 from tracking import project_root
@@ -47,6 +50,16 @@ class StudyHandle:
         return trials_of(
             self.study.get_trials(deepcopy=False), self.definition.score_of_reports, self.folder
         )
+
+    def trials_and_chances(self) -> list[Trial]:
+        """Return the trials, paused ones with the chance that they have at this moment."""
+        now = verdicts(self.definition, self.study)
+        return [
+            replace(trial, reason=found.in_words(), verdict=found.as_dict())
+            if (found := now.get(trial.number)) is not None and trial.state == "paused"
+            else trial
+            for trial in self.trials()
+        ]
 
     def with_trials(self, count: int) -> StudyHandle:
         """Return the same study with another target number of trials."""
@@ -138,7 +151,7 @@ def open_study(name_or_file: str, storage: str | None = None) -> StudyHandle:
     stored = study.user_attrs.get("definition")
     definition = parse_definition(json.loads(stored) if stored else load_yaml(source), source)
     study.pruner = definition.pruner.build(definition.steps, definition.judge_by)
-    study.sampler = definition.sampler.for_study(definition.space)
+    study.sampler = _sampler(definition)
     return StudyHandle(definition, study, folder, place)
 
 
@@ -153,7 +166,7 @@ def definition_of(name_or_file: str) -> StudyDefinition:
 def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.Study:
     """Return the study in its storage, and create it if it does not exist."""
     opened, name = storage.open(), definition.name
-    sampler = definition.sampler.for_study(definition.space)
+    sampler = _sampler(definition)
     pruner = definition.pruner.build(definition.steps, definition.judge_by)
     # Creating writes to the journal even if the study exists.
     with contextlib.suppress(KeyError):
@@ -166,3 +179,7 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
         pruner=pruner,
         load_if_exists=True,
     )
+
+
+def _sampler(definition: StudyDefinition) -> BaseSampler:
+    return definition.sampler.for_study(definition.space, partial(outlook, definition))

@@ -23,15 +23,16 @@ from cyclegan.validation import ValidationReport
 from search.launch import Job, LaunchResult, recorded_run, run_training
 from search.study.lease import Owner, renewing
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
+from search.study.outlook import verdict_of
 from search.study.progress import StudyProgress
 from search.study.provenance import origin
 from search.study.pruners import Pruner
-from search.study.pruning import PruningCallback, reports_of
-from search.study.revive import REVIVES, checkpoint_of, revived
+from search.study.pruning import VERDICT, PruningCallback, reports_of
+from search.study.revive import checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
 from search.study.study import StudyHandle
-from search.study.trials import SECONDS
+from search.study.trials import PAUSED, REVIVES, SECONDS
 from tracking.outbox.records import Metrics, Tags
 from tracking.outbox.writer import RunWriter
 from tracking.params import flatten
@@ -40,7 +41,7 @@ from viz.console import Console
 if TYPE_CHECKING:
     from tracking import Store
 
-Ending = Literal["complete", "pruned", "failed", "interrupted", "lost"]
+Ending = Literal["complete", "pruned", "failed", "paused", "interrupted", "lost"]
 """`interrupted`: this process is to stop, whatever the state of the trial; `lost`: another
 worker has taken over this trial."""
 
@@ -93,7 +94,7 @@ class _Watch(Callback):
 
 
 def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
-    """Train a claimed trial until it ends, is pruned or is interrupted, and report that to Optuna.
+    """Train a claimed trial until it ends, is pruned, paused or interrupted, and report that.
 
     Errors: `CycleGANError`, `STORAGE_ERRORS` and `OSError` if the fault is not in the trial but
     around it (missing data, a full disk); the trial can then be continued. Any other error fails
@@ -144,6 +145,7 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
         objective=definition.objective,
         judge_by=definition.judge_by,
         gates=before is None,
+        pauser=lambda frozen, step: verdict_of(definition, context.handle.study, frozen, step),
     )
     start = checkpoint_of(before, context.handle) if before else None
     done = [_run(trial, context, config, 0, [pruning, watch], start)]
@@ -164,12 +166,24 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
     if whole and done[-1].result.outcome != "interrupted":
         ending = _tell(trial, context, config.seed, done, reached)
         return "interrupted" if done[-1].stop_asked else ending
+    if not watch.is_lost:
+        trial.set_user_attr("mlflow_run_id", done[0].run_id)
+        trial.set_user_attr("step", done[0].result.step)
+    if pruning.paused and not watch.is_lost:
+        _pause(trial, context, done[0])
+        return "interrupted" if done[-1].stop_asked else "paused"
     context.progress.ended(trial.number, "interrupted", f"at step {done[-1].result.step}")
-    if watch.is_lost:
-        return "lost"
-    trial.set_user_attr("mlflow_run_id", done[0].run_id)
-    trial.set_user_attr("step", done[0].result.step)
-    return "interrupted"
+    return "lost" if watch.is_lost else "interrupted"
+
+
+def _pause(trial: optuna.trial.Trial, context: WorkerContext, done: LaunchResult) -> None:
+    """Store that the trial waits for steps, and why."""
+    verdict = trial.user_attrs.get(VERDICT, {})
+    trial.set_user_attr("reason", done.result.reason)
+    trial.set_user_attr("iteration", done.result.iteration)
+    RunWriter(context.store, done.run_id).put(Tags({"state": "paused"}))
+    trial.set_user_attr(PAUSED, verdict)  # last: from now on any worker may decide about it
+    context.progress.ended(trial.number, "paused", done.result.reason)
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

@@ -24,8 +24,15 @@ STATES = {
 }
 SECONDS = "seconds"
 """User attribute: the seconds that workers spent on the trial, by a clock that nobody sets."""
+REVIVES = "revives"
+"""User attribute of a trial: the number of the trial that it continues."""
+KEPT = "kept"
+"""User attribute of a trial that a person has thawed: nothing pauses it again."""
+PAUSED = "paused"
+"""User attribute of a paused trial: the verdict that paused it, as `Verdict.as_dict` returns it;
+else empty or missing."""
 FINISHED = ("complete", "pruned", "failed")
-_ORDER = ("complete", "pruned", "running", "interrupted", "failed", "waiting")
+_ORDER = ("complete", "pruned", "paused", "running", "interrupted", "failed", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +41,8 @@ class Trial:
 
     number: int
     state: str
-    """`complete pruned failed running waiting`, or `interrupted`: begun, but no worker trains it
-    now."""
+    """`complete pruned failed running waiting`, `paused`: it waits until its next steps are worth
+    more than those of others, or `interrupted`: begun, but no worker trains it now."""
     score: float | None
     """Result of a complete trial; of any other, the score of its reports so far. None if it is
     not finite."""
@@ -174,5 +181,5 @@ def _seconds(frozen: FrozenTrial) -> float | None:
 
 def _state(frozen: FrozenTrial, folder: Path) -> str:
     if frozen.state == TrialState.RUNNING and not is_held(frozen, folder):
-        return "interrupted"
+        return "paused" if frozen.user_attrs.get(PAUSED) else "interrupted"
     return STATES[frozen.state]

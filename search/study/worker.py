@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.errors import CycleGANError
+from search.launch import GENERATOR_NAME, SAVE_FOLDER
 from search.study.lease import (
     LEASE_SECONDS,
     ended_in_order,
@@ -18,14 +19,15 @@ from search.study.lease import (
     is_held,
     touch,
 )
+from search.study.outlook import choice_of, is_paused, verdicts
+from search.study.pruning import VERDICT
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
-from search.study.revive import REVIVES
 from search.study.rules import why_stop
 from search.study.study import StudyHandle
 from search.study.trial import WorkerContext, train_trial
-from search.study.trials import Trial, best_of
+from search.study.trials import PAUSED, REVIVES, Trial, best_of
 from tracking import Store
-from tracking.outbox.records import Metrics, Text
+from tracking.outbox.records import Attachment, Metrics, Tags, Text
 from tracking.outbox.writer import RunWriter
 
 _FAILURES_IN_A_ROW = 3
@@ -51,7 +53,8 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
         ending = train_trial(trial, context)
         if ending == "interrupted":
             return "interrupted"
-        update_study_run(context.handle, context.store, context.parent)
+        if ending != "paused":
+            update_study_run(context.handle, context.store, context.parent)
         release_checkpoints(context.handle)
         failures = failures + 1 if ending == "failed" else 0
         if failures >= _FAILURES_IN_A_ROW:
@@ -63,25 +66,79 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
 
 
 def claim(context: WorkerContext) -> optuna.trial.Trial | None:
-    """Claim a trial for this worker alone: an interrupted one, else a new one, else None."""
+    """Claim a trial for this worker alone: an interrupted one, else a new one, else None.
+
+    With the pruner `thaw` a paused trial may be worth its next steps more than a new one its first.
+    """
     handle, study = context.handle, context.handle.study
     with handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
-            if frozen.state == TrialState.RUNNING and not is_held(frozen, handle.folder):
+            running = frozen.state == TrialState.RUNNING and not is_paused(frozen)
+            if running and not is_held(frozen, handle.folder):
                 trial = _continued(frozen, context)
                 if trial is not None:
                     return trial
         waiting = any(t.state == TrialState.WAITING for t in trials)
         touch(study, context.owner)
-        if not waiting and not _more_wanted(context, trials):
-            return None
+        more = waiting or _more_wanted(context, trials)
+        thawed = None if waiting else _thawed(context, trials, more=more)
+        if thawed is not None or not more:
+            return thawed
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
         expected = (at_work + 1) * expected_bytes(handle)  # running trials may still need theirs
         check_disk(handle.definition, handle.results, expected)
         trial = study.ask()
         context.owner.claim(study._storage, trial._trial_id)
         return trial
+
+
+def _thawed(
+    context: WorkerContext, trials: list[FrozenTrial], *, more: bool
+) -> optuna.trial.Trial | None:
+    """Claim the paused trial that is to get the next steps, or return None if none is.
+
+    If the study begins no more trials and nobody trains one, the paused ones that are left are
+    pruned.
+    """
+    definition, study = context.handle.definition, context.handle.study
+    paused = {t.number: t for t in trials if is_paused(t)}
+    if not paused:
+        return None
+    choice = None
+    if more or _stop_reason(context) is None:
+        choice = choice_of(definition, study, more=more)
+    if choice is not None and choice.number is not None:
+        frozen = paused[choice.number]
+        context.owner.claim(study._storage, frozen._trial_id)
+        trial = optuna.trial.Trial(study, frozen._trial_id)
+        trial.set_user_attr(PAUSED, {})
+        context.progress.say(f"trial {frozen.number}: is worth its next steps now, continuing")
+        return trial
+    busy = any(t.state == TrialState.RUNNING and t.number not in paused for t in trials)
+    if not more and not busy:
+        _prune_paused(context, trials)
+    return None
+
+
+def _prune_paused(context: WorkerContext, trials: list[FrozenTrial]) -> None:
+    """Prune the paused trials: the study ends without them."""
+    study, known = context.handle.study, verdicts(context.handle.definition, context.handle.study)
+    for frozen in filter(is_paused, trials):
+        trial = optuna.trial.Trial(study, frozen._trial_id)
+        verdict = known.get(frozen.number)
+        if verdict is not None:
+            trial.set_user_attr(VERDICT, verdict.as_dict())
+            trial.set_user_attr("reason", verdict.in_words())
+        writer = RunWriter(context.store, frozen.user_attrs["mlflow_run_id"])
+        generator = context.handle.trial_folder(frozen.number) / SAVE_FOLDER / GENERATOR_NAME
+        if generator.is_file():
+            writer.put(Attachment(generator, "checkpoints"))
+        writer.put(Tags({"state": "pruned"}))
+        study.tell(frozen.number, state=TrialState.PRUNED)
+        reason = trial.user_attrs.get("reason", "")
+        context.progress.ended(frozen.number, "pruned", reason)
+    update_study_run(context.handle, context.store, context.parent)
 
 
 def _left_elsewhere(context: WorkerContext) -> optuna.trial.Trial | None:
@@ -114,10 +171,15 @@ def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
     begun = [t for t in trials if t.state != TrialState.WAITING and REVIVES not in t.user_attrs]
     if len(begun) >= handle.definition.trials:
         return False
-    reason = why_stop(handle.definition.stop, handle.trials(), hours(handle.study.user_attrs))
+    reason = _stop_reason(context)
     if reason:
         context.progress.say(f"study {handle.definition.name} ends here: {reason}")
     return reason is None
+
+
+def _stop_reason(context: WorkerContext) -> str | None:
+    handle = context.handle
+    return why_stop(handle.definition.stop, handle.trials(), hours(handle.study.user_attrs))
 
 
 def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Trial | None:

@@ -136,7 +136,7 @@ def timeline(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
     axes = figure.subplots()
     least = 0.002 * end or 1.0
     for record, (start, length) in zip(shown, bars, strict=True):
-        cut = record.state == "interrupted"
+        cut = record.state in ("interrupted", "paused")
         bar = Rectangle(
             (start / seconds, record.number - 0.4),
             max(length, least) / seconds,
@@ -167,7 +167,7 @@ def _bar(record: Trial, begin: datetime, records: Sequence[Trial]) -> tuple[floa
     """
     assert record.started is not None
     start = (record.started - begin).total_seconds()
-    if record.state != "interrupted":
+    if record.state not in ("interrupted", "paused"):
         return start, record.seconds or 0.0
     # Its end is unknown: take the study's last known moment.
     end = max(t for r in records for t in (r.started, r.ended) if t is not None)

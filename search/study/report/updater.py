@@ -241,7 +241,7 @@ def state_of(handle: StudyHandle) -> str:
     states = {trial.state for trial in handle.trials()}
     if "running" in states:
         return "running"
-    return "interrupted" if "interrupted" in states or not states else "finished"
+    return "interrupted" if states & {"interrupted", "paused"} or not states else "finished"
 
 
 def _evidence(handle: StudyHandle, store: Store) -> Evidence | None:

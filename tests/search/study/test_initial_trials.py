@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
 from cyclegan.errors import ConfigError
 from search.study import StudyHandle
 from search.study.definition import StudyDefinition
-from search.study.initial_trials import first_values, fitted
+from search.study.initial_trials import earlier_ends, first_values, fitted
+from search.study.outlook import EARLIER, outlook
 from search.study.space import Choices, FloatRange, IntRange, suggest
 
 Define = Callable[..., StudyDefinition]
@@ -174,3 +178,23 @@ def test_optuna_takes_the_values_without_a_warning(
     assert first["lr_g"] == 5e-3
     assert second == DEFAULTS
     assert not [w for w in recwarn if "Fixed parameter" in str(w.message)]
+
+
+def test_a_gaussian_process_learns_from_earlier_studies(define: Define, begin: Begin) -> None:
+    rates = np.geomspace(2e-4, 9e-3, 12).tolist()
+    trials = [
+        ("complete", -20.0 * abs(math.log10(rate / 3e-3)), {"lr_g": rate, "lambdas.C_A": 1.0}, {})
+        for rate in rates
+    ]
+    begin(trials, define("earlier"))
+    sampler = {"name": "noisy_gp", "startup_trials": 3}
+    definition = define("s", warm_start=["earlier"], sampler=sampler)
+    (found,) = earlier_ends(definition)
+    assert len(found["values"]) == len(rates)
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr(EARLIER, [found])
+    study.sampler = definition.sampler.for_study(definition.space, partial(outlook, definition))
+    first = suggest(study.ask(), definition.space, definition.ties)
+    assert 1.5e-3 < first["lr_g"] < 6e-3
+    # The others only try its best values first.
+    assert earlier_ends(define("t", warm_start=["earlier"])) == []

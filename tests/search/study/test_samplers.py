@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from cyclegan.errors import ConfigError
 from search.study.definition import StudyDefinition, parse_definition
+from search.study.outlook import outlook
 from search.study.space import suggest
 
 HERE = Path("study.yaml")
@@ -28,7 +31,7 @@ def values(trial):
         values["lambdas.I_A"] = trial.suggest_float("lambdas.I_A", 0.3, 10.0, log=True)
     return values
 """
-SAMPLERS = ["tpe", "gp", "cmaes", "qmc", "random", "grid"]
+SAMPLERS = ["tpe", "gp", "noisy_gp", "cmaes", "qmc", "random", "grid"]
 
 
 def definition(tiny: dict[str, Any], name: str, **changes: Any) -> StudyDefinition:
@@ -51,6 +54,10 @@ def definition(tiny: dict[str, Any], name: str, **changes: Any) -> StudyDefiniti
     return parse_definition(values | changes, HERE)
 
 
+def sampler_of(parsed: StudyDefinition) -> optuna.samplers.BaseSampler:
+    return parsed.sampler.for_study(parsed.space, partial(outlook, parsed))
+
+
 def run(
     parsed: StudyDefinition, path: Path, *, restart: bool, kill: bool = False
 ) -> list[dict[str, Any]]:
@@ -67,7 +74,7 @@ def run(
             load_if_exists=True,
             direction="maximize",
             pruner=pruner if not restart else parsed.pruner.build(parsed.steps),
-            sampler=parsed.sampler.for_study(parsed.space),
+            sampler=sampler_of(parsed),
         )
 
     study = handle()
@@ -110,7 +117,7 @@ def test_workers_that_ask_at_once_get_different_values(
 
     def worker() -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
-        sampler = parsed.sampler.for_study(parsed.space)
+        sampler = sampler_of(parsed)
         return optuna.create_study(
             study_name="s",
             storage=storage,
@@ -126,7 +133,7 @@ def test_workers_that_ask_at_once_get_different_values(
 
 def test_a_study_with_several_trials_in_hand(tiny: dict[str, Any]) -> None:
     parsed = definition(tiny, "random")
-    study = optuna.create_study(sampler=parsed.sampler.for_study(parsed.space))
+    study = optuna.create_study(sampler=sampler_of(parsed))
     first, second = study.ask(), study.ask()
     late = suggest(first, parsed.space, parsed.ties)
     assert suggest(second, parsed.space, parsed.ties) != late
@@ -207,3 +214,27 @@ def test_tpe_finds_better_values_than_random(tiny: dict[str, Any], tmp_path: Pat
         return min(abs(t["lr_g"] - 3e-3) + 1e-4 * t["filters"] for t in tried)
 
     assert best("tpe") < best("random")
+
+
+def test_a_gaussian_process_can_not_compare_the_trials_of_a_function(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "space.py").write_text(FUNCTION)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="noisy_gp compares trials by the same keys"):
+        definition(tiny, "noisy_gp", space="space.py:values")
+
+
+def test_noisy_gp_learns_from_pruned_trials(tiny: dict[str, Any], tmp_path: Path) -> None:
+    space = {"lr_g": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
+    parsed = definition(tiny, "noisy_gp", space=space, trials=14)
+    study = optuna.create_study(direction="maximize", sampler=sampler_of(parsed))
+    for _ in range(13):
+        trial = study.ask()
+        rate = suggest(trial, parsed.space, parsed.ties)["lr_g"]
+        for at in (4, 8):  # all are pruned: there is no complete trial to learn from
+            trial.report(-20.0 * abs(math.log10(rate / 3e-3)), at)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    rates = [trial.params["lr_g"] for trial in study.trials]
+    near = [abs(math.log10(rate / 3e-3)) < 0.3 for rate in rates]
+    assert sum(near[3:]) > 5, rates

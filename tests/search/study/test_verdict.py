@@ -80,10 +80,11 @@ def test_the_numbers_agree_with_optunas_decision(
     assert judged > 40
 
 
-def test_median_patience_and_threshold_decide_as_their_numbers_say() -> None:
+def test_median_percentile_patience_and_threshold_decide_as_their_numbers_say() -> None:
     rng = np.random.default_rng(0)
     by_name = {
         "median": Pruner(name="median", prune_after=2, startup_trials=1),
+        "percentile": Pruner(name="percentile", prune_after=2, startup_trials=1, keep_percent=60.0),
         "patience": Pruner(name="patience", prune_after=2, patience=2, min_delta=0.3),
         "threshold": Pruner(name="threshold", prune_after=2, lower=-0.5),
     }
@@ -99,6 +100,9 @@ def test_median_patience_and_threshold_decide_as_their_numbers_say() -> None:
                 if name == "median":
                     rivals = [t.intermediate_values[step] for t in complete]
                     found = pruners.median(values, rivals, step=step)
+                elif name == "percentile":
+                    rivals = [t.intermediate_values[step] for t in complete]
+                    found = pruners.percentile(values, rivals, keep_percent=60.0, step=step)
                 elif name == "patience":
                     found = pruners.patience(values, patience=2, min_delta=0.3, step=step)
                 else:

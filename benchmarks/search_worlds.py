@@ -1,0 +1,331 @@
+"""Worlds for `search_replay.py`: what any training of a pool would have given, without training it.
+
+    python benchmarks/search_worlds.py [--write-prior]
+
+As a command it prints how far the models can be trusted: how well the interpolation below predicts
+configurations that were left out, and how well the first part of a curve predicts its end, with the
+curve prior of the other pools. `--write-prior` also writes the curve prior that studies use,
+`search/study/curve_prior.json`, from all pools.
+
+A world answers for every point of the space. It is made like this from the table of a pool (see
+`search_pool.py`):
+
+1. Every recorded training is one vector: its scores at all reports in units of the pool (see
+   `search.study.curves.Scale`), then its true PSNR at all reports, in the same kind of units.
+2. The principal components of the configurations' mean vectors are interpolated over the space,
+   each by a Gaussian process. What the components leave out is noise.
+3. A replay draws one function from each of these processes, so every replay has another surface
+   that fits the recorded trainings and is as rough as they are between them.
+4. A trial in this world adds the noise of a seed: the difference of two recorded trainings of one
+   configuration, with a random sign.
+
+`accuracy` says how well step 2 predicts a configuration that was left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import qmc, spearmanr
+from search_pool import EVERY, POOLS, ROOT, SPACE, STEPS, TABLES
+
+from cyclegan.files import write_text
+from cyclegan.score import GATED
+from search.study.curves import CurvePrior, Scale
+from search.study.gaussian_process import GaussianProcess, Observations
+
+Array = NDArray[np.float64]
+REPORTS = STEPS // EVERY
+FIRST = REPORTS // 4
+"""Number of reports after which a trial is first judged; its score is the best from there on."""
+FRACTIONS = np.arange(1, REPORTS + 1) / REPORTS
+PRIOR = ROOT / "search" / "study" / "curve_prior.json"
+COMPONENTS = 4
+"""Number of principal components; more than these are noise in pools of this size."""
+_SAMPLES = 4096
+GRID_POINTS = (0.2, 0.8)
+"""Values of each key on the grid, in the unit cube: one point below and one above the middle."""
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The recorded trainings of a pool whose configuration has a record of every seed."""
+
+    points: Array
+    """(N, D): the configurations in the unit cube."""
+    scores: Array
+    """(N, S, T): the score of each of the S seeds at each report."""
+    psnr: Array
+    """(N, S, T): the true quality in dB."""
+
+    @cached_property
+    def level(self) -> Scale:
+        """The scale of the scores."""
+        return _scale(self.scores[..., -1])
+
+    @cached_property
+    def truth(self) -> Scale:
+        """The scale of the true qualities."""
+        return _scale(self.psnr[..., -1])
+
+    @cached_property
+    def usual(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Typical values and usual deviations at each report, of the scores and of the quality."""
+        found = []
+        for values, scale in ((self.scores, self.level), (self.psnr, self.truth)):
+            low, high = np.quantile(values.reshape(-1, REPORTS), [0.5, 0.84], axis=0)
+            width = np.maximum((high - low) / scale.spread, 1e-3)
+            found.append((low - scale.level, width))
+        return found[0], found[1]
+
+    @cached_property
+    def vectors(self) -> Array:
+        """Scores and qualities in units, (N, S, 2T)."""
+        scores = self.level.units(self.scores, *self.usual[0])
+        return np.concatenate([scores, self.truth.units(self.psnr, *self.usual[1])], axis=-1)
+
+    @cached_property
+    def curves(self) -> Array:
+        """The scores of all trainings at all reports and, last, in the end, (N * S, T + 1)."""
+        scores = self.scores.reshape(-1, REPORTS)
+        ends = scores[:, FIRST - 1 :].max(axis=1, keepdims=True)
+        return np.concatenate([scores, ends], axis=1)
+
+
+def read_trainings(pool: str, folder: Path = TABLES) -> Trainings:
+    """Return the trainings of a pool from its tables. Gated reports have the score `GATED`."""
+    with (folder / "configurations.csv").open(encoding="utf-8", newline="") as handle:
+        values = {row["configuration"]: unit(row) for row in csv.DictReader(handle)}
+    found: dict[str, dict[int, dict[int, tuple[float, float]]]] = {}
+    with (folder / f"{pool}.csv").open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            reports = found.setdefault(row["configuration"], {}).setdefault(int(row["seed"]), {})
+            reports[int(row["step"])] = (float(row["score"]), float(row["psnr"]))
+    seeds = max(len(each) for each in found.values())
+    names = sorted(name for name, each in found.items() if len(each) == seeds)
+    curves = np.array(
+        [[_curve(found[name][seed]) for seed in sorted(found[name])] for name in names]
+    )
+    points = np.array([values[name] for name in names])
+    return Trainings(points, curves[..., 0], curves[..., 1])
+
+
+def unit(values: Mapping[str, float | str]) -> list[float]:
+    """Return a configuration's place in the unit cube."""
+    found = []
+    for key, (low, high) in SPACE.items():
+        found.append(float(np.log(float(values[key]) / low) / np.log(high / low)))
+    return found
+
+
+def _curve(reports: Mapping[int, tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return (score, PSNR) at all reports; a training that diverged is unusable from there on."""
+    last, found = (GATED, min(quality for _, quality in reports.values())), []
+    for step in range(EVERY, STEPS + 1, EVERY):
+        found.append(reports.get(step, last))
+    return found
+
+
+def _scale(ends: Array) -> Scale:
+    low, high = np.quantile(ends, [0.5, 0.84])
+    return Scale(float(low), max(float(high - low), 1e-3))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Interpolated principal components of a pool."""
+
+    trainings: Trainings
+    centre: Array
+    """(2T,): mean vector."""
+    components: Array
+    """(K, 2T)"""
+    processes: tuple[GaussianProcess, ...]
+    """One for each component, of values divided by `widths`."""
+    widths: Array
+    """(K,)"""
+
+    @classmethod
+    def of(cls, trainings: Trainings) -> Surface:
+        """Interpolate the trainings."""
+        means = trainings.vectors.mean(axis=1)
+        centre = means.mean(axis=0)
+        count = min(COMPONENTS, len(means) - 1)
+        components = np.linalg.svd(means - centre, full_matrices=False)[2][:count]
+        values = (means - centre) @ components.T
+        seeds = (trainings.vectors - means[:, None]) @ components.T
+        divisor = max(seeds.shape[1] - 1, 1) * seeds.shape[0] * seeds.shape[1]
+        noise = (seeds**2).sum(axis=(0, 1)) / divisor
+        widths = values.std(axis=0)
+        processes = tuple(
+            GaussianProcess.fitted(
+                Observations(
+                    trainings.points,
+                    values[:, k] / widths[k],
+                    np.full(len(values), noise[k] / widths[k] ** 2),
+                    np.zeros(len(values), np.int64),
+                )
+            )
+            for k in range(count)
+        )
+        return cls(trainings, centre, components, processes, widths)
+
+    def without(self, number: int) -> Array:
+        """Return the vector predicted for a recorded configuration from all others."""
+        kept = np.arange(len(self.trainings.points)) != number
+        values = []
+        for process in self.processes:
+            other = GaussianProcess.of(process.known.chosen(np.flatnonzero(kept)), process.assumed)
+            point = self.trainings.points[number : number + 1]
+            values.append(float(other.predict(point).means[0]))
+        predicted: Array = self.centre + (np.array(values) * self.widths) @ self.components
+        return predicted
+
+
+class WorldMaker:
+    """Draws worlds of one pool; the recipe's own values lie at `recipe` (D,)."""
+
+    def __init__(self, trainings: Trainings, recipe: Array) -> None:
+        self.surface, self.recipe = Surface.of(trainings), recipe
+        dimensions = trainings.points.shape[1]
+        sobol = qmc.Sobol(dimensions, scramble=True, seed=7).random(_SAMPLES)
+        self.samples = np.concatenate([recipe[None], trainings.points, sobol])
+        vectors = trainings.vectors
+        self._seeds = (vectors - vectors.mean(axis=1, keepdims=True)).reshape(-1, vectors.shape[-1])
+        if vectors.shape[1] > 1:
+            self._seeds *= np.sqrt(vectors.shape[1] / (vectors.shape[1] - 1.0))
+
+    def draw(self, seed: int) -> World:
+        """Return a world."""
+        random = np.random.default_rng([11, seed])
+        drawn = tuple(process.drawn(random) for process in self.surface.processes)
+        return World(self, drawn, random)
+
+
+class World:
+    """One surface, and trials on it."""
+
+    def __init__(
+        self,
+        maker: WorldMaker,
+        drawn: Sequence[Callable[[Array], Array]],
+        random: np.random.Generator,
+    ) -> None:
+        self._surface, self._seeds, self._drawn = maker.surface, maker._seeds, drawn
+        self.dimensions, self.recipe, self.random = len(maker.recipe), maker.recipe, random
+        self.best = float(self.quality(maker.samples).max())
+        """The highest true quality in the space, of many points."""
+
+    def quality(self, points: Array) -> Array:
+        """Return the true PSNR (N,) in dB at the end, without the noise of a seed."""
+        ends: Array = self._surface.trainings.truth.scores(self._vectors(points)[:, -1])
+        return ends
+
+    def trial(self, point: Array) -> Array:
+        """Return the scores (T,) of one training at a point, with a new seed."""
+        noise = self._seeds[self.random.integers(len(self._seeds))]
+        units = self._vectors(point[None])[0] + self.random.choice([-1.0, 1.0]) * noise
+        trainings = self._surface.trainings
+        scores: Array = trainings.level.scores(units[:REPORTS], *trainings.usual[0])
+        return np.maximum(scores, GATED + 1.0)
+
+    def regret(self, point: Array) -> float:
+        """Return how many dB a point is below the best one."""
+        return self.best - float(self.quality(point[None])[0])
+
+    def _vectors(self, points: Array) -> Array:
+        values = np.stack([function(points) for function in self._drawn], axis=1)
+        vectors: Array = self._surface.centre + values * self._surface.widths @ (
+            self._surface.components
+        )
+        return vectors
+
+
+def grid(dimensions: int) -> Array:
+    """Return all combinations of `GRID_POINTS`."""
+    axes = np.meshgrid(*[GRID_POINTS] * dimensions, indexing="ij")
+    return np.stack([axis.ravel() for axis in axes], axis=1)
+
+
+def accuracy(trainings: Trainings) -> dict[str, float]:
+    """Return how well left-out configurations are predicted.
+
+    `rho_score` and `rho_psnr` are Spearman's correlations of the predicted and the recorded ends;
+    `between_seeds` is that of the two seeds' PSNR, the most that any model could reach.
+    """
+    surface = Surface.of(trainings)
+    predicted = np.array([surface.without(n) for n in range(len(trainings.points))])
+    recorded = trainings.vectors.mean(axis=1)
+    found = {"configurations": float(len(recorded))}
+    for name, column in (("score", REPORTS - 1), ("psnr", 2 * REPORTS - 1)):
+        found[f"rho_{name}"] = float(spearmanr(predicted[:, column], recorded[:, column])[0])
+    if trainings.psnr.shape[1] > 1:
+        ends = trainings.psnr[..., -1]
+        found["between_seeds"] = float(spearmanr(ends[:, 0], ends[:, 1])[0])
+    return found
+
+
+def forecasts(trainings: Trainings, prior: CurvePrior) -> list[tuple[float, float, float, float]]:
+    """Return how well the beginnings of curves predict their ends.
+
+    For some fractions of a training: Spearman's correlation of the end with the last score, and
+    with the forecast; and the share of ends within one standard deviation of it (0.68 if right).
+    """
+    curves, found = trainings.curves, []
+    for seen in (REPORTS // 8, REPORTS // 4, REPORTS // 2, 3 * REPORTS // 4):
+        latest = [(float(FRACTIONS[seen - 1]), float(curve[seen - 1])) for curve in curves]
+        scale = Scale.of_study(prior, latest)
+        typical, width = prior.usual_at(FRACTIONS)
+        units = scale.units(curves, [*typical, 0.0], [*width, 1.0])
+        expected = [
+            prior.forecast(dict(zip(FRACTIONS[:seen].tolist(), row[:seen].tolist(), strict=True)))
+            for row in units
+        ]
+        means, variances = np.array(expected).T
+        within = np.abs(units[:, -1] - means) < np.sqrt(variances)
+        last = float(spearmanr(curves[:, seen - 1], curves[:, -1])[0])
+        found.append(
+            (
+                float(FRACTIONS[seen - 1]),
+                last,
+                float(spearmanr(means, curves[:, -1])[0]),
+                float(within.mean()),
+            )
+        )
+    return found
+
+
+def curve_prior(trainings: Sequence[Trainings]) -> CurvePrior:
+    """Return the curve prior of some pools."""
+    return CurvePrior.from_curves(FRACTIONS, [each.curves for each in trainings])
+
+
+def main() -> None:
+    """Print how well the models predict, and write the prior if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write-prior", action="store_true")
+    options = parser.parse_args()
+    names = [pool for pool in POOLS if (TABLES / f"{pool}.csv").exists()]
+    pools = {name: read_trainings(name) for name in names}
+    for name, trainings in pools.items():
+        figures = accuracy(trainings)
+        print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+        others = [other for key, other in pools.items() if key != name] or [trainings]
+        for place, last, forecast, within in forecasts(trainings, curve_prior(others)):
+            print(
+                f"  after {place:.2f}: rho of the last score with the end {last:5.2f}, of the"
+                f" forecast {forecast:5.2f}; {100 * within:.0f} % of the ends within one deviation"
+            )
+    if options.write_prior:
+        write_text(PRIOR, curve_prior(list(pools.values())).to_json())
+
+
+if __name__ == "__main__":
+    main()

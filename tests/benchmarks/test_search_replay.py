@@ -1,0 +1,154 @@
+"""The replay of searches: fair worlds, the same every time, and figures that mean what they say."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+class Modules(NamedTuple):
+    """The scripts under test."""
+
+    pool: ModuleType
+    worlds: ModuleType
+    replay: ModuleType
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
+    """The scripts, with tables of made-up trainings in which `lr_g` counts most."""
+    names = ("search_pool", "search_worlds", "search_replay")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        for name in names:
+            patch.delitem(sys.modules, name, raising=False)
+        pool, worlds, replay = (importlib.import_module(name) for name in names)
+        folder = tmp_path_factory.mktemp("tables")
+        for module in (pool, worlds, replay):
+            patch.setattr(module, "TABLES", folder)
+        for number, name in enumerate(("phantom", "fibres")):
+            pool._write_csv(folder / f"{name}.csv", list(_rows(pool, worlds, number)))
+        values = zip(_names(pool), pool.configurations(), strict=True)
+        pool._write_csv(
+            folder / "configurations.csv", [{"configuration": n} | v for n, v in values]
+        )
+        patch.setattr(replay, "read_trainings", lambda name: worlds.read_trainings(name, folder))
+        yield Modules(pool, worlds, replay)
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+def _names(pool: ModuleType) -> list[str]:
+    return [f"c{number:02d}" for number in range(pool.CONFIGURATIONS)]
+
+
+def _rows(pool: ModuleType, worlds: ModuleType, number: int) -> Iterator[dict[str, Any]]:
+    random = np.random.default_rng(number)
+    fractions = worlds.FRACTIONS
+    for name, values in zip(_names(pool), pool.configurations(), strict=True):
+        place = np.array(worlds.unit(values))
+        quality = -6.0 * float(((place - 0.4) ** 2 * np.array([5, 1, 1, 1, 0, 1, 0])).sum())
+        for seed in range(pool.SEEDS):
+            end = quality + 0.2 * random.normal()
+            scores = 5.0 + end * (1.0 - np.exp(-fractions / 0.15)) + 2.0 * np.log(fractions)
+            scores = scores + 0.1 * random.normal(size=len(scores))
+            for step, score, quality_now in zip(
+                range(pool.EVERY, pool.STEPS + 1, pool.EVERY),
+                scores,
+                24.0 + end * fractions,
+                strict=True,
+            ):
+                yield {
+                    "configuration": name,
+                    "seed": seed,
+                    "step": step,
+                    "score": f"{score:.4g}",
+                    "psnr": f"{quality_now:.4g}",
+                }
+
+
+def outcome(modules: Modules, sampler: str, scheduler: str, replays: int = 4) -> Any:
+    task = modules.replay.Task(
+        "phantom", ("phantom", "fibres"), sampler, scheduler, tuple(range(replays)), 6
+    )
+    return modules.replay.Outcome(*modules.replay.play(task))
+
+
+def test_configurations_are_the_recipe_and_points_of_the_whole_space(modules: Modules) -> None:
+    found = modules.pool.configurations()
+    assert len(found) == modules.pool.CONFIGURATIONS >= 65
+    assert found[0]["lr_g"] == 1e-3
+    assert found == modules.pool.configurations()
+    for key, (low, high) in modules.pool.SPACE.items():
+        values = np.log([values[key] for values in found[1:]])
+        shares = (values - np.log(low)) / np.log(high / low)
+        assert shares.min() > -1e-3 and shares.max() < 1 + 1e-3
+        assert (np.histogram(shares, 4, (0, 1))[0] >= 12).all()
+
+
+def test_every_member_has_a_valid_configuration(modules: Modules, tmp_path: Path) -> None:
+    members = modules.pool.members(list(modules.pool.POOLS))
+    assert len(members) == len(set(members)) == 2 * 65 * 3
+    for member in members[:3]:
+        values = modules.pool.configurations()[member.number]
+        config = modules.pool.configuration(member, values, tmp_path)
+        assert config.lambdas.I_B[0] == config.lambdas.I_A[0] == values["lambdas.I_A"]
+        assert config.validate_every == modules.pool.EVERY
+
+
+def test_a_world_answers_like_the_recorded_trainings(modules: Modules) -> None:
+    trainings = modules.replay.trainings_of("phantom")
+    figures = modules.worlds.accuracy(trainings)
+    assert figures["rho_psnr"] > 0.8
+    maker = modules.replay.worlds_of("phantom")
+    drawn = np.array([maker.draw(seed).quality(trainings.points) for seed in range(30)])
+    recorded = trainings.psnr[..., -1].mean(axis=1)
+    good = recorded > np.quantile(recorded, 0.3)
+    assert np.abs(drawn.mean(axis=0) - recorded)[good].mean() < 0.4
+    # Between the recorded points worlds differ from each other.
+    points = np.random.default_rng(0).random((20, trainings.points.shape[1]))
+    assert np.std([maker.draw(seed).quality(points) for seed in range(5)], axis=0).mean() > 0.05
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["none", "halving", "percentile75", "first_then_best", "thaw"]
+)
+def test_a_replay_is_the_same_every_time_and_keeps_to_its_budget(
+    modules: Modules, scheduler: str
+) -> None:
+    first, again = (outcome(modules, "random", scheduler, replays=2) for _ in range(2))
+    assert (first.regrets == again.regrets).all()
+    assert (first.regrets > -0.5).all()
+    task = modules.replay.Task("phantom", ("phantom", "fibres"), "random", scheduler, (0,), 6)
+    world = modules.replay.worlds_of("phantom").draw(0)
+    prior = modules.replay.prior_without("phantom", task.pools)
+    search = modules.replay.Search(world, prior, 0, 6 * modules.worlds.REPORTS)
+    sampler = modules.replay.SAMPLERS["random"](search)
+    modules.replay.SCHEDULERS[scheduler]().run(search, sampler)
+    assert search.spent == sum(trial.reached for trial in search.trials) <= search.budget
+    assert search.spent > 0.8 * search.budget
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid", "ours"])
+def test_every_sampler_plays(modules: Modules, sampler: str) -> None:
+    found = outcome(modules, sampler, "halving", replays=1)
+    assert found.regrets.shape == (1, len(modules.replay._PLACES))
+
+
+def test_the_ratio_is_that_of_the_iterations(modules: Modules) -> None:
+    places = modules.replay._PLACES
+    random = modules.replay.Outcome(np.tile(2.0 - places, (20, 1)), np.zeros(20, bool))
+    fast = modules.replay.Outcome(np.tile(2.0 - 2.0 * places, (20, 1)), np.zeros(20, bool))
+    never = modules.replay.Outcome(np.full((20, len(places)), 3.0), np.ones(20, bool))
+    assert modules.replay.ratio(random, random)[0] == pytest.approx(1.0)
+    assert modules.replay.ratio(random, fast) == pytest.approx((2.0, 2.0, 2.0))
+    assert modules.replay.ratio(random, never)[0] == 0.0
