@@ -213,8 +213,8 @@ def promote(
         str | None,
         typer.Option(
             metavar="TRIALSxSEEDS",
-            help="First train the best trials with several seeds each, e.g. 3x3; promote the one "
-            "with the highest mean score.",
+            help="First let the best trials race with up to this many seeds each, e.g. 3x3; "
+            "promote the winner.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps.")] = None,

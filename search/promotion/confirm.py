@@ -1,4 +1,4 @@
-"""Confirm the best trials: train them again with other seeds, to see which is best on average."""
+"""Confirm the best trials: train them again with other seeds, until one is surely the best."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cyclegan.score import GATED
 from search.launch import Job, recorded_run, run_training
 from search.promotion import lineage
 from search.promotion.promote import check_same_data, say_left_elsewhere
+from search.promotion.race import Standing, standing
 from search.study import StudyHandle, Trial
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
 from search.study.trials import complete
@@ -43,47 +44,50 @@ class ConfirmedTrial:
 
     trial: int
     scores: tuple[SeedScore, ...]
+    own: int = 0
+    """Number of the first scores by which the trial was chosen. They count only if there are no
+    others."""
+
+    @property
+    def counting(self) -> list[float]:
+        """The scores that count."""
+        return [s.score for s in self.scores[self.own :] or self.scores]
 
     @property
     def mean(self) -> float:
-        """Mean of the scores."""
-        return float(np.mean([s.score for s in self.scores]))
+        """Mean of the scores that count."""
+        return float(np.mean(self.counting))
 
     @property
     def spread(self) -> float:
-        """Standard deviation between seeds; NaN for a single one."""
-        values = [s.score for s in self.scores]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        """Standard deviation between the seeds that count; NaN for a single one."""
+        return float(np.std(self.counting, ddof=1)) if len(self.counting) > 1 else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """The result of a confirmation, with the highest mean first."""
+    """The result of a confirmation: the leader first, then the others by their means."""
 
     trials: tuple[ConfirmedTrial, ...]
-    wanted: int
-    """Number of trainings asked for, over all trials."""
+    seeds: tuple[int, ...]
+    """All seeds, in the order of the rounds."""
+    own: int
+    """Number of the seeds that the study trained itself."""
+
+    @property
+    def standing(self) -> Standing:
+        """The state of the race."""
+        scores = {t.trial: {s.seed: s.score for s in t.scores} for t in self.trials}
+        return standing(scores, self.seeds, self.own)
 
     @property
     def complete(self) -> bool:
-        """True if every training has ended; otherwise the same command continues."""
-        return sum(len(t.scores) for t in self.trials) == self.wanted
-
-    @property
-    def lead(self) -> float:
-        """Lead of the winner's mean over the second's; NaN without a second."""
-        return self.trials[0].mean - self.trials[1].mean if len(self.trials) > 1 else math.nan
-
-    @property
-    def lead_error(self) -> float:
-        """Standard error of the lead: sqrt(s1^2/n1 + s2^2/n2); NaN with single trainings."""
-        if len(self.trials) < 2:
-            return math.nan
-        parts = [t.spread**2 / len(t.scores) for t in self.trials[:2]]
-        return math.sqrt(sum(parts))
+        """True if the race is over; otherwise the same command continues."""
+        return self.standing.due is None
 
     def data(self) -> dict[str, Any]:
         """Return the result as plain values."""
+        state = self.standing
         return {
             "complete": self.complete,
             "trials": [
@@ -92,39 +96,50 @@ class Confirmation:
                     "scores": [vars(s) for s in t.scores],
                     "mean": t.mean,
                     "spread": finite_or_none(t.spread),
+                    "chance": state.chances.get(t.trial),
+                    "racing": t.trial in state.racing,
                 }
                 for t in self.trials
             ],
-            "lead": finite_or_none(self.lead),
-            "lead_error": finite_or_none(self.lead_error),
+            "sureness": state.sureness,
         }
 
     def text(self) -> str:
         """Return the result as a table with the verdict."""
-        seeds = sorted({s.seed for t in self.trials for s in t.scores})
+        seeds, chances = sorted({s.seed for t in self.trials for s in t.scores}), self.chances
         rows = []
         for t in self.trials:
             known = {s.seed: f"{s.score:.2f}" for s in t.scores}
             spread = "" if math.isnan(t.spread) else f"{t.spread:.2f}"
             cells = [known.get(seed, "") for seed in seeds]
-            rows.append([str(t.trial), *cells, f"{t.mean:.2f}", spread])
-        header = ["trial", *(f"seed {seed}" for seed in seeds), "mean", "spread"]
+            rows.append([str(t.trial), *cells, f"{t.mean:.2f}", spread, chances.get(t.trial, "")])
+        header = ["trial", *(f"seed {seed}" for seed in seeds), "mean", "spread", "chance"]
         return "\n".join([table(header, rows), *([self.verdict()] if self.complete else [])])
 
+    @property
+    def chances(self) -> dict[int, str]:
+        """The chance of each trial but the leader to be better than it, as text."""
+        return {n: f"{100 * chance:.0f} %" for n, chance in self.standing.chances.items()}
+
     def verdict(self) -> str:
-        """Return the winner, and whether its lead is larger than the noise."""
-        first = self.trials[0]
-        if math.isnan(self.lead):
+        """Return the winner, and how sure that is."""
+        state, first = self.standing, self.trials[0]
+        if len(self.trials) == 1:
             return f"trial {first.trial}: mean {first.mean:.2f}"
-        begin = f"trial {first.trial} leads trial {self.trials[1].trial} by {self.lead:.2f}"
-        if math.isnan(self.lead_error):
-            return f"{begin}; one training each says nothing about the noise between seeds"
-        if self.lead > self.lead_error:
-            return f"{begin}, more than the difference's standard error of {self.lead_error:.2f}"
-        return (
-            f"{begin}, less than the difference's standard error of {self.lead_error:.2f}: they "
-            "may well be equal; more seeds would tell more"
-        )
+        if state.sureness is None:
+            return (
+                f"trial {first.trial} has the highest score; one training each says nothing about "
+                "the noise between seeds"
+            )
+        trained = sum(len(t.scores) for t in self.trials)
+        most = len(self.trials) * len(self.seeds)
+        spared = f", after {trained} of {most} trainings" if trained < most else ""
+        percent = f"{100 * state.sureness:.0f} %" if state.sureness < 0.99 else "over 99 %"
+        sure = f"trial {first.trial} is the best of these with {percent}{spared}"
+        if len(state.racing) == 1:
+            return sure
+        left = ", ".join(str(number) for number in state.racing[1:])
+        return f"{sure}; trial {left} may well be as good: more seeds would tell more"
 
 
 def parse_confirm(text: str) -> tuple[int, int]:
@@ -138,7 +153,7 @@ def parse_confirm(text: str) -> tuple[int, int]:
 def confirm(
     handle: StudyHandle, *, top: int, seeds: int, store: Store, console: Console
 ) -> Confirmation:
-    """Train the best `top` trials until each has been trained with `seeds` seeds.
+    """Race the best `top` trials with at most `seeds` seeds each (see `search.promotion.race`).
 
     A trial's own training is its first. The others take the following seeds, start afresh and have
     the study's steps. Complete trainings are not repeated, so after an interruption (the result is
@@ -148,18 +163,31 @@ def confirm(
     """
     chosen = best_trials(handle, top)
     say_left_elsewhere(handle, chosen[0], store, console)
+    first = handle.config_of(chosen[0].number).seed
+    rounds = tuple(range(first, first + seeds))
     results = {t.number: _own_scores(handle, t, seeds) for t in chosen}
-    for trial in chosen:
-        first = handle.config_of(trial.number).seed
-        for seed in range(first, first + seeds):
-            if all(s.seed != seed for s in results[trial.number]):
-                score = _train(handle, trial, seed, store, console)
+    own = min(len(scores) for scores in results.values())
+    while (state := (found := _result(results, rounds, own)).standing).due is not None:
+        for number in state.racing:
+            if all(s.seed != state.due for s in results[number]):
+                trial = next(t for t in chosen if t.number == number)
+                score = _train(handle, trial, state.due, store, console)
                 if score is None:
-                    return _result(results, top * seeds)
-                results[trial.number].append(score)
-    confirmation = _result(results, top * seeds)
-    _annotate(handle, confirmation, store)
-    return confirmation
+                    return _result(results, rounds, own)
+                results[number].append(score)
+        _say_dropped(console, state, _result(results, rounds, own).standing)
+    _annotate(handle, found, store)
+    return found
+
+
+def _say_dropped(console: Console, before: Standing, after: Standing) -> None:
+    """Say which trials have dropped out of the race."""
+    for number in sorted(set(before.racing) - set(after.racing)):
+        chance = 100 * after.chances[number]
+        console.say(
+            f"confirm: trial {number} drops out: {chance:.1f} % chance to be better than trial "
+            f"{after.racing[0]}"
+        )
 
 
 def best_trials(handle: StudyHandle, count: int) -> Sequence[Trial]:
@@ -228,13 +256,19 @@ def _with_seed(handle: StudyHandle, trial: int, seed: int, run_name: str) -> Con
     return parse_config(values, source=f"trial {trial} with seed {seed}")
 
 
-def _result(results: dict[int, list[SeedScore]], wanted: int) -> Confirmation:
-    trials = [
-        ConfirmedTrial(trial=number, scores=tuple(sorted(scores, key=lambda s: s.seed)))
+def _result(results: dict[int, list[SeedScore]], seeds: tuple[int, ...], own: int) -> Confirmation:
+    trials = {
+        number: ConfirmedTrial(
+            trial=number,
+            scores=tuple(sorted(scores, key=lambda s: s.seed)),
+            own=own if own < len(seeds) else 0,
+        )
         for number, scores in results.items()
-        if scores
-    ]
-    return Confirmation(trials=tuple(sorted(trials, key=lambda t: -t.mean)), wanted=wanted)
+    }
+    state = Confirmation(trials=tuple(trials.values()), seeds=seeds, own=own).standing
+    rest = sorted(set(trials) - set(state.racing), key=lambda n: -trials[n].mean)
+    ordered = tuple(trials[number] for number in (*state.racing, *rest))
+    return Confirmation(trials=ordered, seeds=seeds, own=own)
 
 
 def _annotate(handle: StudyHandle, confirmation: Confirmation, store: Store) -> None:

@@ -26,34 +26,37 @@ from viz.console import Console
 QUIET = Console(quiet=True)
 
 
-def made(scores: Mapping[int, list[float]]) -> Confirmation:
+def made(scores: Mapping[int, list[float]], seeds: int, own: int = 1) -> Confirmation:
     trials = [
         ConfirmedTrial(
             trial=number,
             scores=tuple(SeedScore(seed=i, score=s, run_id="") for i, s in enumerate(values)),
+            own=own if own < seeds else 0,
         )
         for number, values in scores.items()
     ]
-    wanted = sum(len(values) for values in scores.values())
-    return Confirmation(trials=tuple(trials), wanted=wanted)
+    return Confirmation(trials=tuple(trials), seeds=tuple(range(seeds)), own=own)
 
 
 @pytest.mark.parametrize(
-    ("scores", "lead", "error", "words"),
+    ("scores", "seeds", "words"),
     [
-        # s = 1 each: sqrt(1/2 + 1/2) = 1
-        ({3: [5.0, 5 + math.sqrt(2)], 1: [2.0, 2 + math.sqrt(2)]}, 3.0, 1.0, "more than"),
-        ({3: [2.5, 2.5 + math.sqrt(2)], 1: [2.0, 2 + math.sqrt(2)]}, 0.5, 1.0, "less than"),
-        ({3: [2.0], 1: [1.0]}, 1.0, math.nan, "says nothing about the noise"),
-        ({3: [2.0, 4.0]}, math.nan, math.nan, "trial 3: mean 3.00"),
+        ({3: [5.0, 8.0], 1: [9.0, 2.0]}, 2, "trial 3 is the best of these with over 99 %"),
+        ({3: [5.0, 5.2, 5.1], 1: [9.0, 5.0, 5.1]}, 3, "trial 1 may well be as good"),
+        ({3: [2.0], 1: [1.0]}, 1, "says nothing about the noise"),
+        ({3: [2.0, 4.0]}, 2, "trial 3: mean 4.00"),
+        (
+            {3: [5.0, 9.0, 9.1], 1: [5.0, 8.9, 9.3], 4: [5.0, 1.0]},
+            3,
+            "after 8 of 9 trainings",
+        ),
     ],
 )
-def test_the_lead_is_compared_with_its_standard_error(
-    scores: dict[int, list[float]], lead: float, error: float, words: str
+def test_the_verdict_says_how_sure_the_choice_is(
+    scores: dict[int, list[float]], seeds: int, words: str
 ) -> None:
-    confirmation = made(scores)
-    assert confirmation.lead == pytest.approx(lead, nan_ok=True)
-    assert confirmation.lead_error == pytest.approx(error, nan_ok=True)
+    confirmation = made(scores, seeds)
+    assert confirmation.complete
     assert words in confirmation.verdict()
     assert confirmation.text().splitlines()[-1] == confirmation.verdict()
 
@@ -98,14 +101,15 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
     # Trial 1's second seed is complete, trial 2's is interrupted at its second step.
     first, steps = run(interrupt_at=10)
     assert (first.complete, steps) == (False, 10)
-    assert [(t.trial, len(t.scores)) for t in first.trials] == [(2, 1), (1, 2)]
+    assert {t.trial: len(t.scores) for t in first.trials} == {2: 1, 1: 2}
     second, steps = run(interrupt_at=None)
     assert (second.complete, steps) == (True, 6)  # only what was missing
     third, steps = run(interrupt_at=None)
     assert (third, steps) == (second, 0)
 
-    assert [t.trial for t in second.trials] == [1, 2]
-    own, other = second.trials[0].scores
+    later = {t.trial: t.scores[1].score for t in second.trials}
+    assert second.trials[0].trial == max(later, key=lambda number: later[number])
+    own, other = next(t.scores for t in second.trials if t.trial == 1)
     assert (own.seed, own.score, own.run_id) == (0, 90.0, handle.trials()[1].run_id)
     run_info = store.find_run(other.run_id)
     assert run_info.tags["kind"] == "confirm"
@@ -115,7 +119,7 @@ def test_trials_are_trained_until_each_has_its_seeds_whatever_comes_between(
     config = load_config(handle.results / "confirm-001-seed-1" / "config.yaml")
     assert (config.seed, config.steps, config.lambdas.I_A[0]) == (1, 8, 4.0)
     note = store.find_run(handle.study.user_attrs["mlflow_run_id"]).tags["mlflow.note.content"]
-    assert note.startswith("Confirmed: trial 1 mean ")
+    assert note.startswith(f"Confirmed: trial {second.trials[0].trial} mean ")
     assert f"#/experiments/{run_info.experiment_id}/runs/{other.run_id}" in note
 
 

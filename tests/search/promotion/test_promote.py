@@ -257,10 +257,12 @@ def test_the_winner_of_a_confirmation_is_promoted(
     assert (code, err) == (0, "")
     confirmation = data["confirmation"]
     assert confirmation["complete"]
-    means = {t["trial"]: t["mean"] for t in confirmation["trials"]}
-    assert data["trial"] == max(means, key=lambda t: means[t]) == 0
-    assert confirmation["lead"] == pytest.approx(means[0] - means[1])
-    config = load_config(handle.results / "s-promoted-000" / "config.yaml")
+    # The scores by which the trials were chosen do not count, those of the further seed do.
+    later = {t["trial"]: t["scores"][1]["score"] for t in confirmation["trials"]}
+    winner = max(later, key=lambda t: later[t])
+    assert data["trial"] == confirmation["trials"][0]["trial"] == winner
+    assert 0.0 < confirmation["sureness"] < 1.0
+    config = load_config(handle.results / f"s-promoted-00{winner}" / "config.yaml")
     assert (config.seed, config.steps) == (0, 12)
 
 
