@@ -40,8 +40,14 @@ def study_data(handle: StudyHandle) -> dict[str, Any]:
         "seconds": _seconds(records),
         "keys": searched_keys(records, declared_keys(handle.definition.space)),
         "best": best.to_dict() if best else None,
+        **_gain_data(handle),
         "trials": [r.to_dict() for r in records],
     }
+
+
+def _gain_data(handle: StudyHandle) -> dict[str, float | None]:
+    gain, noise = handle.expected_gain() or (None, None)
+    return {"expected_gain": gain, "noise": noise}
 
 
 def one_line(handle: StudyHandle) -> str:
@@ -76,7 +82,13 @@ def study_table(
     fixed = _progress_columns(records, blocks)
     values = _value_columns(records, keys)
     return "\n".join(
-        [one_line(handle), "", *_side_by_side(fixed, values, width), *_reasons(records, width)]
+        [
+            one_line(handle),
+            "",
+            *_side_by_side(fixed, values, width),
+            *_reasons(records, width),
+            *_gain(handle, width),
+        ]
     )
 
 
@@ -95,6 +107,19 @@ def best_data(handle: StudyHandle) -> dict[str, Any]:
 
 Column = list[str]
 """A header, then a cell for each trial."""
+
+
+def _gain(handle: StudyHandle, width: int | None) -> list[str]:
+    """Return whether more trials are worth their steps, as far as that is known."""
+    known = handle.expected_gain()
+    if known is None:
+        return []
+    gain, noise = known
+    text = (
+        f"another trial is expected to gain {gain:.2f}; trainings of the same values differ by "
+        f"about {noise:.2f}"
+    )
+    return ["", text if width is None else textwrap.fill(text, width)]
 
 
 def _progress_columns(records: Sequence[Trial], blocks: bool) -> list[Column]:
@@ -352,6 +377,7 @@ def _stops(definition: StudyDefinition) -> list[str]:
         f"{stop.hours:g} hours" if stop.hours else "",
         f"{stop.iterations} iterations" if stop.iterations else "",
         f"{stop.no_improvement} trials without a new best" if stop.no_improvement else "",
+        f"an expected gain below {stop.expected_gain:g}" if stop.expected_gain else "",
     ]
     text = " or ".join(rule for rule in rules if rule)
     return ["", f"stops       after {text}"] if text else []

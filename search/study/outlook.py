@@ -25,6 +25,8 @@ EARLIER = "earlier"
 """User attribute of a study: what earlier studies found out, as `EarlierStudy.to_dict` returns it.
 It is stored when the study begins, because earlier studies may change."""
 _MOST_ENDS = 300
+_LEAST_COMPLETE = 3
+"""Number of complete trials from which on the gain of further ones is estimated."""
 
 
 def is_paused(frozen: FrozenTrial) -> bool:
@@ -101,6 +103,22 @@ def choice_of(definition: StudyDefinition, study: optuna.Study, *, more: bool) -
     if more:
         new = prospect_of_new(prospects, cube_of(definition), seed=definition.sampler.seed)
     return next_choice(prospects, new, least_chance=definition.pruner.least_chance)
+
+
+def expected_gain(definition: StudyDefinition, study: optuna.Study) -> tuple[float, float] | None:
+    """Return what further steps are expected to gain, and the noise between trainings, in score.
+
+    The gain is that of the best paused or new trial over the best complete one. None with fewer
+    than `_LEAST_COMPLETE` complete trials, or for a space that is a function.
+    """
+    prospects, cube = outlook(definition, study), cube_of(definition)
+    complete = sum(trial.state == "complete" for trial in prospects.trials)
+    if cube is None or complete < _LEAST_COMPLETE or prospects.noise is None:
+        return None
+    new = prospect_of_new(prospects, cube, seed=definition.sampler.seed)
+    paused = {t.number for t in prospects.trials if t.state == "paused"}
+    gains = [p.gain for number, p in prospects.of_trials().items() if number in paused]
+    return max(new.gain, *gains, 0.0), prospects.noise
 
 
 def verdicts(definition: StudyDefinition, study: optuna.Study) -> dict[int, Verdict]:

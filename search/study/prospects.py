@@ -91,6 +91,8 @@ class Prospect(NamedTuple):
     deviation: float
     chance: float
     """Probability that it passes the gates and beats the best complete trial."""
+    gain: float
+    """Expected gain in score over the best complete trial."""
     rate: float
     """Expected gain in score for each further step, by which steps are given away."""
 
@@ -207,6 +209,13 @@ class Prospects:
         scores = [t.score for t in self.trials if t.state == "complete" and t.score is not None]
         return float(self.scale.units(max(scores))) if scores else self.prior.end.mean - 1.0
 
+    @cached_property
+    def noise(self) -> float | None:
+        """Standard deviation between trainings of the same values, in score; None if unknown."""
+        if self.process is None:
+            return None
+        return self.scale.spread * float(np.sqrt(self.process.assumed.noise))
+
     def of_trials(self) -> dict[int, Prospect]:
         """Return the prospects of the trials that may get more steps, by number."""
         open_ones = [t for t in self.trials if t.state in ("paused", "running")]
@@ -259,11 +268,13 @@ class Prospects:
         deviations = np.sqrt(variances)
         rates = usable * self._rates(above, variances, around[:, 1], done)
         chances = usable * chance_above(above, deviations)
+        gains = usable * expected_gain(above, deviations)
         scores = self.scale.scores(means + self.prior.end.mean)
         rows = zip(
             scores,
             self.scale.spread * deviations,
             chances,
+            self.scale.spread * gains,
             self.scale.spread * rates / self.steps,
             strict=True,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -22,6 +22,9 @@ class StopRules(Section):
     """Optimisation steps of all trials together."""
     no_improvement: int | None = Field(default=None, ge=1)
     """Number of finished trials in a row without a new best."""
+    expected_gain: float | None = Field(default=None, gt=0.0)
+    """Expected gain in score of another trial below which none begins; needs a space of fixed
+    keys and three complete trials."""
 
 
 class Checkpoints(Section):
@@ -34,16 +37,31 @@ class Checkpoints(Section):
     """Disk space in GB that the study's results may take; the study stops before it exceeds it."""
 
 
-def why_stop(rules: StopRules, trials: Sequence[Trial], hours: float) -> str | None:
+def why_stop(
+    rules: StopRules,
+    trials: Sequence[Trial],
+    hours: float,
+    gain: Callable[[], tuple[float, float] | None] = lambda: None,
+) -> str | None:
     """Return the reason why no further trial may begin, or None.
 
-    `trials`: all trials of the study, in any order; `hours`: hours of running so far.
+    Args:
+        trials: all trials of the study, in any order.
+        hours: hours of running so far.
+        gain: returns the expected gain of another trial and the noise between trainings.
     """
     if rules.hours is not None and hours >= rules.hours:
         return f"stop.hours: {hours:.2f} of {rules.hours:g} hours are used"
     spent = sum(trial.iteration for trial in trials)
     if rules.iterations is not None and spent >= rules.iterations:
         return f"stop.iterations: {spent} of {rules.iterations} iterations are used"
+    if rules.expected_gain is not None and (known := gain()) is not None:
+        expected, noise = known
+        if expected < rules.expected_gain:
+            return (
+                f"stop.expected_gain: another trial is expected to gain {expected:.3f}, less than "
+                f"{rules.expected_gain:g}; trainings of the same values differ by {noise:.2f}"
+            )
     if rules.no_improvement is None:
         return None
     since, best = _since_the_best(trials)

@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler
 from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
-from search.study.outlook import outlook, verdicts
+from search.study.outlook import expected_gain, outlook, verdicts
 from search.study.storage import StudyStorage, storage_for
 from search.study.trials import Trial, best_of, trials_of
 from tracking import project_root
@@ -60,6 +60,13 @@ class StudyHandle:
             else trial
             for trial in self.trials()
         ]
+
+    def expected_gain(self) -> tuple[float, float] | None:
+        """Return what another trial is expected to gain, and the noise between trainings.
+
+        Both in score; None if not enough is known.
+        """
+        return expected_gain(self.definition, self.study)
 
     def with_trials(self, count: int) -> StudyHandle:
         """Return the same study with another target number of trials."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import Any, Literal
 
 import optuna
@@ -19,7 +20,7 @@ from search.study.lease import (
     is_held,
     touch,
 )
-from search.study.outlook import choice_of, is_paused, verdicts
+from search.study.outlook import choice_of, expected_gain, is_paused, verdicts
 from search.study.pruning import VERDICT
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.rules import why_stop
@@ -179,7 +180,12 @@ def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
 
 def _stop_reason(context: WorkerContext) -> str | None:
     handle = context.handle
-    return why_stop(handle.definition.stop, handle.trials(), hours(handle.study.user_attrs))
+    return why_stop(
+        handle.definition.stop,
+        handle.trials(),
+        hours(handle.study.user_attrs),
+        partial(expected_gain, handle.definition, handle.study),
+    )
 
 
 def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Trial | None:

@@ -22,6 +22,16 @@ def trials(*rows: tuple[str, float | None]) -> list[Trial]:
 C, P, F, R = "complete", "pruned", "failed", "running"
 
 
+def test_a_study_stops_when_another_trial_is_expected_to_gain_too_little() -> None:
+    rules = StopRules(expected_gain=0.1)
+    assert why_stop(rules, [], 0.0, lambda: (0.2, 0.5)) is None
+    assert why_stop(rules, [], 0.0, lambda: None) is None
+    reason = why_stop(rules, [], 0.0, lambda: (0.05, 0.5))
+    assert reason is not None
+    assert "expected to gain 0.050, less than 0.1; trainings of the same values differ" in reason
+    assert why_stop(StopRules(), [], 0.0, lambda: (0.0, 0.5)) is None
+
+
 @pytest.mark.parametrize(
     ("rules", "given", "hours", "words"),
     [
