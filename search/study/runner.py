@@ -20,7 +20,7 @@ import yaml
 from cyclegan.addresses import without_secrets
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
-from cyclegan.errors import ConfigError, CycleGANError
+from cyclegan.errors import ConfigError, CycleGANError, DataError
 from cyclegan.files import write_text
 from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
@@ -44,7 +44,7 @@ from search.study.study import (
     optuna_study,
     studies_folder,
 )
-from search.study.trial import WorkerContext
+from search.study.trial import WorkerContext, log_end
 from search.study.trials import REVIVES, STATES
 from search.study.worker import update_study_run, work
 from tracking import project_root
@@ -154,7 +154,19 @@ def _catch_up(handle: StudyHandle, store: Store, run_id: str) -> None:
     except CycleGANError:  # the store is away: then the outbox has it
         return
     if finished not in known:
+        _catch_up_trials(handle, store)
         update_study_run(handle, store, run_id)
+
+
+def _catch_up_trials(handle: StudyHandle, store: Store) -> None:
+    """Log the ends of trials that a killed process told Optuna, but no longer MLflow."""
+    for trial in handle.trials():
+        if trial.state not in ("complete", "pruned") or not trial.run_id or not trial.seeds:
+            continue
+        with contextlib.suppress(DataError):  # a run that somebody deleted
+            run = store.find_run(trial.run_id)
+            if "state" not in run.tags or run.tags["state"] == "paused":
+                log_end(store, run.id, trial.state, trial.score, trial.seeds)
 
 
 @dataclass(frozen=True)

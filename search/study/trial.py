@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -256,16 +256,24 @@ def _tell(
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
         study.tell(trial.number, score)
-    metrics: dict[str, float] = {}
-    if score is not None:  # the study's ranking, for MLflow's table
-        metrics["score/value"] = score
-    if len(done) > 1 and score is not None:
-        metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
-    RunWriter(context.store, first.run_id).put(
-        Tags({"state": "pruned" if pruned else "complete"}),
-        Metrics(metrics, result.iteration),
-    )
     ending: Ending = "pruned" if pruned else "complete"
+    log_end(context.store, first.run_id, ending, score, attributes["seeds"])
     text = result.reason if pruned else f"score {score:.2f}"
     context.progress.ended(trial.number, ending, text, score)
     return ending
+
+
+def log_end(
+    store: Store, run_id: str, state: str, score: float | None, seeds: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write to a trial's MLflow run how the trial ended, for the table of trials.
+
+    `seeds`: the trial's trainings, the first one first, as in its user attribute of that name.
+    """
+    metrics: dict[str, float] = {}
+    if score is not None:
+        metrics["score/value"] = score
+    if len(seeds) > 1 and score is not None:
+        values = [seed["score"] for seed in seeds if seed["score"] is not None]
+        metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
+    RunWriter(store, run_id).put(Tags({"state": state}), Metrics(metrics, seeds[0]["iteration"]))

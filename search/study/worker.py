@@ -25,10 +25,10 @@ from search.study.pruning import VERDICT
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
 from search.study.rules import why_stop
 from search.study.study import StudyHandle
-from search.study.trial import WorkerContext, train_trial
+from search.study.trial import WorkerContext, log_end, train_trial
 from search.study.trials import PAUSED, REVIVES, Trial, best_of
 from tracking import Store
-from tracking.outbox.records import Attachment, Metrics, Tags, Text
+from tracking.outbox.records import Attachment, Metrics, Text
 from tracking.outbox.writer import RunWriter
 
 _FAILURES_IN_A_ROW = 3
@@ -124,19 +124,29 @@ def _thawed(
 
 def _prune_paused(context: WorkerContext, trials: list[FrozenTrial]) -> None:
     """Prune the paused trials: the study ends without them."""
-    study, known = context.handle.study, verdicts(context.handle.definition, context.handle.study)
+    handle, study = context.handle, context.handle.study
+    known = verdicts(handle.definition, study)
     for frozen in filter(is_paused, trials):
         trial = optuna.trial.Trial(study, frozen._trial_id)
+        score = handle.definition.score_of_reports(frozen.intermediate_values)
+        seeds = [
+            {
+                "seed": handle.config_of(frozen.number).seed,
+                "run_id": frozen.user_attrs["mlflow_run_id"],
+                "score": score,
+                "iteration": frozen.user_attrs["iteration"],
+            }
+        ]
+        trial.set_user_attr("seeds", seeds)
         verdict = known.get(frozen.number)
         if verdict is not None:
             trial.set_user_attr(VERDICT, verdict.as_dict())
             trial.set_user_attr("reason", verdict.in_words())
-        writer = RunWriter(context.store, frozen.user_attrs["mlflow_run_id"])
-        generator = context.handle.trial_folder(frozen.number) / SAVE_FOLDER / GENERATOR_NAME
+        generator = handle.trial_folder(frozen.number) / SAVE_FOLDER / GENERATOR_NAME
         if generator.is_file():
-            writer.put(Attachment(generator, "checkpoints"))
-        writer.put(Tags({"state": "pruned"}))
+            RunWriter(context.store, seeds[0]["run_id"]).put(Attachment(generator, "checkpoints"))
         study.tell(frozen.number, state=TrialState.PRUNED)
+        log_end(context.store, seeds[0]["run_id"], "pruned", score, seeds)
         reason = trial.user_attrs.get("reason", "")
         context.progress.ended(frozen.number, "pruned", reason)
     update_study_run(context.handle, context.store, context.parent)

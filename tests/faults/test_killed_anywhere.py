@@ -291,7 +291,9 @@ def test_killed_at_every_event(
 ) -> None:
     """Events 1 to 60 for short commands; for longer ones 60 events spread over all of them."""
     _, _, events = undisturbed(name)
-    chosen = np.unique(np.linspace(1, max(events - 2, 1), 60).round().astype(int)).tolist()
+    # How many events there are depends a little on the clock: metrics are sent in batches.
+    last = max(events - 2, 1) if events < 100 else round(0.97 * events)
+    chosen = np.unique(np.linspace(1, last, 60).round().astype(int)).tolist()
     if number > len(chosen):
         pytest.skip(f"{name} has {events} events")
     check(name, chosen[number - 1], undisturbed, tmp_path)

@@ -93,6 +93,24 @@ class _KilledError(BaseException):
     """The end of a process that nothing can catch."""
 
 
+def test_a_process_killed_between_optuna_and_mlflow_leaves_no_trial_without_its_score(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*anything: Any) -> None:
+        raise _KilledError
+
+    for _ in range(2):  # once for each trial
+        with monkeypatch.context() as killed:
+            killed.setattr("search.study.trial.log_end", die)
+            with pytest.raises(_KilledError):
+                run(study_file)
+    handle = run(study_file)
+    for trial in handle.trials():
+        found = Store.open().find_run(trial.run_id)
+        assert found.metrics["score/value"] == pytest.approx(trial.score)
+        assert found.tags["state"] == trial.state == "complete"
+
+
 def test_a_process_killed_before_it_noted_the_studys_run_leaves_one_that_the_next_finds(
     study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
