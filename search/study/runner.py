@@ -166,7 +166,7 @@ def _catch_up_trials(handle: StudyHandle, store: Store) -> None:
         with contextlib.suppress(DataError):  # a run that somebody deleted
             run = store.find_run(trial.run_id)
             if "state" not in run.tags or run.tags["state"] == "paused":
-                log_end(store, run.id, trial.state, trial.score, trial.seeds)
+                log_end(store, run.id, trial.state, trial.score, trial.seeds, run.metrics)
 
 
 @dataclass(frozen=True)

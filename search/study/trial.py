@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -264,11 +264,18 @@ def _tell(
 
 
 def log_end(
-    store: Store, run_id: str, state: str, score: float | None, seeds: Sequence[Mapping[str, Any]]
+    store: Store,
+    run_id: str,
+    state: str,
+    score: float | None,
+    seeds: Sequence[Mapping[str, Any]],
+    known: Collection[str] = (),
 ) -> None:
     """Write to a trial's MLflow run how the trial ended, for the table of trials.
 
-    `seeds`: the trial's trainings, the first one first, as in its user attribute of that name.
+    Args:
+        seeds: the trial's trainings, the first one first, as in its user attribute of that name.
+        known: names of metrics that the run has already.
     """
     metrics: dict[str, float] = {}
     if score is not None:
@@ -276,4 +283,6 @@ def log_end(
     if len(seeds) > 1 and score is not None:
         values = [seed["score"] for seed in seeds if seed["score"] is not None]
         metrics |= {"score/mean_of_seeds": score, "score/spread_of_seeds": float(np.std(values))}
-    RunWriter(store, run_id).put(Tags({"state": state}), Metrics(metrics, seeds[0]["iteration"]))
+    missing = {name: value for name, value in metrics.items() if name not in known}
+    # The tag comes last: a run that has it has everything.
+    RunWriter(store, run_id).put(Metrics(missing, seeds[0]["iteration"]), Tags({"state": state}))

@@ -226,9 +226,10 @@ def update_study_run(handle: StudyHandle, store: Store, run_id: str) -> None:
     metrics = {f"trials/{state}": float(count) for state, count in counts.items()}
     if best is not None and best.score is not None:
         metrics["score/best"] = best.score
+    # The counts come last: by them the next process sees whether all of this was written.
     RunWriter(store, run_id).put(
-        Metrics(metrics, sum(counts.values())),
         Text(json.dumps([_row(trial) for trial in trials], indent=1), "trials.json"),
+        Metrics(metrics, sum(counts.values())),
     )
 
 
