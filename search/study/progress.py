@@ -203,7 +203,7 @@ class LocalProgress(StudyProgress):
         row.state, row.text = state, text
         if score is not None:
             row.score = score
-        line = f"trial {number}: {text if state == 'complete' else f'{state}: {text}'}"
+        line = f"trial {number}: {text if state in ('complete', 'paused') else f'{state}: {text}'}"
         if state == "failed" and self.console.quiet:
             self.console.write(line)
         else:
