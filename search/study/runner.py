@@ -317,7 +317,10 @@ def _study_run(begun: _Begun, store: Store, console: Console) -> Iterator[_End]:
     except BaseException as error:
         finish("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
         raise
-    if _finished(begun.handle) > before or not figures_folder(begun.handle).is_dir():
+    finished = _finished(begun.handle)
+    # A process killed while it drew leaves some figures, and a study that is not closed.
+    undrawn = begun.handle.study.user_attrs.get(_CLOSED) != finished
+    if finished > before or undrawn or not figures_folder(begun.handle).is_dir():
         log_figures(begun.handle, run)
     if elsewhere:  # the last one to leave closes it
         console.warn(

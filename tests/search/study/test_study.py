@@ -13,6 +13,7 @@ from cyclegan.errors import CycleGANError, DataError, UsageError
 from search.promotion import confirm
 from search.study import definition_of, known_studies, open_study, run_study
 from search.study.definition import load_definition
+from search.study.figures import figures_folder, pixels
 from tracking import Store
 from viz.console import Console
 from workbench.study_tables import best_text, study_table
@@ -93,7 +94,7 @@ class _KilledError(BaseException):
     """The end of a process that nothing can catch."""
 
 
-def test_a_process_killed_between_optuna_and_mlflow_leaves_no_trial_without_its_score(
+def test_what_a_process_killed_at_the_end_of_a_trial_or_study_left_out_is_made_up_for(
     study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*anything: Any) -> None:
@@ -104,7 +105,18 @@ def test_a_process_killed_between_optuna_and_mlflow_leaves_no_trial_without_its_
             killed.setattr("search.study.trial.log_end", die)
             with pytest.raises(_KilledError):
                 run(study_file)
+    drawn: list[Any] = []
+
+    def second_is_the_last(figure: Any) -> Any:
+        drawn.append(figure)
+        return pixels(figure) if len(drawn) < 2 else die()
+
+    with monkeypatch.context() as killed:
+        killed.setattr("search.study.figures.pixels", second_is_the_last)
+        with pytest.raises(_KilledError):
+            run(study_file)
     handle = run(study_file)
+    assert len(list(figures_folder(handle).glob("*.png"))) > 1
     for trial in handle.trials():
         found = Store.open().find_run(trial.run_id)
         assert found.metrics["score/value"] == pytest.approx(trial.score)
