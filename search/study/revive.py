@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError, UsageError
 from search.launch import SAVE_FOLDER
+from search.study.pruning import VERDICT
 from search.study.retention import can_continue
 from search.study.study import StudyHandle
 from search.study.trials import KEPT, PAUSED, REVIVES, STATES
@@ -37,6 +38,8 @@ def revive(handle: StudyHandle, number: int) -> int:
         if frozen.state == TrialState.RUNNING and frozen.user_attrs.get(PAUSED):
             trial = optuna.trial.Trial(study, frozen._trial_id)
             trial.set_user_attr(KEPT, True)
+            trial.set_user_attr(VERDICT, {})
+            trial.set_user_attr("reason", "")
             trial.set_user_attr(PAUSED, {})
             return number
         if frozen.state != TrialState.PRUNED:

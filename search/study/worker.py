@@ -113,6 +113,8 @@ def _thawed(
         frozen = paused[choice.number]
         context.owner.claim(study._storage, frozen._trial_id)
         trial = optuna.trial.Trial(study, frozen._trial_id)
+        trial.set_user_attr(VERDICT, {})
+        trial.set_user_attr("reason", "")
         trial.set_user_attr(PAUSED, {})
         context.progress.say(f"trial {frozen.number}: is worth its next steps now, continuing")
         return trial

@@ -16,6 +16,7 @@ from search.study.pruners import Verdict
 from search.study.revive import revive
 from search.study.trials import KEPT, PAUSED
 from tracking import Store
+from tracking.process import PROCESS
 from viz.console import Console
 from workbench.study_tables import study_table
 
@@ -199,4 +200,6 @@ def test_two_workers_and_a_database_pause_and_thaw(
     assert [t["number"] for t in result["trials"]] == list(range(6))
     assert {t["state"] for t in result["trials"]} <= {"complete", "pruned"}
     study_project.check(result)
-    assert len({t.user_attrs["lease"]["owner"] for t in study_project.trials(address)}) == 2
+    store = Store.open(f"sqlite:///{study_project.folder}/mlruns/mlflow.db")
+    trials = store.search("small", "tags.kind = 'trial'")
+    assert len({run.tags[PROCESS] for run in trials}) == 2
