@@ -29,6 +29,8 @@ _NEAR = 64
 """Number of further candidates around the most promising ones."""
 _REACH = 0.1
 """Standard deviation of those around them, in the unit cube."""
+_SAME = 0.02
+"""Distance in every coordinate below which two places count as the same."""
 _EXPLORES = 5
 """One new trial in this many takes a point of the Sobol sequence, whatever the prospects say."""
 _BETTER = 1.3
@@ -103,6 +105,8 @@ def proposal(prospects: Prospects, number: int, cube: Places, *, startup: int, s
     if prospects.process is None or explores:
         return np.asarray(places[0])
     rates = _rates(prospects, cube, places)
+    if rates.max() < 0.0:
+        return np.asarray(places[0])
     best = places[np.argsort(-rates, kind="stable")[:4]]
     random = np.random.default_rng([seed, number])
     near = np.repeat(best, _NEAR // len(best), axis=0)
@@ -136,5 +140,11 @@ def sobol(number: int, dimensions: int, seed: int) -> Array:
 
 
 def _rates(prospects: Prospects, cube: Places, places: Array) -> Array:
-    found = prospects.of_points(cube.features(places))
-    return np.array([prospect.rate for prospect in found])
+    """Return the rate of each place; -1 where a trial has been: all trials have the same seed, so
+    the same values would only give the same training again.
+    """
+    features = cube.features(places)
+    rates = np.array([prospect.rate for prospect in prospects.of_points(features)])
+    tried = np.array([trial.point for trial in prospects.trials]).reshape(-1, features.shape[1])
+    apart = np.abs(features[:, None] - tried[None]).max(axis=2).min(axis=1, initial=1.0)
+    return np.where(apart < _SAME, -1.0, rates)

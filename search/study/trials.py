@@ -148,11 +148,13 @@ def _trial(
     folder: Path,
 ) -> Trial:
     attrs, reported = frozen.user_attrs, frozen.intermediate_values
+    # To a pruned trial Optuna gives its last report as its value, whatever counts here.
+    known = frozen.value if frozen.state == TrialState.COMPLETE else None
     last = max(reported, default=0)
     return Trial(
         number=frozen.number,
         state=_state(frozen, folder),
-        score=finite_or_none(score_of_reports(reported) if frozen.value is None else frozen.value),
+        score=finite_or_none(score_of_reports(reported) if known is None else known),
         step=int(attrs.get("step", last)),
         iteration=int(attrs.get("iteration", last)),
         seconds=_seconds(frozen),

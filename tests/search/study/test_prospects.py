@@ -134,6 +134,21 @@ def test_proposals_depend_on_the_storage_alone_and_go_where_it_is_good(prior: Cu
     )
 
 
+def test_no_place_is_tried_twice_even_if_it_is_the_best_one(prior: CurvePrior) -> None:
+    """All trials have one seed: the same values would give the same training again."""
+    places = [np.array([0.3, 0.3])]
+    for number in range(1, 12):
+        trials = [
+            replace(
+                trial(n, 2.0 - 6.0 * float(((p - 0.3) ** 2).sum()), 20), point=tuple(p.tolist())
+            )
+            for n, p in enumerate(places)
+        ]
+        places.append(proposal(prospects(prior, *trials), number, SQUARE, startup=3, seed=0))
+    apart = [np.abs(a - b).max() for n, a in enumerate(places) for b in places[:n]]
+    assert min(apart) > 0.015
+
+
 def test_an_earlier_study_helps_from_the_first_trial_on(prior: CurvePrior) -> None:
     points = np.random.default_rng(2).random((40, 2))
     values = 1.0 - 6.0 * ((points - 0.7) ** 2).sum(axis=1)

@@ -193,13 +193,19 @@ def test_a_study_that_is_killed_again_and_again_pauses_the_same_trials(
 def test_two_workers_and_a_database_pause_and_thaw(
     study_project: Any, thawing: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    study_project.define(thawing)
+    study_project.define(thawing | {"name": "two"})  # other studies are in the same database
     address = request.getfixturevalue("postgresql")
-    run_line = ("study", "run", "studies/small.yaml", "--workers", "2", "--storage", address)
-    result = study_project.run(*run_line)
-    assert [t["number"] for t in result["trials"]] == list(range(6))
-    assert {t["state"] for t in result["trials"]} <= {"complete", "pruned"}
-    study_project.check(result)
+    line = ("study", "run", "studies/small.yaml", "--workers", "2", "--storage", address)
+    trials = study_project.run(*line)["trials"]
+    assert [t["number"] for t in trials] == list(range(6))
+    assert {t["state"] for t in trials} <= {"complete", "pruned"}
     store = Store.open(f"sqlite:///{study_project.folder}/mlruns/mlflow.db")
-    trials = store.search("small", "tags.kind = 'trial'")
-    assert len({run.tags[PROCESS] for run in trials}) == 2
+    runs = {run.id: run for run in store.search("two", "tags.kind = 'trial'")}
+    assert runs.keys() == {t["run_id"] for t in trials}
+    assert len({run.tags[PROCESS] for run in runs.values()}) == 2
+    for trial in trials:
+        run_of = runs[trial["run_id"]]
+        assert run_of.status == ("FINISHED" if trial["state"] == "complete" else "KILLED")
+        assert run_of.tags["state"] == trial["state"]
+        assert run_of.metrics["iteration"] == trial["iteration"]
+        assert run_of.metrics["score/value"] == pytest.approx(trial["score"])
