@@ -45,7 +45,7 @@ def test_differences_of_pairs_decide_and_not_the_scores_noise() -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 0.3, 1.0])
 def test_the_sureness_is_right(apart: float) -> None:
-    """Of many races with known truth, the share of right winners is at least what they claim."""
+    """The share of right winners in many races with known truth is at least what they claim."""
     random, seeds = np.random.default_rng(1), [0, 1, 2, 3]
     claimed, right = [], []
     for _ in range(400):
