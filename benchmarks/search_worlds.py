@@ -40,6 +40,7 @@ from cyclegan.files import write_text
 from cyclegan.score import GATED
 from search.study.curves import CurvePrior, Scale
 from search.study.gaussian_process import GaussianProcess, Observations
+from search.study.prospects import EarlierStudy, KnownTrial, Prospects
 
 Array = NDArray[np.float64]
 REPORTS = STEPS // EVERY
@@ -305,6 +306,21 @@ def forecasts(trainings: Trainings, prior: CurvePrior) -> list[tuple[float, floa
 def curve_prior(trainings: Sequence[Trainings]) -> CurvePrior:
     """Return the curve prior of some pools."""
     return CurvePrior.from_curves(FRACTIONS, [each.curves for each in trainings])
+
+
+def earlier_study(trainings: Trainings, prior: CurvePrior) -> EarlierStudy:
+    """Return the first training of each configuration as the trials of an earlier study."""
+    known = [
+        KnownTrial(number=n, state="complete", point=tuple(point.tolist()), score=float(score))
+        for n, (point, score) in enumerate(
+            zip(trainings.points, trainings.scores[:, 0, FIRST - 1 :].max(axis=1), strict=True)
+        )
+        if score > GATED
+    ]
+    ends = Prospects(known, STEPS, prior, FIRST * EVERY).ends()
+    points = np.array([trial.point for trial in known if trial.number in ends])
+    values, errors = (np.array(column) for column in zip(*ends.values(), strict=True))
+    return EarlierStudy(points=points, values=values, variances=errors)
 
 
 def main() -> None:

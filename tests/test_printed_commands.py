@@ -60,6 +60,8 @@ FILLS = {
     "shlex.join(arguments)": shlex.join(["enhance", "a b.h5", "--model", "m", "--output", "c.h5"]),
     "run_id": "0123456789abcdef0123456789abcdef",
     "self.run_id": "0123456789abcdef0123456789abcdef",
+    "facts.name": "s",
+    "last": "7",
     "PACKAGE": real.PACKAGE,
     "VERSION": real.VERSION,
 }
@@ -115,6 +117,7 @@ PRINTED = [
     Printed("search/promotion/screening.py", "cyclegan promote {self.study} --top {AT_LEAST}"),
     Printed("search/study/importance.py", "cyclegan study run {name}"),
     Printed("search/study/importance.py", "cyclegan study run {name} --trials {wanted + 10}"),
+    Printed("search/study/report/panels.py", "cyclegan promote {facts.name} --trial {last}"),
     Printed("search/study/runner.py", "cyclegan study run {begun.handle.definition.name}"),
     Printed(
         "search/study/storage.py", "optuna storage upgrade --storage {shlex.quote(self.shown)}"

@@ -68,7 +68,7 @@ def study_validate(
     """Check a study's file; show its space, its rungs and its expected cost."""
     from search.study import definition_of
     from search.study.forecast import probe as timed
-    from workbench.study_tables import first_config, preview_data, preview_text
+    from workbench.study_preview import first_config, preview_data, preview_text
 
     definition = definition_of(study)
     found = timed(first_config(definition)) if probe else None

@@ -12,6 +12,7 @@ from search.promotion.promote import PromotionResult, Start, plan_promotion, pro
 from search.promotion.screening import AT_LEAST, summary
 from search.study import StudyHandle, open_study
 from search.study.study import check_store
+from search.study.trials import front_of
 from viz.console import Console
 from workbench.output import Output
 from workbench.training import INTERRUPTED, finished_data, finished_text
@@ -43,6 +44,12 @@ def promote_trials(
     handle = open_study(study)
     check_store(handle.study, store)
     confirmation, numbers = None, _candidates(handle, request)
+    front = [trial.number for trial in front_of(handle.trials())]
+    if request.trial is None and front:
+        console.say(
+            f"chosen by {handle.definition.first_objective} alone; the Pareto front has trials "
+            f"{', '.join(map(str, front))}: take another of them with --trial"
+        )
     for number in numbers:  # refuse now, not after hours of training the others
         plan_promotion(handle, store=store, trial=number, **_options(request))
     if request.confirm is not None:

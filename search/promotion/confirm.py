@@ -237,7 +237,7 @@ def _train(
     )
     console.say(f"confirm: trial {trial.number} with seed {seed}")
     definition, path = handle.definition, job.folder / OBJECTIVE_NAME
-    record = ObjectiveRecord(path, definition.objective)
+    record = ObjectiveRecord(path, (definition.first_objective,))
     try:
         finished = run_training(job, store=store, console=console, callbacks=[record])
     except DivergedError as error:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, PlainSerializer, WrapValidator
 
 from cyclegan.config import Config, Count, RunName, Section, load_yaml, override, parse_config
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
-from search.study.objective import JudgedBy, Objective, score_of_reports
+from search.study.automatic import decided
+from search.study.objective import (
+    JudgedBy,
+    Objective,
+    Objectives,
+    counted_report,
+    is_in_db,
+    score_of_reports,
+)
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules
 from search.study.samplers import Sampler
@@ -88,8 +96,10 @@ class StudyDefinition(Section):
     """Try the base configuration's own values first if they lie in the space."""
     warm_start: tuple[RunName, ...] = ()
     """Earlier studies whose best values are tried first."""
-    objective: Objective = "score"
-    """The metric to maximise: the score, or one of its parts alone."""
+    objective: Objectives = ("score",)
+    """The metric to maximise: the score, or one of its parts alone. A list of two or three asks
+    for a Pareto front; the ones after the first may also be `seconds` or distances, for which lower
+    is better."""
     judge_by: JudgedBy = "best"
     """The validation that counts for a trial: the best from `pruner.prune_after` on, or the
     last. Successive halving and Hyperband compare trials by it, too."""
@@ -114,6 +124,11 @@ class StudyDefinition(Section):
     """The training that the best trial becomes."""
 
     @property
+    def first_objective(self) -> Objective:
+        """The objective whose curve is looked at while a trial trains."""
+        return cast(Objective, self.objective[0])
+
+    @property
     def base(self) -> dict[str, Any]:
         """The base configuration with the study's own values for steps and `validate_every`."""
         assert isinstance(self.config, dict)
@@ -127,6 +142,10 @@ class StudyDefinition(Section):
     def score_of_reports(self, reports: Mapping[int, float]) -> float | None:
         """Return a trial's score from its reports (objective by iteration); None without any."""
         return score_of_reports(reports, self.judge_by, self.pruner.prune_after)
+
+    def counted_report(self, reports: Mapping[int, float]) -> int | None:
+        """Return the iteration of the report that gives a trial its score."""
+        return counted_report(reports, self.judge_by, self.pruner.prune_after)
 
     def first_values(self) -> dict[str, Any]:
         """Return possible values of a trial: the low end of each range, or a draw of a function."""
@@ -178,7 +197,10 @@ def parse_definition(values: Mapping[str, Any], source: Path) -> StudyDefinition
             definition = _with_tried_function(definition)
         elif not isinstance(definition.space, FunctionSpace):
             check_ties(definition.space, definition.ties)
+        _check_objectives(definition)
+        definition = decided(definition)
         definition.sampler.check(definition.space)
+        _check_models(definition)
         cells = definition.sampler.cells(definition.space)
         if cells:
             asked = {"trials": cells, "enqueue_defaults": False}
@@ -264,6 +286,49 @@ def _with_tried_function(definition: StudyDefinition) -> StudyDefinition:
         parse_config(override(definition.base, values), source=source)
     named = space.model_copy(update={"parameters": names})
     return definition.model_copy(update={"space": named})
+
+
+_ONE_OBJECTIVE = ("cmaes", "noisy_gp")
+"""Samplers that search for the best value of one objective."""
+
+
+def _check_objectives(definition: StudyDefinition) -> None:
+    first, *others = definition.objective
+    if first not in get_args(Objective):
+        raise ConfigError(
+            f"objective = {first}: the first objective must be one of "
+            f"{', '.join(get_args(Objective))}, because its curve chooses checkpoints; put it later"
+        )
+    if len(set(definition.objective)) < len(definition.objective):
+        raise ConfigError(f"objective = {list(definition.objective)}: each may be there only once")
+    if not others:
+        return
+    sampler, pruner = definition.sampler.name, definition.pruner.name
+    if sampler in _ONE_OBJECTIVE:
+        raise ConfigError(f"sampler {sampler} takes one objective; take tpe or gp for several")
+    if pruner not in ("auto", "none"):
+        raise ConfigError(
+            f"pruner {pruner} compares trials by one objective; with several take none"
+        )
+    if definition.stop.expected_gain is not None:
+        raise ConfigError("stop.expected_gain is for one objective; take stop.no_improvement")
+
+
+def _check_models(definition: StudyDefinition) -> None:
+    """Refuse forecasts of what the recorded learning curves say nothing about."""
+    asked = {
+        "sampler noisy_gp": definition.sampler.name == "noisy_gp",
+        "pruner thaw": definition.pruner.name == "thaw",
+        "stop.expected_gain": definition.stop.expected_gain is not None,
+    }
+    if is_in_db(definition.first_objective):
+        return
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(
+                f"{what} forecasts scores in dB, not objective = {definition.first_objective}; "
+                "take sampler tpe and pruner percentile"
+            )
 
 
 def _check_enqueued(definition: StudyDefinition) -> None:

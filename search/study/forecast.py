@@ -21,6 +21,7 @@ from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study.definition import StudyDefinition
 from search.study.pruners import bracket_of, halving_cutoff, judged_at
+from search.study.simulated import played
 from tracking.scratch import temporary_folder
 from viz.pictures import six_images, write_png
 
@@ -104,7 +105,9 @@ def effort(definition: StudyDefinition) -> Effort:
     trials, steps = definition.trials, definition.steps
     extra = definition.seeds - 1
     at_most = trials * steps * definition.seeds
-    if definition.pruner.name in ("patience", "threshold", "thaw"):
+    if definition.pruner.name == "thaw":
+        return _effort_with_pauses(definition, at_most)
+    if definition.pruner.name in ("patience", "threshold"):
         trainings = float(trials * definition.seeds)
         return Effort(at_most=at_most, expected=None, trainings=trainings, complete=float(trials))
     studies = max(1, min(_MOST_STUDIES, _TRIALS_SIMULATED // trials))
@@ -133,6 +136,19 @@ def effort(definition: StudyDefinition) -> Effort:
         trainings=trials + extra * complete / studies,
         complete=complete / studies,
         rungs=tuple(rungs) if definition.pruner.rungs(steps) else (),
+    )
+
+
+def _effort_with_pauses(definition: StudyDefinition, at_most: int) -> Effort:
+    pruner, steps = definition.pruner, definition.steps
+    first = judged_at(pruner.prune_after, definition.report_every)
+    found = played(definition.trials, steps, first, least_chance=pruner.least_chance)
+    further = found.complete * (definition.seeds - 1)
+    return Effort(
+        at_most=at_most,
+        expected=round(found.steps + further * steps),
+        trainings=definition.trials + further,
+        complete=found.complete,
     )
 
 

@@ -60,7 +60,7 @@ def earlier_ends(definition: StudyDefinition) -> list[dict[str, Any]]:
         return []
     for name in definition.warm_start:
         earlier = open_study(name)
-        if earlier.definition.objective != definition.objective:
+        if earlier.definition.first_objective != definition.first_objective:
             logger.warning("study %s: %s maximised another objective", definition.name, name)
             continue
 

@@ -1,11 +1,17 @@
-"""The objective that a study maximises, and the score of a trial by it."""
+"""The objectives of a study, and the values of a trial by them.
+
+The first objective is one for which higher is better: its curve is what pruners, pictures and the
+choice of checkpoints look at. A study may have further ones; then it searches a Pareto front.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from cyclegan.callbacks import Callback
 from cyclegan.files import write_text
@@ -23,6 +29,45 @@ Objective = Literal[
     "score/lowpass_correlation",
 ]
 """Metrics of a validation for which higher is better: the score, or one of its parts alone."""
+TIME = "seconds"
+"""Objective: the seconds that workers spent on a trial, all its seeds and validations included."""
+Further = Literal[
+    Objective,
+    "score/shell_gain",
+    "score/spectrum_distance_db",
+    "score/sliced_wasserstein",
+    "score/checkerboard",
+    "seconds",
+]
+"""Objectives that may follow the first one."""
+_MINIMISED = (
+    TIME,
+    "score/spectrum_distance_db",
+    "score/sliced_wasserstein",
+    "score/checkerboard",
+)
+Objectives = Annotated[
+    tuple[Further, ...],
+    Field(min_length=1, max_length=3),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    PlainSerializer(lambda names: names[0] if len(names) == 1 else list(names)),
+]
+"""One objective, by its name alone, or up to three for a Pareto front."""
+
+
+def is_minimised(name: str) -> bool:
+    """Return True for an objective for which lower is better."""
+    return name in _MINIMISED
+
+
+def short(name: str) -> str:
+    """Return the name of an objective without its group."""
+    return name.rpartition("/")[2]
+
+
+def is_in_db(name: str) -> bool:
+    """Return True for an objective that learning curves of other trainings can forecast."""
+    return name == "score" or name.endswith("gain_db")
 
 
 def objective_of(report: ValidationReport, name: Objective) -> float:
@@ -30,6 +75,16 @@ def objective_of(report: ValidationReport, name: Objective) -> float:
     if report.gate is not None:
         return GATED
     return float(report.metrics[name])
+
+
+def values_of(report: ValidationReport, names: Sequence[Further]) -> tuple[float, ...]:
+    """Return the values of a validation by all objectives but the time, in their order.
+
+    If the generator is unusable, the first is `GATED` and the others are what was measured.
+    """
+    first, *others = [name for name in names if name != TIME]
+    measured = (float(report.metrics[name]) for name in others)
+    return objective_of(report, first), *measured  # type: ignore[arg-type]
 
 
 JudgedBy = Literal["best", "last"]
@@ -43,34 +98,52 @@ def score_of_reports(reports: Mapping[int, float], judge_by: JudgedBy, since: in
     does. Young generators smooth, which scores well for a while and says nothing about their later
     quality.
     """
+    at = counted_report(reports, judge_by, since)
+    return None if at is None else reports[at]
+
+
+def counted_report(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> int | None:
+    """Return the iteration of the report that `score_of_reports` takes."""
     if not reports:
         return None
-    last = reports[max(reports)]
-    if judge_by == "last":
+    last = max(reports)
+    counted = [at for at in reports if at >= since]
+    if judge_by == "last" or not counted:
         return last
-    return max((value for at, value in reports.items() if at >= since), default=last)
+    return max(counted, key=lambda at: (reports[at], at))
 
 
 class ObjectiveRecord(Callback):
-    """Writes the objective of every validation to a file: a complete training need not rerun."""
+    """Writes the values of every validation to a file: a complete training need not rerun."""
 
-    def __init__(self, path: Path, objective: Objective) -> None:
-        self.path, self.objective = path, objective
-        self._reports: dict[int, float] = {}
+    def __init__(self, path: Path, names: Sequence[Further]) -> None:
+        self.path, self.names = path, names
+        self._reports: dict[int, tuple[float, ...]] = {}
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Continue from the values recorded up to this iteration."""
-        known = recorded_reports(self.path)
-        self._reports = {at: value for at, value in known.items() if at <= trainer.iteration}
+        known = recorded_values(self.path)
+        self._reports = {at: values for at, values in known.items() if at <= trainer.iteration}
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
-        """Record the value of this validation."""
-        self._reports[report.iteration] = objective_of(report, self.objective)
+        """Record the values of this validation."""
+        self._reports[report.iteration] = values_of(report, self.names)
         write_text(self.path, json.dumps(self._reports))
 
 
-def recorded_reports(path: Path) -> dict[int, float]:
-    """Return the recorded values of a training, objective by iteration; empty without a record."""
+def recorded_values(path: Path) -> dict[int, tuple[float, ...]]:
+    """Return the recorded values of a training by iteration; empty without a record."""
     if not path.is_file():
         return {}
-    return {int(at): value for at, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {int(at): _tuple(values) for at, values in found.items()}
+
+
+def recorded_reports(path: Path) -> dict[int, float]:
+    """Return the recorded values of a training by the first objective, by iteration."""
+    return {at: values[0] for at, values in recorded_values(path).items()}
+
+
+def _tuple(values: float | list[float]) -> tuple[float, ...]:
+    # Before studies had several objectives, a record held plain numbers.
+    return tuple(values) if isinstance(values, list) else (values,)

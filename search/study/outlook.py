@@ -15,11 +15,12 @@ from cyclegan.score import GATED
 from search.study.cube import Cube
 from search.study.curves import CurvePrior
 from search.study.definition import StudyDefinition
+from search.study.objective import is_in_db
 from search.study.prospects import EarlierStudy, KnownTrial, Prospect, Prospects
 from search.study.pruners import Verdict, judged_at
 from search.study.space import FunctionSpace
 from search.study.thaw import Choice, next_choice, pauses, prospect_of_new
-from search.study.trials import KEPT, PAUSED, REVIVES
+from search.study.trials import KEPT, PAUSED, REVIVES, first_value
 
 EARLIER = "earlier"
 """User attribute of a study: what earlier studies found out, as `EarlierStudy.to_dict` returns it.
@@ -109,8 +110,11 @@ def expected_gain(definition: StudyDefinition, study: optuna.Study) -> tuple[flo
     """Return what further steps are expected to gain, and the noise between trainings, in score.
 
     The gain is that of the best paused or new trial over the best complete one. None with fewer
-    than `_LEAST_COMPLETE` complete trials, or for a space that is a function.
+    than `_LEAST_COMPLETE` complete trials, for a space that is a function, and for objectives that
+    can't be forecast.
     """
+    if len(definition.objective) > 1 or not is_in_db(definition.first_objective):
+        return None
     prospects, cube = outlook(definition, study), cube_of(definition)
     complete = sum(trial.state == "complete" for trial in prospects.trials)
     if cube is None or complete < _LEAST_COMPLETE or prospects.noise is None:
@@ -175,7 +179,8 @@ def _known(frozen: FrozenTrial, cube: Cube | None) -> KnownTrial | None:
     point = () if cube is None else cube.features_of(frozen.params)
     if frozen.state not in states or point is None:
         return None
-    if frozen.value is not None and not frozen.value > GATED:  # its best report was unusable
+    value = first_value(frozen)
+    if value is not None and not value > GATED:  # its best report was unusable
         states[TrialState.COMPLETE] = "gated"
     reports = frozen.intermediate_values.items()
     return KnownTrial(
@@ -183,7 +188,7 @@ def _known(frozen: FrozenTrial, cube: Cube | None) -> KnownTrial | None:
         state=states[frozen.state],
         point=point,
         reports={at: value for at, value in reports if math.isfinite(value) and value > GATED},
-        score=frozen.value,
+        score=value,
     )
 
 

@@ -34,6 +34,7 @@ class Pruner(Section):
     """The pruner of a study: the way in which hopeless trials are ended early."""
 
     name: Literal[
+        "auto",
         "successive_halving",
         "hyperband",
         "median",
@@ -42,7 +43,8 @@ class Pruner(Section):
         "threshold",
         "thaw",
         "none",
-    ] = "successive_halving"
+    ] = "auto"
+    """`auto` stands for what `search.study.automatic` takes for the study."""
     prune_after: Count = 1_000
     """Number of iterations before a trial is first judged, by the pruner and by the gates."""
     reduction_factor: Annotated[int, Field(ge=2)] = 2
@@ -63,6 +65,13 @@ class Pruner(Section):
     """Smallest distance below its best for a report to count (patience)."""
     lower: float | None = Field(default=None, allow_inf_nan=False)
     """Score below which a report ends a trial (threshold)."""
+    reason: str = ""
+    """Reason why `auto` took this pruner."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _only_what_it_looks_at(self) -> Self:

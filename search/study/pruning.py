@@ -12,13 +12,17 @@ from cyclegan.events import Outcome
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study import pruners
-from search.study.objective import JudgedBy, Objective, objective_of
+from search.study.objective import Further, JudgedBy, values_of
 from search.study.pruners import Pruner, Verdict, bracket_of
 
 _JUDGED = "verdicts"
 """User attribute: the reason for pruning, by iteration; empty where the trial passed."""
 VERDICT = "verdict"
 """User attribute: the judgement that ended the trial, as returned by `Verdict.as_dict`."""
+VALUES = "values"
+"""User attribute of a trial with several objectives: the values of its reports, by iteration."""
+GATE = "gate"
+"""Name of the constraint that an unusable generator breaks, for Optuna's samplers."""
 Pauser = Callable[[FrozenTrial, int], Verdict | None]
 """Returns the reason to pause a trial at a training step, or None."""
 
@@ -39,14 +43,14 @@ class PruningCallback(Callback):
         trial: optuna.trial.Trial,
         pruner: Pruner,
         *,
-        objective: Objective = "score",
+        objectives: Sequence[Further] = ("score",),
         judge_by: JudgedBy = "best",
         gates: bool = True,
         pauser: Pauser | None = None,
     ) -> None:
         self.trial = trial
         self.pruner = pruner
-        self.objective = objective
+        self.objectives = objectives
         self.judge_by = judge_by
         self.gates = gates
         self.pauser = pauser
@@ -54,13 +58,11 @@ class PruningCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
         """Report the score and ask the pruner; not at the last step, when pruning saves nothing."""
-        before = self._frozen()
-        if report.iteration not in before.intermediate_values:  # a resumed trial repeats some
-            self.trial.report(objective_of(report, self.objective), report.iteration)
+        values = values_of(report, self.objectives)
+        if report.iteration not in self._frozen().intermediate_values:  # a resumed one repeats some
+            report_values(self.trial, values, report.iteration)
         if self.gates and report.gate and report.iteration >= self.pruner.prune_after:
-            found = pruners.gated(
-                objective_of(report, self.objective), report.gate, step=report.step
-            )
+            found = pruners.gated(values[0], report.gate, step=report.step)
             self.trial.set_user_attr(VERDICT, found.as_dict())
             trainer.request_stop(found.in_words(), outcome="pruned")
         elif self.pruner.name != "none" and trainer.step < trainer.config.steps:
@@ -170,6 +172,33 @@ class PruningCallback(Callback):
 
     def _frozen(self) -> FrozenTrial:
         return self.trial.study._storage.get_trial(self.trial._trial_id)
+
+
+def report_values(trial: optuna.trial.Trial, values: Sequence[float], iteration: int) -> None:
+    """Store a report: the first value as Optuna's, all values beside it if there are several.
+
+    `Trial.report` refuses studies with several objectives, because Optuna's pruners can't judge
+    them. The curve of the first objective is of use without a pruner, too.
+    """
+    if len(trial.study.directions) == 1:
+        trial.report(values[0], iteration)
+        return
+    known = trial.user_attrs.get(VALUES, {})
+    trial.set_user_attr(VALUES, {**known, str(iteration): list(values)})
+    # Last, because a report that is there is not made again.
+    trial.study._storage.set_trial_intermediate_value(trial._trial_id, iteration, values[0])
+
+
+def note_gate(trial: optuna.trial.Trial, *, usable: bool) -> None:
+    """Tell Optuna's samplers whether the trial's generator passes the gates.
+
+    A study of an earlier version, whose finished trials say nothing about it, stays without: the
+    Gaussian process of Optuna wants all or none.
+    """
+    before = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    mine = trial.study._storage.get_trial(trial._trial_id)
+    if GATE not in mine.constraints and all(GATE in other.constraints for other in before):
+        trial.set_constraint(GATE, -1.0 if usable else 1.0)
 
 
 def reports_of(trial: optuna.trial.Trial) -> dict[int, float]:

@@ -30,7 +30,7 @@ from cyclegan.score import GATED
 from search.launch import SAVE_FOLDER
 from search.study.definition import StudyDefinition
 from search.study.study import StudyHandle
-from search.study.trials import Trial
+from search.study.trials import Trial, front_of
 from viz.units import disk_size
 
 __all__ = [
@@ -50,7 +50,7 @@ _FINISHED = ("complete", "pruned", "failed")
 def checkpoints_to_keep(
     trials: Sequence[Trial], keep_trials: int, revived: Collection[int] = ()
 ) -> dict[int, Keep]:
-    """Return by number which checkpoints every trial keeps.
+    """Return by number which checkpoints every trial keeps; those of a Pareto front keep theirs.
 
     `revived`: numbers of trials that unfinished trials continue.
     """
@@ -59,6 +59,7 @@ def checkpoints_to_keep(
         for state in ("complete", "pruned")
         for trial in sorted((t for t in trials if _is_candidate(t, state)), key=_rank)[:keep_trials]
     }
+    best |= {trial.number for trial in front_of(trials)}
     kept: dict[int, Keep] = {}
     for trial in trials:
         wanted = trial.number in best or trial.number in revived

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.errors import DataError, UsageError
 from search.launch import SAVE_FOLDER
-from search.study.pruning import VERDICT
+from search.study.pruning import VALUES, VERDICT, report_values
 from search.study.retention import can_continue
 from search.study.study import StudyHandle
 from search.study.trials import KEPT, PAUSED, REVIVES, STATES
@@ -69,10 +69,11 @@ def revived(trial: optuna.trial.Trial, handle: StudyHandle) -> FrozenTrial | Non
     if number is None:
         return None
     frozen: FrozenTrial = handle.study.get_trials(deepcopy=False)[number]
+    several = frozen.user_attrs.get(VALUES, {})
     known = handle.study._storage.get_trial(trial._trial_id).intermediate_values
     for iteration, value in sorted(frozen.intermediate_values.items()):
         if iteration not in known:
-            trial.report(value, iteration)
+            report_values(trial, several.get(str(iteration), (value,)), iteration)
     return frozen
 
 

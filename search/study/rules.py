@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from cyclegan.config import Count, Section
-
-if TYPE_CHECKING:
-    from search.study.trials import Trial
+from search.study.trials import Trial, dominates
 
 
 class StopRules(Section):
@@ -21,7 +18,8 @@ class StopRules(Section):
     iterations: int | None = Field(default=None, ge=1)
     """Optimisation steps of all trials together."""
     no_improvement: int | None = Field(default=None, ge=1)
-    """Number of finished trials in a row without a new best."""
+    """Number of finished trials in a row without a new best; with several objectives, without one
+    that no earlier trial beats by all of them."""
     expected_gain: float | None = Field(default=None, gt=0.0)
     """Expected gain in score of another trial below which none begins; needs a space of fixed
     keys and three complete trials."""
@@ -68,6 +66,8 @@ def why_stop(
     if since < rules.no_improvement:
         return None
     what = f"better than {best:.2f}" if best is not None else "complete"
+    if any(trial.objectives for trial in trials):
+        what = "new on the Pareto front"
     return f"stop.no_improvement: none of the last {since} trials was {what}"
 
 
@@ -77,10 +77,19 @@ def _since_the_best(trials: Sequence[Trial]) -> tuple[int, float | None]:
     Pruned trials count. Failed ones don't: they say nothing about their values.
     """
     since, best = 0, None
+    done: list[Trial] = []
     for trial in sorted(trials, key=lambda t: t.number):
         score = trial.score if trial.state == "complete" else None
-        if score is not None and (best is None or score > best):
-            since, best = 0, score
+        if score is not None and _is_new(trial, score, best, done):
+            since, best = 0, score if best is None else max(score, best)
         elif trial.state in ("complete", "pruned"):
             since += 1
+        done += [trial] if score is not None else []
     return since, best
+
+
+def _is_new(trial: Trial, score: float, best: float | None, done: Sequence[Trial]) -> bool:
+    """Return True for a new best; with several objectives, for one that none of `done` beats."""
+    if best is None or score > best:
+        return True
+    return bool(trial.objectives) and not any(dominates(other, trial) for other in done)

@@ -25,6 +25,7 @@ from cyclegan.files import write_text
 from cyclegan.footprint import check_memory
 from cyclegan.precision import choose_device, choose_precision
 from search.launch import LAUNCH, SAVE_FOLDER, check_training, reopened
+from search.study.automatic import as_begun, why
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import earlier_ends, first_values
@@ -45,7 +46,7 @@ from search.study.study import (
     studies_folder,
 )
 from search.study.trial import WorkerContext, log_end
-from search.study.trials import REVIVES, STATES
+from search.study.trials import REVIVES, STATES, first_value
 from search.study.worker import update_study_run, work
 from tracking import project_root
 from tracking.outbox.delivery import deliver_waiting, waiting
@@ -96,6 +97,8 @@ def run_study(
     with place.explaining():
         new = not (place.folder / DEFINITION).is_file()
         known = None if new else optuna_study(definition, place)
+        if known is not None:
+            definition = _as_begun(definition, known, place)
         if known is not None and _is_over(definition, known):
             handle = StudyHandle(definition, known, place.folder, place)
             return StudyResult(handle, interrupted=False)
@@ -119,7 +122,8 @@ def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> Stud
         for trial in handle.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 curve = sorted(trial.intermediate_values.items())
-                progress.remember(trial.number, STATES[trial.state], trial.value, curve)
+                value = first_value(trial)
+                progress.remember(trial.number, STATES[trial.state], value, curve)
         if workers == 1:
             with Owner(handle.folder) as owner:
                 context = WorkerContext(
@@ -166,7 +170,8 @@ def _catch_up_trials(handle: StudyHandle, store: Store) -> None:
         with contextlib.suppress(DataError):  # a run that somebody deleted
             run = store.find_run(trial.run_id)
             if "state" not in run.tags or run.tags["state"] == "paused":
-                log_end(store, run.id, trial.state, trial.score, trial.seeds, run.metrics)
+                end = (trial.state, trial.score, trial.seeds, trial.objectives)
+                log_end(store, run.id, *end, known=run.metrics)
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,7 @@ def _begin(
     initial: list[dict[str, Any]] | None,
 ) -> _Begun:
     with place.claiming():  # if several processes begin it at once, only one creates it
+        definition = _as_begun(definition, optuna_study(definition, place), place)
         study = _compatible(definition, optuna_study(definition, place), place)
         handle = StudyHandle(definition, study, place.folder, place)
         first = definition.config_of(0, definition.first_values())
@@ -231,6 +237,8 @@ def _begin(
         place.remember()
         write_text(place.folder / DEFINITION, _as_yaml(definition))
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
+            if why(definition):
+                console.say(f"study {definition.name}: {why(definition)}")
             study.set_user_attr(EARLIER, earlier_ends(definition))
             for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
@@ -356,10 +364,9 @@ def _compatible(
 
     Errors: `ConfigError` if two definitions would be mixed in one study.
     """
-    stored = study.user_attrs.get("definition")
-    if stored is None:
+    before = _stored(study, place)
+    if before is None:
         return study
-    before = parse_definition(json.loads(stored), place.folder / DEFINITION)
     old: dict[str, Any] = before.model_dump(mode="json")
     new = definition.model_dump(mode="json")
     changed = [key for key in new if key not in _FREE and old[key] != new[key]]
@@ -373,6 +380,21 @@ def _compatible(
         f"study {definition.name} was started with another '{changed[0]}'; give the changed "
         f"study another name, or remove {place.folder} and {results}"
     )
+
+
+def _stored(study: optuna.Study, place: StudyStorage) -> StudyDefinition | None:
+    """Return the definition with which the study began; None if it has not begun."""
+    stored = study.user_attrs.get("definition")
+    if stored is None:
+        return None
+    return parse_definition(json.loads(stored), place.folder / DEFINITION)
+
+
+def _as_begun(
+    definition: StudyDefinition, study: optuna.Study, place: StudyStorage
+) -> StudyDefinition:
+    before = _stored(study, place)
+    return definition if before is None else as_begun(definition, before)
 
 
 def _untrained(handle: StudyHandle) -> bool:

@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import model_validator
 
 from cyclegan.config import Count, Section, Seed
 from cyclegan.errors import ConfigError
@@ -40,11 +41,19 @@ _SEEDS = 2**32
 class Sampler(Section):
     """The way in which a study chooses values."""
 
-    name: Literal["tpe", "gp", "noisy_gp", "cmaes", "qmc", "random", "grid"] = "tpe"
+    name: Literal["auto", "tpe", "gp", "noisy_gp", "cmaes", "qmc", "random", "grid"] = "auto"
+    """`auto` stands for what `search.study.automatic` takes for the study."""
     seed: Seed = 0
     """With the same seed and the same scores, the sampler chooses the same values."""
     startup_trials: Count = 10
     """Number of random trials before TPE and GP use earlier results."""
+    reason: str = ""
+    """Reason why `auto` took this sampler."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     def for_study(
         self, space: Space | FunctionSpace, outlook: Outlook | None = None

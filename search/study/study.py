@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler
 from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
+from search.study.objective import is_minimised
 from search.study.outlook import expected_gain, outlook, verdicts
 from search.study.storage import StudyStorage, storage_for
 from search.study.trials import Trial, best_of, trials_of
@@ -48,7 +49,10 @@ class StudyHandle:
     def trials(self) -> list[Trial]:
         """Return all trials of the study, by number."""
         return trials_of(
-            self.study.get_trials(deepcopy=False), self.definition.score_of_reports, self.folder
+            self.study.get_trials(deepcopy=False),
+            self.definition.score_of_reports,
+            self.folder,
+            self.definition.objective,
         )
 
     def trials_and_chances(self) -> list[Trial]:
@@ -181,7 +185,9 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
     return optuna.create_study(
         study_name=name,
         storage=opened,
-        direction="maximize",
+        directions=[
+            "minimize" if is_minimised(name) else "maximize" for name in definition.objective
+        ],
         sampler=sampler,
         pruner=pruner,
         load_if_exists=True,

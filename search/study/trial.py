@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,16 +19,18 @@ from torch import Tensor
 from cyclegan.callbacks import Callback
 from cyclegan.config import Config, override, parse_config
 from cyclegan.errors import CycleGANError, DivergedError
+from cyclegan.score import GATED
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.launch import Job, LaunchResult, recorded_run, run_training
+from search.study.definition import StudyDefinition
 from search.study.lease import Owner, renewing
-from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
+from search.study.objective import OBJECTIVE_NAME, TIME, ObjectiveRecord, recorded_values, short
 from search.study.outlook import verdict_of
 from search.study.progress import StudyProgress
 from search.study.provenance import origin
 from search.study.pruners import Pruner
-from search.study.pruning import VERDICT, PruningCallback, reports_of
+from search.study.pruning import VALUES, VERDICT, PruningCallback, note_gate, reports_of
 from search.study.revive import checkpoint_of, revived
 from search.study.space import suggest
 from search.study.storage import STORAGE_ERRORS
@@ -110,6 +113,7 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
             watch.note_time()
             trial.set_user_attr("reason", str(error)[:1000])
             trial.set_user_attr("mlflow_run_id", recorded_run(context.handle.trial_folder(number)))
+            note_gate(trial, usable=False)
             study.tell(number, state=TrialState.PRUNED)
             context.progress.ended(number, "pruned", str(error))
             return "pruned"
@@ -142,14 +146,14 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
     pruning = PruningCallback(
         trial,
         pruner,
-        objective=definition.objective,
+        objectives=definition.objective,
         judge_by=definition.judge_by,
         gates=before is None,
         pauser=lambda frozen, step: verdict_of(definition, context.handle.study, frozen, step),
     )
     start = checkpoint_of(before, context.handle) if before else None
     done = [_run(trial, context, config, 0, [pruning, watch], start)]
-    first = definition.score_of_reports(reports_of(trial))
+    first = _counted(definition, _reported_values(trial))
     hopeless = done[0].result.outcome == "pruned" or first is None
     reached = [first]
     for seed in range(1, 1 if hopeless else definition.seeds):
@@ -159,7 +163,7 @@ def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> 
         record = seed_folder(context.handle.trial_folder(trial.number), seed) / OBJECTIVE_NAME
         callbacks = [ObjectiveRecord(record, definition.objective), watch]
         done.append(_run(trial, context, seeded(config, seed), seed, callbacks))
-        reached.append(definition.score_of_reports(recorded_reports(record)))
+        reached.append(_counted(definition, recorded_values(record)))
     whole = hopeless or len(done) == definition.seeds
     if not watch.is_lost:
         watch.note_time()
@@ -229,12 +233,13 @@ def _tell(
     context: WorkerContext,
     seed: int,
     done: list[LaunchResult],
-    reached: list[float | None],
+    reached: list[tuple[float, ...] | None],
 ) -> Ending:
     first, study = done[0], context.handle.study
-    result, values = first.result, [value for value in reached if value is not None]
-    pruned = result.outcome == "pruned" or not values
-    score = float(np.mean(values)) if values else None
+    result, counted = first.result, [values for values in reached if values is not None]
+    pruned = result.outcome == "pruned" or not counted
+    means = np.mean(counted, axis=0).tolist() if counted else []
+    score = means[0] if means else None
     attributes: dict[str, Any] = {
         "mlflow_run_id": first.run_id,
         "step": result.step,
@@ -244,23 +249,51 @@ def _tell(
             {
                 "seed": seed + number,
                 "run_id": one.run_id,
-                "score": value,
+                "score": values[0] if values else None,
                 "iteration": one.result.iteration,
             }
-            for number, (one, value) in enumerate(zip(done, reached, strict=True))
+            for number, (one, values) in enumerate(zip(done, reached, strict=True))
         ],
     }
     for key, value in attributes.items():
         trial.set_user_attr(key, value)
+    gated = trial.user_attrs.get(VERDICT, {}).get("pruner") == "gate"
+    note_gate(trial, usable=score is not None and score > GATED and not gated)
+    objectives = _by_name(context.handle.definition, means, trial.user_attrs[SECONDS])
     if pruned:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
-        study.tell(trial.number, score)
+        study.tell(trial.number, list(objectives.values()))
     ending: Ending = "pruned" if pruned else "complete"
-    log_end(context.store, first.run_id, ending, score, attributes["seeds"])
+    log_end(context.store, first.run_id, ending, score, attributes["seeds"], objectives)
     text = result.reason if pruned else f"score {score:.2f}"
     context.progress.ended(trial.number, ending, text, score)
     return ending
+
+
+def _reported_values(trial: optuna.trial.Trial) -> dict[int, tuple[float, ...]]:
+    """Return the values of a trial's reports, by iteration; a single objective has one each."""
+    several: Mapping[str, Sequence[float]] = trial.user_attrs.get(VALUES, {})
+    reports = reports_of(trial).items()
+    return {at: tuple(several.get(str(at), (value,))) for at, value in reports}
+
+
+def _counted(
+    definition: StudyDefinition, reports: Mapping[int, tuple[float, ...]]
+) -> tuple[float, ...] | None:
+    """Return the values of the report that counts for a trial; None without any."""
+    at = definition.counted_report({at: values[0] for at, values in reports.items()})
+    return None if at is None else reports[at]
+
+
+def _by_name(
+    definition: StudyDefinition, measured: Sequence[float], seconds: float
+) -> dict[str, float]:
+    """Return a trial's values by objective, in the definition's order; empty without a report."""
+    rest = iter(measured)
+    if not measured:
+        return {}
+    return {name: seconds if name == TIME else next(rest) for name in definition.objective}
 
 
 def log_end(
@@ -269,15 +302,17 @@ def log_end(
     state: str,
     score: float | None,
     seeds: Sequence[Mapping[str, Any]],
+    objectives: Mapping[str, float] = MappingProxyType({}),
     known: Collection[str] = (),
 ) -> None:
     """Write to a trial's MLflow run how the trial ended, for the table of trials.
 
     Args:
         seeds: the trial's trainings, the first one first, as in its user attribute of that name.
+        objectives: its values by objective; those after the first become metrics, too.
         known: names of metrics that the run has already.
     """
-    metrics: dict[str, float] = {}
+    metrics = {f"objective/{short(name)}": value for name, value in [*objectives.items()][1:]}
     if score is not None:
         metrics["score/value"] = score
     if len(seeds) > 1 and score is not None:

@@ -13,7 +13,9 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.numbers import finite_or_none
+from cyclegan.score import GATED
 from search.study.lease import is_held
+from search.study.objective import is_minimised
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -53,6 +55,8 @@ class Trial:
     seconds: float | None = None
     """Seconds that workers spent on it, as of the last validation while it runs. For a trial of an
     earlier version the seconds from start to end, including any interruption."""
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """Values of a complete trial by objective, if the study has several."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """Values by searched key."""
     curve: Sequence[tuple[int, float]] = ()
@@ -80,6 +84,7 @@ class Trial:
             "number": self.number,
             "state": self.state,
             "score": self.score,
+            **({"objectives": dict(self.objectives)} if self.objectives else {}),
             "step": self.step,
             "iteration": self.iteration,
             "seconds": self.seconds,
@@ -100,6 +105,7 @@ def trials_of(
     frozen: Iterable[FrozenTrial],
     score_of_reports: Callable[[Mapping[int, float]], float | None],
     folder: Path,
+    objectives: Sequence[str] = (),
 ) -> list[Trial]:
     """Return the trials of a study, by number.
 
@@ -107,8 +113,33 @@ def trials_of(
         frozen: the trials as Optuna stores them.
         worth: gives the score for the reports (by iteration) of an unfinished trial.
         folder: the study's folder, whose lock files show which running trials have a worker.
+        objectives: the names of the study's objectives.
     """
-    return [_trial(one, score_of_reports, folder) for one in frozen]
+    return [_trial(one, score_of_reports, folder, objectives) for one in frozen]
+
+
+def first_value(frozen: FrozenTrial) -> float | None:
+    """Return a trial's value by the first objective; None if it has none."""
+    return frozen.values[0] if frozen.values else None
+
+
+def front_of(records: Iterable[Trial]) -> list[Trial]:
+    """Return the complete trials that no other beats by every objective, the best first.
+
+    They are the Pareto front of a study with several objectives; of one with a single objective,
+    nothing. Unusable generators are left out, however fast.
+    """
+    known = [r for r in complete(records) if r.objectives and (r.score or 0.0) > GATED]
+    return [r for r in known if not any(dominates(other, r) for other in known)]
+
+
+def dominates(one: Trial, other: Trial) -> bool:
+    """Return True if `one` is at least as good by every objective, and better by one."""
+    pairs = [
+        (-one.objectives[name], -value) if is_minimised(name) else (one.objectives[name], value)
+        for name, value in other.objectives.items()
+    ]
+    return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
 
 
 def best_first(records: Iterable[Trial]) -> list[Trial]:
@@ -146,10 +177,12 @@ def _trial(
     frozen: FrozenTrial,
     score_of_reports: Callable[[Mapping[int, float]], float | None],
     folder: Path,
+    objectives: Sequence[str],
 ) -> Trial:
     attrs, reported = frozen.user_attrs, frozen.intermediate_values
     # To a pruned trial Optuna gives its last report as its value, whatever counts here.
-    known = frozen.value if frozen.state == TrialState.COMPLETE else None
+    known = first_value(frozen) if frozen.state == TrialState.COMPLETE else None
+    several = frozen.values if known is not None and len(objectives) > 1 else []
     last = max(reported, default=0)
     return Trial(
         number=frozen.number,
@@ -158,6 +191,7 @@ def _trial(
         step=int(attrs.get("step", last)),
         iteration=int(attrs.get("iteration", last)),
         seconds=_seconds(frozen),
+        objectives=dict(zip(objectives, several, strict=False)),
         values=frozen.params,
         curve=[(i, v) for i, v in sorted(reported.items()) if math.isfinite(v)],
         reason=attrs.get("reason", ""),

@@ -20,18 +20,19 @@ class Modules(NamedTuple):
 
     pool: ModuleType
     worlds: ModuleType
+    players: ModuleType
     replay: ModuleType
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
     """The scripts, with tables of made-up trainings in which `lr_g` counts most."""
-    names = ("search_pool", "search_worlds", "search_replay")
+    names = ("search_pool", "search_worlds", "search_players", "search_replay")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         for name in names:
             patch.delitem(sys.modules, name, raising=False)
-        pool, worlds, replay = (importlib.import_module(name) for name in names)
+        pool, worlds, players, replay = (importlib.import_module(name) for name in names)
         folder = tmp_path_factory.mktemp("tables")
         for module in (pool, worlds, replay):
             patch.setattr(module, "TABLES", folder)
@@ -42,7 +43,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
             folder / "configurations.csv", [{"configuration": n} | v for n, v in values]
         )
         patch.setattr(replay, "read_trainings", lambda name: worlds.read_trainings(name, folder))
-        yield Modules(pool, worlds, replay)
+        yield Modules(pool, worlds, players, replay)
         for name in names:
             sys.modules.pop(name, None)
 
@@ -76,10 +77,11 @@ def _rows(pool: ModuleType, worlds: ModuleType, number: int) -> Iterator[dict[st
                 }
 
 
-def outcome(modules: Modules, sampler: str, scheduler: str, replays: int = 4) -> Any:
-    task = modules.replay.Task(
-        "phantom", ("phantom", "fibres"), sampler, scheduler, tuple(range(replays)), 6
-    )
+BOTH = ("phantom", "fibres")
+
+
+def outcome(modules: Modules, search: str, replays: int, workers: int = 1) -> Any:
+    task = modules.replay.Task("phantom", BOTH, search, tuple(range(replays)), 6, workers)
     return modules.replay.Outcome(*modules.replay.play(task))
 
 
@@ -119,29 +121,42 @@ def test_a_world_answers_like_the_recorded_trainings(modules: Modules) -> None:
     assert np.std([maker.draw(seed).quality(points) for seed in range(5)], axis=0).mean() > 0.05
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     "scheduler", ["none", "halving", "percentile75", "first_then_best", "thaw"]
 )
 def test_a_replay_is_the_same_every_time_and_keeps_to_its_budget(
-    modules: Modules, scheduler: str
+    modules: Modules, scheduler: str, workers: int
 ) -> None:
-    first, again = (outcome(modules, "random", scheduler, replays=2) for _ in range(2))
+    name = f"random+{scheduler}"
+    first, again = (outcome(modules, name, 2, workers) for _ in range(2))
     assert (first.regrets == again.regrets).all()
     assert (first.regrets > -0.5).all()
-    task = modules.replay.Task("phantom", ("phantom", "fibres"), "random", scheduler, (0,), 6)
-    world = modules.replay.worlds_of("phantom").draw(0)
-    prior = modules.replay.prior_without("phantom", task.pools)
-    search = modules.replay.Search(world, prior, 0, 6 * modules.worlds.REPORTS)
-    sampler = modules.replay.SAMPLERS["random"](search)
-    modules.replay.SCHEDULERS[scheduler]().run(search, sampler)
-    assert search.spent == sum(trial.reached for trial in search.trials) <= search.budget
-    assert search.spent > 0.8 * search.budget
+    task = modules.replay.Task("phantom", BOTH, name, (0,), 6, workers)
+    search = modules.replay.searched(task, 0)
+    assert sum(trial.reached for trial in search.trials) == search.budget
+    assert len(search.history) == search.budget == 6 * modules.worlds.REPORTS
+    running = sum(trial.state == "running" for trial in search.trials)
+    assert running <= workers
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "grid", "ours"])
-def test_every_sampler_plays(modules: Modules, sampler: str) -> None:
-    found = outcome(modules, sampler, "halving", replays=1)
+@pytest.mark.parametrize("search", ["tpe+halving", "optuna_gp+none", "noisy_gp+thaw+prior"])
+def test_every_search_but_the_grid_begins_with_the_recipe(modules: Modules, search: str) -> None:
+    task = modules.replay.Task("phantom", BOTH, search, (0,), 3)
+    played = modules.replay.searched(task, 0)
+    assert np.allclose(played.trials[0].point, played.world.recipe)
+    assert len(played.trials) > 1
+    found = outcome(modules, "grid+none", 1)
     assert found.regrets.shape == (1, len(modules.replay._PLACES))
+
+
+def test_a_search_knows_nothing_of_its_own_pool(modules: Modules) -> None:
+    (study,) = modules.replay.earlier_without("phantom", BOTH)
+    others = modules.replay.trainings_of("fibres")
+    assert len(study.points) == len(others.points)
+    assert modules.replay.prior_without("phantom", BOTH).to_json() == (
+        modules.worlds.curve_prior([others]).to_json()
+    )
 
 
 def test_the_ratio_is_that_of_the_iterations(modules: Modules) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a study: history, importance, slices, parallel coordinates, rungs, timeline.
+"""Figures of a study: history, importance, slices, parallel coordinates, rungs, Pareto front.
 
 Each is drawn by one function. `write_figures` writes them as PNG, and `search.study.report` shows
 them in the study's page.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cyclegan.files import replacing
 from search.study.figures.overview import history, ranking, timeline
+from search.study.figures.pareto import pareto
 from search.study.figures.rungs import rungs
 from search.study.figures.values import parallel_coordinates, slices
 from search.study.study import StudyHandle
@@ -30,6 +31,7 @@ FIGURES: dict[str, Draw] = {
     "parallel_coordinates": parallel_coordinates,
     "rungs": rungs,
     "timeline": timeline,
+    "pareto": pareto,
 }
 """Functions that draw the trials, given in order of their numbers; None if it is too early."""
 _log = logging.getLogger(__name__)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from search.study.definition import StudyDefinition
 from search.study.figures.rungs import rung_iterations
+from search.study.objective import is_minimised
 from search.study.report.facts import Facts
 from search.study.report.panels import (
     FOLDER,
     cost,
     curves,
+    front,
     history,
     importance,
     slices,
@@ -28,6 +31,7 @@ Panel = Callable[[Facts], str]
 PANELS: dict[str, Panel] = {
     "Trials": trials,
     "Best slices side by side": slices,
+    "Pareto front": front,
     "Learning curves": curves,
     "Scores of all trials": history,
     "Importance": importance,
@@ -109,15 +113,27 @@ def settings(facts: Facts) -> list[tuple[str, str]]:
     rungs = ", ".join(f"{at:,}" for at in rung_iterations(pruner, definition.steps))
     judged = f", judges at iteration {rungs}" if rungs else ""
     seeds = f", {definition.seeds} seeds each" if definition.seeds > 1 else ""
+    hidden, why = {"name", "reason"}, _taken(sampler.reason)
     return [
-        ("objective", f"{definition.objective}, the {definition.judge_by} validation counts"),
+        ("objective", f"{_aims(definition)}, the {definition.judge_by} validation counts"),
         ("trial", f"{definition.steps:,} steps, judged every {definition.report_every:,}{seeds}"),
-        ("sampler", ", ".join([sampler.name, *_said(sampler.model_dump(exclude={"name"}))])),
-        ("pruner", f"{pruner.name}{judged}"),
+        ("sampler", ", ".join([sampler.name, *_said(sampler.model_dump(exclude=hidden))]) + why),
+        ("pruner", f"{pruner.name}{judged}" + _taken(pruner.reason)),
         ("data A", _data(definition.base.get("data_A"))),
         ("data B", _data(definition.base.get("data_B"))),
         ("data files", _hashes(attributes.get("data", {}))),
     ]
+
+
+def _aims(definition: StudyDefinition) -> str:
+    if len(definition.objective) == 1:
+        return definition.first_objective
+    lower = (f"{name} (lower is better)" for name in definition.objective if is_minimised(name))
+    return ", ".join([*(n for n in definition.objective if not is_minimised(n)), *lower])
+
+
+def _taken(reason: str) -> str:
+    return f" (auto: {reason})" if reason else ""
 
 
 def _said(values: Mapping[str, Any]) -> list[str]:

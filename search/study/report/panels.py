@@ -10,8 +10,9 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from search.study.figures import FIGURES
+from search.study.objective import TIME, short
 from search.study.report.facts import PARTS, Facts
-from search.study.trials import Trial, declared_keys, searched_keys
+from search.study.trials import Trial, declared_keys, front_of, searched_keys
 from tracking.views import link_between_runs
 from viz.html import drawn, render
 from viz.plots import Plot
@@ -38,6 +39,20 @@ def history(facts: Facts) -> Markup:
         facts,
         "history",
         "The score of a pruned trial is from the iteration at which it was pruned.",
+    )
+
+
+def front(facts: Facts) -> Markup:
+    """Return the values of all trials by several objectives; empty with one."""
+    numbers = [record.number for record in front_of(facts.records)]
+    if not numbers:
+        return Markup("")
+    shown, last = ", ".join(map(str, numbers)), numbers[-1]
+    return _drawing(
+        facts,
+        "pareto",
+        f"No trial is better by all objectives than one of these: {shown}. Promote the one that "
+        f"you want, for example: cyclegan promote {facts.name} --trial {last}",
     )
 
 
@@ -144,7 +159,8 @@ def trials(facts: Facts) -> Markup:
     keys = searched_keys(facts.records, declared_keys(facts.handle.definition.space))
     names = short_names(keys)
     with_parts = any(facts.parts.values())
-    columns = ["rank", "trial", "run in MLflow", "state", "score", "why it ended"]
+    columns = ["rank", "trial", "run in MLflow", "state", "score"]
+    columns += [*(short(name) for name in _further(facts)), "why it ended"]
     columns += [*(names[k] for k in keys), *(PARTS.values() if with_parts else ())]
     columns += ["step", "iterations", "time"]
     full = {names[k]: k for k in keys} | {short: name for name, short in PARTS.items()}
@@ -173,6 +189,7 @@ def _row(facts: Facts, record: Trial, keys: list[str], with_parts: bool) -> _Row
         _Cell(_run(facts, record), run_name(facts, record), "plain"),
         _Cell(_STATE.format(record.state), record.state),
         _number(record.score, "score"),
+        *(_number(record.objectives.get(name)) for name in _further(facts)),
         _Cell(_reason(record), "".join(record.reason.split()), "reason"),
         *(_value(record.values.get(key)) for key in keys),
         *(_number(found.get(name)) for name in (PARTS if with_parts else ())),
@@ -181,6 +198,12 @@ def _row(facts: Facts, record: Trial, keys: list[str], with_parts: bool) -> _Row
         _Cell(short_time(seconds), seconds or 0.0, "number plain"),
     ]
     return _Row(record.number, best is not None and record is best, cells)
+
+
+def _further(facts: Facts) -> list[str]:
+    """Return the objectives after the first that have no other column."""
+    further = facts.handle.definition.objective[1:]
+    return [name for name in further if name != TIME and name not in PARTS]
 
 
 def _number(value: float | None, kind: str = "") -> _Cell:

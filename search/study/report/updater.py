@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.errors import DataError, UsageError
 from cyclegan.files import refuse_overwrite, write_text
 from search.study.lease import LEASE_SECONDS
+from search.study.objective import TIME, short
 from search.study.report.facts import Evidence, Facts, gather
 from search.study.report.page import study_page
 from search.study.report.panels import run_name
@@ -197,7 +198,9 @@ def best_table(facts: Facts) -> str:
         return ""
     keys = searched_keys(shown, declared_keys(facts.handle.definition.space))[:_KEYS]
     names = short_names(keys)
-    columns = ["trial", "state", "score", *(names[key] for key in keys), "iterations", "time"]
+    further = [name for name in facts.handle.definition.objective[1:] if name != TIME]
+    columns = ["trial", "state", "score", *map(short, further), *(names[key] for key in keys)]
+    columns += ["iterations", "time"]
     lines = [" | ".join(map(_cell, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
     for record in shown:
         link = link_between_runs(facts.experiment_id, record.run_id)
@@ -206,6 +209,7 @@ def best_table(facts: Facts) -> str:
             f"[{_cell(run_name(facts, record))}]({link})",
             record.state,
             f"{record.score:.2f}",
+            *(f"{record.objectives[n]:.3g}" if record.objectives else "" for n in further),
             *(_cell(short_text(record.values.get(key, ""))) for key in keys),
             f"{record.iteration:,}",
             short_time(record.seconds),

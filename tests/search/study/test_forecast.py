@@ -82,10 +82,24 @@ def test_the_play_prunes_what_optuna_prunes(tiny: dict[str, Any], pruner: dict[s
             assert (failed or [parsed.steps]) == [ended], (seed, number)
 
 
+def test_the_effort_of_a_study_with_pauses_is_played(tiny: dict[str, Any]) -> None:
+    found = effort(definition(tiny, {"name": "thaw"}))
+    assert found == effort(definition(tiny, {"name": "thaw"}))
+    assert found.expected is not None
+    assert 12 * 1000 < found.expected < found.at_most
+    assert 1.0 <= found.complete < 12.0
+    twice = effort(definition(tiny, {"name": "thaw"}, seeds=2))
+    assert twice.expected == pytest.approx(found.expected + 4000 * found.complete, abs=1)
+    eager = effort(definition(tiny, {"name": "thaw", "least_chance": 0.4}))
+    assert eager.expected is not None and eager.expected < found.expected
+    many = effort(definition(tiny, {"name": "thaw"}, trials=600))
+    assert many.expected is not None and many.complete > 10 * found.complete
+
+
 def test_effort_of_a_study(tiny: dict[str, Any]) -> None:
     whole = effort(definition(tiny, {"name": "none"}, seeds=3))
     assert (whole.at_most, whole.expected, whole.trainings) == (144_000, 144_000, 36.0)
-    halving = effort(definition(tiny, {}, seeds=3))
+    halving = effort(definition(tiny, {"name": "successive_halving"}, seeds=3))
     assert halving.expected is not None
     assert 12 * 1000 < halving.expected < whole.at_most
     first, second = halving.rungs
@@ -93,7 +107,7 @@ def test_effort_of_a_study(tiny: dict[str, Any]) -> None:
     assert first.go_on == second.arrive
     assert second.go_on == halving.complete
     assert halving.trainings == pytest.approx(12 + 2 * halving.complete)
-    only_one = effort(definition(tiny, {}))
+    only_one = effort(definition(tiny, {"name": "successive_halving"}))
     assert only_one.expected is not None
     # With real curves Optuna needed about 55 % of the steps.
     assert 0.45 < only_one.expected / only_one.at_most < 0.7
@@ -163,7 +177,7 @@ def test_validate_shows_space_rungs_and_costs(
             "filters": {"type": "int", "low": 2, "high": 4},
         },
         "sampler": {"name": name, "seed": 7},
-        "pruner": {"prune_after": 6},
+        "pruner": {"name": "successive_halving", "prune_after": 6},
         "steps": 12,
         "report_every": 4,
         "stop": {"hours": 2},

@@ -11,7 +11,7 @@ from cyclegan import Config, Trainer
 from search.study.pruners import Pruner, rung_key
 from search.study.pruning import VERDICT, PruningCallback
 
-HALVING = Pruner(prune_after=4, reduction_factor=2)
+HALVING = Pruner(name="successive_halving", prune_after=4, reduction_factor=2)
 
 
 def study_with_a_good_trial(pruner: Pruner = HALVING, value: float = 1000.0) -> optuna.Study:
@@ -156,7 +156,7 @@ def test_gates_prune_from_prune_after_on_with_their_reason(config: Config) -> No
 
 
 def test_nothing_is_pruned_at_the_last_step(config: Config) -> None:
-    pruner = Pruner(prune_after=12)
+    pruner = Pruner(name="successive_halving", prune_after=12)
     study = optuna.create_study(direction="maximize", pruner=pruner.build(24))
     good = study.ask()
     good.report(1000.0, 12)
@@ -179,6 +179,6 @@ def test_a_part_of_the_score_can_be_what_is_reported(config: Config) -> None:
             seen.append((report.score, study.trials[0].intermediate_values[report.iteration]))
 
     pruner = Pruner(name="none")
-    watch = Watch(study.ask(), pruner, objective="score/pseudo_pair_gain_db")
+    watch = Watch(study.ask(), pruner, objectives=("score/pseudo_pair_gain_db",))
     Trainer(config, [watch]).fit()
     assert [value for _, value in seen] == [3.5, 3.5, 3.5]

@@ -152,9 +152,19 @@ def test_verdicts_in_words_and_as_plain_values() -> None:
 @pytest.mark.parametrize(
     ("pruner", "steps", "bracket", "rungs"),
     [
-        (Pruner(prune_after=1000), 4000, 0, [1000, 2000]),  # none at the last step
-        (Pruner(prune_after=1000), 4001, 0, [1000, 2000, 4000]),
-        (Pruner(prune_after=1000, reduction_factor=3), 10_000, 0, [1000, 3000, 9000]),
+        (
+            Pruner(name="successive_halving", prune_after=1000),
+            4000,
+            0,
+            [1000, 2000],
+        ),  # none at the last step
+        (Pruner(name="successive_halving", prune_after=1000), 4001, 0, [1000, 2000, 4000]),
+        (
+            Pruner(name="successive_halving", prune_after=1000, reduction_factor=3),
+            10_000,
+            0,
+            [1000, 3000, 9000],
+        ),
         (Pruner(name="hyperband", prune_after=1000), 4000, 1, [2000]),
         (Pruner(name="hyperband", prune_after=1000), 4000, 2, []),
         (Pruner(name="median"), 4000, 0, []),

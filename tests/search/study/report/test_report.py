@@ -29,7 +29,8 @@ from tracking.views import CYCLE_PICTURES
 from viz.pictures import CYCLES, cut_six, six_images
 from viz.plots import Plot, new_figure
 
-SHOWN = set(FIGURES) - {"parallel_coordinates"}  # that takes long, and its lines hide each other
+SHOWN = set(FIGURES) - {"parallel_coordinates", "pareto"}
+"""The first takes long, and its lines hide each other; the second needs several objectives."""
 VOID = {"meta", "img", "br"}
 
 

@@ -1,0 +1,83 @@
+"""The sampler and the pruner of a study that names none.
+
+`auto` stands for what was best for a study's kind of space, objective and budget when searches were
+played on recorded trainings (docs/search_comparison.md). It is replaced when the definition is
+parsed, so that a study that has begun goes on with what it took, whatever later versions prefer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from search.study.objective import is_in_db
+from search.study.pruners import judged_at
+from search.study.space import FunctionSpace
+
+if TYPE_CHECKING:
+    from search.study.definition import StudyDefinition
+
+MOST_MODELLED = 1_000
+"""Most trials for which a Gaussian process decides in a fraction of a second."""
+
+
+def decided(definition: StudyDefinition) -> StudyDefinition:
+    """Return the definition with a sampler and a pruner in place of `auto`, and the reasons."""
+    changes: dict[str, Any] = {}
+    if definition.sampler.name == "auto":
+        name, reason = _sampler(definition)
+        changes["sampler"] = definition.sampler.model_copy(update={"name": name, "reason": reason})
+    if definition.pruner.name == "auto":
+        name, reason = _pruner(definition)
+        changes["pruner"] = definition.pruner.model_copy(update={"name": name, "reason": reason})
+    return definition.model_copy(update=changes) if changes else definition
+
+
+def as_begun(definition: StudyDefinition, begun: StudyDefinition) -> StudyDefinition:
+    """Return the definition with what the study took for `auto` when it began."""
+    changes: dict[str, Any] = {}
+    for key in ("sampler", "pruner"):
+        mine, its = getattr(definition, key), getattr(begun, key)
+        if mine.reason:
+            taken = {"name": its.name, "reason": its.reason}
+            changes[key] = mine.model_copy(update=taken)
+    return definition.model_copy(update=changes) if changes else definition
+
+
+def why(definition: StudyDefinition) -> str:
+    """Return in one line what was taken for `auto` and why; empty if the study names both."""
+    parts = [
+        f"{kind} {chosen.name} ({chosen.reason})"
+        for kind, chosen in (("sampler", definition.sampler), ("pruner", definition.pruner))
+        if chosen.reason
+    ]
+    return f"auto: {', '.join(parts)}" if parts else ""
+
+
+def _sampler(definition: StudyDefinition) -> tuple[str, str]:
+    if len(definition.objective) > 1:
+        return "tpe", "it searches a whole Pareto front"
+    if isinstance(definition.space, FunctionSpace):
+        return "tpe", "the keys of a function may change from trial to trial"
+    if not is_in_db(definition.first_objective):
+        return "tpe", _not_in_db(definition)
+    if definition.trials > MOST_MODELLED:
+        return "tpe", f"it is fast beyond {MOST_MODELLED:,} trials"
+    return "noisy_gp", "it learns from paused trials, too"
+
+
+def _pruner(definition: StudyDefinition) -> tuple[str, str]:
+    pruner = definition.pruner
+    if len(definition.objective) > 1:
+        return "none", "a trial may be last by one objective and first by another"
+    last = judged_at(pruner.prune_after, definition.report_every)
+    if "prune_after" not in pruner.model_fields_set and last >= definition.steps:
+        return "none", f"trials end before prune_after = {pruner.prune_after:,} or with it"
+    if not is_in_db(definition.first_objective):
+        return "percentile", _not_in_db(definition)
+    if definition.trials > MOST_MODELLED:
+        return "percentile", f"it is fast beyond {MOST_MODELLED:,} trials"
+    return "thaw", "a paused trial is not lost"
+
+
+def _not_in_db(definition: StudyDefinition) -> str:
+    return f"forecasts are of scores in dB, not of {definition.first_objective}"
