@@ -158,9 +158,9 @@ def _objective_columns(records: Sequence[Trial], further: Sequence[str]) -> list
 
 
 def _value(value: float | None, name: str) -> str:
-    if name == TIME and value is not None:
-        return short_time(value)
-    return "" if value is None else f"{value:.3g}"
+    if value is None:
+        return ""
+    return f"{value:,.1f}" if name == TIME else f"{value:.3g}"
 
 
 def _front(records: Sequence[Trial], definition: StudyDefinition, width: int | None) -> list[str]:

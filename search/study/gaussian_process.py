@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
@@ -147,8 +148,8 @@ class GaussianProcess:
 
         The variances include the noise of seeds, but not the error of the value that was left out.
         """
-        roots = solve_triangular(self._factor, np.eye(len(self.known)), lower=True)
-        precision = (roots**2).sum(axis=0)
+        roots, _ = dtrtri(self._factor, lower=1)  # a third of the time of solving for a unit matrix
+        precision = (np.asarray(roots) ** 2).sum(axis=0)
         means = self.known.values - self._weights / precision
         variances = 1.0 / precision - self.known.variances - _JITTER
         return Predictions(means, np.maximum(variances, self.assumed.noise))

@@ -78,10 +78,11 @@ def importance(handle: StudyHandle) -> Importance:
             handle.study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile)
         )
     ranked = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
-    cutoff = sorted(scores, reverse=True)[math.ceil(quantile * len(scores)) - 1]
-    return Importance(
-        shares=ranked, trials=len(scores), top=sum(score >= cutoff for score in scores)
-    )
+    top = math.ceil(quantile * len(scores))
+    if len(handle.definition.objective) == 1:  # trials as good as the last of them count, too
+        cutoff = sorted(scores, reverse=True)[top - 1]
+        top = sum(score >= cutoff for score in scores)
+    return Importance(shares=ranked, trials=len(scores), top=top)
 
 
 def importance_data(handle: StudyHandle, found: Importance) -> dict[str, object]:

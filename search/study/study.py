@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -182,7 +183,7 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
     # Creating writes to the journal even if the study exists.
     with contextlib.suppress(KeyError):
         return optuna.load_study(study_name=name, storage=opened, sampler=sampler, pruner=pruner)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name,
         storage=opened,
         directions=[
@@ -192,6 +193,11 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
         pruner=pruner,
         load_if_exists=True,
     )
+    if len(definition.objective) > 1:  # else a dashboard calls them "Objective 0" and so on
+        with warnings.catch_warnings():  # its interface is experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(definition.objective))
+    return study
 
 
 def _sampler(definition: StudyDefinition) -> BaseSampler:

@@ -16,7 +16,6 @@ from search.study.trials import Trial, front_of
 from viz import units
 from viz.palette import BEST, GREY
 from viz.plots import Mark, Plot, colour, legend_below, new_figure, tidy
-from viz.units import short_time
 
 
 def pareto(handle: StudyHandle, records: Sequence[Trial]) -> Plot | None:
@@ -89,4 +88,4 @@ def _label(name: str) -> str:
 
 
 def _shown(value: float, name: str) -> str:
-    return short_time(value) if name == TIME else f"{value:.3g}"
+    return f"{value:,.1f}" if name == TIME else f"{value:.3g}"

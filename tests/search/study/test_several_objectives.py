@@ -95,6 +95,7 @@ def test_the_front_is_optunas_and_is_shown_everywhere(done: StudyHandle, tmp_pat
     assert "can&#39;t be shown" not in page
     assert "This can" not in page
     assert set(importance(done).shares) == {"lr_g"}
+    assert done.study.metric_names == PARTS
 
 
 def test_a_trial_that_is_killed_keeps_its_values(
