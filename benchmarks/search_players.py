@@ -1,9 +1,8 @@
 """The searches that `search_replay.py` plays: samplers, schedulers, and what they know.
 
-A *sampler* chooses the values of new trials, and a *scheduler* says how long each is trained.
-Every search but the grid begins with the recipe's own values, as a study does (its key
-`enqueue_defaults`). All trials train at the same pace, so a search with several workers gives each
-of them one report after the other.
+A *sampler* chooses the values of new trials, and a *scheduler* says how long each is trained. All
+trials train at the same pace, so a search with several workers gives each of them one report after
+the other.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ class Search:
     Args:
         budget: reports of all trials together.
         earlier: what studies of other data found out, for the samplers that look at it.
+        from_recipe: begin with the recipe's own values, as a study does by `enqueue_defaults`.
     """
 
     world: World
@@ -71,6 +71,7 @@ class Search:
     budget: int
     workers: int = 1
     earlier: Sequence[EarlierStudy] = ()
+    from_recipe: bool = False
     trials: list[Trial] = field(default_factory=list)
     history: list[Trial] = field(default_factory=list)
     """After each report, the trial that would be promoted then."""
@@ -159,9 +160,11 @@ class Sampler:
         self.search = search
 
     def new(self) -> Trial:
-        """Begin a trial; the first one has the recipe's values."""
+        """Begin a trial."""
         search = self.search
-        return search.begin(self.point() if search.trials else search.world.recipe)
+        if search.from_recipe and not search.trials:
+            return search.begin(search.world.recipe)
+        return search.begin(self.point())
 
     def point(self) -> Array:
         """Return the place of a new trial."""
@@ -202,8 +205,9 @@ class FromOptuna(Sampler):
         self.space: dict[str, BaseDistribution] = {
             name: FloatDistribution(0.0, 1.0) for name in names
         }
-        recipe = np.clip(search.world.recipe, 0.0, 1.0).tolist()
-        self.study.enqueue_trial(dict(zip(names, recipe, strict=True)))
+        if search.from_recipe:
+            recipe = np.clip(search.world.recipe, 0.0, 1.0).tolist()
+            self.study.enqueue_trial(dict(zip(names, recipe, strict=True)))
 
     def new(self) -> Trial:
         """Begin the trial that Optuna asks for."""

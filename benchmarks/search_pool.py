@@ -314,6 +314,9 @@ def table(options: argparse.Namespace) -> None:
 
 def _rows_of(member: Member, path: Path) -> Iterator[Record]:
     found = json.loads(path.read_text(encoding="utf-8"))
+    steps = [row["step"] for row in found["rows"]]
+    if steps != list(range(EVERY, STEPS + 1, EVERY))[: len(steps)]:
+        raise SystemExit(f"{path} is a record of other settings: remove it")
     for row in found["rows"]:
         where = {"pool": member.pool, "configuration": member.configuration, "seed": member.seed}
         yield where | {key: _short(value) for key, value in row.items()}

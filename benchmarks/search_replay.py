@@ -74,9 +74,11 @@ SEARCHES = (
     "noisy_gp+percentile75",
     "noisy_gp+thaw",
     "noisy_gp+thaw+prior",
+    "random+none+recipe",
+    "noisy_gp+thaw+recipe",
 )
 """All searches: the sampler, the scheduler, and what else. `twice` has twice the budget, `prior`
-knows the trainings of the other pools."""
+knows the trainings of the other pools, `recipe` begins with the recipe's own values."""
 RANDOM = SEARCHES[0]
 
 
@@ -90,7 +92,7 @@ def trainings_of(pool: str) -> Trainings:
 def prior_without(pool: str, pools: tuple[str, ...]) -> CurvePrior:
     """Return the curve prior from all pools but one; from that one if there is no other."""
     others = [other for other in pools if other != pool] or [pools[0]]
-    return curve_prior([trainings_of(other) for other in others])
+    return curve_prior(others, TABLES)
 
 
 @cache
@@ -129,6 +131,7 @@ def searched(task: Task, seed: int) -> Search:
         task.budget * REPORTS * (2 if "twice" in more else 1),
         task.workers,
         earlier_without(task.pool, task.pools) if "prior" in more else (),
+        "recipe" in more,
     )
     search.run(SAMPLERS[sampler](search), SCHEDULERS[scheduler]())
     return search

@@ -67,6 +67,11 @@ class Trainings:
     """(N, S, T): the true quality in dB."""
 
     @cached_property
+    def quality(self) -> Array:
+        """(N, S): the true quality in dB at the report that counts for each training."""
+        return np.take_along_axis(self.psnr, counted(self.scores)[..., None], axis=-1)[..., 0]
+
+    @cached_property
     def level(self) -> Scale:
         """The scale of the scores."""
         return _scale(self.scores[..., -1])
@@ -92,23 +97,22 @@ class Trainings:
         scores = self.level.units(self.scores, *self.usual[0])
         return np.concatenate([scores, self.truth.units(self.psnr, *self.usual[1])], axis=-1)
 
-    @cached_property
-    def curves(self) -> Array:
-        """The scores of all trainings at all reports and, last, in the end, (N * S, T + 1)."""
-        scores = self.scores.reshape(-1, REPORTS)
-        ends = scores[:, FIRST - 1 :].max(axis=1, keepdims=True)
-        return np.concatenate([scores, ends], axis=1)
+
+def counted(scores: Array) -> NDArray[np.int64]:
+    """Return which report (of the last axis) counts for trials with these scores.
+
+    It is the best one since the first judgement. A trial keeps the generator of that report (see
+    `search.study.objective.counted_report`).
+    """
+    late: NDArray[np.int64] = scores[..., FIRST - 1 :].argmax(axis=-1)
+    return late + FIRST - 1
 
 
 def read_trainings(pool: str, folder: Path = TABLES) -> Trainings:
     """Return the trainings of a pool from its tables. Gated reports have the score `GATED`."""
     with (folder / "configurations.csv").open(encoding="utf-8", newline="") as handle:
         values = {row["configuration"]: unit(row) for row in csv.DictReader(handle)}
-    found: dict[str, dict[int, dict[int, tuple[float, float]]]] = {}
-    with (folder / f"{pool}.csv").open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            reports = found.setdefault(row["configuration"], {}).setdefault(int(row["seed"]), {})
-            reports[int(row["step"])] = (float(row["score"]), float(row["psnr"]))
+    found = _recorded(pool, folder)
     seeds = max(len(each) for each in found.values())
     names = sorted(name for name, each in found.items() if len(each) == seeds)
     curves = np.array(
@@ -116,6 +120,30 @@ def read_trainings(pool: str, folder: Path = TABLES) -> Trainings:
     )
     points = np.array([values[name] for name in names])
     return Trainings(points, curves[..., 0], curves[..., 1])
+
+
+def read_curves(pool: str, folder: Path = TABLES) -> Array:
+    """Return the scores of all trainings of a pool at all reports and, last, in the end (N, T + 1).
+
+    Unlike `read_trainings` it takes configurations with a single record, too.
+    """
+    each = [reports for seeds in _recorded(pool, folder).values() for reports in seeds.values()]
+    scores = np.array([_curve(reports) for reports in each])[..., 0]
+    return np.concatenate([scores, scores[:, FIRST - 1 :].max(axis=1, keepdims=True)], axis=1)
+
+
+_Reports = dict[int, tuple[float, float]]
+"""(score, PSNR) by step."""
+
+
+def _recorded(pool: str, folder: Path) -> dict[str, dict[int, _Reports]]:
+    """Return the reports of all trainings by configuration and seed."""
+    found: dict[str, dict[int, _Reports]] = {}
+    with (folder / f"{pool}.csv").open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            reports = found.setdefault(row["configuration"], {}).setdefault(int(row["seed"]), {})
+            reports[int(row["step"])] = (float(row["score"]), float(row["psnr"]))
+    return found
 
 
 def unit(values: Mapping[str, float | str]) -> list[float]:
@@ -126,7 +154,7 @@ def unit(values: Mapping[str, float | str]) -> list[float]:
     return found
 
 
-def _curve(reports: Mapping[int, tuple[float, float]]) -> list[tuple[float, float]]:
+def _curve(reports: _Reports) -> list[tuple[float, float]]:
     """Return (score, PSNR) at all reports; a training that diverged is unusable from there on."""
     last, found = (GATED, min(quality for _, quality in reports.values())), []
     for step in range(EVERY, STEPS + 1, EVERY):
@@ -225,9 +253,11 @@ class World:
         """The highest true quality in the space, of many points."""
 
     def quality(self, points: Array) -> Array:
-        """Return the true PSNR (N,) in dB at the end, without the noise of a seed."""
-        ends: Array = self._surface.trainings.truth.scores(self._vectors(points)[:, -1])
-        return ends
+        """Return the true PSNR (N,) in dB at the report that counts, without a seed's noise."""
+        trainings, vectors = self._surface.trainings, self._vectors(points)
+        scores = trainings.level.scores(vectors[:, :REPORTS], *trainings.usual[0])
+        truth = trainings.truth.scores(vectors[:, REPORTS:], *trainings.usual[1])
+        return np.asarray(np.take_along_axis(truth, counted(scores)[:, None], axis=-1)[:, 0])
 
     def trial(self, point: Array) -> Array:
         """Return the scores (T,) of one training at a point, with a new seed."""
@@ -258,54 +288,73 @@ def grid(dimensions: int) -> Array:
 def accuracy(trainings: Trainings) -> dict[str, float]:
     """Return how well left-out configurations are predicted.
 
-    `rho_score` and `rho_psnr` are Spearman's correlations of the predicted and the recorded ends;
-    `between_seeds` is that of the two seeds' PSNR, the most that any model could reach.
+    `rho_score` and `rho_psnr` are Spearman's correlations of the predicted and the recorded values,
+    at the report that counts; `between_seeds` is that of the two seeds' PSNR, the most that any
+    model could reach, and `score_to_psnr` that of score and PSNR, the most that a search can use.
     """
     surface = Surface.of(trainings)
     predicted = np.array([surface.without(n) for n in range(len(trainings.points))])
-    recorded = trainings.vectors.mean(axis=1)
-    found = {"configurations": float(len(recorded))}
-    for name, column in (("score", REPORTS - 1), ("psnr", 2 * REPORTS - 1)):
-        found[f"rho_{name}"] = float(spearmanr(predicted[:, column], recorded[:, column])[0])
+    scores = trainings.level.scores(predicted[:, :REPORTS], *trainings.usual[0])
+    truth = trainings.truth.scores(predicted[:, REPORTS:], *trainings.usual[1])
+    at = counted(scores)[:, None]
+    ends = trainings.scores[..., FIRST - 1 :].max(axis=-1)
+    pairs = {
+        "rho_score": (np.take_along_axis(scores, at, axis=-1)[:, 0], ends.mean(axis=1)),
+        "rho_psnr": (np.take_along_axis(truth, at, axis=-1)[:, 0], trainings.quality.mean(axis=1)),
+        "score_to_psnr": (ends.ravel(), trainings.quality.ravel()),
+    }
     if trainings.psnr.shape[1] > 1:
-        ends = trainings.psnr[..., -1]
-        found["between_seeds"] = float(spearmanr(ends[:, 0], ends[:, 1])[0])
-    return found
+        pairs["between_seeds"] = (trainings.quality[:, 0], trainings.quality[:, 1])
+    found = {name: float(spearmanr(*pair)[0]) for name, pair in pairs.items()}
+    return {"configurations": float(len(ends)), **found}
 
 
-def forecasts(trainings: Trainings, prior: CurvePrior) -> list[tuple[float, float, float, float]]:
-    """Return how well the beginnings of curves predict their ends.
+def forecasts(
+    curves: Array, prior: CurvePrior, *, complete: int = 4, draws: int = 20
+) -> list[tuple[float, float, float, float]]:
+    """Return how well the beginnings of curves predict their ends in a study.
 
-    For some fractions of a training: Spearman's correlation of the end with the last score, and
-    with the forecast; and the share of ends within one standard deviation of it (0.68 if right).
+    The study has some complete trials; the others are forecast. For some fractions of a training:
+    Spearman's correlation of the end with the last score, and with the forecast; and the share of
+    ends within one standard deviation of it (0.68 if right). Means over random studies.
     """
-    curves, found = trainings.curves, []
+    random, found = np.random.default_rng(0), []
     for seen in (REPORTS // 8, REPORTS // 4, REPORTS // 2, 3 * REPORTS // 4):
-        latest = [(float(FRACTIONS[seen - 1]), float(curve[seen - 1])) for curve in curves]
-        scale = Scale.of_study(prior, latest)
-        typical, width = prior.usual_at(FRACTIONS)
-        units = scale.units(curves, [*typical, 0.0], [*width, 1.0])
-        expected = [
-            prior.forecast(dict(zip(FRACTIONS[:seen].tolist(), row[:seen].tolist(), strict=True)))
-            for row in units
+        figures = [
+            _forecast_figures(random.permutation(curves), prior, complete, seen)
+            for _ in range(draws)
         ]
-        means, variances = np.array(expected).T
-        within = np.abs(units[:, -1] - means) < np.sqrt(variances)
-        last = float(spearmanr(curves[:, seen - 1], curves[:, -1])[0])
-        found.append(
-            (
-                float(FRACTIONS[seen - 1]),
-                last,
-                float(spearmanr(means, curves[:, -1])[0]),
-                float(within.mean()),
-            )
-        )
+        last, forecast, within = np.mean(figures, axis=0)
+        found.append((float(FRACTIONS[seen - 1]), float(last), float(forecast), float(within)))
     return found
 
 
-def curve_prior(trainings: Sequence[Trainings]) -> CurvePrior:
+def _forecast_figures(
+    curves: Array, prior: CurvePrior, complete: int, seen: int
+) -> tuple[float, float, float]:
+    steps = np.arange(EVERY, STEPS + 1, EVERY).tolist()
+    trials = [
+        KnownTrial(
+            number=number,
+            state="complete" if number < complete else "paused",
+            point=(),
+            reports=dict(zip(steps[: None if number < complete else seen], row, strict=False)),
+            score=float(row[-1]) if number < complete else None,
+        )
+        for number, row in enumerate(curves)
+    ]
+    known = Prospects(trials, STEPS, prior, FIRST * EVERY)
+    ends = curves[complete:, -1]
+    expected = np.array([known.forecasts[t.number] for t in trials[complete:]])
+    units = known.scale.units(ends)
+    within = np.abs(units - expected[:, 0]) < np.sqrt(expected[:, 1])
+    last = float(spearmanr(curves[complete:, seen - 1], ends)[0])
+    return last, float(spearmanr(expected[:, 0], ends)[0]), float(within.mean())
+
+
+def curve_prior(pools: Sequence[str], folder: Path = TABLES) -> CurvePrior:
     """Return the curve prior of some pools."""
-    return CurvePrior.from_curves(FRACTIONS, [each.curves for each in trainings])
+    return CurvePrior.from_curves(FRACTIONS, [read_curves(pool, folder) for pool in pools])
 
 
 def earlier_study(trainings: Trainings, prior: CurvePrior) -> EarlierStudy:
@@ -329,18 +378,17 @@ def main() -> None:
     parser.add_argument("--write-prior", action="store_true")
     options = parser.parse_args()
     names = [pool for pool in POOLS if (TABLES / f"{pool}.csv").exists()]
-    pools = {name: read_trainings(name) for name in names}
-    for name, trainings in pools.items():
-        figures = accuracy(trainings)
+    for name in names:
+        figures = accuracy(read_trainings(name))
         print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-        others = [other for key, other in pools.items() if key != name] or [trainings]
-        for place, last, forecast, within in forecasts(trainings, curve_prior(others)):
+        others = [other for other in names if other != name] or [name]
+        for place, last, forecast, within in forecasts(read_curves(name), curve_prior(others)):
             print(
                 f"  after {place:.2f}: rho of the last score with the end {last:5.2f}, of the"
                 f" forecast {forecast:5.2f}; {100 * within:.0f} % of the ends within one deviation"
             )
     if options.write_prior:
-        write_text(PRIOR, curve_prior(list(pools.values())).to_json())
+        write_text(PRIOR, curve_prior(names).to_json())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ _PRIOR_TRIALS = 6.0
 _PLAIN_CURVES = 10.0
 """Number of recorded curves that the plain covariance counts as; a few curves alone would seem to
 determine each other exactly (Schaefer and Strimmer 2005, "A shrinkage approach")."""
+_PRIOR_CURVES = 1.0
+"""Number of complete trials that the typical rise of the recorded trainings counts as."""
 _LEAST_SPREAD = 0.2
 """Smallest spread of a study, relative to that of the recorded trainings."""
 _ARRAYS = ("fractions", "typical", "width", "mean", "covariance")
@@ -87,7 +89,7 @@ class CurvePrior:
         units = [scale.units(pool, typical, width) for pool, scale in pairs]
         means = [deviations.mean(axis=0) for deviations in units]
         covariance = np.mean([np.cov(deviations, rowvar=False) for deviations in units], axis=0)
-        if len(means) > 2:
+        if len(means) > 1:
             # How much typical curves differ between data sets is part of the uncertainty, too.
             covariance = covariance + np.cov(means, rowvar=False)
         plain = _plain_covariance(np.asarray(fractions, float), np.sqrt(np.diag(covariance)))
@@ -113,6 +115,27 @@ class CurvePrior:
         """Return the prior as text, rounded to four digits."""
         content = {key: getattr(self, key).round(4).tolist() for key in _ARRAYS}
         return json.dumps(content | {"spread": round(self.spread, 4)}) + "\n"
+
+    def adapted(self, curves: Sequence[tuple[Mapping[float, float], float]]) -> CurvePrior:
+        """Return the prior for a study whose complete trials have these curves.
+
+        How far scores rise from a fraction to the end differs between data sets, for all trials
+        alike. So the typical curve moves towards that of the study's own complete trials.
+
+        Args:
+            curves: for each complete trial its scores by fraction of a training, and its end.
+        """
+        if not curves:
+            return self
+        rises = []
+        for reports, end in curves:
+            places = sorted(reports)
+            inside = (self.fractions >= places[0]) & (self.fractions <= places[-1])
+            own = np.interp(self.fractions, places, [reports[at] for at in places]) - end
+            rises.append(np.where(inside, own - self.typical[:-1], 0.0))
+        weight = len(rises) / (len(rises) + _PRIOR_CURVES)
+        moved = self.typical + np.append(weight * np.median(rises, axis=0), 0.0)
+        return replace(self, typical=moved)
 
     @property
     def end(self) -> Forecast:

@@ -104,16 +104,31 @@ class Prospects:
     Args:
         trials: the study's trials.
         steps: steps of a whole trial.
-        prior: how learning curves go on.
+        recorded: how learning curves go on in recorded trainings.
         first: iteration at which a new trial is first judged.
         earlier: other studies, which count as far as they predict this one.
     """
 
     trials: Sequence[KnownTrial]
     steps: int
-    prior: CurvePrior
+    recorded: CurvePrior
     first: int
     earlier: Sequence[EarlierStudy] = ()
+
+    @cached_property
+    def prior(self) -> CurvePrior:
+        """How learning curves go on in this study."""
+        complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
+        return self.recorded.adapted(
+            [
+                (
+                    {at / self.steps: value for at, value in trial.reports.items()},
+                    trial.score or 0.0,
+                )
+                for trial in complete
+                if trial.reports
+            ]
+        )
 
     @cached_property
     def scale(self) -> Scale:

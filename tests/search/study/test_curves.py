@@ -79,6 +79,24 @@ def test_the_scale_finds_level_and_spread_from_trials_at_any_place(prior: CurveP
     assert alone.spread == pytest.approx(prior.spread, rel=0.3)
 
 
+def test_complete_trials_teach_how_far_scores_rise_in_this_study(prior: CurvePrior) -> None:
+    curves = pool(100, 4)
+    curves[:, :-1] -= 3.0 * (1.0 - FRACTIONS)  # all of them rise more than the recorded ones
+    complete = [
+        (dict(zip(FRACTIONS.tolist(), curve[:-1].tolist(), strict=True)), float(curve[-1]))
+        for curve in curves[:8]
+    ]
+    latest = [*((1.0, end) for _, end in complete), *((0.2, float(c[3])) for c in curves[8:])]
+    truth = float(np.median(curves[:, -1]))
+    before = Scale.of_study(prior, latest).level
+    after = Scale.of_study(prior.adapted(complete), latest).level
+    assert abs(after - truth) < 0.4 * abs(before - truth)
+    assert prior.adapted([]) is prior
+    # Nothing is learned about places that the reports do not reach.
+    short = [({0.5: 1.0, 1.0: 7.0}, 7.0)]
+    assert (prior.adapted(short).typical == prior.typical)[FRACTIONS.tolist().index(0.25)]
+
+
 def test_units_are_logarithmic_far_below_and_can_be_turned_back() -> None:
     scale = Scale(level=5.0, spread=2.0)
     scores = np.array([-100.0, 2.0, 3.0, 5.0, 7.0])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 
@@ -207,3 +209,48 @@ def test_a_study_stops_when_no_trial_joins_the_front() -> None:
     reason = why_stop(rules, [*front, made(3, 0.4, 4.0), made(4, 0.1, 6.0)], 0.0)
     assert reason is not None
     assert "none of the last 2 trials was new on the Pareto front" in reason
+
+
+TWO = ["score", "score/sliced_wasserstein"]
+
+
+def outcomes(result: dict[str, Any]) -> list[tuple[Any, ...]]:
+    rows = [(t["number"], t["state"], t.get("objectives"), t["values"]) for t in result["trials"]]
+    return [*rows, ("front", result["front"])]
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_has_the_same_front(
+    study_project: Any,
+    small: dict[str, Any],
+    wait: Callable[..., Any],
+    tmp_path: Path,
+    fresh_database: Path,
+) -> None:
+    wanted = small | {"objective": TWO, "sampler": "tpe", "pruner": "none"}
+    study_project.define(wanted)
+    for trial in (0, 2):
+        checkpoint = study_project.results / f"trial-{trial:03d}" / "save" / "checkpoint.pt"
+        with study_project.start("study", "run", "studies/small.yaml") as process:
+            wait(checkpoint.exists)
+            process.kill()
+    killed = study_project.run("study", "run", "studies/small.yaml")
+    whole = type(study_project)(tmp_path / "whole", wanted, fresh_database)
+    assert outcomes(killed) == outcomes(whole.run("study", "run", "studies/small.yaml"))
+    assert killed["front"]
+
+
+@pytest.mark.slow
+def test_two_workers_and_a_database_search_one_front(
+    study_project: Any, small: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    study_project.define(small | {"objective": PARTS, "pruner": "none", "name": "front"})
+    address = request.getfixturevalue("postgresql")
+    line = ("study", "run", "studies/small.yaml", "--workers", "2", "--storage", address)
+    found = study_project.run(*line)
+    assert {t["state"] for t in found["trials"]} <= {"complete", "pruned"}
+    complete = [t for t in found["trials"] if t["state"] == "complete"]
+    assert all(list(t["objectives"]) == PARTS for t in complete)
+    assert set(found["front"]) <= {t["number"] for t in complete}
+    frozen = optuna.load_study(study_name="front", storage=address)
+    assert sorted(t.number for t in frozen.best_trials) == sorted(found["front"])
