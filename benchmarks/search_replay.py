@@ -159,7 +159,8 @@ class Outcome:
 
 
 def _share_to(means: Array, goal: float) -> float:
-    reached = np.flatnonzero(means <= goal)
+    # Before a whole training is done there is nothing to promote.
+    reached = np.flatnonzero((means <= goal) & (_PLACES >= 1.0 / BUDGET))
     return float(_PLACES[reached[0]]) if len(reached) else float("inf")
 
 
