@@ -83,6 +83,7 @@ class Search:
             "imsize_A": [PATCHES[name]] * 3,
             "seed": self.seed,
             "keep_checkpoints": 1,
+            "memory_budget_gb": 1.0,
         }
         searched = ON_GRID if self.way == "grid" else tuple(SPACE)
         definition = {
@@ -94,6 +95,7 @@ class Search:
             "report_every": EVERY,
             "checkpoints": {"keep_trials": 1},
         }
+        settings: dict[str, Any]
         if self.way == "study":
             settings = {"sampler": {"seed": self.seed}, "pruner": {"prune_after": FIRST}}
         else:

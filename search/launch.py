@@ -137,11 +137,10 @@ def check_training(config: Config) -> None:
 
     Errors: `ConfigError` and `DataError`, as of a training.
     """
-    frugal = config.model_copy(update={"memory_budget_gb": 0.0})  # opens volumes, loads none
     device = choose_device(config.device)
     check_size(config, device)
-    data = TrainingData(frugal, device)
-    Validator(frugal, data, device)
+    data = TrainingData(config, device, loads=False)
+    Validator(config, data, device)
     data.close()
 
 

@@ -141,7 +141,7 @@ class Region:
             self._put(array, window, self._read(dataset, window))
         return None
 
-    def expect(self, size: Size) -> None:
+    def expect(self, size: Size, *, warn: bool = True) -> None:
         """Prepare for patches of `size`: set a fitting chunk cache, or warn if none can help."""
         dataset = self._open_dataset()
         self._patch, self._dataset = size, None  # it is opened again with the cache it needs
@@ -151,7 +151,7 @@ class Region:
         compressed = dataset.id.get_create_plist().get_nfilters() > 0
         # A patch of n voxels at a random origin touches 1 + (n - 1) / c chunks of c on average.
         waste = math.prod((n - 1 + c) / n for n, c in zip(size, chunks, strict=True))
-        if compressed and waste > WASTEFUL:
+        if warn and compressed and waste > WASTEFUL:
             logger.warning(
                 "%s is compressed in chunks of %s voxels: a patch of %s decompresses about %.0f "
                 "times what it needs; write a file with smaller chunks by `cyclegan prepare`, or "

@@ -50,6 +50,8 @@ class TrainingData:
     The regions that are trained on define the grey scale of their scan; its other regions, such as
     those of the validation, get the same one.
 
+    With `loads` off, volumes are opened to check them, and none is loaded into memory.
+
     Errors: `DataError` for files that can't be used or have changed since they were prepared, and
     for patches that don't fit.
     """
@@ -57,8 +59,8 @@ class TrainingData:
     hash_cache: Path | None = None
     """File that stores the hashes of large files, see `cyclegan.data.fingerprint`."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.budget = MemoryBudget(config.memory_budget_gb * 1e9)
+    def __init__(self, config: Config, device: torch.device, *, loads: bool = True) -> None:
+        self.budget = MemoryBudget(config.memory_budget_gb * 1e9, loads=loads)
         self.spec_A = DatasetSpec.load(Path(config.data_A))
         self.spec_B = DatasetSpec.load(Path(config.data_B))
         for spec in (self.spec_A, self.spec_B):

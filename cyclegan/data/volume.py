@@ -72,6 +72,7 @@ class Volume:
         self.dtype = region.dtype
         self._region = region
         self._measured = statistics is None
+        self._would_be_held = False
         self._held = self._hold(budget, measure=statistics is None)
         if statistics is None:
             statistics = self._measure()
@@ -164,7 +165,7 @@ class Volume:
     def expect_patches(self, size: Size) -> None:
         """Prepare for patches of `size`; warn if the file's layout makes reading them slow."""
         if self._held is None:
-            self._region.expect(size)
+            self._region.expect(size, warn=not self._would_be_held)
 
     def close(self) -> None:
         """Release the file and the memory."""
@@ -173,6 +174,9 @@ class Volume:
 
     def _hold(self, budget: MemoryBudget | None, *, measure: bool) -> Held | None:
         region = self._region
+        if budget is not None and not budget.loads:
+            self._would_be_held = budget.take(region.nbytes)
+            return None
 
         def load() -> NDArray[Any]:
             array = np.zeros((region.channels, *region.shape), dtype=region.dtype)
@@ -323,10 +327,14 @@ def _tell_once(level: int, text: str) -> None:
 
 
 class MemoryBudget:
-    """The bytes of volumes that all users of this object together may hold in memory."""
+    """The bytes of volumes that all users of this object together may hold in memory.
 
-    def __init__(self, nbytes: float) -> None:
-        self.nbytes = nbytes
+    With `loads` off nothing is loaded: volumes are opened to be checked, and only note whether they
+    would be held.
+    """
+
+    def __init__(self, nbytes: float, *, loads: bool = True) -> None:
+        self.nbytes, self.loads = nbytes, loads
         self._taken = 0
         # The garbage collector may give a share back in the middle of `take`.
         self._lock = threading.RLock()

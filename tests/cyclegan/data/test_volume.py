@@ -354,6 +354,20 @@ def test_a_layout_that_wastes_decompression_is_told_once(
     assert not found or "decompresses about 79 times" in found[0]
 
 
+def test_a_check_loads_nothing_and_warns_of_what_a_training_would_suffer_from(
+    write: Any, noise: Noise, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write(noise(8, 64, 64), chunks=(8, 64, 64), compression="gzip")
+    for memory, warned in ((1.0, False), (1e-9, True)):
+        caplog.clear()
+        checking = MemoryBudget(memory * 1e9, loads=False)
+        volume = Volume(source, budget=checking)
+        volume.expect_patches((8, 8, 8))
+        assert not volume.in_memory
+        volume.close()
+        assert ("cyclegan prepare" in caplog.text) == warned
+
+
 def test_the_chunk_cache_fits_the_chunks_of_a_patch_up_to_a_limit(write: Any, noise: Noise) -> None:
     volume = Volume(write(noise(20, 20, 20), chunks=(4, 5, 6), compression="gzip"))
     volume.expect_patches((8, 8, 8))
