@@ -91,6 +91,10 @@ class Search:
             self.earlier,
         )
 
+    def left(self) -> int:
+        """Return the steps that are not spent yet."""
+        return EVERY * (self.budget - len(self.history))
+
     def begin(self, point: Array, asked: optuna.Trial | None = None) -> Trial:
         """Begin a trial at a point."""
         trial = Trial(len(self.trials), point, self.world.trial(point), asked=asked)
@@ -305,7 +309,8 @@ class Thaw(Scheduler):
         """Pause the trial if another one deserves the steps more."""
         prospects = search.known()
         new = prospect_of_new(prospects, search.cube, seed=search.seed)
-        stops = pauses(prospects, trial.number, new, least_chance=LEAST_CHANCE)
+        left = search.left()
+        stops = pauses(prospects, trial.number, new, least_chance=LEAST_CHANCE, left=left)
         return "running" if stops is None else "paused"
 
     def next(self, search: Search, sampler: Sampler) -> Trial:
@@ -314,7 +319,7 @@ class Thaw(Scheduler):
             return sampler.new()
         prospects = search.known()
         new = prospect_of_new(prospects, search.cube, seed=search.seed)
-        choice = next_choice(prospects, new, least_chance=LEAST_CHANCE)
+        choice = next_choice(prospects, new, least_chance=LEAST_CHANCE, left=search.left())
         if choice is None or choice.number is None:
             return sampler.new()
         return search.trials[choice.number]

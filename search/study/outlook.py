@@ -88,7 +88,9 @@ def verdict_of(
     if frozen.user_attrs.get(KEPT) or frozen.number not in prospects.of_trials():
         return None
     new = _new(prospects, definition, study)
-    choice = pauses(prospects, frozen.number, new, least_chance=definition.pruner.least_chance)
+    left = _left(definition, study)
+    least = definition.pruner.least_chance
+    choice = pauses(prospects, frozen.number, new, least_chance=least, left=left)
     if choice is None:
         return None
     return _verdict(prospects, frozen, step, choice)
@@ -103,7 +105,8 @@ def choice_of(definition: StudyDefinition, study: optuna.Study, *, more: bool) -
     new = None
     if more:
         new = prospect_of_new(prospects, cube_of(definition), seed=definition.sampler.seed)
-    return next_choice(prospects, new, least_chance=definition.pruner.least_chance)
+    left = _left(definition, study)
+    return next_choice(prospects, new, least_chance=definition.pruner.least_chance, left=left)
 
 
 def expected_gain(definition: StudyDefinition, study: optuna.Study) -> tuple[float, float] | None:
@@ -136,6 +139,15 @@ def verdicts(definition: StudyDefinition, study: optuna.Study) -> dict[int, Verd
         for frozen in paused
         if frozen.number in prospects.of_trials()
     }
+
+
+def _left(definition: StudyDefinition, study: optuna.Study) -> int | None:
+    """Return the steps that the study's trials may still have; None without a limit."""
+    limit = definition.stop.iterations
+    if limit is None:
+        return None
+    trials = study.get_trials(deepcopy=False)
+    return limit - sum(max(trial.intermediate_values, default=0) for trial in trials)
 
 
 def _new(prospects: Prospects, definition: StudyDefinition, study: optuna.Study) -> Prospect | None:

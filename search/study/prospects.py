@@ -231,6 +231,11 @@ class Prospects:
             return None
         return self.scale.spread * float(np.sqrt(self.process.assumed.noise))
 
+    def rest(self, number: int) -> int:
+        """Return the steps that a trial still needs."""
+        reports = next(trial.reports for trial in self.trials if trial.number == number)
+        return max(self.steps - max(reports, default=0), 1)
+
     def of_trials(self) -> dict[int, Prospect]:
         """Return the prospects of the trials that may get more steps, by number."""
         open_ones = [t for t in self.trials if t.state in ("paused", "running")]

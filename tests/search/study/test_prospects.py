@@ -103,6 +103,25 @@ def test_a_trial_that_is_almost_done_is_finished_before_a_new_one_begins(
     assert pauses(known, 1, new, least_chance=0.01) is None
 
 
+def test_the_last_steps_go_to_trials_that_can_still_be_finished(prior: CurvePrior) -> None:
+    known = prospects(prior, trial(0, 0.0, 20), trial(1, 1.2, 6), trial(2, 0.4, 17))
+    new = prospect_of_new(known, SQUARE, seed=0)
+
+    def chosen(left: int | None) -> int | None:
+        choice = next_choice(known, new, least_chance=0.01, left=left)
+        assert choice is not None
+        return choice.number
+
+    assert known.rest(2) == 150
+    assert chosen(None) == chosen(STEPS) == 2  # it is almost done
+    assert chosen(700) == 1  # both would be too much
+    assert chosen(400) == 2  # trial 1 needs 700 steps
+    running = prospects(prior, trial(0, 0.0, 20), trial(1, 1.2, 6), trial(2, 0.4, 17, "running"))
+    gives_way = pauses(running, 2, new, least_chance=0.01, left=700)
+    assert gives_way is not None and gives_way.number == 1
+    assert pauses(running, 2, new, least_chance=0.01, left=400) is None
+
+
 def test_gates_are_a_probability_and_no_cliff(prior: CurvePrior) -> None:
     usable = [trial(n, 0.0, 20) for n in range(4)]
     gated = [replace(trial(n, 0.0, 0), state="gated", point=(0.95, 0.95)) for n in range(4, 7)]
