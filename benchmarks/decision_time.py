@@ -1,4 +1,4 @@
-"""What a decision of a large study costs, against the samplers of Optuna.
+"""Time a decision of a large study, against the samplers of Optuna.
 
     OMP_NUM_THREADS=1 python benchmarks/decision_time.py [--trials 100 300 1000]
 

@@ -104,7 +104,7 @@ class Prospects:
     Args:
         trials: the study's trials.
         steps: steps of a whole trial.
-        recorded: how learning curves go on in recorded trainings.
+        recorded: the usual course of learning curves in recorded trainings.
         first: iteration at which a new trial is first judged.
         earlier: other studies, which count as far as they predict this one.
     """
@@ -117,7 +117,7 @@ class Prospects:
 
     @cached_property
     def prior(self) -> CurvePrior:
-        """How learning curves go on in this study."""
+        """The usual course of learning curves in this study."""
         complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
         return self.recorded.adapted(
             [
