@@ -7,11 +7,13 @@ python benchmarks/search_plot.py curves.json docs/images/search_replay.png
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -50,8 +52,10 @@ def draw(path: Path, content: dict[str, Any]) -> None:
         *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=90)
     plt.close(figure)
+    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def main() -> None:

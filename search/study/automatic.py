@@ -59,10 +59,10 @@ def _sampler(definition: StudyDefinition) -> tuple[str, str]:
     if isinstance(definition.space, FunctionSpace):
         return "tpe", "the keys of a function may change from trial to trial"
     if not is_in_db(definition.first_objective):
-        return "tpe", _not_in_db(definition)
+        return "tpe", f"forecasts are of scores in dB, not of {definition.first_objective}"
     if definition.trials > MOST_MODELLED:
         return "tpe", f"it is fast beyond {MOST_MODELLED:,} trials"
-    return "noisy_gp", "it learns from paused trials, too"
+    return "noisy_gp", "it learns from pruned trials, too"
 
 
 def _pruner(definition: StudyDefinition) -> tuple[str, str]:
@@ -72,12 +72,4 @@ def _pruner(definition: StudyDefinition) -> tuple[str, str]:
     last = judged_at(pruner.prune_after, definition.report_every)
     if "prune_after" not in pruner.model_fields_set and last >= definition.steps:
         return "none", f"trials end before prune_after = {pruner.prune_after:,} or with it"
-    if not is_in_db(definition.first_objective):
-        return "percentile", _not_in_db(definition)
-    if definition.trials > MOST_MODELLED:
-        return "percentile", f"it is fast beyond {MOST_MODELLED:,} trials"
-    return "thaw", "a paused trial is not lost"
-
-
-def _not_in_db(definition: StudyDefinition) -> str:
-    return f"forecasts are of scores in dB, not of {definition.first_objective}"
+    return "percentile", "it ended best on recorded trainings"

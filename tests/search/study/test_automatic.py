@@ -19,16 +19,18 @@ from workbench.study_preview import preview_text
 LONG: dict[str, Any] = {"pruner": "auto", "steps": 2000, "report_every": 100}
 
 
-def test_a_study_that_names_neither_learns_from_pauses(define: Any) -> None:
+def test_a_study_that_names_neither_takes_what_was_best_on_recorded_trainings(
+    define: Any,
+) -> None:
     definition = define(**LONG)
-    assert (definition.sampler.name, definition.pruner.name) == ("noisy_gp", "thaw")
+    assert (definition.sampler.name, definition.pruner.name) == ("noisy_gp", "percentile")
     assert why(definition) == (
-        "auto: sampler noisy_gp (it learns from paused trials, too), "
-        "pruner thaw (a paused trial is not lost)"
+        "auto: sampler noisy_gp (it learns from pruned trials, too), "
+        "pruner percentile (it ended best on recorded trainings)"
     )
     text = preview_text(definition, None)
-    assert "taken by auto: it learns from paused trials, too" in text
-    assert "taken by auto: a paused trial is not lost" in text
+    assert "taken by auto: it learns from pruned trials, too" in text
+    assert "taken by auto: it ended best on recorded trainings" in text
 
 
 @pytest.mark.parametrize(
@@ -36,12 +38,12 @@ def test_a_study_that_names_neither_learns_from_pauses(define: Any) -> None:
     [
         ({"steps": 1000}, "noisy_gp", "none"),
         ({"objective": "score/lowpass_correlation"}, "tpe", "percentile"),
-        ({"objective": "score/pseudo_pair_gain_db"}, "noisy_gp", "thaw"),
+        ({"objective": "score/pseudo_pair_gain_db"}, "noisy_gp", "percentile"),
         ({"objective": ["score", "seconds"]}, "tpe", "none"),
         ({"trials": MOST_MODELLED + 1}, "tpe", "percentile"),
-        ({"sampler": "random"}, "random", "thaw"),
+        ({"sampler": "random"}, "random", "percentile"),
         ({"pruner": {"name": "median"}}, "noisy_gp", "median"),
-        ({"pruner": {"prune_after": 300}, "steps": 400}, "noisy_gp", "thaw"),
+        ({"pruner": {"prune_after": 300}, "steps": 400}, "noisy_gp", "percentile"),
     ],
 )
 def test_what_is_taken_fits_the_study(
@@ -64,7 +66,7 @@ def test_a_function_space_gets_a_sampler_whose_keys_may_change(project: Path, ti
     content = {"name": "s", "config": tiny, "space": "space.py:space", "steps": 2000}
     (project / "s.yaml").write_text(yaml.safe_dump(content))
     definition = load_definition(project / "s.yaml")
-    assert (definition.sampler.name, definition.pruner.name) == ("tpe", "thaw")
+    assert (definition.sampler.name, definition.pruner.name) == ("tpe", "percentile")
 
 
 def test_a_study_goes_on_with_what_it_took_when_it_began(
