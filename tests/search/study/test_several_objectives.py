@@ -212,6 +212,7 @@ def test_a_study_stops_when_no_trial_joins_the_front() -> None:
 
 
 TWO = ["score", "score/sliced_wasserstein"]
+SHORT = {"pruner": "none", "trials": 3, "steps": 12}
 
 
 def outcomes(result: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -227,9 +228,9 @@ def test_a_study_that_is_killed_has_the_same_front(
     tmp_path: Path,
     fresh_database: Path,
 ) -> None:
-    wanted = small | {"objective": TWO, "sampler": "tpe", "pruner": "none"}
+    wanted = small | SHORT | {"objective": TWO, "sampler": "tpe"}
     study_project.define(wanted)
-    for trial in (0, 2):
+    for trial in (0, 1):
         checkpoint = study_project.results / f"trial-{trial:03d}" / "save" / "checkpoint.pt"
         with study_project.start("study", "run", "studies/small.yaml") as process:
             wait(checkpoint.exists)
@@ -244,7 +245,7 @@ def test_a_study_that_is_killed_has_the_same_front(
 def test_two_workers_and_a_database_search_one_front(
     study_project: Any, small: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    study_project.define(small | {"objective": PARTS, "pruner": "none", "name": "front"})
+    study_project.define(small | SHORT | {"objective": PARTS, "name": "front"})
     address = request.getfixturevalue("postgresql")
     line = ("study", "run", "studies/small.yaml", "--workers", "2", "--storage", address)
     found = study_project.run(*line)
