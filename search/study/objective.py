@@ -70,21 +70,16 @@ def is_in_db(name: str) -> bool:
     return name == "score" or name.endswith("gain_db")
 
 
-def objective_of(report: ValidationReport, name: Objective) -> float:
-    """Return the objective of a validation; `GATED` if the generator is unusable."""
-    if report.gate is not None:
-        return GATED
-    return float(report.metrics[name])
-
-
 def values_of(report: ValidationReport, names: Sequence[Further]) -> tuple[float, ...]:
     """Return the values of a validation by all objectives but the time, in their order.
 
-    If the generator is unusable, the first is `GATED` and the others are what was measured.
+    If the generator is unusable, they are `GATED`, or `-GATED` where lower is better: not all parts
+    of the score are measured then.
     """
-    first, *others = [name for name in names if name != TIME]
-    measured = (float(report.metrics[name]) for name in others)
-    return objective_of(report, first), *measured  # type: ignore[arg-type]
+    measured = [name for name in names if name != TIME]
+    if report.gate is not None:
+        return tuple(-GATED if is_minimised(name) else GATED for name in measured)
+    return tuple(float(report.metrics[name]) for name in measured)
 
 
 JudgedBy = Literal["best", "last"]

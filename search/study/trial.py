@@ -259,7 +259,8 @@ def _tell(
         trial.set_user_attr(key, value)
     gated = trial.user_attrs.get(VERDICT, {}).get("pruner") == "gate"
     note_gate(trial, usable=score is not None and score > GATED and not gated)
-    objectives = _by_name(context.handle.definition, means, trial.user_attrs[SECONDS])
+    seconds = trial.user_attrs.get(SECONDS, 0.0)
+    objectives = _by_name(context.handle.definition, means, seconds)
     if pruned:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:

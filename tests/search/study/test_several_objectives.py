@@ -53,7 +53,14 @@ def run(path: Path) -> StudyHandle:
 
 
 @pytest.fixture
-def done(project: Path, tiny: dict[str, Any]) -> StudyHandle:
+def no_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the generators of these tiny trainings pass the gates, and be scored."""
+    for gate in ("collapsed", "inverted"):
+        monkeypatch.setattr(f"cyclegan.score.objective.{gate}", lambda *_: None)
+
+
+@pytest.fixture
+def done(project: Path, tiny: dict[str, Any], no_gates: None) -> StudyHandle:
     """Return a whole study with three objectives."""
     return run(write(project, tiny))
 
@@ -118,7 +125,9 @@ def test_a_trial_that_is_killed_keeps_its_values(
     assert [trial.objectives for trial in run(path).trials()] == expected
 
 
-def test_several_seeds_are_averaged_in_every_objective(project: Path, tiny: dict[str, Any]) -> None:
+def test_several_seeds_are_averaged_in_every_objective(
+    project: Path, tiny: dict[str, Any], no_gates: None
+) -> None:
     names = ["score", "score/sliced_wasserstein"]
     handle = run(write(project, tiny, objective=names, trials=1, seeds=2))
     (trial,) = handle.trials()
@@ -168,6 +177,24 @@ def test_samplers_for_several_objectives_choose_again_what_they_chose(
 def test_what_does_not_go_together_is_refused(define: Any, changes: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         define(**{"objective": PARTS, "steps": 2000, "report_every": 100, **changes})
+
+
+def test_a_generator_that_fails_a_gate_is_worst_by_every_part(
+    project: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Then most parts of the score are not even measured.
+    monkeypatch.setattr("cyclegan.score.objective.non_finite", lambda *_: "it is not finite")
+    handle = run(write(project, tiny, trials=2, steps=4))
+    for trial in handle.trials():
+        assert trial.state == "complete"  # gates prune from prune_after on
+        assert trial.objectives == {
+            "score": GATED,
+            "score/spectrum_distance_db": -GATED,
+            "seconds": trial.seconds,
+        }
+    assert front_of(handle.trials()) == []
+    assert "Pareto front" in study_table(handle, width=None)
+    assert all(not t.constraints["gate"] <= 0 for t in handle.study.get_trials(deepcopy=False))
 
 
 def made(number: int, score: float, seconds: float) -> Trial:
