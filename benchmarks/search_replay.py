@@ -72,6 +72,7 @@ SEARCHES = (
     "noisy_gp+none",
     "noisy_gp+halving",
     "noisy_gp+percentile75",
+    "noisy_gp+percentile75+prior",
     "noisy_gp+thaw",
     "noisy_gp+thaw+prior",
     "random+none+recipe",

@@ -4,8 +4,9 @@
 
 As a command it prints how far the models can be trusted: how well the interpolation below predicts
 configurations that were left out, and how well the first part of a curve predicts its end, with the
-curve prior of the other pools. `--write-prior` also writes the curve prior that studies use,
-`search/study/curve_prior.json`, from all pools.
+curve prior of the other pools; and how much the difference of two good configurations varies
+between seeds, which a race of trials expects. `--write-prior` also writes the curve prior that
+studies use, `search/study/curve_prior.json`, from all pools.
 
 A world answers for every point of the space. It is made like this from the table of a pool (see
 `search_pool.py`):
@@ -309,6 +310,18 @@ def accuracy(trainings: Trainings) -> dict[str, float]:
     return {"configurations": float(len(ends)), **found}
 
 
+def deviation_of_differences(trainings: Trainings, share: float = 1.0 / 3.0) -> float:
+    """Return how much the difference of two good configurations varies between seeds, in score.
+
+    Both are trained with the same seed, as in a race (`search.promotion.race`), which expects this
+    deviation before it knows better. Good ones are the best `share` by their mean score.
+    """
+    ends = trainings.scores[..., FIRST - 1 :].max(axis=-1)
+    best = ends[np.argsort(-ends.mean(axis=1))[: max(int(share * len(ends)), 2)]]
+    one, other = np.triu_indices(len(best), 1)
+    return float(np.sqrt((best[one] - best[other]).var(axis=1, ddof=1).mean()))
+
+
 def forecasts(
     curves: Array, prior: CurvePrior, *, complete: int = 4, draws: int = 20
 ) -> list[tuple[float, float, float, float]]:
@@ -379,8 +392,11 @@ def main() -> None:
     options = parser.parse_args()
     names = [pool for pool in POOLS if (TABLES / f"{pool}.csv").exists()]
     for name in names:
-        figures = accuracy(read_trainings(name))
+        trainings = read_trainings(name)
+        figures = accuracy(trainings)
         print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+        between = deviation_of_differences(trainings)
+        print(f"  the difference of two good configurations varies by {between:.2f} between seeds")
         others = [other for other in names if other != name] or [name]
         for place, last, forecast, within in forecasts(read_curves(name), curve_prior(others)):
             print(

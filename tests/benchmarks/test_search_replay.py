@@ -121,6 +121,19 @@ def test_a_world_answers_like_the_recorded_trainings(modules: Modules) -> None:
     assert np.std([maker.draw(seed).quality(points) for seed in range(5)], axis=0).mean() > 0.05
 
 
+def test_differences_vary_by_what_seeds_do_not_share(modules: Modules) -> None:
+    """What a seed adds to all configurations cancels in a race; what it adds to one doesn't."""
+    random = np.random.default_rng(0)
+    shape = (300, 2, modules.worlds.REPORTS)
+    scores = np.zeros(shape) + random.normal(size=(300, 1, 1)) + [[[0.0], [5.0]]]
+    trainings = modules.worlds.Trainings(np.zeros((300, 1)), scores, scores)
+    assert modules.worlds.deviation_of_differences(trainings) == pytest.approx(0.0, abs=1e-9)
+    noisy = scores + 0.3 * random.normal(size=(300, 2, 1))
+    trainings = modules.worlds.Trainings(np.zeros((300, 1)), noisy, noisy)
+    found = modules.worlds.deviation_of_differences(trainings, share=1.0)
+    assert found == pytest.approx(0.3 * np.sqrt(2.0), rel=0.1)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     "scheduler", ["none", "halving", "percentile75", "first_then_best", "thaw"]
