@@ -16,7 +16,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from search_pool import EVERY, STEPS
-from search_worlds import FIRST, REPORTS, World, grid
+from search_worlds import FIRST, REPORTS, World, grid, so_far
 
 from cyclegan.score import GATED
 from search.study.cube import Cube
@@ -144,7 +144,8 @@ class Search:
 def _known(trial: Trial) -> KnownTrial:
     states = {"pruned": "ended"}
     state: Any = states.get(trial.state, trial.state)
-    reports = enumerate(trial.curve[: trial.reached].tolist(), 1)
+    seen = trial.curve[: trial.reached]
+    reports = enumerate(so_far(seen).tolist(), 1)
     return KnownTrial(
         number=trial.number,
         state=state,

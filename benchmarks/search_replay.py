@@ -93,7 +93,7 @@ def trainings_of(pool: str) -> Trainings:
 def prior_without(pool: str, pools: tuple[str, ...]) -> CurvePrior:
     """Return the curve prior from all pools but one; from that one if there is no other."""
     others = [other for other in pools if other != pool] or [pools[0]]
-    return curve_prior(others, TABLES)
+    return curve_prior(others, folder=TABLES)
 
 
 @cache

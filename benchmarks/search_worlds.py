@@ -17,8 +17,9 @@ A world answers for every point of the space. It is made like this from the tabl
    each by a Gaussian process. What the components leave out is noise.
 3. A replay draws one function from each of these processes, so every replay has another surface
    that fits the recorded trainings and is as rough as they are between them.
-4. A trial in this world adds the noise of a seed: the difference of two recorded trainings of one
-   configuration, with a random sign.
+4. A trial in this world adds the noise of a seed: how a recorded training differs from the mean of
+   its configuration. Good configurations vary much less between seeds than bad ones, so it is taken
+   from a configuration that ends about as well as the trial would without noise.
 
 `accuracy` says how well step 2 predicts a configuration that was left out.
 """
@@ -27,10 +28,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +44,7 @@ from cyclegan.files import write_text
 from cyclegan.score import GATED
 from search.study.curves import CurvePrior, Scale
 from search.study.gaussian_process import GaussianProcess, Observations
+from search.study.judging import JudgedBy, scores_so_far
 from search.study.prospects import EarlierStudy, KnownTrial, Prospects
 
 Array = NDArray[np.float64]
@@ -52,6 +56,8 @@ PRIOR = ROOT / "search" / "study" / "curve_prior.json"
 COMPONENTS = 4
 """Number of principal components; more than these are noise in pools of this size."""
 _SAMPLES = 4096
+_ALIKE = 9
+"""Number of recorded configurations, those with the most similar ends, that share their noise."""
 GRID_POINTS = (0.2, 0.8)
 """Values of each key on the grid, in the unit cube: one point below and one above the middle."""
 
@@ -73,6 +79,27 @@ class Trainings:
         return np.take_along_axis(self.psnr, counted(self.scores)[..., None], axis=-1)[..., 0]
 
     @cached_property
+    def ends(self) -> Array:
+        """(N,): the mean score of each configuration's seeds at the report that counts."""
+        ends: Array = self.scores[..., FIRST - 1 :].max(axis=-1).mean(axis=-1)
+        return ends
+
+    @cached_property
+    def noise(self) -> Array:
+        """(N, S, 2T): how the trainings differ from the mean of their configuration, in units.
+
+        It is as large as the differences of single trainings, which are wider than those from a
+        mean of few.
+        """
+        seeds = self.vectors.shape[1]
+        apart = self.vectors - self.vectors.mean(axis=1, keepdims=True)
+        return np.asarray(apart * np.sqrt(seeds / max(seeds - 1.0, 1.0)))
+
+    def alike(self, end: float) -> NDArray[np.int64]:
+        """Return the configurations whose ends are nearest to a score."""
+        return np.argsort(np.abs(self.ends - end), kind="stable")[:_ALIKE]
+
+    @cached_property
     def level(self) -> Scale:
         """The scale of the scores."""
         return _scale(self.scores[..., -1])
@@ -89,7 +116,7 @@ class Trainings:
         for values, scale in ((self.scores, self.level), (self.psnr, self.truth)):
             low, high = np.quantile(values.reshape(-1, REPORTS), [0.5, 0.84], axis=0)
             width = np.maximum((high - low) / scale.spread, 1e-3)
-            found.append((low - scale.level, width))
+            found.append(((low - scale.level) / scale.spread, width))
         return found[0], found[1]
 
     @cached_property
@@ -103,7 +130,7 @@ def counted(scores: Array) -> NDArray[np.int64]:
     """Return which report (of the last axis) counts for trials with these scores.
 
     It is the best one since the first judgement. A trial keeps the generator of that report (see
-    `search.study.objective.counted_report`).
+    `search.study.judging.counted_report`).
     """
     late: NDArray[np.int64] = scores[..., FIRST - 1 :].argmax(axis=-1)
     return late + FIRST - 1
@@ -123,14 +150,22 @@ def read_trainings(pool: str, folder: Path = TABLES) -> Trainings:
     return Trainings(points, curves[..., 0], curves[..., 1])
 
 
-def read_curves(pool: str, folder: Path = TABLES) -> Array:
-    """Return the scores of all trainings of a pool at all reports and, last, in the end (N, T + 1).
+def read_curves(pool: str, judge_by: JudgedBy = "best", folder: Path = TABLES) -> Array:
+    """Return the scores of all trainings of a pool as of each report and, last, in the end.
 
-    Unlike `read_trainings` it takes configurations with a single record, too.
+    The shape is (N, T + 1). Unlike `read_trainings` it takes configurations with a single record,
+    too.
     """
     each = [reports for seeds in _recorded(pool, folder).values() for reports in seeds.values()]
     scores = np.array([_curve(reports) for reports in each])[..., 0]
-    return np.concatenate([scores, scores[:, FIRST - 1 :].max(axis=1, keepdims=True)], axis=1)
+    scores = np.array([so_far(row, judge_by) for row in scores])
+    return np.concatenate([scores, scores[:, -1:]], axis=1)
+
+
+def so_far(scores: Array, judge_by: JudgedBy = "best") -> Array:
+    """Return the scores (T,) of a trial as of each of its reports, which have these scores."""
+    found = scores_so_far(dict(enumerate(scores.tolist(), 1)), judge_by, FIRST)
+    return np.array(list(found.values()))
 
 
 _Reports = dict[int, tuple[float, float]]
@@ -190,16 +225,16 @@ class Surface:
         count = min(COMPONENTS, len(means) - 1)
         components = np.linalg.svd(means - centre, full_matrices=False)[2][:count]
         values = (means - centre) @ components.T
-        seeds = (trainings.vectors - means[:, None]) @ components.T
-        divisor = max(seeds.shape[1] - 1, 1) * seeds.shape[0] * seeds.shape[1]
-        noise = (seeds**2).sum(axis=(0, 1)) / divisor
+        seeds = trainings.noise @ components.T
+        squares = (seeds**2).mean(axis=1) / seeds.shape[1]
+        noise = np.array([squares[trainings.alike(end)].mean(axis=0) for end in trainings.ends])
         widths = values.std(axis=0)
         processes = tuple(
             GaussianProcess.fitted(
                 Observations(
                     trainings.points,
                     values[:, k] / widths[k],
-                    np.full(len(values), noise[k] / widths[k] ** 2),
+                    noise[:, k] / widths[k] ** 2,
                     np.zeros(len(values), np.int64),
                 )
             )
@@ -227,10 +262,6 @@ class WorldMaker:
         dimensions = trainings.points.shape[1]
         sobol = qmc.Sobol(dimensions, scramble=True, seed=7).random(_SAMPLES)
         self.samples = np.concatenate([recipe[None], trainings.points, sobol])
-        vectors = trainings.vectors
-        self._seeds = (vectors - vectors.mean(axis=1, keepdims=True)).reshape(-1, vectors.shape[-1])
-        if vectors.shape[1] > 1:
-            self._seeds *= np.sqrt(vectors.shape[1] / (vectors.shape[1] - 1.0))
 
     def draw(self, seed: int) -> World:
         """Return a world."""
@@ -248,7 +279,7 @@ class World:
         drawn: Sequence[Callable[[Array], Array]],
         random: np.random.Generator,
     ) -> None:
-        self._surface, self._seeds, self._drawn = maker.surface, maker._seeds, drawn
+        self._surface, self._drawn = maker.surface, drawn
         self.dimensions, self.recipe, self.random = len(maker.recipe), maker.recipe, random
         self.best = float(self.quality(maker.samples).max())
         """The highest true quality in the space, of many points."""
@@ -256,21 +287,26 @@ class World:
     def quality(self, points: Array) -> Array:
         """Return the true PSNR (N,) in dB at the report that counts, without a seed's noise."""
         trainings, vectors = self._surface.trainings, self._vectors(points)
-        scores = trainings.level.scores(vectors[:, :REPORTS], *trainings.usual[0])
+        scores = self._scores(vectors)
         truth = trainings.truth.scores(vectors[:, REPORTS:], *trainings.usual[1])
         return np.asarray(np.take_along_axis(truth, counted(scores)[:, None], axis=-1)[:, 0])
 
     def trial(self, point: Array) -> Array:
         """Return the scores (T,) of one training at a point, with a new seed."""
-        noise = self._seeds[self.random.integers(len(self._seeds))]
-        units = self._vectors(point[None])[0] + self.random.choice([-1.0, 1.0]) * noise
-        trainings = self._surface.trainings
-        scores: Array = trainings.level.scores(units[:REPORTS], *trainings.usual[0])
+        vector, trainings = self._vectors(point[None]), self._surface.trainings
+        end = float(self._scores(vector)[0, FIRST - 1 :].max())
+        like = self.random.choice(trainings.alike(end))
+        noise = trainings.noise[like, self.random.integers(trainings.noise.shape[1])]
+        scores = self._scores(vector + self.random.choice([-1.0, 1.0]) * noise)[0]
         return np.maximum(scores, GATED + 1.0)
 
     def regret(self, point: Array) -> float:
         """Return how many dB a point is below the best one."""
         return self.best - float(self.quality(point[None])[0])
+
+    def _scores(self, vectors: Array) -> Array:
+        trainings = self._surface.trainings
+        return trainings.level.scores(vectors[:, :REPORTS], *trainings.usual[0])
 
     def _vectors(self, points: Array) -> Array:
         values = np.stack([function(points) for function in self._drawn], axis=1)
@@ -365,9 +401,12 @@ def _forecast_figures(
     return last, float(spearmanr(expected[:, 0], ends)[0]), float(within.mean())
 
 
-def curve_prior(pools: Sequence[str], folder: Path = TABLES) -> CurvePrior:
+def curve_prior(
+    pools: Sequence[str], judge_by: JudgedBy = "best", folder: Path = TABLES
+) -> CurvePrior:
     """Return the curve prior of some pools."""
-    return CurvePrior.from_curves(FRACTIONS, [read_curves(pool, folder) for pool in pools])
+    curves = [read_curves(pool, judge_by, folder) for pool in pools]
+    return CurvePrior.from_curves(FRACTIONS, curves)
 
 
 def earlier_study(trainings: Trainings, prior: CurvePrior) -> EarlierStudy:
@@ -404,7 +443,8 @@ def main() -> None:
                 f" forecast {forecast:5.2f}; {100 * within:.0f} % of the ends within one deviation"
             )
     if options.write_prior:
-        write_text(PRIOR, curve_prior(names).to_json())
+        priors = {way: curve_prior(names, way).to_dict() for way in get_args(JudgedBy)}
+        write_text(PRIOR, json.dumps(priors) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ deviations at regular fractions of a training and in the end. They come from rec
 the reports so far: where early scores run against late ones, the covariance is negative, and a low
 start raises the forecast.
 
+The curve of a trial is its score as of each report: where the best report counts, as by default, it
+never falls, and says more about the end than the last report alone.
+
 Scores of different data differ in level and spread. A `Scale` brings them to common units: 0 is
 what is typical for a trial of the study at that place, 1 the usual deviation upwards there. Far
 below that, units are logarithmic, so that a trial that failed altogether counts as bad, but not as
@@ -19,11 +22,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from search.study.judging import JudgedBy
 
 Array = NDArray[np.float64]
 
@@ -36,6 +42,8 @@ _PLAIN_CURVES = 10.0
 determine each other exactly (Schaefer and Strimmer 2005, "A shrinkage approach")."""
 _PRIOR_CURVES = 1.0
 """Number of complete trials that the typical rise of the recorded trainings counts as."""
+_ROUNDS = 5
+"""Rounds in which the spread and the level of a study are found, each from the other."""
 _LEAST_SPREAD = 0.2
 """Smallest spread of a study, relative to that of the recorded trainings."""
 _ARRAYS = ("fractions", "typical", "width", "mean", "covariance")
@@ -56,7 +64,7 @@ class CurvePrior:
     Args:
         fractions: (T,), increasing, in (0, 1]: the places of the reports in a training.
         typical: (T + 1,): the median score at each fraction and, last, in the end, above that in
-            the end.
+            the end; in spreads, by which data sets resemble each other more than by decibels.
         width: (T + 1,): the usual deviation at each fraction and, last, in the end, which is 1; in
             spreads.
         mean: (T + 1,): mean deviation from it, in the units of a `Scale`.
@@ -83,7 +91,7 @@ class CurvePrior:
         whole = [pool[np.isfinite(pool).all(axis=1)] for pool in pools]
         scales = [Scale(float(np.median(pool[:, -1])), _spread_of(pool[:, -1])) for pool in whole]
         pairs = list(zip(whole, scales, strict=True))
-        medians = [np.median(pool, axis=0) - scale.level for pool, scale in pairs]
+        medians = [(np.median(pool, axis=0) - scale.level) / scale.spread for pool, scale in pairs]
         widths = [[_spread_of(column) / scale.spread for column in pool.T] for pool, scale in pairs]
         typical, width = np.mean(medians, axis=0), np.exp(np.mean(np.log(widths), axis=0))
         units = [scale.units(pool, typical, width) for pool, scale in pairs]
@@ -100,23 +108,25 @@ class CurvePrior:
         return cls(np.asarray(fractions, float), typical, width, mean, covariance, spread)
 
     @classmethod
-    def shipped(cls) -> CurvePrior:
+    @cache
+    def shipped(cls, judge_by: JudgedBy = "best") -> CurvePrior:
         """Return the prior of our recorded trainings."""
-        return cls.from_json(_SHIPPED.read_text(encoding="utf-8"))
+        return cls.from_dict(json.loads(_SHIPPED.read_text(encoding="utf-8"))[judge_by])
 
     @classmethod
-    def from_json(cls, text: str) -> CurvePrior:
-        """Return the prior that `to_json` wrote."""
-        found = json.loads(text)
-        arrays = {key: np.asarray(found[key], float) for key in _ARRAYS}
-        return cls(**arrays, spread=float(found["spread"]))
+    def from_dict(cls, values: Mapping[str, Any]) -> CurvePrior:
+        """Return the prior that `to_dict` made plain."""
+        arrays = {key: np.asarray(values[key], float) for key in _ARRAYS}
+        return cls(**arrays, spread=float(values["spread"]))
 
-    def to_json(self) -> str:
-        """Return the prior as text, rounded to four digits."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, rounded to four digits."""
         content = {key: getattr(self, key).round(4).tolist() for key in _ARRAYS}
-        return json.dumps(content | {"spread": round(self.spread, 4)}) + "\n"
+        return content | {"spread": round(self.spread, 4)}
 
-    def adapted(self, curves: Sequence[tuple[Mapping[float, float], float]]) -> CurvePrior:
+    def adapted(
+        self, curves: Sequence[tuple[Mapping[float, float], float]], spread: float
+    ) -> CurvePrior:
         """Return the prior for a study whose complete trials have these curves.
 
         How far scores rise from a fraction to the end differs between data sets, for all trials
@@ -124,6 +134,7 @@ class CurvePrior:
 
         Args:
             curves: for each complete trial its scores by fraction of a training, and its end.
+            spread: the study's own (see `Scale`).
         """
         if not curves:
             return self
@@ -132,7 +143,7 @@ class CurvePrior:
             places = sorted(reports)
             inside = (self.fractions >= places[0]) & (self.fractions <= places[-1])
             own = np.interp(self.fractions, places, [reports[at] for at in places]) - end
-            rises.append(np.where(inside, own - self.typical[:-1], 0.0))
+            rises.append(np.where(inside, own / spread - self.typical[:-1], 0.0))
         weight = len(rises) / (len(rises) + _PRIOR_CURVES)
         moved = self.typical + np.append(weight * np.median(rises, axis=0), 0.0)
         return replace(self, typical=moved)
@@ -162,7 +173,7 @@ class CurvePrior:
     def usual_at(self, places: ArrayLike) -> tuple[Array, Array]:
         """Return the typical score (N,) and the usual deviation (N,) at fractions (N,).
 
-        The score is above the median end, the deviation in spreads.
+        Both are in spreads, the score above the median end.
         """
         rows = self._between(np.atleast_1d(np.asarray(places, float)))
         return rows @ self.typical[:-1], rows @ self.width[:-1]
@@ -198,22 +209,24 @@ class Scale:
             return cls(0.0, prior.spread)
         places, scores = np.array(latest, float).T
         typical, width = prior.usual_at(places)
-        levels = scores - typical
-        level = float(np.median(levels))
-        own = 1.4826 * float(np.median(np.abs(levels - level) / width))
-        own = float(np.clip(own, _LEAST_SPREAD * prior.spread, 5.0 * prior.spread))
         weight = len(latest) / (len(latest) + _PRIOR_TRIALS)
-        spread = float(np.exp((1 - weight) * np.log(prior.spread) + weight * np.log(own)))
-        return cls(level, spread)
+        spread, least, most = prior.spread, _LEAST_SPREAD * prior.spread, 5.0 * prior.spread
+        for _ in range(_ROUNDS):
+            levels = scores - spread * typical
+            level = float(np.median(levels))
+            own = 1.4826 * float(np.median(np.abs(levels - level) / width))
+            logs = np.log([prior.spread, np.clip(own, least, most)])
+            spread = float(np.exp(logs @ [1.0 - weight, weight]))
+        return cls(float(np.median(scores - spread * typical)), spread)
 
     def units(self, scores: ArrayLike, typical: ArrayLike = 0.0, width: ArrayLike = 1.0) -> Array:
         """Return the deviations of scores from what is typical there, in units.
 
         `typical` and `width`: the typical scores above the level, and the usual deviations from
-        them, in spreads; by default those in the end.
+        them, both in spreads; by default those in the end.
         """
-        apart = np.asarray(scores, float) - self.level - np.asarray(typical, float)
-        plain = apart / (self.spread * np.asarray(width, float))
+        apart = (np.asarray(scores, float) - self.level) / self.spread - np.asarray(typical, float)
+        plain = apart / np.asarray(width, float)
         below = _KNEE + np.log(_KNEE / np.minimum(plain, _KNEE))
         return np.asarray(np.where(plain < _KNEE, below, plain))
 
@@ -221,8 +234,8 @@ class Scale:
         """Return the scores that have these units, the reverse of `units`."""
         units = np.asarray(units, float)
         below = _KNEE * np.exp(_KNEE - np.minimum(units, _KNEE))
-        apart = self.spread * np.asarray(width, float) * np.where(units < _KNEE, below, units)
-        return np.asarray(self.level + np.asarray(typical, float) + apart)
+        apart = np.asarray(width, float) * np.where(units < _KNEE, below, units)
+        return np.asarray(self.level + self.spread * (np.asarray(typical, float) + apart))
 
 
 def _plain_covariance(fractions: Array, deviations: Array) -> Array:

@@ -12,13 +12,11 @@ from cyclegan.config import Config, Count, RunName, Section, load_yaml, override
 from cyclegan.config import parse_section as parse
 from cyclegan.errors import ConfigError
 from search.study.automatic import decided
+from search.study.judging import JudgedBy, counted_report, score_of_reports
 from search.study.objective import (
-    JudgedBy,
     Objective,
     Objectives,
-    counted_report,
     is_in_db,
-    score_of_reports,
 )
 from search.study.pruners import Pruner, judged_at
 from search.study.rules import Checkpoints, StopRules

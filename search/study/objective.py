@@ -7,7 +7,7 @@ choice of checkpoints look at. A study may have further ones; then it searches a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,32 +80,6 @@ def values_of(report: ValidationReport, names: Sequence[Further]) -> tuple[float
     if report.gate is not None:
         return tuple(-GATED if is_minimised(name) else GATED for name in measured)
     return tuple(float(report.metrics[name]) for name in measured)
-
-
-JudgedBy = Literal["best", "last"]
-"""The validation that counts for a trial: the best since judging began, or the last."""
-
-
-def score_of_reports(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> float | None:
-    """Return a trial's score from its reports (objective by iteration); None without any.
-
-    With `best`, reports before iteration `since` don't count; if there are no others, the last one
-    does. Young generators smooth, which scores well for a while and says nothing about their later
-    quality.
-    """
-    at = counted_report(reports, judge_by, since)
-    return None if at is None else reports[at]
-
-
-def counted_report(reports: Mapping[int, float], judge_by: JudgedBy, since: int) -> int | None:
-    """Return the iteration of the report that `score_of_reports` takes."""
-    if not reports:
-        return None
-    last = max(reports)
-    counted = [at for at in reports if at >= since]
-    if judge_by == "last" or not counted:
-        return last
-    return max(counted, key=lambda at: (reports[at], at))
 
 
 class ObjectiveRecord(Callback):

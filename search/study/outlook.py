@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from cyclegan.score import GATED
 from search.study.cube import Cube
 from search.study.curves import CurvePrior
 from search.study.definition import StudyDefinition
+from search.study.judging import scores_so_far
 from search.study.objective import is_in_db
 from search.study.prospects import EarlierStudy, KnownTrial, Prospect, Prospects
 from search.study.pruners import Verdict, judged_at
@@ -50,10 +50,11 @@ def outlook(
     """
     cube = cube_of(definition)
     trials = [t for t in study.get_trials(deepcopy=False) if t.number != without]
-    known = [one for frozen in trials if (one := _known(frozen, cube)) is not None]
+    known = [one for frozen in trials if (one := _known(frozen, cube, definition)) is not None]
     first = judged_at(definition.pruner.prune_after, definition.report_every)
     earlier = [EarlierStudy.from_dict(values) for values in study.user_attrs.get(EARLIER, ())]
-    return Prospects(known, definition.steps, _prior(), min(first, definition.steps), earlier)
+    prior = CurvePrior.shipped(definition.judge_by)
+    return Prospects(known, definition.steps, prior, min(first, definition.steps), earlier)
 
 
 def ends_in(
@@ -177,12 +178,9 @@ def _verdict(
     )
 
 
-@cache
-def _prior() -> CurvePrior:
-    return CurvePrior.shipped()
-
-
-def _known(frozen: FrozenTrial, cube: Cube | None) -> KnownTrial | None:
+def _known(
+    frozen: FrozenTrial, cube: Cube | None, definition: StudyDefinition
+) -> KnownTrial | None:
     states: dict[TrialState, Any] = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "gated" if _is_gated(frozen) else "ended",
@@ -195,11 +193,13 @@ def _known(frozen: FrozenTrial, cube: Cube | None) -> KnownTrial | None:
     if value is not None and not value > GATED:  # its best report was unusable
         states[TrialState.COMPLETE] = "gated"
     reports = frozen.intermediate_values.items()
+    usable = {at: value for at, value in reports if math.isfinite(value) and value > GATED}
+    since = definition.pruner.prune_after
     return KnownTrial(
         number=frozen.number,
         state=states[frozen.state],
         point=point,
-        reports={at: value for at, value in reports if math.isfinite(value) and value > GATED},
+        reports=scores_so_far(usable, definition.judge_by, since),
         score=value,
     )
 

@@ -56,7 +56,8 @@ class KnownTrial:
     point: tuple[float, ...]
     """The trial's values in the unit cube."""
     reports: Mapping[int, float] = field(default_factory=dict)
-    """Scores by iteration, without those of unusable generators."""
+    """The trial's score as of each report, by iteration, without those of unusable generators (see
+    `search.study.judging.scores_so_far`)."""
     score: float | None = None
     """Score of a complete trial."""
 
@@ -119,20 +120,19 @@ class Prospects:
     def prior(self) -> CurvePrior:
         """The usual course of learning curves in this study."""
         complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
-        return self.recorded.adapted(
-            [
-                (
-                    {at / self.steps: value for at, value in trial.reports.items()},
-                    trial.score or 0.0,
-                )
-                for trial in complete
-                if trial.reports
-            ]
-        )
+        curves = [
+            ({at / self.steps: value for at, value in trial.reports.items()}, trial.score or 0.0)
+            for trial in complete
+            if trial.reports
+        ]
+        return self.recorded.adapted(curves, self._scale_by(self.recorded).spread)
 
     @cached_property
     def scale(self) -> Scale:
         """The units of this study's scores."""
+        return self._scale_by(self.prior)
+
+    def _scale_by(self, prior: CurvePrior) -> Scale:
         latest = []
         for trial in self.trials:
             if trial.state == "complete" and trial.score is not None:
@@ -140,7 +140,7 @@ class Prospects:
             elif trial.reports:
                 last = max(trial.reports)
                 latest.append((last / self.steps, trial.reports[last]))
-        return Scale.of_study(self.prior, latest)
+        return Scale.of_study(prior, latest)
 
     @cached_property
     def forecasts(self) -> dict[int, Forecast]:

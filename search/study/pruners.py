@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from cyclegan.config import Count, Section
 from cyclegan.numbers import round_up
-from search.study.objective import JudgedBy, score_of_reports
+from search.study.judging import JudgedBy, score_of_reports
 
 _OWN = {
     "reduction_factor": ("successive_halving", "hyperband"),

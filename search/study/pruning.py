@@ -12,7 +12,8 @@ from cyclegan.events import Outcome
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.study import pruners
-from search.study.objective import Further, JudgedBy, values_of
+from search.study.judging import JudgedBy
+from search.study.objective import Further, values_of
 from search.study.pruners import Pruner, Verdict, bracket_of
 
 _JUDGED = "verdicts"

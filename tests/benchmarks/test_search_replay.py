@@ -134,6 +134,24 @@ def test_differences_vary_by_what_seeds_do_not_share(modules: Modules) -> None:
     assert found == pytest.approx(0.3 * np.sqrt(2.0), rel=0.1)
 
 
+def test_good_configurations_have_the_noise_of_good_ones(modules: Modules) -> None:
+    """Bad trainings differ much more between seeds; a good one must not be lucky by their noise."""
+    random = np.random.default_rng(0)
+    count, reports = 40, modules.worlds.REPORTS
+    quality = np.linspace(-3.0, 0.0, count)
+    noise = np.where(quality < -1.5, 0.6, 0.05)[:, None] * random.normal(size=(count, 2))
+    rise = np.linspace(-4.0, 0.0, reports)
+    scores = (quality[:, None] + noise)[..., None] + rise
+    points = np.stack([quality / 3.0 + 1.0, random.random(count)], axis=1)
+    trainings = modules.worlds.Trainings(points, scores, 20.0 + scores)
+    world = modules.worlds.WorldMaker(trainings, np.array([0.5, 0.5])).draw(0)
+    deviations = [
+        np.std([world.trial(np.array([place, 0.5])).max() for _ in range(40)])
+        for place in (0.2, 0.9)
+    ]
+    assert deviations[1] < 0.5 * deviations[0]
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     "scheduler", ["none", "halving", "percentile75", "first_then_best", "thaw"]
@@ -167,8 +185,8 @@ def test_a_search_knows_nothing_of_its_own_pool(modules: Modules) -> None:
     (study,) = modules.replay.earlier_without("phantom", BOTH)
     others = modules.replay.trainings_of("fibres")
     assert len(study.points) == len(others.points)
-    assert modules.replay.prior_without("phantom", BOTH).to_json() == (
-        modules.worlds.curve_prior(["fibres"], modules.replay.TABLES).to_json()
+    assert modules.replay.prior_without("phantom", BOTH).to_dict() == (
+        modules.worlds.curve_prior(["fibres"], folder=modules.replay.TABLES).to_dict()
     )
 
 

@@ -104,7 +104,7 @@ def judged_iteration(record: Trial, definition: StudyDefinition) -> int:
     """Return the iteration of the validation that gave a trial its score.
 
     The score of several seeds is a mean; then this is the validation of the first training that
-    counted. See `search.study.objective.score_of_reports`.
+    counted. See `search.study.judging.score_of_reports`.
     """
     if not record.curve:
         return record.iteration

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from search.study.objective import score_of_reports
+from search.study.judging import score_of_reports, scores_so_far
 from search.study.rules import StopRules, why_stop
 from search.study.trials import Trial
 
@@ -78,3 +78,9 @@ def test_what_reports_are_worth(
 ) -> None:
     assert score_of_reports({}, judge_by, since) is None
     assert score_of_reports({40: 4.0, 120: 2.0, 80: 3.0}, judge_by, since) == value
+    reports = {120: 2.0, 40: 4.0, 80: 3.0, 160: 5.0}
+    so_far = scores_so_far(reports, judge_by, since)
+    for at, score in so_far.items():
+        known = {when: reported for when, reported in reports.items() if when <= at}
+        assert score == score_of_reports(known, judge_by, since)
+    assert list(so_far) == sorted(reports)

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from search.study import pruners
-from search.study.objective import score_of_reports
+from search.study.judging import score_of_reports
 from search.study.pruners import Pruner, judged_at
 
 
