@@ -145,12 +145,14 @@ def _known(trial: Trial) -> KnownTrial:
     states = {"pruned": "ended"}
     state: Any = states.get(trial.state, trial.state)
     seen = trial.curve[: trial.reached]
-    reports = enumerate(so_far(seen).tolist(), 1)
+    rows = zip(range(EVERY, STEPS + 1, EVERY), seen.tolist(), so_far(seen).tolist(), strict=False)
+    usable = [row for row in rows if row[1] > GATED + 1.0]
     return KnownTrial(
         number=trial.number,
         state=state,
         point=tuple(trial.point.tolist()),
-        reports={k * EVERY: value for k, value in reports if value > GATED + 1.0},
+        reports={at: value for at, value, _ in usable},
+        scores={at: score for at, _, score in usable},
         score=trial.score if trial.state == "complete" else None,
     )
 

@@ -151,15 +151,15 @@ def read_trainings(pool: str, folder: Path = TABLES) -> Trainings:
 
 
 def read_curves(pool: str, judge_by: JudgedBy = "best", folder: Path = TABLES) -> Array:
-    """Return the scores of all trainings of a pool as of each report and, last, in the end.
+    """Return the curves of all trainings of a pool, (N, 2 T + 1).
 
-    The shape is (N, T + 1). Unlike `read_trainings` it takes configurations with a single record,
-    too.
+    They are the reports, the scores as of each, and the end (see `search.study.curves`). Unlike
+    `read_trainings` it takes configurations with a single record, too.
     """
     each = [reports for seeds in _recorded(pool, folder).values() for reports in seeds.values()]
-    scores = np.array([_curve(reports) for reports in each])[..., 0]
-    scores = np.array([so_far(row, judge_by) for row in scores])
-    return np.concatenate([scores, scores[:, -1:]], axis=1)
+    reports = np.array([_curve(reports) for reports in each])[..., 0]
+    scores = np.array([so_far(row, judge_by) for row in reports])
+    return np.concatenate([reports, scores, scores[:, -1:]], axis=1)
 
 
 def so_far(scores: Array, judge_by: JudgedBy = "best") -> Array:
@@ -388,9 +388,12 @@ def _forecast_figures(
             state="complete" if number < complete else "paused",
             point=(),
             reports=dict(zip(steps[: None if number < complete else seen], row, strict=False)),
+            scores=dict(
+                zip(steps[: None if number < complete else seen], row[REPORTS:], strict=False)
+            ),
             score=float(row[-1]) if number < complete else None,
         )
-        for number, row in enumerate(curves)
+        for number, row in enumerate(curves.tolist())
     ]
     known = Prospects(trials, STEPS, prior, FIRST * EVERY)
     ends = curves[complete:, -1]

@@ -8,8 +8,9 @@ deviations at regular fractions of a training and in the end. They come from rec
 the reports so far: where early scores run against late ones, the covariance is negative, and a low
 start raises the forecast.
 
-The curve of a trial is its score as of each report: where the best report counts, as by default, it
-never falls, and says more about the end than the last report alone.
+Where the best report counts, as by default, reports alone are not enough: a trial that has fallen
+since keeps its best score, and one that was lucky once may have nothing else. So a curve consists
+of the reports and of the trial's score as of each of them, and the last such score is given, too.
 
 Scores of different data differ in level and spread. A `Scale` brings them to common units: 0 is
 what is typical for a trial of the study at that place, 1 the usual deviation upwards there. Far
@@ -57,18 +58,26 @@ class Forecast(NamedTuple):
     variance: float
 
 
+class Curve(NamedTuple):
+    """The reports of a training so far, by increasing fraction of it."""
+
+    reports: Mapping[float, float]
+    scores: Mapping[float, float]
+    """The trial's score as of each report (see `search.study.judging`)."""
+
+
 @dataclass(frozen=True)
 class CurvePrior:
     """The typical curve of recorded trainings, and their deviations from it, in common units.
 
     Args:
         fractions: (T,), increasing, in (0, 1]: the places of the reports in a training.
-        typical: (T + 1,): the median score at each fraction and, last, in the end, above that in
-            the end; in spreads, by which data sets resemble each other more than by decibels.
-        width: (T + 1,): the usual deviation at each fraction and, last, in the end, which is 1; in
-            spreads.
-        mean: (T + 1,): mean deviation from it, in the units of a `Scale`.
-        covariance: (T + 1, T + 1): of the same, with the noise of single reports.
+        typical: (2 T + 1,): the median of the reports at each fraction, of the scores as of each,
+            and of the end, all above the end's; in spreads, by which data sets resemble each other
+            more than by decibels.
+        width: (2 T + 1,): the usual deviation of the same, in spreads; that of the end is 1.
+        mean: (2 T + 1,): mean deviation of the same, in the units of a `Scale`.
+        covariance: (2 T + 1, 2 T + 1): of the same, with the noise of single reports.
         spread: the usual distance of a trial's end from the median end, in score.
     """
 
@@ -85,8 +94,8 @@ class CurvePrior:
 
         Args:
             fractions: (T,), increasing, in (0, 1].
-            pools: for each data set the scores (N, T + 1) of its trainings, in the last column that
-                of the end. Rows with missing values are left out.
+            pools: for each data set the curves (N, 2 T + 1) of its trainings: the reports, the
+                scores as of each, and the end. Rows with missing values are left out.
         """
         whole = [pool[np.isfinite(pool).all(axis=1)] for pool in pools]
         scales = [Scale(float(np.median(pool[:, -1])), _spread_of(pool[:, -1])) for pool in whole]
@@ -100,7 +109,8 @@ class CurvePrior:
         if len(means) > 1:
             # How much typical curves differ between data sets is part of the uncertainty, too.
             covariance = covariance + np.cov(means, rowvar=False)
-        plain = _plain_covariance(np.asarray(fractions, float), np.sqrt(np.diag(covariance)))
+        places = np.tile(np.asarray(fractions, float), 2)
+        plain = _plain_covariance(places, np.sqrt(np.diag(covariance)))
         share = _PLAIN_CURVES / (_PLAIN_CURVES + sum(map(len, whole)))
         covariance = share * plain + (1.0 - share) * covariance
         spread = float(np.exp(np.mean([np.log(scale.spread) for scale in scales])))
@@ -124,26 +134,26 @@ class CurvePrior:
         content = {key: getattr(self, key).round(4).tolist() for key in _ARRAYS}
         return content | {"spread": round(self.spread, 4)}
 
-    def adapted(
-        self, curves: Sequence[tuple[Mapping[float, float], float]], spread: float
-    ) -> CurvePrior:
+    def adapted(self, curves: Sequence[Curve], spread: float) -> CurvePrior:
         """Return the prior for a study whose complete trials have these curves.
 
         How far scores rise from a fraction to the end differs between data sets, for all trials
         alike. So the typical curve moves towards that of the study's own complete trials.
 
         Args:
-            curves: for each complete trial its scores by fraction of a training, and its end.
+            curves: each complete trial.
             spread: the study's own (see `Scale`).
         """
         if not curves:
             return self
         rises = []
-        for reports, end in curves:
-            places = sorted(reports)
+        for curve in curves:
+            places = list(curve.reports)
             inside = (self.fractions >= places[0]) & (self.fractions <= places[-1])
-            own = np.interp(self.fractions, places, [reports[at] for at in places]) - end
-            rises.append(np.where(inside, own / spread - self.typical[:-1], 0.0))
+            parts = [list(part.values()) for part in (curve.reports, curve.scores)]
+            own = [np.interp(self.fractions, places, part) - parts[1][-1] for part in parts]
+            rise = np.concatenate(own) / spread - self.typical[:-1]
+            rises.append(np.where(np.tile(inside, 2), rise, 0.0))
         weight = len(rises) / (len(rises) + _PRIOR_CURVES)
         moved = self.typical + np.append(weight * np.median(rises, axis=0), 0.0)
         return replace(self, typical=moved)
@@ -153,15 +163,17 @@ class CurvePrior:
         """The forecast without any report."""
         return Forecast(float(self.mean[-1]), float(self.covariance[-1, -1]))
 
-    def forecast(self, reports: Mapping[float, float]) -> Forecast:
-        """Return the distribution of the end after `reports`, in units by fraction of a training.
+    def forecast(self, curve: Curve) -> Forecast:
+        """Return the distribution of the end after the reports of a curve in units (see `units`).
 
         Fractions between those of the recorded trainings are interpolated.
         """
-        if not reports:
+        if not curve.reports:
             return self.end
-        places, values = (np.asarray(list(x), float) for x in (reports.keys(), reports.values()))
-        rows = self._between(places)
+        values = np.array([*curve.reports.values(), list(curve.scores.values())[-1]])
+        between = self._between(np.array(list(curve.reports)))
+        rows = np.zeros((len(values), 2 * len(self.fractions)))
+        rows[:-1, : len(self.fractions)], rows[-1, len(self.fractions) :] = between, between[-1]
         seen = rows @ self.covariance[:-1, :-1] @ rows.T
         # Between two reports lies noise that interpolation averages away.
         seen[np.diag_indices_from(seen)] = rows @ np.diag(self.covariance)[:-1] + 1e-6
@@ -170,13 +182,39 @@ class CurvePrior:
         variance = self.covariance[-1, -1] - gain @ rows @ self.covariance[:-1, -1]
         return Forecast(float(mean), max(float(variance), 1e-4))
 
-    def usual_at(self, places: ArrayLike) -> tuple[Array, Array]:
-        """Return the typical score (N,) and the usual deviation (N,) at fractions (N,).
+    def units(self, curve: Curve, scale: Scale) -> Curve:
+        """Return a curve in units of a scale."""
+        places = list(curve.reports)
+        between = self._between(np.array(places))
+        usual = zip(self._parts(self.typical), self._parts(self.width), strict=True)
+        parts = []
+        for values, (typical, width) in zip(curve, usual, strict=True):
+            units = scale.units(list(values.values()), between @ typical, between @ width)
+            parts.append(dict(zip(places, units.tolist(), strict=True)))
+        return Curve(*parts)
+
+    def curve(self, units: Array, places: ArrayLike, scale: Scale) -> Curve:
+        """Return the curve at fractions (N,) whose units at the own ones are `units` (2 T,)."""
+        places = np.atleast_1d(np.asarray(places, float))
+        between = self._between(places)
+        parts = []
+        for part in zip(*(self._parts(x) for x in (units, self.typical, self.width)), strict=True):
+            scores = scale.scores(*(between @ values for values in part))
+            parts.append(dict(zip(places.tolist(), scores.tolist(), strict=True)))
+        return Curve(*parts)
+
+    def usual_scores(self, places: ArrayLike) -> tuple[Array, Array]:
+        """Return the typical score (N,) as of fractions (N,), and the usual deviation (N,).
 
         Both are in spreads, the score above the median end.
         """
         rows = self._between(np.atleast_1d(np.asarray(places, float)))
-        return rows @ self.typical[:-1], rows @ self.width[:-1]
+        return rows @ self._parts(self.typical)[1], rows @ self._parts(self.width)[1]
+
+    def _parts(self, values: Array) -> tuple[Array, Array]:
+        """Return what belongs to the reports, and to the scores as of each."""
+        count = len(self.fractions)
+        return values[:count], values[count : 2 * count]
 
     def _between(self, places: Array) -> Array:
         """Return the weights (len(places), T) of a linear interpolation between the fractions."""
@@ -199,7 +237,7 @@ class Scale:
 
     @classmethod
     def of_study(cls, prior: CurvePrior, latest: Sequence[tuple[float, float]]) -> Scale:
-        """Return the scale of a study, from the last report (fraction, score) of each trial.
+        """Return the scale of a study, from (fraction, score) as of the last report of each trial.
 
         The level is the median of the levels that each trial suggests alone: its score, less what
         is typical at its fraction. The spread is that of the recorded trainings until the study's
@@ -208,7 +246,7 @@ class Scale:
         if not latest:
             return cls(0.0, prior.spread)
         places, scores = np.array(latest, float).T
-        typical, width = prior.usual_at(places)
+        typical, width = prior.usual_scores(places)
         weight = len(latest) / (len(latest) + _PRIOR_TRIALS)
         spread, least, most = prior.spread, _LEAST_SPREAD * prior.spread, 5.0 * prior.spread
         for _ in range(_ROUNDS):
@@ -239,7 +277,7 @@ class Scale:
 
 
 def _plain_covariance(fractions: Array, deviations: Array) -> Array:
-    """Return a covariance (T + 1, T + 1) with given deviations and no surprises.
+    """Return a covariance (N + 1, N + 1) with given deviations and no surprises.
 
     Scores at two places resemble each other the more, the smaller the ratio of their fractions.
     """

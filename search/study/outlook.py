@@ -193,13 +193,14 @@ def _known(
     if value is not None and not value > GATED:  # its best report was unusable
         states[TrialState.COMPLETE] = "gated"
     reports = frozen.intermediate_values.items()
-    usable = {at: value for at, value in reports if math.isfinite(value) and value > GATED}
+    usable = {at: value for at, value in sorted(reports) if value > GATED and math.isfinite(value)}
     since = definition.pruner.prune_after
     return KnownTrial(
         number=frozen.number,
         state=states[frozen.state],
         point=point,
-        reports=scores_so_far(usable, definition.judge_by, since),
+        reports=usable,
+        scores=scores_so_far(usable, definition.judge_by, since),
         score=value,
     )
 

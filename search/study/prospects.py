@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, erfc
 
-from search.study.curves import CurvePrior, Forecast, Scale
+from search.study.curves import Curve, CurvePrior, Forecast, Scale
 from search.study.gaussian_process import (
     GaussianProcess,
     Hyperparameters,
@@ -56,8 +56,9 @@ class KnownTrial:
     point: tuple[float, ...]
     """The trial's values in the unit cube."""
     reports: Mapping[int, float] = field(default_factory=dict)
-    """The trial's score as of each report, by iteration, without those of unusable generators (see
-    `search.study.judging.scores_so_far`)."""
+    """Values by increasing iteration, without those of unusable generators."""
+    scores: Mapping[int, float] = field(default_factory=dict)
+    """The trial's score as of each report (see `search.study.judging.scores_so_far`)."""
     score: float | None = None
     """Score of a complete trial."""
 
@@ -120,11 +121,7 @@ class Prospects:
     def prior(self) -> CurvePrior:
         """The usual course of learning curves in this study."""
         complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
-        curves = [
-            ({at / self.steps: value for at, value in trial.reports.items()}, trial.score or 0.0)
-            for trial in complete
-            if trial.reports
-        ]
+        curves = [self._curve(trial) for trial in complete if trial.reports]
         return self.recorded.adapted(curves, self._scale_by(self.recorded).spread)
 
     @cached_property
@@ -138,8 +135,8 @@ class Prospects:
             if trial.state == "complete" and trial.score is not None:
                 latest.append((1.0, trial.score))
             elif trial.reports:
-                last = max(trial.reports)
-                latest.append((last / self.steps, trial.reports[last]))
+                at, score = list(self._curve(trial).scores.items())[-1]
+                latest.append((at, score))
         return Scale.of_study(prior, latest)
 
     @cached_property
@@ -150,12 +147,13 @@ class Prospects:
             if trial.state == "complete" and trial.score is not None:
                 found[trial.number] = Forecast(float(self.scale.units(trial.score)), 0.0)
             elif trial.reports:
-                places = [at / self.steps for at in trial.reports]
-                usual = self.prior.usual_at(places)
-                units = self.scale.units(list(trial.reports.values()), *usual)
-                reports = dict(zip(places, units.tolist(), strict=True))
-                found[trial.number] = self.prior.forecast(reports)
+                units = self.prior.units(self._curve(trial), self.scale)
+                found[trial.number] = self.prior.forecast(units)
         return found
+
+    def _curve(self, trial: KnownTrial) -> Curve:
+        parts = (trial.reports, trial.scores)
+        return Curve(*({at / self.steps: value for at, value in part.items()} for part in parts))
 
     @cached_property
     def process(self) -> GaussianProcess | None:
@@ -343,7 +341,8 @@ class Prospects:
         start, errors = self.prior.end.variance, []
         for place in self.prior.fractions:
             seen = self.prior.fractions[self.prior.fractions <= place]
-            variance = self.prior.forecast(dict.fromkeys(seen.tolist(), 0.0)).variance
+            flat = dict.fromkeys(seen.tolist(), 0.0)
+            variance = self.prior.forecast(Curve(flat, flat)).variance
             errors.append(1.0 / max(1.0 / variance - 1.0 / start, 1e-6))
         errors[-1] = min(errors[-1], 1e-4)
         return self.prior.fractions, np.array(errors)

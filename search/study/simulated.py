@@ -46,7 +46,7 @@ def played(trials: int, steps: int, first: int, *, least_chance: float) -> Playe
 
 
 class _Study:
-    """A study whose curves (N, T + 1) are known, in units."""
+    """A study whose curves (N, 2 T + 1) are known, in units."""
 
     def __init__(
         self, units: NDArray[np.float64], prior: CurvePrior, steps: int, first: int
@@ -55,8 +55,8 @@ class _Study:
         looks = np.linspace(first, steps, min(_LOOKS, max(steps - first, 1) + 1))
         self.looks = np.unique(looks.round().astype(int)).tolist()
         scale, places = Scale(0.0, prior.spread), np.array(self.looks) / steps
-        at_looks = np.array([np.interp(places, prior.fractions, row[:-1]) for row in units])
-        self.curves = scale.scores(at_looks, *prior.usual_at(places))
+        drawn = (prior.curve(row[:-1], places, scale) for row in units)
+        self.curves = [[list(part.values()) for part in curve] for curve in drawn]
         self.ends = scale.scores(units[:, -1])
         self.reached: list[int] = []
         """Number of looks of each trial that has begun."""
@@ -103,7 +103,8 @@ class _Study:
                 number=number,
                 state=state,
                 point=(),
-                reports=dict(zip(self.looks[:reached], self.curves[number].tolist(), strict=False)),
+                reports=dict(zip(self.looks[:reached], self.curves[number][0], strict=False)),
+                scores=dict(zip(self.looks[:reached], self.curves[number][1], strict=False)),
                 score=float(self.ends[number]) if state == "complete" else None,
             )
             for number, (state, reached) in states

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from search.study.curves import CurvePrior, Scale
+from search.study.curves import Curve, CurvePrior, Scale
 
 FRACTIONS = np.arange(1, 21) / 20
 
 
 def pool(count: int, seed: int, *, level: float = 7.0, spread: float = 2.0) -> np.ndarray:
-    """Return curves whose early ranks are upside down, (count, 21); the last column is the end."""
+    """Return curves whose early ranks are upside down, (count, 41); the last report counts."""
     random = np.random.default_rng(seed)
     quality = random.normal(size=(count, 1))
     apart = quality * (1.0 - 1.6 * np.exp(-FRACTIONS / 0.2))
     apart = apart + 0.1 * random.normal(size=apart.shape)
     curves = level + spread * (np.log(FRACTIONS) + apart)
-    return np.concatenate([curves, curves[:, -1:]], axis=1)
+    return np.concatenate([curves, curves, curves[:, -1:]], axis=1)
+
+
+def curve_of(values: Sequence[float], seen: int | None = None) -> Curve:
+    """Return a row of a pool, up to some number of reports."""
+    reports = dict(zip(FRACTIONS.tolist()[:seen], map(float, values), strict=False))
+    scores = dict(zip(reports, map(float, values[len(FRACTIONS) :]), strict=False))
+    return Curve(reports, scores)
+
+
+def flat(*places: float, value: float = 0.0) -> Curve:
+    """Return a curve with the same value everywhere."""
+    return Curve(*[dict.fromkeys(places, value)] * 2)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +50,7 @@ def test_forecasts_of_other_trainings_are_calibrated(prior: CurvePrior, seen: in
     curves = units(prior, pool(400, 9, level=-3.0))
     errors = []
     for curve in curves:
-        reports = dict(zip(FRACTIONS[:seen].tolist(), curve[:seen].tolist(), strict=True))
-        mean, variance = prior.forecast(reports)
+        mean, variance = prior.forecast(curve_of(curve, seen))
         errors.append((curve[-1] - mean) / np.sqrt(variance))
     assert abs(np.mean(errors)) < 0.5
     assert 0.55 < np.mean(np.abs(errors) < 1.0) < 0.9
@@ -47,13 +59,16 @@ def test_forecasts_of_other_trainings_are_calibrated(prior: CurvePrior, seen: in
 def test_a_low_start_raises_the_forecast_where_early_ranks_are_upside_down(
     prior: CurvePrior,
 ) -> None:
-    assert prior.forecast({0.05: -0.5}).mean > prior.forecast({0.05: 0.5}).mean
-    assert prior.forecast({0.9: -0.5}).mean < prior.forecast({0.9: 0.5}).mean
+    low, high = (
+        [prior.forecast(flat(at, value=v)).mean for at in (0.05, 0.9)] for v in (-0.5, 0.5)
+    )
+    assert low[0] > high[0]
+    assert low[1] < high[1]
 
 
 def test_more_reports_never_make_a_forecast_less_certain(prior: CurvePrior) -> None:
     variances = [
-        prior.forecast(dict.fromkeys(FRACTIONS[:seen].tolist(), 0.0)).variance
+        prior.forecast(flat(*FRACTIONS[:seen].tolist())).variance
         for seen in range(len(FRACTIONS) + 1)
     ]
     assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(variances))
@@ -61,10 +76,32 @@ def test_more_reports_never_make_a_forecast_less_certain(prior: CurvePrior) -> N
 
 
 def test_reports_between_the_recorded_places_are_interpolated(prior: CurvePrior) -> None:
-    between = prior.forecast({0.475: 0.3}).mean
-    around = sorted(prior.forecast({at: 0.3}).mean for at in (0.45, 0.5))
+    between = prior.forecast(flat(0.475, value=0.3)).mean
+    around = sorted(prior.forecast(flat(at, value=0.3)).mean for at in (0.45, 0.5))
     assert around[0] - 0.05 <= between <= around[1] + 0.05
-    assert prior.forecast({0.001: 0.0}) == prior.forecast({0.05: 0.0})
+    assert prior.forecast(flat(0.001)) == prior.forecast(flat(0.05))
+
+
+def test_a_trial_keeps_its_best_score_but_what_came_after_counts_too() -> None:
+    """Where the best report counts, both the score so far and the last reports say something."""
+    random = np.random.default_rng(0)
+    reports = random.normal(size=(300, 1)) + 0.8 * random.normal(size=(300, 20))
+    scores = np.maximum.accumulate(reports, axis=1)
+    curves = np.concatenate([reports, scores, scores[:, -1:]], axis=1)
+    prior = CurvePrior.from_curves(FRACTIONS, [curves])
+    scale = Scale(float(np.median(scores[:, -1])), prior.spread)
+
+    def forecast(*values: float) -> float:
+        places = FRACTIONS[: len(values)].tolist()
+        best = np.maximum.accumulate(values).tolist()
+        curve = Curve(*(dict(zip(places, part, strict=True)) for part in (values, best)))
+        return float(scale.scores(prior.forecast(prior.units(curve, scale)).mean))
+
+    lucky = forecast(0.0, 0.0, 2.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    steady = forecast(1.5, 1.5, 2.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5)
+    never = forecast(*[0.0] * 10)
+    assert never < lucky < steady
+    assert lucky > 2.3
 
 
 def test_the_scale_finds_level_and_spread_from_trials_at_any_place(prior: CurvePrior) -> None:
@@ -82,19 +119,18 @@ def test_the_scale_finds_level_and_spread_from_trials_at_any_place(prior: CurveP
 
 def test_complete_trials_teach_how_far_scores_rise_in_this_study(prior: CurvePrior) -> None:
     curves = pool(100, 4)
-    curves[:, :-1] -= 3.0 * (1.0 - FRACTIONS)  # all of them rise more than the recorded ones
-    complete = [
-        (dict(zip(FRACTIONS.tolist(), curve[:-1].tolist(), strict=True)), float(curve[-1]))
-        for curve in curves[:8]
-    ]
-    latest = [*((1.0, end) for _, end in complete), *((0.2, float(c[3])) for c in curves[8:])]
+    # All of them rise more than the recorded ones.
+    curves[:, :-1] -= 3.0 * (1.0 - np.tile(FRACTIONS, 2))
+    complete = [curve_of(curve) for curve in curves[:8]]
+    ends = [(1.0, float(curve[-1])) for curve in curves[:8]]
+    latest = [*ends, *((0.2, float(c[3])) for c in curves[8:])]
     truth = float(np.median(curves[:, -1]))
     before = Scale.of_study(prior, latest)
     after = Scale.of_study(prior.adapted(complete, before.spread), latest)
     assert abs(after.level - truth) < 0.4 * abs(before.level - truth)
     assert prior.adapted([], 2.0) is prior
     # Nothing is learned about places that the reports do not reach.
-    short = [({0.5: 1.0, 1.0: 7.0}, 7.0)]
+    short = [Curve({0.5: 1.0, 1.0: 7.0}, {0.5: 1.0, 1.0: 7.0})]
     assert (prior.adapted(short, 2.0).typical == prior.typical)[FRACTIONS.tolist().index(0.25)]
 
 
@@ -110,5 +146,5 @@ def test_units_are_logarithmic_far_below_and_can_be_turned_back() -> None:
 
 def test_a_stored_prior_forecasts_the_same(prior: CurvePrior) -> None:
     again = CurvePrior.from_dict(json.loads(json.dumps(prior.to_dict())))
-    reports = {0.1: -1.0, 0.4: 0.5}
-    assert again.forecast(reports).mean == pytest.approx(prior.forecast(reports).mean, abs=0.05)
+    curve = Curve({0.1: -1.0, 0.4: 0.5}, {0.1: -1.0, 0.4: 0.5})
+    assert again.forecast(curve).mean == pytest.approx(prior.forecast(curve).mean, abs=0.05)

@@ -21,11 +21,11 @@ SQUARE = Cube({key: FloatRange(low=0.0, high=1.0) for key in ("lr_g", "lr_d")})
 
 
 def curves(count: int, seed: int) -> np.ndarray:
-    """Return score curves that settle after a quarter of a training, (count, 21)."""
+    """Return curves that settle after a quarter, (count, 41); the last report counts."""
     random = np.random.default_rng(seed)
     found = random.normal(size=(count, 1)) * (1.0 - np.exp(-FRACTIONS / 0.1)) + np.log(FRACTIONS)
     found = found + 0.1 * random.normal(size=found.shape)
-    return 2.0 * np.concatenate([found, found[:, -1:]], axis=1)
+    return 2.0 * np.concatenate([found, found, found[:, -1:]], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,13 @@ def trial(number: int, quality: float, reports: int, state: str | None = None) -
     curve = 2.0 * (quality * (1.0 - np.exp(-FRACTIONS / 0.1)) + np.log(FRACTIONS))
     known: Any = state or ("complete" if reports == 20 else "paused")
     random = np.random.default_rng(number)
+    seen = {50 * (k + 1): float(curve[k]) for k in range(reports)}
     return KnownTrial(
         number=number,
         state=known,
         point=tuple(random.random(2).tolist()),
-        reports={50 * (k + 1): float(curve[k]) for k in range(reports)},
+        reports=seen,
+        scores=seen,
         score=float(curve[-1]) if known == "complete" else None,
     )
 
