@@ -21,13 +21,14 @@ import matplotlib.pyplot as plt
 SHOWN = {
     "random+none": ("random search", "0.45", "-"),
     "grid+none": ("grid", "0.7", "-"),
-    "random+first_then_best": ("random, the first quarter, then the best few", "0.45", "--"),
+    "random+first_then_best": ("random, the first fifth, then the best few", "0.45", "--"),
     "tpe+halving": ("TPE, successive halving", "C1", "--"),
     "tpe+none": ("TPE, no pruning", "C1", "-"),
     "optuna_gp+none": ("Optuna's GP, no pruning", "C2", "-"),
     "noisy_gp+percentile75": ("noisy_gp, percentile", "C0", "--"),
     "noisy_gp+thaw": ("noisy_gp, thaw", "C0", "-"),
-    "noisy_gp+thaw+prior": ("the same, with earlier studies", "C3", "-"),
+    "noisy_gp+percentile75+prior": ("noisy_gp, percentile, earlier studies", "C3", "--"),
+    "noisy_gp+thaw+prior": ("noisy_gp, thaw, earlier studies", "C3", "-"),
 }
 """Label, colour and line of each search."""
 

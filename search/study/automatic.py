@@ -72,4 +72,4 @@ def _pruner(definition: StudyDefinition) -> tuple[str, str]:
     last = judged_at(pruner.prune_after, definition.report_every)
     if "prune_after" not in pruner.model_fields_set and last >= definition.steps:
         return "none", f"trials end before prune_after = {pruner.prune_after:,} or with it"
-    return "percentile", "with noisy_gp it ended best on recorded trainings"
+    return "percentile", "with noisy_gp it was ahead of random search on all recorded trainings"
