@@ -122,7 +122,7 @@ def test_a_world_answers_like_the_recorded_trainings(modules: Modules) -> None:
 
 
 def test_differences_vary_by_what_seeds_do_not_share(modules: Modules) -> None:
-    """What a seed adds to all configurations cancels in a race; what it adds to one doesn't."""
+    """A race cancels the part of a seed that is common to all configurations, not the rest."""
     random = np.random.default_rng(0)
     shape = (300, 2, modules.worlds.REPORTS)
     scores = np.zeros(shape) + random.normal(size=(300, 1, 1)) + [[[0.0], [5.0]]]
