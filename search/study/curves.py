@@ -42,7 +42,8 @@ _PLAIN_CURVES = 10.0
 """Number of recorded curves that the plain covariance counts as; a few curves alone would seem to
 determine each other exactly (Schaefer and Strimmer 2005, "A shrinkage approach")."""
 _PRIOR_CURVES = 1.0
-"""Number of complete trials that the typical rise of the recorded trainings counts as."""
+"""Number of complete trials that the typical rise of the recorded trainings counts as; fewer, as
+with a Cauchy distribution, if the study's own trials rise quite otherwise (in spreads)."""
 _ROUNDS = 5
 """Rounds in which the spread and the level of a study are found, each from the other."""
 _LEAST_SPREAD = 0.2
@@ -154,8 +155,9 @@ class CurvePrior:
             own = [np.interp(self.fractions, places, part) - parts[1][-1] for part in parts]
             rise = np.concatenate(own) / spread - self.typical[:-1]
             rises.append(np.where(np.tile(inside, 2), rise, 0.0))
-        weight = len(rises) / (len(rises) + _PRIOR_CURVES)
-        moved = self.typical + np.append(weight * np.median(rises, axis=0), 0.0)
+        apart = np.median(rises, axis=0)
+        weight = len(rises) / (len(rises) + _PRIOR_CURVES / (1.0 + apart**2))
+        moved = self.typical + np.append(weight * apart, 0.0)
         return replace(self, typical=moved)
 
     @property

@@ -134,6 +134,16 @@ def test_complete_trials_teach_how_far_scores_rise_in_this_study(prior: CurvePri
     assert (prior.adapted(short, 2.0).typical == prior.typical)[FRACTIONS.tolist().index(0.25)]
 
 
+def test_one_complete_trial_is_believed_if_it_rises_quite_otherwise(prior: CurvePrior) -> None:
+    """Otherwise nothing would seem to have a chance in a study of very short trainings."""
+    curves = pool(2, 4)
+    curves[:, :-1] -= 40.0 * (1.0 - np.tile(FRACTIONS, 2))
+    moved = prior.adapted([curve_of(curves[0])], 2.0)
+    scale = Scale(float(curves[0, -1]), 2.0)
+    mean, variance = moved.forecast(moved.units(curve_of(curves[0], 4), scale))
+    assert abs(mean) < 2.0 * np.sqrt(variance)
+
+
 def test_units_are_logarithmic_far_below_and_can_be_turned_back() -> None:
     scale = Scale(level=5.0, spread=2.0)
     scores = np.array([-100.0, 2.0, 3.0, 5.0, 7.0])
