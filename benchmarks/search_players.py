@@ -21,6 +21,7 @@ from search_worlds import FIRST, REPORTS, World, grid, so_far
 from cyclegan.score import GATED
 from search.study.cube import Cube
 from search.study.curves import CurvePrior
+from search.study.outlook import LEAST_COMPLETE
 from search.study.prospects import EarlierStudy, KnownTrial, Prospects
 from search.study.pruners import Pruner, halving_cutoff
 from search.study.samplers import Sampler as StudySampler
@@ -63,6 +64,8 @@ class Search:
         budget: reports of all trials together.
         earlier: what studies of other data found out, for the samplers that look at it.
         from_recipe: begin with the recipe's own values, as a study does by `enqueue_defaults`.
+        by_expected: promote the trial that is expected to be best, as our studies do, and not the
+            one with the highest score.
     """
 
     world: World
@@ -72,6 +75,7 @@ class Search:
     workers: int = 1
     earlier: Sequence[EarlierStudy] = ()
     from_recipe: bool = False
+    by_expected: bool = False
     trials: list[Trial] = field(default_factory=list)
     history: list[Trial] = field(default_factory=list)
     """After each report, the trial that would be promoted then."""
@@ -80,6 +84,7 @@ class Search:
         self.random = np.random.default_rng([5, self.seed])
         axes = range(self.world.dimensions)
         self.cube = Cube({str(axis): FloatRange(low=0.0, high=1.0) for axis in axes})
+        self._expected: tuple[int, dict[int, float]] = (0, {})
 
     def known(self) -> Prospects:
         """Return what our sampler and scheduler know."""
@@ -131,6 +136,11 @@ class Search:
     def chosen(self) -> Trial:
         """Return the trial that would be promoted now."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
+        if self.by_expected and len(complete) >= LEAST_COMPLETE:
+            if self._expected[0] != len(complete):  # what pauses and prunings tell comes later
+                self._expected = len(complete), self.known().expected
+            expected = self._expected[1]
+            return max(complete, key=lambda trial: expected[trial.number])
         begun = complete or [trial for trial in self.trials if trial.reached]
         return max(begun, key=lambda trial: trial.score)
 

@@ -11,9 +11,14 @@ the pool on which it is played: its curve prior and, in `+prior`, its earlier st
 the other pools.
 
 Printed for each pool and search: the regret at the end (dB below the best candidate), after a
-half and a quarter of the iterations; how many times fewer iterations than random search it needs
-until its mean regret is that of random search in the end; and how often it chooses worse than
-random search and than the recipe.
+half and a quarter of the iterations; two comparisons with random search; and how often it chooses
+worse than random search and than the recipe. The comparisons are
+
+- how many times fewer iterations it needs until its mean regret is that of random search in the
+  end. Where random search itself stops getting better early, this says little: compare with the
+  figure of random search itself.
+- how many times the iterations random search needs until its mean regret is that of the search in
+  the end. Random search is played up to `LONGER` times the iterations for that.
 """
 
 from __future__ import annotations
@@ -22,12 +27,12 @@ import argparse
 import json
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -51,13 +56,16 @@ from search.study.prospects import EarlierStudy
 Array = NDArray[np.float64]
 BUDGET = 20
 """Iterations of a search in whole trainings."""
-_PLACES = np.arange(1, 4 * BUDGET + 1) / (4 * BUDGET)
-"""Shares of the budget at which the regret is recorded."""
+LONGER = 8
+"""Random search is played with this many times the iterations."""
+_EACH = 4
+"""Number of times that the regret is recorded for each whole training's iterations."""
 _PART = 10
 """Number of replays that a process plays at a time."""
+_DRAWS = 500
+"""Number of times that the replays are drawn anew for an interval."""
 SEARCHES = (
     "random+none",
-    "random+none+twice",
     "grid+none",
     "random+first_then_best",
     "random+halving",
@@ -75,11 +83,14 @@ SEARCHES = (
     "noisy_gp+percentile75+prior",
     "noisy_gp+thaw",
     "noisy_gp+thaw+prior",
+    "random+none+expected",
     "random+none+recipe",
+    "noisy_gp+percentile75+recipe",
     "noisy_gp+thaw+recipe",
 )
-"""All searches: the sampler, the scheduler, and what else. `twice` has twice the budget, `prior`
-knows the trainings of the other pools, `recipe` begins with the recipe's own values."""
+"""All searches: the sampler, the scheduler, and what else. `prior` knows the trainings of the other
+pools, `recipe` begins with the recipe's own values, `expected` promotes the trial that is expected
+to be best, as `noisy_gp` does, and not the one with the highest score."""
 RANDOM = SEARCHES[0]
 
 
@@ -129,24 +140,14 @@ def searched(task: Task, seed: int) -> Search:
         worlds_of(task.pool).draw(seed),
         prior_without(task.pool, task.pools),
         seed,
-        task.budget * REPORTS * (2 if "twice" in more else 1),
+        task.budget * REPORTS,
         task.workers,
         earlier_without(task.pool, task.pools) if "prior" in more else (),
         "recipe" in more,
+        sampler == "noisy_gp" or "expected" in more,
     )
     search.run(SAMPLERS[sampler](search), SCHEDULERS[scheduler]())
     return search
-
-
-def play(task: Task) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the regrets (replays, places), and whether the choice is worse than the recipe."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    regrets, worse = [], []
-    for seed in task.seeds:
-        search = searched(task, seed)
-        regrets.append(search.regrets(_PLACES))
-        worse.append(regrets[-1][-1] > search.world.regret(search.world.recipe))
-    return np.array(regrets), np.array(worse)
 
 
 @dataclass(frozen=True)
@@ -154,33 +155,74 @@ class Outcome:
     """All replays of one search on one pool."""
 
     regrets: Array
-    worse: NDArray[np.bool_]
-    budget: float = 1.0
-    """Iterations of the search, relative to the others'."""
+    """(replays, places): in dB, after each quarter of a whole training's iterations."""
+    recipe: Array
+    """(replays,): the recipe's own."""
+
+    def after(self, trainings: float) -> Array:
+        """Return the regrets (replays,) after the iterations of a number of whole trainings."""
+        return np.asarray(self.regrets[:, round(_EACH * trainings) - 1])
 
 
-def _share_to(means: Array, goal: float) -> float:
+def play(task: Task) -> Outcome:
+    """Play some replays."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    places = np.arange(1, _EACH * task.budget + 1) / (_EACH * task.budget)
+    regrets, recipe = [], []
+    for seed in task.seeds:
+        search = searched(task, seed)
+        regrets.append(search.regrets(places))
+        recipe.append(search.world.regret(search.world.recipe))
+    return Outcome(np.array(regrets), np.array(recipe))
+
+
+def _needed(regrets: Array, goal: float) -> float:
+    """Return the iterations, in whole trainings, until the mean regret is as low as `goal`."""
     # Before a whole training is done there is nothing to promote.
-    reached = np.flatnonzero((means <= goal) & (_PLACES >= 1.0 / BUDGET))
-    return float(_PLACES[reached[0]]) if len(reached) else float("inf")
+    reached = np.flatnonzero(regrets.mean(axis=0)[_EACH - 1 :] <= goal)
+    return float(reached[0] / _EACH + 1.0) if len(reached) else float("inf")
 
 
-def ratio(random: Outcome, other: Outcome, draws: int = 500) -> tuple[float, float, float]:
-    """Return how many times fewer iterations `other` needs for random's result, with its interval.
+class Measured(NamedTuple):
+    """A figure of a search with its interval (95 %), from bootstrapping the paired replays."""
 
-    The interval (95 %) comes from bootstrapping the replays, which are paired. A search that does
-    not get there within the budget has the ratio 0.
+    value: float
+    low: float
+    high: float
+
+
+def _measured(count: int, figure: Callable[[NDArray[np.int64]], float]) -> Measured:
+    random = np.random.default_rng(0)
+    drawn = [figure(random.integers(count, size=count)) for _ in range(_DRAWS)]
+    # "inverted_cdf": some of them may be infinite, between which nothing can be interpolated.
+    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+    return Measured(figure(np.arange(count)), float(low), float(high))
+
+
+def ratio(random: Outcome, other: Outcome, budget: int = BUDGET) -> Measured:
+    """Return how many times fewer iterations `other` needs for the final result of random search.
+
+    A search that does not get there within the budget has the ratio 0.
     """
-    rng = np.random.default_rng(0)
-    count = len(random.regrets)
 
     def one(chosen: NDArray[np.int64]) -> float:
-        goal = float(random.regrets[chosen, -1].mean())
-        return 1.0 / (other.budget * _share_to(other.regrets[chosen].mean(axis=0), goal))
+        goal = float(random.after(budget)[chosen].mean())
+        return budget / _needed(other.regrets[chosen, : _EACH * budget], goal)
 
-    found = [one(rng.integers(count, size=count)) for _ in range(draws)]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return one(np.arange(count)), float(low), float(high)
+    return _measured(len(random.regrets), one)
+
+
+def random_needs(random: Outcome, other: Outcome, budget: int = BUDGET) -> Measured:
+    """Return how many times the iterations random search needs for the final result of `other`.
+
+    Infinite if it does not get there with `LONGER` times the iterations.
+    """
+
+    def one(chosen: NDArray[np.int64]) -> float:
+        goal = float(other.after(budget)[chosen].mean())
+        return _needed(random.regrets[chosen], goal) / budget
+
+    return _measured(len(random.regrets), one)
 
 
 Outcomes = dict[tuple[str, str], Outcome]
@@ -193,13 +235,13 @@ def all_outcomes(
     """Play everything, `--jobs` processes at a time."""
     seeds = np.arange(options.replays)
     tasks = [
-        Task(pool, recorded, search, tuple(map(int, part)), workers=options.workers)
+        Task(pool, recorded, search, tuple(map(int, part)), _budget(search), options.workers)
         for search in _wanted(options)
         for pool in pools
         for part in np.array_split(seeds, max(len(seeds) // _PART, 1))
     ]
     context = multiprocessing.get_context("spawn")
-    parts: dict[tuple[str, str], list[tuple[Array, NDArray[np.bool_]]]] = {}
+    parts: dict[tuple[str, str], list[Outcome]] = {}
     with ProcessPoolExecutor(options.jobs, mp_context=context) as workers:
         for done, (task, part) in enumerate(zip(tasks, workers.map(play, tasks), strict=True), 1):
             parts.setdefault((task.pool, task.search), []).append(part)
@@ -207,11 +249,15 @@ def all_outcomes(
                 print(f"{done} of {len(tasks)} parts", file=sys.stderr, flush=True)
     return {
         key: Outcome(
-            *(np.concatenate(arrays) for arrays in zip(*found, strict=True)),
-            budget=2.0 if key[1].endswith("+twice") else 1.0,
+            np.concatenate([part.regrets for part in found]),
+            np.concatenate([part.recipe for part in found]),
         )
         for key, found in parts.items()
     }
+
+
+def _budget(search: str) -> int:
+    return BUDGET * (LONGER if search == RANDOM else 1)
 
 
 def _wanted(options: argparse.Namespace) -> list[str]:
@@ -228,25 +274,35 @@ def report(outcomes: Outcomes, pools: Sequence[str]) -> dict[str, Any]:
         for (where, search), outcome in outcomes.items():
             if where == pool:
                 found[pool][search] = _figures(outcome, random)
+        found[pool][RANDOM]["longer_db"] = {
+            str(times): round(float(random.after(times * BUDGET).mean()), 3)
+            for times in (2, 4, LONGER)
+        }
     return found
 
 
 def _figures(outcome: Outcome, random: Outcome) -> dict[str, Any]:
-    means = outcome.regrets.mean(axis=0)
-    times, low, high = ratio(random, outcome)
-    against = outcome.regrets[:, -1] - random.regrets[:, -1]
+    end, at_random = outcome.after(BUDGET), random.after(BUDGET)
+    fewer, more, against = ratio(random, outcome), random_needs(random, outcome), end - at_random
     error = float(against.std() / np.sqrt(len(against)))
     return {
-        "regret_db": round(float(means[-1]), 3),
-        "at_half": round(float(means[len(means) // 2 - 1]), 3),
-        "at_quarter": round(float(means[len(means) // 4 - 1]), 3),
-        "worst_tenth_db": round(float(np.quantile(outcome.regrets[:, -1], 0.9)), 3),
+        "regret_db": round(float(end.mean()), 3),
+        "at_half": round(float(outcome.after(BUDGET / 2).mean()), 3),
+        "at_quarter": round(float(outcome.after(BUDGET / 4).mean()), 3),
+        "worst_tenth_db": round(float(np.quantile(end, 0.9)), 3),
         "above_random_db": [round(float(against.mean()), 3), round(1.96 * error, 3)],
-        "ratio": round(times, 2),
-        "interval": [round(low, 2), round(high, 2)],
-        "worse_than_recipe": round(float(outcome.worse.mean()), 3),
+        "ratio": round(fewer.value, 2),
+        "interval": [round(fewer.low, 2), round(fewer.high, 2)],
+        "random_needs": _finite(more.value),
+        "random_needs_interval": [_finite(more.low), _finite(more.high)],
+        "worse_than_recipe": round(float((end > outcome.recipe).mean()), 3),
         "worse_than_random": round(float((against > 0.05).mean()), 3),
     }
+
+
+def _finite(value: float) -> float | None:
+    """Return a value for JSON, which knows no infinity."""
+    return round(value, 2) if np.isfinite(value) else None
 
 
 def main() -> None:
@@ -269,8 +325,12 @@ def main() -> None:
     outcomes = all_outcomes(options, pools, recorded)
     found = report(outcomes, pools)
     if options.curves:
-        curves = {"+".join(key): o.regrets.mean(axis=0).tolist() for key, o in outcomes.items()}
-        places = (_PLACES * BUDGET * STEPS).tolist()
+        count = _EACH * BUDGET
+        curves = {
+            "+".join(key): outcome.regrets[:, :count].mean(axis=0).tolist()
+            for key, outcome in outcomes.items()
+        }
+        places = (STEPS / _EACH * np.arange(1, count + 1)).tolist()
         options.curves.write_text(json.dumps({"iterations": places, "regret_db": curves}))
     if options.json:
         print(json.dumps(found))
@@ -278,12 +338,22 @@ def main() -> None:
     for pool, rows in found.items():
         print(f"\n{pool}: regret in dB (end, half, quarter), times fewer iterations, worse ...")
         for name, row in rows.items():
-            print(
-                f"{name:24s} {row['regret_db']:6.3f} {row['at_half']:6.3f} {row['at_quarter']:6.3f}"
-                f"  x{row['ratio']:5.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
-                f"  than random {row['worse_than_random']:.2f},"
-                f" than the recipe {row['worse_than_recipe']:.2f}"
-            )
+            print(_line(name, row))
+        longer = rows[RANDOM]["longer_db"].items()
+        print("random for " + ", ".join(f"{n} times as long {db:.3f}" for n, db in longer))
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    regrets = " ".join(f"{row[key]:6.3f}" for key in ("regret_db", "at_half", "at_quarter"))
+    low, high = row["interval"]
+    needs = [row["random_needs"], *row["random_needs_interval"]]
+    middle, least, most = (f"> {LONGER}" if times is None else f"{times:.2f}" for times in needs)
+    return (
+        f"{name:28s} {regrets}  x{row['ratio']:5.2f} [{low:.2f}, {high:.2f}]"
+        f"  random needs x{middle} [{least}, {most}]"
+        f"  than random {row['worse_than_random']:.2f},"
+        f" than the recipe {row['worse_than_recipe']:.2f}"
+    )
 
 
 if __name__ == "__main__":

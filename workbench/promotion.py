@@ -74,7 +74,7 @@ def _candidates(handle: StudyHandle, request: PromoteRequest) -> list[int]:
         return [t.number for t in best_trials(handle, parse_confirm(request.confirm)[0])]
     if request.top is not None:
         return [t.number for t in best_trials(handle, request.top)]
-    return [handle.best().number]
+    return [handle.to_promote().number]
 
 
 def _options(request: PromoteRequest) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from search.study.trials import (
     declared_keys,
     front_of,
     searched_keys,
+    worth_promoting,
 )
 from viz.text import can_draw_blocks, line_width, short_names, short_text, sparklines, table
 from viz.units import short_time
@@ -44,6 +45,7 @@ def study_data(handle: StudyHandle) -> dict[str, Any]:
         "seconds": _seconds(records),
         "keys": searched_keys(records, declared_keys(handle.definition.space)),
         "best": best.to_dict() if best else None,
+        "promotes": first.number if (first := _first(records)) else None,
         **_objectives_data(handle.definition, records),
         **_gain_data(handle),
         "trials": [r.to_dict() for r in records],
@@ -94,7 +96,7 @@ def study_table(
     fixed = _progress_columns(records, blocks)
     further = handle.definition.objective[1:]
     fixed[3:3] = _objective_columns(records, further)
-    values = _value_columns(records, keys)
+    values = [*_expected_column(records), *_value_columns(records, keys)]
     return "\n".join(
         [
             one_line(handle),
@@ -102,6 +104,7 @@ def study_table(
             *_side_by_side(fixed, values, width),
             *_front(records, handle.definition, width),
             *_reasons(records, width),
+            *_to_promote(records, width),
             *_gain(handle, width),
         ]
     )
@@ -118,6 +121,24 @@ def best_data(handle: StudyHandle) -> dict[str, Any]:
     """Return the best trial as plain values. Errors: `DataError` if there is none."""
     number = handle.best().number
     return next(r for r in handle.trials() if r.number == number).to_dict()
+
+
+def _first(records: Sequence[Trial]) -> Trial | None:
+    """Return the trial that `promote` takes."""
+    return next(iter(worth_promoting(records)), None)
+
+
+def _to_promote(records: Sequence[Trial], width: int | None) -> list[str]:
+    """Return why another trial than that with the highest score would be promoted, if so."""
+    best, first = best_of(records), _first(records)
+    if best is None or first is None or first.number == best.number:
+        return []
+    text = (
+        f"promote takes trial {first.number}, of which {first.expected:.2f} is expected in the mean"
+        f" of many seeds; trial {best.number} has the highest score, but judged by its neighbours"
+        f" {best.expected:.2f} is expected of it"
+    )
+    return ["", text if width is None else textwrap.fill(text, width)]
 
 
 Column = list[str]
@@ -147,6 +168,11 @@ def _progress_columns(records: Sequence[Trial], blocks: bool) -> list[Column]:
         ["time", *(short_time(r.seconds) for r in records)],
         ["curve", *sparklines([r.curve for r in records], blocks=blocks)],
     ]
+
+
+def _expected_column(records: Sequence[Trial]) -> list[Column]:
+    cells = [_number(r.expected) for r in records]
+    return [["expected", *cells]] if any(cells) else []
 
 
 def _objective_columns(records: Sequence[Trial], further: Sequence[str]) -> list[Column]:

@@ -20,7 +20,6 @@ from search.promotion.promote import check_same_data, say_left_elsewhere
 from search.promotion.race import Standing, standing
 from search.study import StudyHandle, Trial
 from search.study.objective import OBJECTIVE_NAME, ObjectiveRecord, recorded_reports
-from search.study.trials import complete
 from tracking.views import promoted_view
 from viz.console import Console
 from viz.text import table
@@ -191,11 +190,11 @@ def _say_dropped(console: Console, before: Standing, after: Standing) -> None:
 
 
 def best_trials(handle: StudyHandle, count: int) -> Sequence[Trial]:
-    """Return the `count` complete trials with the highest scores.
+    """Return the `count` complete trials that are expected to be best.
 
     Errors: `DataError` if there are fewer.
     """
-    done = complete(handle.trials())
+    done = handle.recommended()
     if len(done) < count:
         more = max(handle.definition.trials, len(handle.trials()) + count - len(done))
         raise DataError(

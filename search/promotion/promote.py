@@ -135,7 +135,7 @@ def plan_promotion(
     Errors: `DataError` if no trial is complete or the data have changed; `UsageError` for a trial
     that does not exist; `ConfigError` for other data, or a promotion that began another way.
     """
-    source = handle.best() if trial is None else finished_trial(handle, trial)
+    source = handle.to_promote() if trial is None else finished_trial(handle, trial)
     config = promoted_config(handle, source.number, steps=steps, hp_optimizer=hp_optimizer)
     check_same_data(handle, config)
     folder = handle.results / config.run_name
@@ -265,7 +265,10 @@ def _check_continuation(
 ) -> None:
     if first is None:
         folder = handle.trial_folder(source.number)
-        raise DataError(f"{folder} holds no checkpoint; promote with --from-scratch")
+        raise DataError(
+            f"{folder} holds no checkpoint; promote with --from-scratch, or name another trial by "
+            "--trial"
+        )
     if config.steps <= source.step:
         raise UsageError(
             f"--steps {config.steps}: trial {source.number} already has {source.step}; ask for "

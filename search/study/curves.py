@@ -41,14 +41,18 @@ _PRIOR_TRIALS = 6.0
 _PLAIN_CURVES = 10.0
 """Number of recorded curves that the plain covariance counts as; a few curves alone would seem to
 determine each other exactly (Schaefer and Strimmer 2005, "A shrinkage approach")."""
-_PRIOR_CURVES = 1.0
-"""Number of complete trials that the typical rise of the recorded trainings counts as; fewer, as
-with a Cauchy distribution, if the study's own trials rise quite otherwise (in spreads)."""
+_ONE_DATA_SET = 0.3
+"""Share of a rise by which other data sets differ if only one has been recorded."""
+_LEAST_DOUBT = 0.05
+"""Smallest doubt about a typical score, in spreads."""
 _ROUNDS = 5
 """Rounds in which the spread and the level of a study are found, each from the other."""
+_MOST_MOVES = 12
+"""Most rounds in which the typical curve is found, from the scale and the scale from it; 3 or 4 but
+for a study that is quite unlike all others."""
 _LEAST_SPREAD = 0.2
 """Smallest spread of a study, relative to that of the recorded trainings."""
-_ARRAYS = ("fractions", "typical", "width", "mean", "covariance")
+_ARRAYS = ("fractions", "typical", "doubt", "width", "mean", "covariance")
 _SHIPPED = Path(__file__).with_name("curve_prior.json")
 
 
@@ -76,7 +80,9 @@ class CurvePrior:
         typical: (2 T + 1,): the median of the reports at each fraction, of the scores as of each,
             and of the end, all above the end's; in spreads, by which data sets resemble each other
             more than by decibels.
-        width: (2 T + 1,): the usual deviation of the same, in spreads; that of the end is 1.
+        doubt: (2 T + 1,): how much the same differs between data sets, in spreads; 0 for the end.
+        width: (2 T + 1,): the usual deviation of single trainings from it, in spreads; 1 in the
+            end.
         mean: (2 T + 1,): mean deviation of the same, in the units of a `Scale`.
         covariance: (2 T + 1, 2 T + 1): of the same, with the noise of single reports.
         spread: the usual distance of a trial's end from the median end, in score.
@@ -84,6 +90,7 @@ class CurvePrior:
 
     fractions: Array
     typical: Array
+    doubt: Array
     width: Array
     mean: Array
     covariance: Array
@@ -104,6 +111,7 @@ class CurvePrior:
         medians = [(np.median(pool, axis=0) - scale.level) / scale.spread for pool, scale in pairs]
         widths = [[_spread_of(column) / scale.spread for column in pool.T] for pool, scale in pairs]
         typical, width = np.mean(medians, axis=0), np.exp(np.mean(np.log(widths), axis=0))
+        doubt = _doubt(np.array(medians))
         units = [scale.units(pool, typical, width) for pool, scale in pairs]
         means = [deviations.mean(axis=0) for deviations in units]
         covariance = np.mean([np.cov(deviations, rowvar=False) for deviations in units], axis=0)
@@ -116,7 +124,7 @@ class CurvePrior:
         covariance = share * plain + (1.0 - share) * covariance
         spread = float(np.exp(np.mean([np.log(scale.spread) for scale in scales])))
         mean = np.mean(means, axis=0)
-        return cls(np.asarray(fractions, float), typical, width, mean, covariance, spread)
+        return cls(np.asarray(fractions, float), typical, doubt, width, mean, covariance, spread)
 
     @classmethod
     @cache
@@ -135,30 +143,58 @@ class CurvePrior:
         content = {key: getattr(self, key).round(4).tolist() for key in _ARRAYS}
         return content | {"spread": round(self.spread, 4)}
 
-    def adapted(self, curves: Sequence[Curve], spread: float) -> CurvePrior:
-        """Return the prior for a study whose complete trials have these curves.
+    def adapted(
+        self, complete: Sequence[Curve], latest: Sequence[tuple[float, float]]
+    ) -> CurvePrior:
+        """Return the prior for a study that has some complete trials.
 
         How far scores rise from a fraction to the end differs between data sets, for all trials
-        alike. So the typical curve moves towards that of the study's own complete trials.
+        alike, and with the length of trainings. So the typical curve moves towards that of the
+        study's own complete trials. A bad trial rises otherwise than a good one; what counts is how
+        a complete trial's reports deviate from those that are expected of a trial with its end.
 
         Args:
-            curves: each complete trial.
-            spread: the study's own (see `Scale`).
+            complete: the curves of the complete trials.
+            latest: (fraction, score) as of the last report of all trials, see `Scale.of_study`.
         """
-        if not curves:
+        if not complete:
             return self
-        rises = []
-        for curve in curves:
-            places = list(curve.reports)
-            inside = (self.fractions >= places[0]) & (self.fractions <= places[-1])
-            parts = [list(part.values()) for part in (curve.reports, curve.scores)]
-            own = [np.interp(self.fractions, places, part) - parts[1][-1] for part in parts]
-            rise = np.concatenate(own) / spread - self.typical[:-1]
-            rises.append(np.where(np.tile(inside, 2), rise, 0.0))
-        apart = np.median(rises, axis=0)
-        weight = len(rises) / (len(rises) + _PRIOR_CURVES / (1.0 + apart**2))
-        moved = self.typical + np.append(weight * apart, 0.0)
-        return replace(self, typical=moved)
+        count = len(self.fractions)
+        places = [list(curve.reports) for curve in complete]
+        inside = np.array([(self.fractions >= p[0]) & (self.fractions <= p[-1]) for p in places])
+        values = np.array(
+            [
+                np.concatenate([np.interp(self.fractions, at, list(part.values())) for part in c])
+                for c, at in zip(complete, places, strict=True)
+            ]
+        )
+        ends = np.array([list(curve.scores.values())[-1] for curve in complete])
+        known = np.tile(inside, 2)
+        numbers = np.maximum(known.sum(axis=0), 1)
+        slope = self.covariance[:-1, -1] / self.covariance[-1, -1]
+        left = np.diag(self.covariance)[:-1] - slope * self.covariance[:-1, -1]
+        width, doubt = self.width[:-1], self.doubt[:-1]
+        noise = np.sqrt(np.maximum(left, 1e-6)) * width
+        moved, unsure = np.zeros(2 * count), doubt
+        for _ in range(_MOST_MOVES):
+            typical = self.typical[:-1] + moved
+            scale = Scale.of_study(replace(self, typical=np.append(typical, 0.0)), latest)
+            expected = self.mean[:-1] + slope * (scale.units(ends)[:, None] - self.mean[-1])
+            apart = np.where(known, scale.units(values, typical, width) - expected, np.nan)
+            rise = moved + width * _medians(apart)
+            # As with Cauchy's distribution: what the noise of single trials can't explain is
+            # believed at once.
+            trust = (doubt / noise) ** 2 * (1.0 + (rise / noise) ** 2)
+            weight = np.where(known.any(axis=0), 1.0 / (1.0 + 1.0 / (numbers * trust)), 0.0)
+            before, moved = moved, weight * rise
+            unsure = np.where(known.any(axis=0), noise * np.sqrt(weight / numbers), doubt)
+            if np.abs(moved - before).max() < 0.05:
+                break
+        return replace(
+            self,
+            typical=self.typical + np.append(moved, 0.0),
+            doubt=np.append(unsure, 0.0),
+        )
 
     @property
     def end(self) -> Forecast:
@@ -179,6 +215,9 @@ class CurvePrior:
         seen = rows @ self.covariance[:-1, :-1] @ rows.T
         # Between two reports lies noise that interpolation averages away.
         seen[np.diag_indices_from(seen)] = rows @ np.diag(self.covariance)[:-1] + 1e-6
+        # If the typical curve is too high or too low, then everywhere.
+        wrong = rows @ (self.doubt / self.width)[:-1]
+        seen += np.outer(wrong, wrong)
         gain = np.linalg.solve(seen, rows @ self.covariance[:-1, -1])
         mean = self.mean[-1] + gain @ (values - rows @ self.mean[:-1])
         variance = self.covariance[-1, -1] - gain @ rows @ self.covariance[:-1, -1]
@@ -254,7 +293,7 @@ class Scale:
         for _ in range(_ROUNDS):
             levels = scores - spread * typical
             level = float(np.median(levels))
-            own = 1.4826 * float(np.median(np.abs(levels - level) / width))
+            own = float(np.quantile((levels - level) / width, 0.84))
             logs = np.log([prior.spread, np.clip(own, least, most)])
             spread = float(np.exp(logs @ [1.0 - weight, weight]))
         return cls(float(np.median(scores - spread * typical)), spread)
@@ -276,6 +315,26 @@ class Scale:
         below = _KNEE * np.exp(_KNEE - np.minimum(units, _KNEE))
         apart = np.asarray(width, float) * np.where(units < _KNEE, below, units)
         return np.asarray(self.level + self.spread * (np.asarray(typical, float) + apart))
+
+
+def _doubt(medians: Array) -> Array:
+    """Return how much typical curves (N, 2 T + 1) differ between data sets.
+
+    Few data sets say little about a single place, so it is one share of the rise for all places.
+    """
+    rise = np.abs(medians.mean(axis=0)[:-1])
+    share = _ONE_DATA_SET
+    if len(medians) > 1:
+        deviations = medians[:, :-1].std(axis=0, ddof=1)
+        large = rise > 0.1 * rise.max()
+        share = float(np.sqrt(np.mean((deviations[large] / rise[large]) ** 2)))
+    return np.append(np.maximum(share * rise, _LEAST_DOUBT), 0.0)
+
+
+def _medians(values: Array) -> Array:
+    """Return the medians of columns, those without any value 0."""
+    empty = np.isnan(values).all(axis=0)
+    return np.asarray(np.nanmedian(np.where(empty, 0.0, values), axis=0))
 
 
 def _plain_covariance(fractions: Array, deviations: Array) -> Array:

@@ -26,8 +26,8 @@ EARLIER = "earlier"
 """User attribute of a study: what earlier studies found out, as `EarlierStudy.to_dict` returns it.
 It is stored when the study begins, because earlier studies may change."""
 _MOST_ENDS = 300
-_LEAST_COMPLETE = 3
-"""Number of complete trials from which on the gain of further ones is estimated."""
+LEAST_COMPLETE = 3
+"""Number of complete trials from which on expected scores and gains are estimated."""
 
 
 def is_paused(frozen: FrozenTrial) -> bool:
@@ -114,19 +114,35 @@ def expected_gain(definition: StudyDefinition, study: optuna.Study) -> tuple[flo
     """Return what further steps are expected to gain, and the noise between trainings, in score.
 
     The gain is that of the best paused or new trial over the best complete one. None with fewer
-    than `_LEAST_COMPLETE` complete trials, for a space that is a function, and for objectives that
+    than `LEAST_COMPLETE` complete trials, for a space that is a function, and for objectives that
     can't be forecast.
     """
-    if len(definition.objective) > 1 or not is_in_db(definition.first_objective):
-        return None
-    prospects, cube = outlook(definition, study), cube_of(definition)
-    complete = sum(trial.state == "complete" for trial in prospects.trials)
-    if cube is None or complete < _LEAST_COMPLETE or prospects.noise is None:
+    cube, prospects = cube_of(definition), _known_well(definition, study)
+    if prospects is None or prospects.noise is None:
         return None
     new = prospect_of_new(prospects, cube, seed=definition.sampler.seed)
     paused = {t.number for t in prospects.trials if t.state == "paused"}
     gains = [p.gain for number, p in prospects.of_trials().items() if number in paused]
     return max(new.gain, *gains, 0.0), prospects.noise
+
+
+def expected_scores(definition: StudyDefinition, study: optuna.Study) -> dict[int, float]:
+    """Return the scores that complete trials are expected to have in the mean of many seeds.
+
+    By number (see `Prospects.expected`); empty where `expected_gain` is None.
+    """
+    prospects = _known_well(definition, study)
+    return {} if prospects is None else prospects.expected
+
+
+def _known_well(definition: StudyDefinition, study: optuna.Study) -> Prospects | None:
+    if len(definition.objective) > 1 or not is_in_db(definition.first_objective):
+        return None
+    prospects = outlook(definition, study)
+    complete = sum(trial.state == "complete" for trial in prospects.trials)
+    if cube_of(definition) is None or complete < LEAST_COMPLETE:
+        return None
+    return prospects
 
 
 def verdicts(definition: StudyDefinition, study: optuna.Study) -> dict[int, Verdict]:

@@ -122,14 +122,16 @@ class Prospects:
         """The usual course of learning curves in this study."""
         complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
         curves = [self._curve(trial) for trial in complete if trial.reports]
-        return self.recorded.adapted(curves, self._scale_by(self.recorded).spread)
+        return self.recorded.adapted(curves, self._latest)
 
     @cached_property
     def scale(self) -> Scale:
         """The units of this study's scores."""
-        return self._scale_by(self.prior)
+        return Scale.of_study(self.prior, self._latest)
 
-    def _scale_by(self, prior: CurvePrior) -> Scale:
+    @cached_property
+    def _latest(self) -> list[tuple[float, float]]:
+        """(fraction, score) as of the last report of each trial."""
         latest = []
         for trial in self.trials:
             if trial.state == "complete" and trial.score is not None:
@@ -137,7 +139,7 @@ class Prospects:
             elif trial.reports:
                 at, score = list(self._curve(trial).scores.items())[-1]
                 latest.append((at, score))
-        return Scale.of_study(prior, latest)
+        return latest
 
     @cached_property
     def forecasts(self) -> dict[int, Forecast]:
@@ -221,6 +223,21 @@ class Prospects:
         """The end to beat, in units: that of the best complete trial, or a bad one without any."""
         scores = [t.score for t in self.trials if t.state == "complete" and t.score is not None]
         return float(self.scale.units(max(scores))) if scores else self.prior.end.mean - 1.0
+
+    @cached_property
+    def expected(self) -> dict[int, float]:
+        """The scores that are expected of complete trials in the mean of many seeds, by number.
+
+        A trial's own score says something about that, and so do its neighbours'. The highest of
+        many scores is usually a lucky one, which its neighbours betray. Empty if nothing is known
+        of neighbours.
+        """
+        complete = [t for t in self.trials if t.state == "complete" and t.score is not None]
+        if self.process is None or not complete:
+            return {}
+        means = self.process.predict(np.array([trial.point for trial in complete])).means
+        scores = self.scale.scores(means + self.prior.end.mean)
+        return {t.number: float(score) for t, score in zip(complete, scores, strict=True)}
 
     @cached_property
     def noise(self) -> float | None:

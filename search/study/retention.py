@@ -48,11 +48,11 @@ _FINISHED = ("complete", "pruned", "failed")
 
 
 def checkpoints_to_keep(
-    trials: Sequence[Trial], keep_trials: int, revived: Collection[int] = ()
+    trials: Sequence[Trial], keep_trials: int, needed: Collection[int] = ()
 ) -> dict[int, Keep]:
     """Return by number which checkpoints every trial keeps; those of a Pareto front keep theirs.
 
-    `revived`: numbers of trials that unfinished trials continue.
+    `needed`: numbers of trials that unfinished trials continue, or that would be promoted.
     """
     best = {
         trial.number
@@ -62,7 +62,7 @@ def checkpoints_to_keep(
     best |= {trial.number for trial in front_of(trials)}
     kept: dict[int, Keep] = {}
     for trial in trials:
-        wanted = trial.number in best or trial.number in revived
+        wanted = trial.number in best or trial.number in needed
         kept[trial.number] = "newest" if wanted else "none"
         if trial.state == "paused":
             kept[trial.number] = "newest"
@@ -106,7 +106,8 @@ def _kept(handle: StudyHandle) -> dict[int, Keep]:
     unfinished = {t.number for t in trials if t.state not in _FINISHED}
     frozen = handle.study.get_trials(deepcopy=False)
     revived = {int(t.user_attrs.get("revives", -1)) for t in frozen if t.number in unfinished}
-    return checkpoints_to_keep(trials, handle.definition.checkpoints.keep_trials, revived)
+    first = {trial.number for trial in handle.recommended()[:1]}
+    return checkpoints_to_keep(trials, handle.definition.checkpoints.keep_trials, revived | first)
 
 
 def _trainings(results: Path) -> Iterator[tuple[int, Path]]:

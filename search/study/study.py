@@ -19,9 +19,9 @@ from cyclegan.config import Config, load_yaml, parse_config
 from cyclegan.errors import DataError, UsageError, nearest
 from search.study.definition import StudyDefinition, load_definition, parse_definition
 from search.study.objective import is_minimised
-from search.study.outlook import expected_gain, outlook, verdicts
+from search.study.outlook import expected_gain, expected_scores, outlook, verdicts
 from search.study.storage import StudyStorage, storage_for
-from search.study.trials import Trial, best_of, trials_of
+from search.study.trials import Trial, best_of, trials_of, worth_promoting
 from tracking import project_root
 
 if TYPE_CHECKING:
@@ -57,14 +57,24 @@ class StudyHandle:
         )
 
     def trials_and_chances(self) -> list[Trial]:
-        """Return the trials, paused ones with the chance that they have at this moment."""
-        now = verdicts(self.definition, self.study)
+        """Return the trials with what is expected of them at this moment.
+
+        That is the chance of paused ones, and the expected score of complete ones.
+        """
+        now, expected = verdicts(self.definition, self.study), self.expected_scores()
         return [
             replace(trial, reason=found.in_words(), verdict=found.as_dict())
             if (found := now.get(trial.number)) is not None and trial.state == "paused"
-            else trial
+            else replace(trial, expected=expected.get(trial.number))
             for trial in self.trials()
         ]
+
+    def expected_scores(self) -> dict[int, float]:
+        """Return the scores that complete trials are expected to have in the mean of many seeds.
+
+        By number; empty if not enough is known.
+        """
+        return expected_scores(self.definition, self.study)
 
     def expected_gain(self) -> tuple[float, float] | None:
         """Return what another trial is expected to gain, and the noise between trainings.
@@ -76,6 +86,18 @@ class StudyHandle:
     def with_trials(self, count: int) -> StudyHandle:
         """Return the same study with another target number of trials."""
         return replace(self, definition=self.definition.with_trials(count))
+
+    def recommended(self) -> list[Trial]:
+        """Return the complete trials in the order in which they are worth promoting."""
+        expected = self.expected_scores()
+        return worth_promoting(
+            replace(trial, expected=expected.get(trial.number)) for trial in self.trials()
+        )
+
+    def to_promote(self) -> Trial:
+        """Return the trial that is promoted if nobody names one. Errors: those of `best`."""
+        self.best()
+        return self.recommended()[0]
 
     def best(self) -> Trial:
         """Return the complete trial with the highest score.

@@ -48,6 +48,9 @@ class Trial:
     score: float | None
     """Result of a complete trial; of any other, the score of its reports so far. None if it is
     not finite."""
+    expected: float | None = None
+    """Score that a complete trial is expected to have in the mean of many seeds; None if that was
+    not asked for, or too little is known."""
     step: int = 0
     iteration: int = 0
     """Optimisation steps computed so far, as of the last report while it runs. A rollback
@@ -84,6 +87,7 @@ class Trial:
             "number": self.number,
             "state": self.state,
             "score": self.score,
+            **({} if self.expected is None else {"expected": self.expected}),
             **({"objectives": dict(self.objectives)} if self.objectives else {}),
             "step": self.step,
             "iteration": self.iteration,
@@ -161,6 +165,18 @@ def best_of(records: Iterable[Trial]) -> Trial | None:
 def complete(records: Iterable[Trial]) -> list[Trial]:
     """Return the complete trials that have a score, the best first."""
     return best_first(r for r in records if r.state == "complete" and r.score is not None)
+
+
+def worth_promoting(records: Iterable[Trial]) -> list[Trial]:
+    """Return the complete trials in the order in which they are worth promoting.
+
+    The first one is expected to have the highest score in the mean of many seeds. Where too little
+    is known for that, the scores decide.
+    """
+    done = complete(records)
+    if any(trial.expected is None for trial in done):
+        return done
+    return sorted(done, key=lambda trial: -(trial.expected or 0.0))
 
 
 def searched_keys(records: Iterable[Trial], declared: Iterable[str] = ()) -> list[str]:

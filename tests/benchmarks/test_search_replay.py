@@ -82,7 +82,7 @@ BOTH = ("phantom", "fibres")
 
 def outcome(modules: Modules, search: str, replays: int, workers: int = 1) -> Any:
     task = modules.replay.Task("phantom", BOTH, search, tuple(range(replays)), 6, workers)
-    return modules.replay.Outcome(*modules.replay.play(task))
+    return modules.replay.play(task)
 
 
 def test_configurations_are_the_recipe_and_points_of_the_whole_space(modules: Modules) -> None:
@@ -177,8 +177,6 @@ def test_a_search_can_begin_with_the_recipe(modules: Modules, search: str) -> No
         played = modules.replay.searched(modules.replay.Task("phantom", BOTH, name, (0,), 3), 0)
         assert np.allclose(played.trials[0].point, played.world.recipe) == first
         assert len(played.trials) > 1
-    found = outcome(modules, "grid+none", 1)
-    assert found.regrets.shape == (1, len(modules.replay._PLACES))
 
 
 def test_a_search_knows_nothing_of_its_own_pool(modules: Modules) -> None:
@@ -190,11 +188,31 @@ def test_a_search_knows_nothing_of_its_own_pool(modules: Modules) -> None:
     )
 
 
-def test_the_ratio_is_that_of_the_iterations(modules: Modules) -> None:
-    places = modules.replay._PLACES
-    random = modules.replay.Outcome(np.tile(2.0 - places, (20, 1)), np.zeros(20, bool))
-    fast = modules.replay.Outcome(np.tile(2.0 - 2.0 * places, (20, 1)), np.zeros(20, bool))
-    never = modules.replay.Outcome(np.full((20, len(places)), 3.0), np.ones(20, bool))
-    assert modules.replay.ratio(random, random)[0] == pytest.approx(1.0)
-    assert modules.replay.ratio(random, fast) == pytest.approx((2.0, 2.0, 2.0))
-    assert modules.replay.ratio(random, never)[0] == 0.0
+def test_a_longer_search_begins_like_a_shorter_one(modules: Modules) -> None:
+    """So random search with twice the iterations is a part of the one with eight times as many."""
+    short, long = (
+        modules.replay.play(modules.replay.Task("phantom", BOTH, "random+none", (0, 1), budget))
+        for budget in (3, 6)
+    )
+    assert (long.regrets[:, : short.regrets.shape[1]] == short.regrets).all()
+    assert (long.after(3) == short.regrets[:, -1]).all()
+
+
+def made_up(modules: Modules, means: list[float]) -> Any:
+    return modules.replay.Outcome(np.tile(means, (20, 1)), np.zeros(20))
+
+
+def test_comparisons_with_random_search_are_those_of_the_iterations(modules: Modules) -> None:
+    replay = modules.replay
+    trainings = np.arange(1, 8 * 4 * 10 + 1) / 4
+    random = made_up(modules, 200.0 - trainings)
+    fast = made_up(modules, (200.0 - 2.0 * trainings)[:40])
+    never = made_up(modules, np.full(40, 300.0))
+    assert replay.ratio(random, random, 10) == pytest.approx((1.0, 1.0, 1.0))
+    assert replay.ratio(random, fast, 10) == pytest.approx((2.0, 2.0, 2.0))
+    assert replay.ratio(random, never, 10) == (0.0, 0.0, 0.0)
+    assert replay.random_needs(random, random, 10) == pytest.approx((1.0, 1.0, 1.0))
+    assert replay.random_needs(random, fast, 10) == pytest.approx((2.0, 2.0, 2.0))
+    best = made_up(modules, np.zeros(40))
+    assert replay.random_needs(random, best, 10) == (np.inf, np.inf, np.inf)
+    assert replay.random_needs(random, never, 10)[0] == pytest.approx(0.1)

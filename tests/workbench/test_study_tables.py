@@ -28,7 +28,30 @@ def test_trials_stand_best_first_with_state_cost_and_reason(make_study: Any) -> 
         scores = [float(row[2]) for row in part]
         assert scores == sorted(scores, reverse=True)
     assert {tuple(row[3:5]) for row in rows[:4]} == {("400", "410")}  # steps, iterations
+    assert lines[2].split()[:8][-1] == "expected"
     assert "  trial 7 pruned: gate at step 100: flat" in lines
+
+
+def test_it_is_said_why_another_trial_than_the_luckiest_is_promoted(make_study: Any) -> None:
+    handle = make_study(40, {"lr_g": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}})
+    worst = handle.recommended()[-1]
+    frozen = handle.study.get_trials()[worst.number]
+    lucky = optuna.trial.create_trial(
+        value=(handle.best().score or 0.0) + 0.05,
+        params={"lr_g": 1.1 * frozen.params["lr_g"]},
+        distributions=frozen.distributions,
+        intermediate_values=frozen.intermediate_values,
+        user_attrs=frozen.user_attrs,
+    )
+    handle.study.add_trial(lucky)
+    assert handle.best().number == 40
+    first = handle.to_promote()
+    assert first.number != 40
+    assert f"promote takes trial {first.number}, of which {first.expected:.2f} is expected" in (
+        study_table(handle)
+    )
+    data = study_data(handle)
+    assert (data["best"]["number"], data["promotes"]) == (40, first.number)
 
 
 @pytest.mark.parametrize("width", [72, 80, 100, 140])

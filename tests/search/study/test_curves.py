@@ -126,20 +126,50 @@ def test_complete_trials_teach_how_far_scores_rise_in_this_study(prior: CurvePri
     latest = [*ends, *((0.2, float(c[3])) for c in curves[8:])]
     truth = float(np.median(curves[:, -1]))
     before = Scale.of_study(prior, latest)
-    after = Scale.of_study(prior.adapted(complete, before.spread), latest)
+    adapted = prior.adapted(complete, latest)
+    after = Scale.of_study(adapted, latest)
     assert abs(after.level - truth) < 0.4 * abs(before.level - truth)
-    assert prior.adapted([], 2.0) is prior
+    assert prior.adapted([], latest) is prior
     # Nothing is learned about places that the reports do not reach.
-    short = [Curve({0.5: 1.0, 1.0: 7.0}, {0.5: 1.0, 1.0: 7.0})]
-    assert (prior.adapted(short, 2.0).typical == prior.typical)[FRACTIONS.tolist().index(0.25)]
+    short = prior.adapted([Curve({0.5: 1.0, 1.0: 7.0}, {0.5: 1.0, 1.0: 7.0})], [(1.0, 7.0)])
+    early = FRACTIONS.tolist().index(0.25)
+    assert short.typical[early] == prior.typical[early]
+    assert short.doubt[early] == prior.doubt[early]
+
+
+def test_bad_complete_trials_do_not_change_what_is_typical_of_good_ones() -> None:
+    """A slow training begins badly and ends badly: its rise says nothing about that of others."""
+
+    def trainings(seed: int, rise: float) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        delay = np.exp(random.normal(-1.5, 1.2, size=(80, 1)))
+        curves = 3.0 - rise * np.exp(-FRACTIONS / delay) + 0.1 * random.normal(size=(80, 20))
+        return np.concatenate([curves, curves, curves[:, -1:]], axis=1)
+
+    prior = CurvePrior.from_curves(FRACTIONS, [trainings(0, 6.0), trainings(1, 8.0)])
+    curves = trainings(2, 7.0)
+    worst, *others = np.array_split(np.argsort(curves[:, -1]), 10)
+    latest = [(1.0, float(curves[n, -1])) for n in worst[:4]]
+    latest += [(0.25, float(curves[n, 4])) for part in others for n in part]
+    moved = prior.adapted([curve_of(curves[n]) for n in worst[:4]], latest)
+    truth = float(np.median(curves[:, -1]))
+    scale = Scale.of_study(moved, latest)
+    assert abs(scale.level - truth) < scale.spread
+    errors = []
+    for part in others:
+        for n in part:
+            mean, variance = moved.forecast(moved.units(curve_of(curves[n], 5), scale))
+            errors.append((scale.units(curves[n, -1]) - mean) / np.sqrt(variance))
+    assert 0.5 < np.mean(np.abs(errors) < 1.0) < 0.95
 
 
 def test_one_complete_trial_is_believed_if_it_rises_quite_otherwise(prior: CurvePrior) -> None:
     """Otherwise nothing would seem to have a chance in a study of very short trainings."""
     curves = pool(2, 4)
     curves[:, :-1] -= 40.0 * (1.0 - np.tile(FRACTIONS, 2))
-    moved = prior.adapted([curve_of(curves[0])], 2.0)
-    scale = Scale(float(curves[0, -1]), 2.0)
+    latest = [(1.0, float(curves[0, -1]))]
+    moved = prior.adapted([curve_of(curves[0])], latest)
+    scale = Scale.of_study(moved, latest)
     mean, variance = moved.forecast(moved.units(curve_of(curves[0], 4), scale))
     assert abs(mean) < 2.0 * np.sqrt(variance)
 

@@ -194,3 +194,26 @@ def test_a_thousand_trials_are_judged_within_seconds(prior: CurvePrior) -> None:
     start = time.perf_counter()
     pauses(known, 1_000, prospect_of_new(known, SQUARE, seed=0), least_chance=0.05)
     assert time.perf_counter() - start < 5.0  # 0.2 s on a quiet core; this finds a fourth power
+
+
+def test_a_lucky_trial_is_not_expected_to_be_best(prior: CurvePrior) -> None:
+    """The highest of many scores is often luck; the neighbours tell."""
+    random = np.random.default_rng(3)
+    trials = []
+    for number in range(20):
+        point = random.random(2)
+        quality = 2.0 * point[0] + 0.15 * random.normal()
+        made = trial(number, quality, 20)
+        trials.append(replace(made, point=tuple(point.tolist())))
+    scores = [one.score or 0.0 for one in trials]
+    worst_place = min(trials, key=lambda one: one.point[0])
+    lucky = replace(worst_place, score=max(scores) + 0.2)
+    trials[lucky.number] = lucky
+    expected = prospects(prior, *trials).expected
+    assert set(expected) == set(range(20))
+    first = max(expected, key=lambda number: expected[number])
+    assert trials[first].point[0] > 0.7
+    assert expected[lucky.number] < max(scores) - 0.3
+    paused = trial(20, 3.0, 10)
+    assert 20 not in prospects(prior, *trials, paused).expected
+    assert prospects(prior, paused).expected == {}
