@@ -14,21 +14,27 @@ All have the ranges of `search_pool.py`. The data are two phantoms on which noth
 1x and 2x (see `alternatives_sets.py`), and no curve of them was recorded. The report does not use
 the score, which the searches see, but the truth, which they never see: PSNR and SSIM of the chosen
 trial's generator against the noise-free phantom, and how many steps each way needs until its choice
-is as good as the last one of random search with the same seed. Every search is a real study in
-`--folder`; on another call the benchmark goes on.
+is as good as the last one of random search with the same seed. A grid and random search choose the
+trial with the highest score, a study the one that `promote` takes.
+
+Every search is a real study in `--folder`. What it found is added to search_comparison.csv, beside
+this script, so that on another call, also on another machine, the benchmark goes on with the
+searches that are missing there.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +45,10 @@ from score_truth import generator_of
 from search_pool import SHARED, SPACE, TIES, recipe_values
 
 from cyclegan.config import load_yaml, override
+from cyclegan.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
+TABLE = Path(__file__).with_suffix(".csv")
 WAYS = ("grid", "random", "study")
 RECIPES = {"phantom_1x": "recipe.yaml", "phantom_2x": "recipe_2x.yaml"}
 PATCHES = {"phantom_1x": 16, "phantom_2x": 16}
@@ -51,6 +59,24 @@ ON_GRID = ("lr_g", "lr_d", "lambdas.G_A", "lambdas.C_A")
 """The keys of the grid: two values each, at a fifth and four fifths of the range."""
 BUDGET = 2 ** len(ON_GRID) * STEPS
 """Optimisation steps of a search: those of the grid."""
+
+
+class Choice(NamedTuple):
+    """The trial that a search would promote after some optimisation steps."""
+
+    steps: int
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found."""
+
+    trials: int
+    complete: int
+    choices: Sequence[Choice]
+    """The last one is the final choice."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +140,8 @@ class Search:
             return {"type": "categorical", "choices": values}
         return {"type": "float", "low": low, "high": high, "log": True}
 
-    def trials(self, folder: Path) -> list[dict[str, Any]]:
-        """Run or finish the study; return its trials with the truth, by number."""
+    def run(self, folder: Path) -> Found:
+        """Run or finish the study, and judge what it would promote along the way."""
         project = folder / self.name
         (project / "studies").mkdir(parents=True, exist_ok=True)
         (project / "mlruns").mkdir(exist_ok=True)
@@ -131,10 +157,16 @@ class Search:
             stdout=subprocess.PIPE,
             check=True,
         )
-        trials: list[dict[str, Any]] = json.loads(done.stdout)["trials"]
+        result = json.loads(done.stdout)
+        trials: list[dict[str, Any]] = result["trials"]
         for trial in trials:
             trial |= self._truth(project / "results" / self.name / f"trial-{trial['number']:03d}")
-        return trials
+        last = result["promotes"] if self.way == "study" else result["best"]["number"]
+        return Found(
+            trials=len(trials),
+            complete=sum(trial["state"] == "complete" for trial in trials),
+            choices=choices(trials, last),
+        )
 
     def _truth(self, folder: Path) -> dict[str, float]:
         """Return PSNR and SSIM of a trial's best generator, from the cache if they are there."""
@@ -149,8 +181,8 @@ class Search:
         return known
 
 
-def choices(trials: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
-    """Return (steps, PSNR, SSIM) of what a search would promote after each complete trial.
+def choices(trials: Sequence[dict[str, Any]], last: int) -> list[Choice]:
+    """Return what a search has chosen when its best score rises, and in the end: trial `last`.
 
     Trials are taken in the order of their numbers. The steps of those that were paused count from
     the beginning, so the curve of a study with pauses is a little late rather than early.
@@ -160,13 +192,44 @@ def choices(trials: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
         spent += trial["iteration"]
         if trial["state"] == "complete" and trial["score"] > best:
             best = trial["score"]
-            points.append((spent, trial["psnr"], trial["ssim"]))
-    return points
+            points.append(Choice(spent, trial["psnr"], trial["ssim"]))
+    chosen = next(trial for trial in trials if trial["number"] == last)
+    return [*points, Choice(spent, chosen["psnr"], chosen["ssim"])]
 
 
-def steps_to(points: Sequence[tuple[int, float, float]], psnr: float) -> float:
+def steps_to(points: Sequence[Choice], psnr: float) -> float:
     """Return the steps until the choice has that PSNR; infinite if it never has."""
-    return next((float(spent) for spent, reached, _ in points if reached >= psnr), float("inf"))
+    return next((float(c.steps) for c in points if c.psnr >= psnr), float("inf"))
+
+
+# -- The table of what all searches have found -------------------------------------------------
+
+
+def read_table(path: Path = TABLE) -> dict[str, Found]:
+    """Return what each search has found, by its name."""
+    if not path.exists():
+        return {}
+    found = {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            points = [point.split() for point in row["choices"].split(";")]
+            found[row["search"]] = Found(
+                trials=int(row["trials"]),
+                complete=int(row["complete"]),
+                choices=[Choice(int(s), float(psnr), float(ssim)) for s, psnr, ssim in points],
+            )
+    return found
+
+
+def write_table(found: Mapping[str, Found], path: Path = TABLE) -> None:
+    """Write what each search has found."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["search", "trials", "complete", "choices"])
+    for name, one in sorted(found.items()):
+        points = ";".join(f"{c.steps} {c.psnr:.3f} {c.ssim:.4f}" for c in one.choices)
+        writer.writerow([name, one.trials, one.complete, points])
+    write_text(path, buffer.getvalue())
 
 
 def main() -> None:
@@ -178,36 +241,40 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    found: dict[str, dict[str, list[Any]]] = {}
+    found = read_table()
     for name in options.sets:
         scans = make(SETS[name], options.data.resolve() / name, print)
-        found[name] = {way: [] for way in options.ways}
-        for seed in range(options.seeds):
-            for way in options.ways:
-                trials = Search(scans, way, seed).trials(options.folder)
-                points = choices(trials)
-                found[name][way].append(points)
-                complete = sum(trial["state"] == "complete" for trial in trials)
-                spent = sum(trial["iteration"] for trial in trials)
-                print(
-                    f"{name} seed {seed} {way:6s} {len(trials):3d} trials, {complete} complete,"
-                    f" {spent:,} steps: PSNR {points[-1][1]:.2f} dB, SSIM {points[-1][2]:.3f}",
-                    flush=True,
-                )
-    (options.folder / "curves.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    for name, ways in found.items():
-        if "random" in ways:
-            report(name, ways)
+        for search in _searches(scans, options):
+            if search.name not in found:
+                one = search.run(options.folder)
+                write_table(found := read_table() | {search.name: one})
+            print(_line(search, found[search.name]), flush=True)
+        report(name, _searches(scans, options), found)
 
 
-def report(name: str, ways: dict[str, list[Any]]) -> None:
+def _searches(scans: Scans, options: argparse.Namespace) -> list[Search]:
+    return [Search(scans, way, seed) for seed in range(options.seeds) for way in options.ways]
+
+
+def _line(search: Search, found: Found) -> str:
+    last = found.choices[-1]
+    return (
+        f"{search.name}: {found.trials} trials, {found.complete} complete, {last.steps:,} steps:"
+        f" PSNR {last.psnr:.2f} dB, SSIM {last.ssim:.3f}"
+    )
+
+
+def report(name: str, searches: Sequence[Search], found: Mapping[str, Found]) -> None:
     """Print the table of a data set."""
-    goals = [points[-1][1] for points in ways["random"]]
+    curves: dict[str, dict[int, Sequence[Choice]]] = {}
+    for search in searches:
+        curves.setdefault(search.way, {})[search.seed] = found[search.name].choices
     print(f"\n{name}, {BUDGET:,} steps each")
     print(f"{'':8s} {'PSNR / dB':>28s} {'mean':>7s} {'worst':>7s}   steps to random's result")
-    for way, curves in ways.items():
-        psnr = np.array([points[-1][1] for points in curves])
-        needed = [steps_to(p, goal) for p, goal in zip(curves, goals, strict=True)]
+    for way, by_seed in curves.items():
+        psnr = np.array([points[-1].psnr for points in by_seed.values()])
+        random = curves.get("random", {})
+        needed = [steps_to(p, random[n][-1].psnr) for n, p in by_seed.items() if n in random]
         shown = ", ".join("never" if np.isinf(n) else f"{n:,.0f}" for n in needed)
         each = ", ".join(f"{value:.2f}" for value in psnr)
         print(f"{way:8s} {each:>28s} {psnr.mean():7.2f} {psnr.min():7.2f}   {shown}")

@@ -147,6 +147,15 @@ def _line(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "workbench.cli", *arguments, "--json"]
 
 
+def _other_trial(study: dict[str, Any]) -> str:
+    """Return which trial is promoted, if it isn't the one with the best score."""
+    first = next(t for t in study["trials"] if t["number"] == study["promotes"])
+    return (
+        f"  promoted    trial {first['number']}, score {first['score']:.2f}: by its neighbours' scores,"
+        f" it is expected to be better with other seeds"
+    )
+
+
 def _summary(
     study: dict[str, Any],
     promoted: dict[str, Any],
@@ -164,6 +173,7 @@ def _summary(
         "",
         f"Study {study['study']}: {study['trials_finished']} trials, {len(pruned)} pruned",
         f"  best trial  {best['number']}, score {best['score']:.2f}: {values}",
+        *([] if study["promotes"] == best["number"] else [_other_trial(study)]),
         *(f"  pruned      trial {t['number']}: {t['reason']}" for t in pruned),
         "",
         f"Promoted to {promoted['run_name']}: {promoted['outcome']}, {promoted['step']} steps, "

@@ -114,7 +114,9 @@ def best_text(handle: StudyHandle) -> str:
     """Return the best trial and its values as text. Errors: `DataError` if there is none."""
     best = handle.best()
     values = "\n".join(f"  {key} = {short_text(value, 60)}" for key, value in best.values.items())
-    return f"trial {best.number}, score {_number(best.score)}\n{values}"
+    found = f"trial {best.number}, score {_number(best.score)}\n{values}"
+    other = _to_promote(handle.trials_and_chances(), None)
+    return "\n".join([found, *other[1:]])
 
 
 def best_data(handle: StudyHandle) -> dict[str, Any]:

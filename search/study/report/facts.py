@@ -14,7 +14,7 @@ from search.study.definition import StudyDefinition
 from search.study.importance import Importance, importance
 from search.study.lease import hours
 from search.study.study import StudyHandle
-from search.study.trials import Trial, best_first, best_of
+from search.study.trials import Trial, best_first, best_of, worth_promoting
 from tracking.views import CYCLE_PICTURES
 from viz.html import address
 from viz.pictures import Picture, cut_six
@@ -61,6 +61,11 @@ class Facts:
         return best_of(self.records)
 
     @property
+    def to_promote(self) -> Trial | None:
+        """The trial that would be promoted."""
+        return next(iter(worth_promoting(self.records)), None)
+
+    @property
     def ranks(self) -> dict[int, int]:
         """Rank of each complete trial, by its number."""
         done = [r for r in self.records if r.state == "complete" and r.score is not None]
@@ -72,7 +77,7 @@ def gather(handle: StudyHandle, evidence: Evidence | None, state: str) -> Facts:
 
     Errors: `CycleGANError` if the store fails; Optuna's errors if the study's storage fails.
     """
-    records = best_first(handle.trials())
+    records = best_first(handle.trials_and_chances())
     found, why = None, ""
     try:
         found = importance(handle)

@@ -93,6 +93,7 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
     pace = seconds / spent if spent else 0.0
     found = [
         ("best score", "none yet" if best is None else f"{best.score:.2f} (trial {best.number})"),
+        *_promotes(facts),
         ("trials finished", f"{done} of {definition.trials}"),
         *((state, str(sum(r.state == state for r in records))) for state in states),
         *([("wall time", short_time(facts.wall_seconds))] if facts.wall_seconds else []),
@@ -104,6 +105,14 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
         text = f"{saved:,} iterations, about {short_time(saved * pace)} ({share:.0%})"
         found.append(("saved by pruning", text))
     return found
+
+
+def _promotes(facts: Facts) -> list[tuple[str, str]]:
+    """Return the trial that would be promoted, if it isn't that with the best score."""
+    first, best = facts.to_promote, facts.best
+    if first is None or best is None or first.number == best.number:
+        return []
+    return [("promote takes", f"trial {first.number} ({first.expected:.2f} expected)")]
 
 
 def settings(facts: Facts) -> list[tuple[str, str]]:
