@@ -47,6 +47,8 @@ _LEAST_DOUBT = 0.05
 """Smallest doubt about a typical score, in spreads."""
 _ROUNDS = 5
 """Rounds in which the spread and the level of a study are found, each from the other."""
+_MOST_COMPLETE = 120
+"""Most complete trials by which the typical curve moves; more are evenly thinned out."""
 _MOST_MOVES = 12
 """Most rounds in which the typical curve is found, from the scale and the scale from it; 3 or 4 but
 for a study that is quite unlike all others."""
@@ -160,6 +162,7 @@ class CurvePrior:
         if not complete:
             return self
         count = len(self.fractions)
+        complete = complete[:: -(-len(complete) // _MOST_COMPLETE)]
         places = [list(curve.reports) for curve in complete]
         inside = np.array([(self.fractions >= p[0]) & (self.fractions <= p[-1]) for p in places])
         values = np.array(

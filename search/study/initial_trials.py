@@ -28,8 +28,8 @@ def first_values(definition: StudyDefinition) -> list[dict[str, Any]]:
     """Return the sets of values to try before the sampler chooses, by searched key, no set twice.
 
     They come in this order: those of `enqueue`; the base configuration's own (`enqueue_defaults`),
-    if all of them lie in the space; the best trial of every study in `warm_start`, unless one of
-    the values searched there lies outside. The sampler chooses values for keys that a set lacks. A
+    if all of them lie in the space; the trial of every study in `warm_start` that would be
+    promoted, unless one of the values searched there lies outside. The sampler chooses values for keys that a set lacks. A
     grid tries every combination anyway, so it has no initial trials.
 
     Errors: `ConfigError` if a study in `warm_start` was not started here.
@@ -143,7 +143,7 @@ def _best_of(name: str, definition: StudyDefinition) -> list[dict[str, Any]]:
     except UsageError as error:
         raise ConfigError(f"study {definition.name}: warm_start: {error}") from error
     try:
-        best = earlier.best()
+        best = earlier.to_promote()
     except DataError as error:
         logger.warning("study %s: no warm start: %s", definition.name, error)
         return []
