@@ -29,8 +29,8 @@ def first_values(definition: StudyDefinition) -> list[dict[str, Any]]:
 
     They come in this order: those of `enqueue`; the base configuration's own (`enqueue_defaults`),
     if all of them lie in the space; the trial of every study in `warm_start` that would be
-    promoted, unless one of the values searched there lies outside. The sampler chooses values for keys that a set lacks. A
-    grid tries every combination anyway, so it has no initial trials.
+    promoted, unless one of the values searched there lies outside. The sampler chooses values for
+    keys that a set lacks. A grid tries every combination anyway, so it has no initial trials.
 
     Errors: `ConfigError` if a study in `warm_start` was not started here.
     """
