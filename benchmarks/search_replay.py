@@ -37,13 +37,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from search_accuracy import accuracy
 from search_players import SAMPLERS, SCHEDULERS, Search
 from search_pool import POOLS, STEPS, TABLES, recipe_values
 from search_worlds import (
     REPORTS,
     Trainings,
     WorldMaker,
-    accuracy,
     curve_prior,
     earlier_study,
     read_trainings,

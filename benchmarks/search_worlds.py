@@ -1,13 +1,5 @@
 """Worlds for `search_replay.py`: what any training of a pool would have given, without training it.
 
-    python benchmarks/search_worlds.py [--write-prior]
-
-As a command it prints how far the models can be trusted: how well the interpolation below predicts
-configurations that were left out, and how well the first part of a curve predicts its end, with the
-curve prior of the other pools; and how much the difference of two good configurations varies
-between seeds, which a race of trials expects. `--write-prior` also writes the curve prior that
-studies use, `search/study/curve_prior.json`, from all pools.
-
 A world answers for every point of the space. It is made like this from the table of a pool (see
 `search_pool.py`):
 
@@ -21,26 +13,22 @@ A world answers for every point of the space. It is made like this from the tabl
    its configuration. Good configurations vary much less between seeds than bad ones, so it is taken
    from a configuration that ends about as well as the trial would without noise.
 
-`accuracy` says how well step 2 predicts a configuration that was left out.
+`search_accuracy.py` says how well step 2 predicts a configuration that was left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc, spearmanr
-from search_pool import EVERY, POOLS, ROOT, SPACE, STEPS, TABLES
+from scipy.stats import qmc
+from search_pool import EVERY, SPACE, STEPS, TABLES
 
-from cyclegan.files import write_text
 from cyclegan.score import GATED
 from search.study.curves import CurvePrior, Scale
 from search.study.gaussian_process import GaussianProcess, Observations
@@ -52,7 +40,6 @@ REPORTS = STEPS // EVERY
 FIRST = REPORTS // 4
 """Number of reports after which a trial is first judged; its score is the best from there on."""
 FRACTIONS = np.arange(1, REPORTS + 1) / REPORTS
-PRIOR = ROOT / "search" / "study" / "curve_prior.json"
 COMPONENTS = 4
 """Number of principal components; more than these are noise in pools of this size."""
 _SAMPLES = 4096
@@ -322,88 +309,6 @@ def grid(dimensions: int) -> Array:
     return np.stack([axis.ravel() for axis in axes], axis=1)
 
 
-def accuracy(trainings: Trainings) -> dict[str, float]:
-    """Return how well left-out configurations are predicted.
-
-    `rho_score` and `rho_psnr` are Spearman's correlations of the predicted and the recorded values,
-    at the report that counts; `between_seeds` is that of the two seeds' PSNR, the most that any
-    model could reach, and `score_to_psnr` that of score and PSNR, the most that a search can use.
-    """
-    surface = Surface.of(trainings)
-    predicted = np.array([surface.without(n) for n in range(len(trainings.points))])
-    scores = trainings.level.scores(predicted[:, :REPORTS], *trainings.usual[0])
-    truth = trainings.truth.scores(predicted[:, REPORTS:], *trainings.usual[1])
-    at = counted(scores)[:, None]
-    ends = trainings.scores[..., FIRST - 1 :].max(axis=-1)
-    pairs = {
-        "rho_score": (np.take_along_axis(scores, at, axis=-1)[:, 0], ends.mean(axis=1)),
-        "rho_psnr": (np.take_along_axis(truth, at, axis=-1)[:, 0], trainings.quality.mean(axis=1)),
-        "score_to_psnr": (ends.ravel(), trainings.quality.ravel()),
-    }
-    if trainings.psnr.shape[1] > 1:
-        pairs["between_seeds"] = (trainings.quality[:, 0], trainings.quality[:, 1])
-    found = {name: float(spearmanr(*pair)[0]) for name, pair in pairs.items()}
-    return {"configurations": float(len(ends)), **found}
-
-
-def deviation_of_differences(trainings: Trainings, share: float = 1.0 / 3.0) -> float:
-    """Return how much the difference of two good configurations varies between seeds, in score.
-
-    Both are trained with the same seed, as in a race (`search.promotion.race`), which expects this
-    deviation before it knows better. Good ones are the best `share` by their mean score.
-    """
-    ends = trainings.scores[..., FIRST - 1 :].max(axis=-1)
-    best = ends[np.argsort(-ends.mean(axis=1))[: max(int(share * len(ends)), 2)]]
-    one, other = np.triu_indices(len(best), 1)
-    return float(np.sqrt((best[one] - best[other]).var(axis=1, ddof=1).mean()))
-
-
-def forecasts(
-    curves: Array, prior: CurvePrior, *, complete: int = 4, draws: int = 20
-) -> list[tuple[float, float, float, float]]:
-    """Return how well the beginnings of curves predict their ends in a study.
-
-    The study has some complete trials; the others are forecast. For some fractions of a training:
-    Spearman's correlation of the end with the last score, and with the forecast; and the share of
-    ends within one standard deviation of it (0.68 if right). Means over random studies.
-    """
-    random, found = np.random.default_rng(0), []
-    for seen in (REPORTS // 8, REPORTS // 4, REPORTS // 2, 3 * REPORTS // 4):
-        figures = [
-            _forecast_figures(random.permutation(curves), prior, complete, seen)
-            for _ in range(draws)
-        ]
-        last, forecast, within = np.mean(figures, axis=0)
-        found.append((float(FRACTIONS[seen - 1]), float(last), float(forecast), float(within)))
-    return found
-
-
-def _forecast_figures(
-    curves: Array, prior: CurvePrior, complete: int, seen: int
-) -> tuple[float, float, float]:
-    steps = np.arange(EVERY, STEPS + 1, EVERY).tolist()
-    trials = [
-        KnownTrial(
-            number=number,
-            state="complete" if number < complete else "paused",
-            point=(),
-            reports=dict(zip(steps[: None if number < complete else seen], row, strict=False)),
-            scores=dict(
-                zip(steps[: None if number < complete else seen], row[REPORTS:], strict=False)
-            ),
-            score=float(row[-1]) if number < complete else None,
-        )
-        for number, row in enumerate(curves.tolist())
-    ]
-    known = Prospects(trials, STEPS, prior, FIRST * EVERY)
-    ends = curves[complete:, -1]
-    expected = np.array([known.forecasts[t.number] for t in trials[complete:]])
-    units = known.scale.units(ends)
-    within = np.abs(units - expected[:, 0]) < np.sqrt(expected[:, 1])
-    last = float(spearmanr(curves[complete:, seen - 1], ends)[0])
-    return last, float(spearmanr(expected[:, 0], ends)[0]), float(within.mean())
-
-
 def curve_prior(
     pools: Sequence[str], judge_by: JudgedBy = "best", folder: Path = TABLES
 ) -> CurvePrior:
@@ -425,30 +330,3 @@ def earlier_study(trainings: Trainings, prior: CurvePrior) -> EarlierStudy:
     points = np.array([trial.point for trial in known if trial.number in ends])
     values, errors = (np.array(column) for column in zip(*ends.values(), strict=True))
     return EarlierStudy(points=points, values=values, variances=errors)
-
-
-def main() -> None:
-    """Print how well the models predict, and write the prior if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write-prior", action="store_true")
-    options = parser.parse_args()
-    names = [pool for pool in POOLS if (TABLES / f"{pool}.csv").exists()]
-    for name in names:
-        trainings = read_trainings(name)
-        figures = accuracy(trainings)
-        print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-        between = deviation_of_differences(trainings)
-        print(f"  the difference of two good configurations varies by {between:.2f} between seeds")
-        others = [other for other in names if other != name] or [name]
-        for place, last, forecast, within in forecasts(read_curves(name), curve_prior(others)):
-            print(
-                f"  after {place:.2f}: rho of the last score with the end {last:5.2f}, of the"
-                f" forecast {forecast:5.2f}; {100 * within:.0f} % of the ends within one deviation"
-            )
-    if options.write_prior:
-        priors = {way: curve_prior(names, way).to_dict() for way in get_args(JudgedBy)}
-        write_text(PRIOR, json.dumps(priors) + "\n")
-
-
-if __name__ == "__main__":
-    main()

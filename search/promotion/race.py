@@ -20,7 +20,7 @@ LEAST_CHANCE = 0.05
 """Probability to be better than the leader below which a trial drops out."""
 _PRIOR_DEVIATION = 0.5
 """Deviation of the difference of two trainings, in score, that is expected before any is known.
-Recorded trainings differ by 0.3 to 0.4 (`benchmarks/search_worlds.py` prints it)."""
+Recorded trainings differ by 0.3 to 0.4 (`benchmarks/search_accuracy.py` prints it)."""
 _PRIOR_WEIGHT = 2.0
 """Number of differences that the expectation counts as."""
 

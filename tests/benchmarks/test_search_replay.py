@@ -21,18 +21,19 @@ class Modules(NamedTuple):
     pool: ModuleType
     worlds: ModuleType
     players: ModuleType
+    accuracy: ModuleType
     replay: ModuleType
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
     """The scripts, with tables of made-up trainings in which `lr_g` counts most."""
-    names = ("search_pool", "search_worlds", "search_players", "search_replay")
+    names = ("search_pool", "search_worlds", "search_players", "search_accuracy", "search_replay")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         for name in names:
             patch.delitem(sys.modules, name, raising=False)
-        pool, worlds, players, replay = (importlib.import_module(name) for name in names)
+        pool, worlds, players, accuracy, replay = (importlib.import_module(name) for name in names)
         folder = tmp_path_factory.mktemp("tables")
         for module in (pool, worlds, replay):
             patch.setattr(module, "TABLES", folder)
@@ -43,7 +44,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
             folder / "configurations.csv", [{"configuration": n} | v for n, v in values]
         )
         patch.setattr(replay, "read_trainings", lambda name: worlds.read_trainings(name, folder))
-        yield Modules(pool, worlds, players, replay)
+        yield Modules(pool, worlds, players, accuracy, replay)
         for name in names:
             sys.modules.pop(name, None)
 
@@ -109,7 +110,7 @@ def test_every_member_has_a_valid_configuration(modules: Modules, tmp_path: Path
 
 def test_a_world_answers_like_the_recorded_trainings(modules: Modules) -> None:
     trainings = modules.replay.trainings_of("phantom")
-    figures = modules.worlds.accuracy(trainings)
+    figures = modules.accuracy.accuracy(trainings)
     assert figures["rho_psnr"] > 0.8
     maker = modules.replay.worlds_of("phantom")
     drawn = np.array([maker.draw(seed).quality(trainings.points) for seed in range(30)])
@@ -127,10 +128,10 @@ def test_differences_vary_by_what_seeds_do_not_share(modules: Modules) -> None:
     shape = (300, 2, modules.worlds.REPORTS)
     scores = np.zeros(shape) + random.normal(size=(300, 1, 1)) + [[[0.0], [5.0]]]
     trainings = modules.worlds.Trainings(np.zeros((300, 1)), scores, scores)
-    assert modules.worlds.deviation_of_differences(trainings) == pytest.approx(0.0, abs=1e-9)
+    assert modules.accuracy.deviation_of_differences(trainings) == pytest.approx(0.0, abs=1e-9)
     noisy = scores + 0.3 * random.normal(size=(300, 2, 1))
     trainings = modules.worlds.Trainings(np.zeros((300, 1)), noisy, noisy)
-    found = modules.worlds.deviation_of_differences(trainings, share=1.0)
+    found = modules.accuracy.deviation_of_differences(trainings, share=1.0)
     assert found == pytest.approx(0.3 * np.sqrt(2.0), rel=0.1)
 
 
