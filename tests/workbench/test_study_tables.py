@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from cyclegan.errors import DataError
+from search.promotion.confirm import best_trials
 from viz.text import short_names, short_text, sparklines
 from workbench.study_tables import best_data, best_text, one_line, study_data, study_table
 
@@ -50,8 +51,12 @@ def test_it_is_said_why_another_trial_than_the_luckiest_is_promoted(make_study: 
     assert f"promote takes trial {first.number}, of which {first.expected:.2f} is expected" in (
         study_table(handle)
     )
+    assert f"promote takes trial {first.number}" in best_text(handle)
     data = study_data(handle)
     assert (data["best"]["number"], data["promotes"]) == (40, first.number)
+    racing = [trial.number for trial in best_trials(handle, 3)]
+    assert racing[0] == first.number
+    assert 40 not in racing
 
 
 @pytest.mark.parametrize("width", [72, 80, 100, 140])
