@@ -5,20 +5,21 @@
 It prints how well a world's interpolation predicts configurations that were left out, and how well
 the first part of a curve predicts its end, with the curve prior of the other pools; and how much
 the difference of two good configurations varies between seeds, which a race of trials expects.
-`--write-prior` also writes the curve prior that studies use, `search/study/curve_prior.json`, from
-all pools.
+`--write-prior` also writes what studies know beforehand, from all pools:
+`search/study/curve_prior.json` and `search/study/recorded_trials.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from search_pool import EVERY, POOLS, ROOT, STEPS, TABLES
+from search_pool import EVERY, POOLS, ROOT, SPACE, STEPS, TABLES, TIES
 from search_worlds import (
     FIRST,
     FRACTIONS,
@@ -29,14 +30,17 @@ from search_worlds import (
     curve_prior,
     read_curves,
     read_trainings,
+    scale_of,
 )
 
 from cyclegan.files import write_text
+from cyclegan.score import GATED
 from search.study.curves import CurvePrior
 from search.study.judging import JudgedBy
 from search.study.prospects import KnownTrial, Prospects
 
 Array = NDArray[np.float64]
+RECORDED = ROOT / "search" / "study" / "recorded_trials.json"
 PRIOR = ROOT / "search" / "study" / "curve_prior.json"
 
 
@@ -122,6 +126,24 @@ def _forecast_figures(
     return last, float(spearmanr(expected[:, 0], ends)[0]), float(within.mean())
 
 
+def recorded_trials(pools: Sequence[str]) -> dict[str, Any]:
+    """Return the content of `search/study/recorded_trials.json` (see `search.study.recorded`)."""
+    data = {}
+    lows, highs = np.array(list(SPACE.values())).T
+    for pool in pools:
+        trainings = read_trainings(pool)
+        scores = trainings.scores[..., FIRST - 1 :].max(axis=-1)
+        usable = (scores > GATED).all(axis=1)
+        values = lows * (highs / lows) ** np.clip(trainings.points, 0.0, 1.0)
+        ends = scores.mean(axis=1)[usable]
+        ends = scale_of(ends).units(ends)
+        data[pool] = {
+            "values": [[float(f"{v:.4g}") for v in row] for row in values[usable]],
+            "ends": ends.round(3).tolist(),
+        }
+    return {"keys": list(SPACE), "ties": dict(TIES), "data": data}
+
+
 def main() -> None:
     """Print how well the models predict, and write the prior if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -143,6 +165,7 @@ def main() -> None:
     if options.write_prior:
         priors = {way: curve_prior(names, way).to_dict() for way in get_args(JudgedBy)}
         write_text(PRIOR, json.dumps(priors) + "\n")
+        write_text(RECORDED, json.dumps(recorded_trials(names)) + "\n")
 
 
 if __name__ == "__main__":

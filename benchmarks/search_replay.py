@@ -81,6 +81,7 @@ SEARCHES = (
     "noisy_gp+halving",
     "noisy_gp+percentile75",
     "noisy_gp+percentile75+prior",
+    "noisy_gp+percentile75+prior+recipe",
     "noisy_gp+thaw",
     "noisy_gp+thaw+prior",
     "random+none+expected",
@@ -89,7 +90,7 @@ SEARCHES = (
     "noisy_gp+thaw+recipe",
 )
 """All searches: the sampler, the scheduler, and what else. `prior` knows the trainings of the other
-pools, `recipe` begins with the recipe's own values, `expected` promotes the trial that is expected
+pools, as a study by default knows those of all pools, `recipe` begins with the recipe's own values, `expected` promotes the trial that is expected
 to be best, as `noisy_gp` does, and not the one with the highest score."""
 RANDOM = SEARCHES[0]
 

@@ -89,12 +89,12 @@ class Trainings:
     @cached_property
     def level(self) -> Scale:
         """The scale of the scores."""
-        return _scale(self.scores[..., -1])
+        return scale_of(self.scores[..., -1])
 
     @cached_property
     def truth(self) -> Scale:
         """The scale of the true qualities."""
-        return _scale(self.psnr[..., -1])
+        return scale_of(self.psnr[..., -1])
 
     @cached_property
     def usual(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -185,7 +185,8 @@ def _curve(reports: _Reports) -> list[tuple[float, float]]:
     return found
 
 
-def _scale(ends: Array) -> Scale:
+def scale_of(ends: Array) -> Scale:
+    """Return the scale on which the median end is 0, and that of the best sixth begins at 1."""
     low, high = np.quantile(ends, [0.5, 0.84])
     return Scale(float(low), max(float(high - low), 1e-3))
 

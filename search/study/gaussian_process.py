@@ -207,11 +207,25 @@ def _matern(squares: Array) -> Array:
 # -- The most probable hyperparameters ---------------------------------------------------------
 
 
+def _thinned(known: Observations) -> Observations:
+    """Return few enough observations, first of all those of this study."""
+    if len(known) <= _MOST_FITTED:
+        return known
+    own, others = np.flatnonzero(known.studies == 0), np.flatnonzero(known.studies != 0)
+    room = max(_MOST_FITTED - len(own), _MOST_FITTED // 3)
+    others = _evenly(others, room)
+    return known.chosen(np.concatenate([_evenly(own, _MOST_FITTED - len(others)), others]))
+
+
+def _evenly(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    if len(numbers) <= count:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, count).astype(np.int64)]
+
+
 def most_probable(known: Observations) -> Hyperparameters:
     """Return the most probable hyperparameters; many observations are evenly thinned out first."""
-    count = len(known)
-    if count > _MOST_FITTED:
-        known = known.chosen(np.linspace(0, count - 1, _MOST_FITTED).astype(np.int64))
+    known = _thinned(known)
     dimensions = known.points.shape[1]
     several = len(np.unique(known.studies)) > 1
     centre = np.array(

@@ -13,6 +13,7 @@ from cyclegan.config import parse_config
 from cyclegan.errors import ConfigError, DataError, UsageError
 from search.study.definition import StudyDefinition
 from search.study.outlook import cube_of, ends_in
+from search.study.recorded import recorded_studies
 from search.study.space import Choices, Dimension, FloatRange, Scalar
 from search.study.study import StudyHandle, open_study
 
@@ -78,6 +79,17 @@ def earlier_ends(definition: StudyDefinition) -> list[dict[str, Any]]:
     return found
 
 
+def recorded_ends(definition: StudyDefinition) -> list[dict[str, Any]]:
+    """Return what recorded trainings say about this study's space, as `earlier_ends` does."""
+    cube, sampler = cube_of(definition), definition.sampler
+    if cube is None or sampler.name != "noisy_gp" or not sampler.recorded_trials:
+        return []
+    config = _base(definition)
+    base = {key: fitted(dim, _at(config, key)) for key, dim in cube.space.items()}
+    found = recorded_studies(cube, base, definition.first_objective)
+    return [study.to_dict() for study in found]
+
+
 def fitted(dimension: Dimension, value: Any) -> Scalar | None:
     """Return `value` as a value of the dimension; None if it lies outside.
 
@@ -114,13 +126,20 @@ def _dimensions(definition: StudyDefinition) -> Mapping[str, Dimension] | None:
     return space if isinstance(space, Mapping) else None
 
 
+def _base(definition: StudyDefinition) -> dict[str, Any]:
+    """Return the base configuration; empty if it is valid only with searched values."""
+    try:
+        return parse_config(definition.base, source=f"study {definition.name}").to_dict()
+    except ConfigError:
+        return {}
+
+
 def _defaults(definition: StudyDefinition) -> list[dict[str, Any]]:
     dimensions = _dimensions(definition)
     if dimensions is None:
         return []
-    try:
-        config = parse_config(definition.base, source=f"study {definition.name}").to_dict()
-    except ConfigError:  # the base is valid only with searched values, so it has no defaults
+    config = _base(definition)
+    if not config:
         return []
     values = {key: fitted(dim, _at(config, key)) for key, dim in dimensions.items()}
     outside = [key for key, value in values.items() if value is None]

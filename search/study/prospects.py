@@ -39,6 +39,8 @@ _LOOKS = (0.1, 0.25, 0.5, 1.0)
 """Shares of a trial's further steps after which it may be looked at again."""
 _HALVINGS = 12
 """Number of times that the interval of a rate is halved."""
+_MOST_WITH_EARLIER = 300
+"""Trials of a study from which on other studies have nothing to add, and cost time."""
 _GATE_VARIANCE = 0.3
 """Error of the statement that a trial was usable or not, which are +1 and -1."""
 
@@ -205,12 +207,13 @@ class Prospects:
 
     def _observations_of(self, trials: Sequence[KnownTrial]) -> Observations | None:
         own = [self._own[trial.number] for trial in trials]
-        if not own and not self.earlier:
+        earlier = self.earlier if len(own) <= _MOST_WITH_EARLIER else ()
+        if not own and not earlier:
             return None
         points = [np.array([trial.point for trial in trials])] if own else []
         values, errors = ([np.array(x)] for x in zip(*own, strict=True)) if own else ([], [])
         studies = [np.zeros(len(own), np.int64)]
-        for number, study in enumerate(self.earlier, 1):
+        for number, study in enumerate(earlier, 1):
             points.append(study.points)
             values.append(study.values - self.prior.end.mean)
             errors.append(study.variances)

@@ -28,7 +28,7 @@ from search.launch import LAUNCH, SAVE_FOLDER, check_training, reopened
 from search.study.automatic import as_begun, why
 from search.study.definition import StudyDefinition, parse_definition
 from search.study.figures import figures_folder, log_figures
-from search.study.initial_trials import earlier_ends, first_values
+from search.study.initial_trials import earlier_ends, first_values, recorded_ends
 from search.study.lease import LEASE_SECONDS, Owner
 from search.study.outlook import EARLIER
 from search.study.processes import run_workers
@@ -239,7 +239,15 @@ def _begin(
         if not study.get_trials(deepcopy=False):  # only once: an earlier study's best may change
             if why(definition):
                 console.say(f"study {definition.name}: {why(definition)}")
-            study.set_user_attr(EARLIER, earlier_ends(definition))
+            recorded = recorded_ends(definition)
+            if recorded:
+                count = sum(len(one["values"]) for one in recorded)
+                console.say(
+                    f"study {definition.name}: begins with what {count} recorded trainings on "
+                    f"{len(recorded)} other data sets say about these keys, as far as its own "
+                    "trials agree (sampler.recorded_trials)"
+                )
+            study.set_user_attr(EARLIER, [*earlier_ends(definition), *recorded])
             for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
     return _Begun(handle, parent.id, precision)

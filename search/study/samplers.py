@@ -47,6 +47,9 @@ class Sampler(Section):
     """With the same seed and the same scores, the sampler chooses the same values."""
     startup_trials: Count = 10
     """Number of random trials before TPE and GP use earlier results."""
+    recorded_trials: bool = True
+    """With `noisy_gp`: learn also from the trainings on other data that are recorded with the
+    software, as far as this study's own trials agree with them."""
     reason: str = ""
     """Reason why `auto` took this sampler."""
 
