@@ -1,4 +1,4 @@
-"""How far the models of `search_replay.py` and of studies can be trusted.
+"""Check how far the models of `search_replay.py` and of studies can be trusted.
 
     python benchmarks/search_accuracy.py [--write-prior]
 

@@ -71,7 +71,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a search found."""
+    """The findings of one search."""
 
     trials: int
     complete: int

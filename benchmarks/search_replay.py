@@ -90,8 +90,9 @@ SEARCHES = (
     "noisy_gp+thaw+recipe",
 )
 """All searches: the sampler, the scheduler, and what else. `prior` knows the trainings of the other
-pools, as a study by default knows those of all pools, `recipe` begins with the recipe's own values, `expected` promotes the trial that is expected
-to be best, as `noisy_gp` does, and not the one with the highest score."""
+pools, as a study by default knows those of all pools; `recipe` begins with the recipe's own values;
+`expected` promotes the trial that is expected to be best, as `noisy_gp` does, and not the one with
+the highest score."""
 RANDOM = SEARCHES[0]
 
 

@@ -62,7 +62,7 @@ def _sampler(definition: StudyDefinition) -> tuple[str, str]:
         return "tpe", f"forecasts are of scores in dB, not of {definition.first_objective}"
     if definition.trials > MOST_MODELLED:
         return "tpe", f"it is fast beyond {MOST_MODELLED:,} trials"
-    return "noisy_gp", "it learns from pruned trials, too"
+    return "noisy_gp", "it learns from pruned trials and recorded trainings, too"
 
 
 def _pruner(definition: StudyDefinition) -> tuple[str, str]:

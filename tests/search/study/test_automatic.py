@@ -25,11 +25,11 @@ def test_a_study_that_names_neither_takes_what_was_best_on_recorded_trainings(
     definition = define(**LONG)
     assert (definition.sampler.name, definition.pruner.name) == ("noisy_gp", "percentile")
     assert why(definition) == (
-        "auto: sampler noisy_gp (it learns from pruned trials, too), "
+        "auto: sampler noisy_gp (it learns from pruned trials and recorded trainings, too), "
         "pruner percentile (with noisy_gp it was ahead of random search on all recorded trainings)"
     )
     text = preview_text(definition, None)
-    assert "taken by auto: it learns from pruned trials, too" in text
+    assert "taken by auto: it learns from pruned trials and recorded trainings, too" in text
     assert "taken by auto: with noisy_gp it was ahead of random search on all" in text
 
 
