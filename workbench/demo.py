@@ -150,10 +150,8 @@ def _line(arguments: Sequence[str]) -> list[str]:
 def _other_trial(study: dict[str, Any]) -> str:
     """Return which trial is promoted, if it isn't the one with the best score."""
     first = next(t for t in study["trials"] if t["number"] == study["promotes"])
-    return (
-        f"  promoted    trial {first['number']}, score {first['score']:.2f}: by its neighbours' scores,"
-        f" it is expected to be better with other seeds"
-    )
+    found = f"  promoted    trial {first['number']}, score {first['score']:.2f}"
+    return f"{found}: by its neighbours it is expected to be better with other seeds"
 
 
 def _summary(

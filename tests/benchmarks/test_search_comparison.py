@@ -62,6 +62,7 @@ def test_what_was_found_is_read_back_from_the_table(comparison: ModuleType, tmp_
 
 
 def test_the_recorded_searches_spent_the_same_steps(comparison: ModuleType) -> None:
+    """A study that may not spend more ends with the trial that runs then."""
     for name, found in comparison.read_table().items():
-        assert found.choices[-1].steps <= 1.01 * comparison.BUDGET, name
+        assert found.choices[-1].steps <= comparison.BUDGET + comparison.STEPS, name
         assert found.choices[-1].steps >= 0.9 * comparison.BUDGET, name
