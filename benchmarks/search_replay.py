@@ -82,6 +82,7 @@ SEARCHES = (
     "noisy_gp+percentile75",
     "noisy_gp+percentile75+prior",
     "noisy_gp+percentile75+prior+recipe",
+    "noisy_gp+none+prior+recipe",
     "noisy_gp+thaw",
     "noisy_gp+thaw+prior",
     "random+none+expected",
