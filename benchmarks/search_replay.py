@@ -80,6 +80,7 @@ SEARCHES = (
     "noisy_gp+none",
     "noisy_gp+halving",
     "noisy_gp+percentile75",
+    "noisy_gp+percentile75+highest",
     "noisy_gp+percentile75+prior",
     "noisy_gp+percentile75+prior+recipe",
     "noisy_gp+none+prior+recipe",
@@ -92,8 +93,8 @@ SEARCHES = (
 )
 """All searches: the sampler, the scheduler, and what else. `prior` knows the trainings of the other
 pools, as a study by default knows those of all pools; `recipe` begins with the recipe's own values;
-`expected` promotes the trial that is expected to be best, as `noisy_gp` does, and not the one with
-the highest score."""
+`expected` promotes the trial that is expected to be best, as `noisy_gp` does, and `highest` the one
+with the highest score, as all others do."""
 RANDOM = SEARCHES[0]
 
 
@@ -147,7 +148,7 @@ def searched(task: Task, seed: int) -> Search:
         task.workers,
         earlier_without(task.pool, task.pools) if "prior" in more else (),
         "recipe" in more,
-        sampler == "noisy_gp" or "expected" in more,
+        (sampler == "noisy_gp" and "highest" not in more) or "expected" in more,
     )
     search.run(SAMPLERS[sampler](search), SCHEDULERS[scheduler]())
     return search

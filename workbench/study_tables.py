@@ -136,9 +136,9 @@ def _to_promote(records: Sequence[Trial], width: int | None) -> list[str]:
     if best is None or first is None or first.number == best.number:
         return []
     text = (
-        f"promote takes trial {first.number}, of which {first.expected:.2f} is expected in the mean"
+        f"promote takes trial {first.number}, of which {first.worth:.2f} is expected in the mean"
         f" of many seeds; trial {best.number} has the highest score, but judged by its neighbours"
-        f" {best.expected:.2f} is expected of it"
+        f" {best.worth:.2f} is expected of it"
     )
     return ["", text if width is None else textwrap.fill(text, width)]
 

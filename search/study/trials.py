@@ -81,6 +81,12 @@ class Trial:
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     """Distributions from which the values were drawn."""
 
+    @property
+    def worth(self) -> float:
+        """Score that is expected of the trial, else its own; minus infinity if it has neither."""
+        known = self.score if self.expected is None else self.expected
+        return -math.inf if known is None else known
+
     def to_dict(self) -> dict[str, Any]:
         """Return the trial as plain values for JSON."""
         return {
@@ -170,13 +176,10 @@ def complete(records: Iterable[Trial]) -> list[Trial]:
 def worth_promoting(records: Iterable[Trial]) -> list[Trial]:
     """Return the complete trials in the order in which they are worth promoting.
 
-    The first one is expected to have the highest score in the mean of many seeds. Where too little
-    is known for that, the scores decide.
+    The first one is expected to have the highest score in the mean of many seeds. For a trial of
+    which too little is known for that, its own score stands.
     """
-    done = complete(records)
-    if any(trial.expected is None for trial in done):
-        return done
-    return sorted(done, key=lambda trial: -(trial.expected or 0.0))
+    return sorted(complete(records), key=lambda trial: -trial.worth)
 
 
 def searched_keys(records: Iterable[Trial], declared: Iterable[str] = ()) -> list[str]:

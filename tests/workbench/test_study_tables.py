@@ -54,6 +54,17 @@ def test_it_is_said_why_another_trial_than_the_luckiest_is_promoted(make_study: 
     assert f"promote takes trial {first.number}" in best_text(handle)
     data = study_data(handle)
     assert (data["best"]["number"], data["promotes"]) == (40, first.number)
+    # A complete trial without a usable generator changes nothing.
+    handle.study.add_trial(
+        optuna.trial.create_trial(
+            value=-100.0,
+            params={"lr_g": 1e-4},
+            distributions=frozen.distributions,
+            user_attrs=frozen.user_attrs,
+        )
+    )
+    assert handle.to_promote().number == first.number
+    assert handle.recommended()[-1].number == 41
     racing = [trial.number for trial in best_trials(handle, 3)]
     assert racing[0] == first.number
     assert 40 not in racing

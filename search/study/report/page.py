@@ -112,7 +112,7 @@ def _promotes(facts: Facts) -> list[tuple[str, str]]:
     first, best = facts.to_promote, facts.best
     if first is None or best is None or first.number == best.number:
         return []
-    return [("promote takes", f"trial {first.number} ({first.expected:.2f} expected)")]
+    return [("promote takes", f"trial {first.number} ({first.worth:.2f} expected)")]
 
 
 def settings(facts: Facts) -> list[tuple[str, str]]:
