@@ -8,6 +8,7 @@ from typing import Any
 from cyclegan.config import Config
 from search.study.definition import StudyDefinition
 from search.study.forecast import Cost, Effort, Probe, Rung, cost, effort
+from search.study.initial_trials import recorded_ends
 from search.study.objective import is_minimised
 from search.study.samplers import Sampler
 from search.study.space import Choices, Dimension, FloatRange, FunctionSpace, IntRange, cells
@@ -83,7 +84,10 @@ def _sampler(definition: StudyDefinition) -> str:
     text = f"sampler {sampler.name}, seed {sampler.seed}"
     if sampler.name in ("tpe", "gp"):
         text += f", the first {sampler.startup_trials} trials at random"
-    if sampler.name == "noisy_gp":
+    known = recorded_ends(definition) or definition.warm_start
+    if sampler.name == "noisy_gp" and known:
+        text += ", begins where trainings on other data were good"
+    elif sampler.name == "noisy_gp":
         text += f", the first {sampler.startup_trials} trials from a Sobol sequence"
     count = sampler.cells(definition.space)
     if count is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from search.study.definition import StudyDefinition
 from search.study.figures.rungs import rung_iterations
 from search.study.objective import is_minimised
+from search.study.outlook import EARLIER
 from search.study.report.facts import Facts
 from search.study.report.panels import (
     FOLDER,
@@ -122,11 +123,13 @@ def settings(facts: Facts) -> list[tuple[str, str]]:
     rungs = ", ".join(f"{at:,}" for at in rung_iterations(pruner, definition.steps))
     judged = f", judges at iteration {rungs}" if rungs else ""
     seeds = f", {definition.seeds} seeds each" if definition.seeds > 1 else ""
-    hidden, why = {"name", "reason"}, _taken(sampler.reason)
+    hidden, why = {"name", "reason", "recorded_trials"}, _taken(sampler.reason)
+    earlier = ["learns from trainings on other data"] if attributes.get(EARLIER) else []
+    said = [sampler.name, *_said(sampler.model_dump(exclude=hidden)), *earlier]
     return [
         ("objective", f"{_aims(definition)}, the {definition.judge_by} validation counts"),
         ("trial", f"{definition.steps:,} steps, judged every {definition.report_every:,}{seeds}"),
-        ("sampler", ", ".join([sampler.name, *_said(sampler.model_dump(exclude=hidden))]) + why),
+        ("sampler", ", ".join(said) + why),
         ("pruner", f"{pruner.name}{judged}" + _taken(pruner.reason)),
         ("data A", _data(definition.base.get("data_A"))),
         ("data B", _data(definition.base.get("data_B"))),

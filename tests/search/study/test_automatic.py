@@ -31,6 +31,9 @@ def test_a_study_that_names_neither_takes_what_was_best_on_recorded_trainings(
     text = preview_text(definition, None)
     assert "taken by auto: it learns from pruned trials and recorded trainings, too" in text
     assert "taken by auto: with noisy_gp it was ahead of random search on all" in text
+    assert "begins where trainings on other data were good" in text
+    alone = define(**LONG, sampler={"name": "noisy_gp", "recorded_trials": False})
+    assert "the first 10 trials from a Sobol sequence" in preview_text(alone, None)
 
 
 @pytest.mark.parametrize(
