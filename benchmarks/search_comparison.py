@@ -12,10 +12,16 @@ Three ways of searching spend the same optimisation steps on each data set, with
 
 All have the ranges of `search_pool.py`. The data are two phantoms on which nothing was chosen, at
 1x and 2x (see `alternatives_sets.py`), and no curve of them was recorded. The report does not use
-the score, which the searches see, but the truth, which they never see: PSNR and SSIM of the chosen
-trial's generator against the noise-free phantom, and how many steps each way needs until its choice
-is as good as the last one of random search with the same seed. A grid and random search choose the
-trial with the highest score, a study the one that `promote` takes.
+the score, which the searches see, but the truth, which they never see: PSNR and SSIM against the
+noise-free phantom. A grid and random search choose the trial with the highest score, a study the
+one that `promote` takes. Three things are told of the choice:
+
+    own      the quality of that trial's own generator
+    again    the mean quality of three trainings with the trial's values and new seeds, the same
+             ones for all searches: what the values are worth for a training to come, without the
+             luck of a seed
+    steps    optimisation steps until the choice's own generator is as good as that of random search
+             in the end, with the same seed
 
 Every search is a real study in `--folder`. What it found is added to search_comparison.csv, beside
 this script, so that on another call, also on another machine, the benchmark goes on with the
@@ -39,13 +45,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from alternatives_judge import Judge
+from alternatives_judge import Figures, Judge
 from alternatives_sets import SETS, Scans, make
 from score_truth import generator_of
 from search_pool import SHARED, SPACE, TIES, recipe_values
 
-from cyclegan.config import load_yaml, override
+from cyclegan.callbacks import Callback
+from cyclegan.config import load_yaml, override, parse_config
 from cyclegan.files import write_text
+from cyclegan.trainer import Trainer
+from cyclegan.validation import ValidationReport
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".csv")
@@ -59,6 +68,8 @@ ON_GRID = ("lr_g", "lr_d", "lambdas.G_A", "lambdas.C_A")
 """The keys of the grid: two values each, at a fifth and four fifths of the range."""
 BUDGET = 2 ** len(ON_GRID) * STEPS
 """Optimisation steps of a search: those of the grid."""
+NEW_SEEDS = (101, 102, 103)
+"""Seeds with which the chosen values are trained again; no search uses them."""
 
 
 class Choice(NamedTuple):
@@ -77,6 +88,8 @@ class Found:
     complete: int
     choices: Sequence[Choice]
     """The last one is the final choice."""
+    again: Sequence[float]
+    """PSNR of trainings with the chosen values, one for each of `NEW_SEEDS`."""
 
 
 @dataclass(frozen=True)
@@ -162,23 +175,48 @@ class Search:
         for trial in trials:
             trial |= self._truth(project / "results" / self.name / f"trial-{trial['number']:03d}")
         last = result["promotes"] if self.way == "study" else result["best"]["number"]
+        chosen = project / "results" / self.name / f"trial-{last:03d}" / "config.yaml"
         return Found(
             trials=len(trials),
             complete=sum(trial["state"] == "complete" for trial in trials),
             choices=choices(trials, last),
+            again=[self._trained_again(load_yaml(chosen), seed) for seed in NEW_SEEDS],
         )
+
+    def _trained_again(self, values: Mapping[str, Any], seed: int) -> float:
+        """Train a configuration with another seed; return the PSNR of the generator it keeps."""
+        torch.set_num_threads(1)
+        kept = _Kept(self)
+        Trainer(parse_config({**values, "seed": seed}), [kept]).fit()
+        return kept.psnr
+
+    def quality(self, network: torch.nn.Module) -> Figures:
+        """Return the true quality of a generator."""
+        with torch.no_grad():
+            image = network(torch.from_numpy(self.data.source)[None, None])[0, 0].float().numpy()
+        return Judge(self.data.reference)(image)
 
     def _truth(self, folder: Path) -> dict[str, float]:
         """Return PSNR and SSIM of a trial's best generator, from the cache if they are there."""
         cache, stored = folder / "truth.json", folder / "save" / "generator.pt"
         if not cache.is_file() and stored.is_file():
-            network = generator_of(stored, precision="fp32")
-            with torch.no_grad():
-                image = network(torch.from_numpy(self.data.source)[None, None])[0, 0].numpy()
-            found = Judge(self.data.reference)(image)
+            found = self.quality(generator_of(stored, precision="fp32"))
             cache.write_text(json.dumps({"psnr": found.psnr, "ssim": found.ssim}))
         known: dict[str, float] = json.loads(cache.read_text()) if cache.is_file() else {}
         return known
+
+
+class _Kept(Callback):
+    """The true quality of the generator with the best score since the first judgement."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.score, self.psnr = search, -np.inf, np.nan
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        """Judge the generator if it is the best so far."""
+        if trainer.step >= FIRST and report.score > self.score:
+            self.score = report.score
+            self.psnr = self.search.quality(trainer.model.mean_G_A).psnr
 
 
 def choices(trials: Sequence[dict[str, Any]], last: int) -> list[Choice]:
@@ -217,6 +255,7 @@ def read_table(path: Path = TABLE) -> dict[str, Found]:
                 trials=int(row["trials"]),
                 complete=int(row["complete"]),
                 choices=[Choice(int(s), float(psnr), float(ssim)) for s, psnr, ssim in points],
+                again=[float(psnr) for psnr in row["again"].split()],
             )
     return found
 
@@ -225,10 +264,11 @@ def write_table(found: Mapping[str, Found], path: Path = TABLE) -> None:
     """Write what each search has found."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["search", "trials", "complete", "choices"])
+    writer.writerow(["search", "trials", "complete", "choices", "again"])
     for name, one in sorted(found.items()):
         points = ";".join(f"{c.steps} {c.psnr:.3f} {c.ssim:.4f}" for c in one.choices)
-        writer.writerow([name, one.trials, one.complete, points])
+        again = " ".join(f"{psnr:.3f}" for psnr in one.again)
+        writer.writerow([name, one.trials, one.complete, points, again])
     write_text(path, buffer.getvalue())
 
 
@@ -245,7 +285,7 @@ def main() -> None:
     for name in options.sets:
         scans = make(SETS[name], options.data.resolve() / name, print)
         for search in _searches(scans, options):
-            if search.name not in found:
+            if search.name not in found or not found[search.name].again:
                 one = search.run(options.folder)
                 write_table(found := read_table() | {search.name: one})
             print(_line(search, found[search.name]), flush=True)
@@ -260,24 +300,33 @@ def _line(search: Search, found: Found) -> str:
     last = found.choices[-1]
     return (
         f"{search.name}: {found.trials} trials, {found.complete} complete, {last.steps:,} steps:"
-        f" PSNR {last.psnr:.2f} dB, SSIM {last.ssim:.3f}"
+        f" PSNR {last.psnr:.2f} dB, SSIM {last.ssim:.3f}, again {np.mean(found.again):.2f} dB"
     )
 
 
 def report(name: str, searches: Sequence[Search], found: Mapping[str, Found]) -> None:
     """Print the table of a data set."""
-    curves: dict[str, dict[int, Sequence[Choice]]] = {}
+    by_way: dict[str, dict[int, Found]] = {}
     for search in searches:
-        curves.setdefault(search.way, {})[search.seed] = found[search.name].choices
-    print(f"\n{name}, {BUDGET:,} steps each")
-    print(f"{'':8s} {'PSNR / dB':>28s} {'mean':>7s} {'worst':>7s}   steps to random's result")
-    for way, by_seed in curves.items():
-        psnr = np.array([points[-1].psnr for points in by_seed.values()])
-        random = curves.get("random", {})
-        needed = [steps_to(p, random[n][-1].psnr) for n, p in by_seed.items() if n in random]
+        by_way.setdefault(search.way, {})[search.seed] = found[search.name]
+    random = by_way.get("random", {})
+    print(f"\n{name}, {BUDGET:,} steps each, PSNR in dB")
+    print("way      result  by seed               mean   worst  steps to random's result")
+    for way, by_seed in by_way.items():
+        own = [one.choices[-1].psnr for one in by_seed.values()]
+        needed = [
+            steps_to(one.choices, random[seed].choices[-1].psnr)
+            for seed, one in by_seed.items()
+            if seed in random
+        ]
         shown = ", ".join("never" if np.isinf(n) else f"{n:,.0f}" for n in needed)
-        each = ", ".join(f"{value:.2f}" for value in psnr)
-        print(f"{way:8s} {each:>28s} {psnr.mean():7.2f} {psnr.min():7.2f}   {shown}")
+        print(f"{way:8s} own     {_row(own)}  {shown}")
+        print(f"{'':8s} again   {_row([float(np.mean(one.again)) for one in by_seed.values()])}")
+
+
+def _row(psnr: Sequence[float]) -> str:
+    each = ", ".join(f"{value:.2f}" for value in psnr)
+    return f"{each:20s} {np.mean(psnr):6.2f}  {np.min(psnr):6.2f}"
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from cyclegan.score import GATED
 from search.study.cube import Cube
 from search.study.curves import CurvePrior
 from search.study.outlook import LEAST_COMPLETE
+from search.study.proposals import proposal, prospect_of_new
 from search.study.prospects import EarlierStudy, KnownTrial, Prospects
 from search.study.pruners import Pruner, halving_cutoff
 from search.study.samplers import Sampler as StudySampler
 from search.study.space import FloatRange
-from search.study.thaw import next_choice, pauses, proposal, prospect_of_new
+from search.study.thaw import next_choice, pauses
 
 Array = NDArray[np.float64]
 STARTUP: int = StudySampler.model_fields["startup_trials"].default
@@ -66,6 +67,7 @@ class Search:
         from_recipe: begin with the recipe's own values, as a study does by `enqueue_defaults`.
         by_expected: promote the trial that is expected to be best, as our studies do, and not the
             one with the highest score.
+        pausing: the scheduler pauses trials and continues them.
     """
 
     world: World
@@ -76,6 +78,7 @@ class Search:
     earlier: Sequence[EarlierStudy] = ()
     from_recipe: bool = False
     by_expected: bool = False
+    pausing: bool = False
     trials: list[Trial] = field(default_factory=list)
     history: list[Trial] = field(default_factory=list)
     """After each report, the trial that would be promoted then."""
@@ -94,6 +97,7 @@ class Search:
             self.prior,
             FIRST * EVERY,
             self.earlier,
+            pausing=self.pausing,
         )
 
     def left(self) -> int:
@@ -204,7 +208,7 @@ class Grid(Sampler):
 
 
 class Ours(Sampler):
-    """`search.study.thaw.proposal`."""
+    """`search.study.proposals.proposal`."""
 
     def point(self) -> Array:
         """Return the place that is worth most."""

@@ -149,6 +149,7 @@ def searched(task: Task, seed: int) -> Search:
         earlier_without(task.pool, task.pools) if "prior" in more else (),
         "recipe" in more,
         (sampler == "noisy_gp" and "highest" not in more) or "expected" in more,
+        scheduler == "thaw",
     )
     search.run(SAMPLERS[sampler](search), SCHEDULERS[scheduler]())
     return search

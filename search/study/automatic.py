@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.study.objective import is_in_db
 from search.study.pruners import judged_at
+from search.study.recorded import are_about
 from search.study.space import FunctionSpace
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def decided(definition: StudyDefinition) -> StudyDefinition:
         name, reason = _sampler(definition)
         changes["sampler"] = definition.sampler.model_copy(update={"name": name, "reason": reason})
     if definition.pruner.name == "auto":
-        name, reason = _pruner(definition)
+        sampler = str(changes.get("sampler", definition.sampler).name)
+        name, reason = _pruner(definition, sampler)
         changes["pruner"] = definition.pruner.model_copy(update={"name": name, "reason": reason})
     return definition.model_copy(update=changes) if changes else definition
 
@@ -65,11 +67,24 @@ def _sampler(definition: StudyDefinition) -> tuple[str, str]:
     return "noisy_gp", "it learns from pruned trials and recorded trainings, too"
 
 
-def _pruner(definition: StudyDefinition) -> tuple[str, str]:
+def _pruner(definition: StudyDefinition, sampler: str) -> tuple[str, str]:
     pruner = definition.pruner
     if len(definition.objective) > 1:
         return "none", "a trial may be last by one objective and first by another"
     last = judged_at(pruner.prune_after, definition.report_every)
     if "prune_after" not in pruner.model_fields_set and last >= definition.steps:
         return "none", f"trials end before prune_after = {pruner.prune_after:,} or with it"
-    return "percentile", "with noisy_gp it was ahead of random search on all recorded trainings"
+    if sampler == "noisy_gp" and _begins_with_knowledge(definition):
+        return "none", "with what noisy_gp knows beforehand, whole trials found better ones"
+    return "percentile", "it was ahead of random search on all recorded trainings"
+
+
+def _begins_with_knowledge(definition: StudyDefinition) -> bool:
+    if definition.warm_start:
+        return True
+    space, objective = definition.space, definition.first_objective
+    return (
+        definition.sampler.recorded_trials
+        and not isinstance(space, FunctionSpace)
+        and are_about(space, objective)
+    )

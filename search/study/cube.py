@@ -47,6 +47,20 @@ class Cube:
                 columns.append(shares[:, None])
         return np.concatenate(columns, axis=1)
 
+    def places(self, features: Array) -> Array:
+        """Return places (N, D) with these features (N, F); a choice lies in its part's middle."""
+        columns, start = [], 0
+        for dimension in self.space.values():
+            if isinstance(dimension, Choices):
+                count = len(dimension.choices)
+                taken = features[:, start : start + count].argmax(axis=1)
+                columns.append((taken + 0.5) / count)
+                start += count
+            else:
+                columns.append(features[:, start])
+                start += 1
+        return np.stack(columns, axis=1)
+
     def features_of(self, values: Mapping[str, Any]) -> tuple[float, ...] | None:
         """Return the features of some values by searched key; None if one is missing or outside."""
         place = []

@@ -16,10 +16,11 @@ from search.study.curves import CurvePrior
 from search.study.definition import StudyDefinition
 from search.study.judging import scores_so_far
 from search.study.objective import is_in_db
+from search.study.proposals import prospect_of_new
 from search.study.prospects import EarlierStudy, KnownTrial, Prospect, Prospects
 from search.study.pruners import Verdict, judged_at
 from search.study.space import FunctionSpace
-from search.study.thaw import Choice, next_choice, pauses, prospect_of_new
+from search.study.thaw import Choice, next_choice, pauses
 from search.study.trials import KEPT, PAUSED, REVIVES, first_value
 
 EARLIER = "earlier"
@@ -54,7 +55,14 @@ def outlook(
     first = judged_at(definition.pruner.prune_after, definition.report_every)
     earlier = [EarlierStudy.from_dict(values) for values in study.user_attrs.get(EARLIER, ())]
     prior = CurvePrior.shipped(definition.judge_by)
-    return Prospects(known, definition.steps, prior, min(first, definition.steps), earlier)
+    return Prospects(
+        known,
+        definition.steps,
+        prior,
+        min(first, definition.steps),
+        earlier,
+        pausing=definition.pruner.name == "thaw",
+    )
 
 
 def ends_in(

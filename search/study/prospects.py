@@ -111,6 +111,10 @@ class Prospects:
         recorded: the usual course of learning curves in recorded trainings.
         first: iteration at which a new trial is first judged.
         earlier: other studies, which count as far as they predict this one.
+        pausing: True if trials are paused and continued, so that one is trained only as far as it
+            deserves. Otherwise a trial is worth its gain for the steps to its end: if a look at it
+            counted as cheap, new trials would go where little is known rather than where much is
+            expected.
     """
 
     trials: Sequence[KnownTrial]
@@ -118,6 +122,7 @@ class Prospects:
     recorded: CurvePrior
     first: int
     earlier: Sequence[EarlierStudy] = ()
+    pausing: bool = False
 
     @cached_property
     def prior(self) -> CurvePrior:
@@ -304,9 +309,12 @@ class Prospects:
         means, variances = means / precision, 1.0 / precision
         above = means + self.prior.end.mean - self.best
         deviations = np.sqrt(variances)
-        rates = usable * self._rates(above, variances, around[:, 1], done)
         chances = usable * chance_above(above, deviations)
         gains = usable * expected_gain(above, deviations)
+        if self.pausing:
+            rates = usable * self._rates(above, variances, around[:, 1], done)
+        else:
+            rates = gains / np.maximum(1.0 - done, 1e-9)
         scores = self.scale.scores(means + self.prior.end.mean)
         rows = zip(
             scores,

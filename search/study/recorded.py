@@ -10,7 +10,7 @@ own data (see `search.study.gaussian_process`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,8 @@ from search.study.prospects import EarlierStudy
 Array = NDArray[np.float64]
 _LEAST = 8
 """Number of recorded trials in a study's space below which a data set says nothing about it."""
+_OBJECTIVE = "score"
+"""The objective whose ends are recorded."""
 _FILE = Path(__file__).with_name("recorded_trials.json")
 
 
@@ -100,12 +102,23 @@ class RecordedTrials:
         return max(apart - all_keys, 0.0)
 
 
+def are_about(keys: Iterable[str], objective: str) -> bool:
+    """Return True if the recorded trainings differ in one of these searched keys."""
+    known = {
+        key
+        for one in RecordedTrials.shipped().values()
+        for key in (*one.keys, *one.ties)
+        if objective == _OBJECTIVE
+    }
+    return not known.isdisjoint(keys)
+
+
 def recorded_studies(cube: Cube, base: Mapping[str, Any], objective: str) -> list[EarlierStudy]:
     """Return what recorded trainings say about a study's space; nothing for other objectives.
 
     Args: see `RecordedTrials.within`.
     """
-    if objective != "score":
+    if objective != _OBJECTIVE:
         return []
     found = [one.within(cube, base) for one in RecordedTrials.shipped().values()]
     return [one for one in found if one is not None]

@@ -21,9 +21,9 @@ from pydantic import model_validator
 from cyclegan.config import Count, Section, Seed
 from cyclegan.errors import ConfigError
 from search.study.cube import Cube
+from search.study.proposals import proposal
 from search.study.prospects import Prospects
 from search.study.space import Choices, FunctionSpace, Scalar, Space, cells
-from search.study.thaw import proposal
 
 
 class Outlook(Protocol):
@@ -200,7 +200,7 @@ class _PerTrial(BaseSampler):
 
 
 class _NoisyGP(BaseSampler):
-    """Chooses what is most likely to end best, as `search.study.thaw.proposal` does."""
+    """Chooses what is most likely to end best, as `search.study.proposals.proposal` does."""
 
     def __init__(self, settings: Sampler, number: int, cube: Cube, outlook: Outlook) -> None:
         self.settings, self.number, self.cube, self.outlook = settings, number, cube, outlook

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.study.curves import CurvePrior, Scale
+from search.study.proposals import prospect_of_new
 from search.study.prospects import KnownTrial, Prospect, Prospects
-from search.study.thaw import next_choice, pauses, prospect_of_new
+from search.study.thaw import next_choice, pauses
 
 _STUDIES = 4
 _MOST_TRIALS = 30
@@ -109,4 +110,4 @@ class _Study:
             )
             for number, (state, reached) in states
         ]
-        return Prospects(trials, self.steps, self.prior, self.first)
+        return Prospects(trials, self.steps, self.prior, self.first, pausing=True)

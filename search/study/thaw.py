@@ -9,41 +9,12 @@ The decisions here are pure functions of the prospects of a study's trials.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from search.study.prospects import Prospect, Prospects
 
-Array = NDArray[np.float64]
-
-_LOOKED_AT = 64
-"""Number of candidates by which it is decided whether there is to be a new trial at all."""
-_CANDIDATES = 256
-"""Number of points of the space from which a new trial's values are chosen."""
-_NEAR = 64
-"""Number of further candidates around the most promising ones."""
-_REACH = 0.1
-"""Standard deviation of those around them, in the unit cube."""
-_SAME = 0.02
-"""Distance in every coordinate below which two places count as the same."""
-_EXPLORES = 5
-"""One new trial in this many takes a point of the Sobol sequence, whatever the prospects say."""
 _BETTER = 1.3
 """Factor by which another trial's gain per step must be higher to interrupt the running one."""
-
-
-class Places(Protocol):
-    """The unit cube in which values are chosen (see `search.study.cube`)."""
-
-    dimensions: int
-
-    def features(self, places: Array) -> Array:
-        """Return the features (N, F) of places (N, D)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,61 +84,3 @@ def pauses(
     if other is not None and other.prospect.rate > _BETTER * mine.prospect.rate:
         return other
     return None
-
-
-def proposal(prospects: Prospects, number: int, cube: Places, *, startup: int, seed: int) -> Array:
-    """Return the place (D,) of the unit cube at which new trial `number` is worth most.
-
-    The first `startup` trials, and one in five later, take points of a Sobol sequence; with an
-    earlier study to learn from, only the one in five.
-    """
-    places = sobol(number, cube.dimensions, seed)
-    explores = number % _EXPLORES == _EXPLORES - 1
-    if number < startup and not prospects.earlier:
-        explores = True
-    if prospects.process is None or explores:
-        return np.asarray(places[0])
-    rates = _rates(prospects, cube, places)
-    if rates.max() < 0.0:
-        return np.asarray(places[0])
-    best = places[np.argsort(-rates, kind="stable")[:4]]
-    random = np.random.default_rng([seed, number])
-    near = np.repeat(best, _NEAR // len(best), axis=0)
-    near = np.clip(near + _REACH * random.standard_normal(near.shape), 0.0, 1.0)
-    rates = np.concatenate([rates, _rates(prospects, cube, near)])
-    return np.asarray(np.concatenate([places, near])[int(rates.argmax())])
-
-
-def prospect_of_new(prospects: Prospects, cube: Places | None, *, seed: int) -> Prospect:
-    """Return the prospect of the best new trial, from some of the next one's candidates.
-
-    Without a `cube` all new trials are alike.
-    """
-    places = np.zeros((1, 0))
-    if cube is not None:
-        places = cube.features(sobol(len(prospects.trials), cube.dimensions, seed)[:_LOOKED_AT])
-    return max(prospects.of_points(places), key=lambda prospect: prospect.rate)
-
-
-def sobol(number: int, dimensions: int, seed: int) -> Array:
-    """Return the candidates of new trial `number`: a scrambled Sobol sequence from its point on.
-
-    The first ones of successive trials are successive points of one sequence.
-    """
-    sequence = qmc.Sobol(dimensions, scramble=True, seed=seed)
-    if number:
-        sequence.fast_forward(number)
-    with warnings.catch_warnings():  # a part of the sequence is less balanced than a whole one
-        warnings.simplefilter("ignore", UserWarning)
-        return np.asarray(sequence.random(_CANDIDATES))
-
-
-def _rates(prospects: Prospects, cube: Places, places: Array) -> Array:
-    """Return the rate of each place; -1 where a trial has been: all trials have the same seed, so
-    the same values would only give the same training again.
-    """
-    features = cube.features(places)
-    rates = np.array([prospect.rate for prospect in prospects.of_points(features)])
-    tried = np.array([trial.point for trial in prospects.trials]).reshape(-1, features.shape[1])
-    apart = np.abs(features[:, None] - tried[None]).max(axis=2).min(axis=1, initial=1.0)
-    return np.where(apart < _SAME, -1.0, rates)

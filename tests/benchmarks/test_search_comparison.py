@@ -54,7 +54,7 @@ def test_what_was_found_is_read_back_from_the_table(comparison: ModuleType, tmp_
     assert comparison.read_table(path) == {}
     points = [comparison.Choice(600, 22.125, 0.5), comparison.Choice(9_600, 23.5, 0.625)]
     found = {
-        name: comparison.Found(trials=16, complete=12, choices=points)
+        name: comparison.Found(trials=16, complete=12, choices=points, again=[22.5, 22.25, 22.75])
         for name in ("phantom_2x-study-0", "phantom_1x-grid-2")
     }
     comparison.write_table(found, path)

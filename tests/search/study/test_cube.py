@@ -33,6 +33,12 @@ def test_values_keep_their_features() -> None:
         assert cube.features_of(cube.values(place)) == pytest.approx(tuple(expected))
 
 
+def test_features_have_a_place() -> None:
+    cube = Cube(SPACE)
+    features = cube.features(np.random.default_rng(0).random((50, len(SPACE))))
+    assert cube.features(cube.places(features)) == pytest.approx(features)
+
+
 def test_any_two_choices_are_as_far_apart_as_the_ends_of_a_range() -> None:
     cube = Cube({"norm_D": SPACE["norm_D"]})
     features = [np.array(cube.features_of({"norm_D": choice})) for choice in ("none", 1, True)]

@@ -11,9 +11,10 @@ import pytest
 
 from search.study.cube import Cube
 from search.study.curves import CurvePrior
+from search.study.proposals import proposal, prospect_of_new, sobol
 from search.study.prospects import EarlierStudy, KnownTrial, Prospects
 from search.study.space import FloatRange
-from search.study.thaw import next_choice, pauses, proposal, prospect_of_new
+from search.study.thaw import next_choice, pauses
 
 FRACTIONS = np.arange(1, 21) / 20
 STEPS = 1_000
@@ -50,7 +51,7 @@ def trial(number: int, quality: float, reports: int, state: str | None = None) -
 
 
 def prospects(prior: CurvePrior, *trials: KnownTrial, **more: Any) -> Prospects:
-    return Prospects(trials, STEPS, prior, 250, **more)
+    return Prospects(trials, STEPS, prior, 250, **{"pausing": True, **more})
 
 
 def test_the_expected_end_follows_the_curve_and_is_surer_with_more_reports(
@@ -153,6 +154,37 @@ def test_proposals_depend_on_the_storage_alone_and_go_where_it_is_good(prior: Cu
         np.linalg.norm(proposal(prospects(prior, *trials), 44, SQUARE, startup=5, seed=3) - 0.3)
         > 0.25
     )
+
+
+def test_in_many_dimensions_proposals_are_better_than_a_sequence_of_points(
+    prior: CurvePrior,
+) -> None:
+    """Of 256 points in ten dimensions hardly any lies near the best trials."""
+    cube = Cube({f"x{k}": FloatRange(low=0.0, high=1.0) for k in range(10)})
+    points = 0.3 + 0.2 * np.random.default_rng(1).standard_normal((40, 10))
+    trials = [
+        replace(trial(n, 1.0 - 2.0 * float(((p - 0.3) ** 2).sum()), 20), point=tuple(p.tolist()))
+        for n, p in enumerate(points)
+    ]
+    known = prospects(prior, *trials, pausing=False)
+    for number in range(40, 44):
+        found = proposal(known, number, cube, startup=5, seed=0)
+        gains = [p.gain for p in known.of_points(sobol(number, 10, seed=0))]
+        assert known.of_points(found[None])[0].gain > 1.5 * max(gains)
+
+
+def test_without_pauses_a_new_trial_is_worth_its_gain_and_not_a_cheap_look(
+    prior: CurvePrior,
+) -> None:
+    """What is unknown is cheap to look at, but only if the look may be the end of it."""
+    best = [trial(n, 1.0 - 0.1 * n, 20) for n in range(3)]
+    points = np.random.default_rng(3).random((64, 2))
+    whole = prospects(prior, *best, pausing=False).of_points(points)
+    looks = prospects(prior, *best, pausing=True).of_points(points)
+    assert [p.gain for p in whole] == [p.gain for p in looks]
+    assert [p.rate * STEPS for p in whole] == pytest.approx([p.gain for p in whole])
+    assert all(look.rate >= one.rate - 1e-9 for look, one in zip(looks, whole, strict=True))
+    assert max(look.rate / one.rate for look, one in zip(looks, whole, strict=True)) > 1.5
 
 
 def test_no_place_is_tried_twice_even_if_it_is_the_best_one(prior: CurvePrior) -> None:
