@@ -22,7 +22,8 @@ from search.study.prospects import Prospect, Prospects
 Array = NDArray[np.float64]
 
 _LOOKED_AT = 64
-"""Number of candidates by which it is decided whether there is to be a new trial at all."""
+"""Number of points of the Sobol sequence by which, beside the neighbours of the best trials, it is
+decided whether there is to be a new trial at all."""
 _CANDIDATES = 256
 """Number of points of the Sobol sequence among the candidates."""
 _BEST = 3
@@ -39,10 +40,6 @@ _AROUND_PROMISING = 16
 """... how many each of them gets."""
 _SAME = 0.02
 """Distance in every coordinate below which two places count as the same."""
-_EXPLORES = 5
-"""One new trial in this many takes a point of the Sobol sequence, whatever the prospects say. With
-an earlier study this lost 0.05 dB in searches played on recorded trainings
-(docs/search_comparison.md)."""
 
 
 class Places(Protocol):
@@ -60,12 +57,11 @@ class Places(Protocol):
 def proposal(prospects: Prospects, number: int, cube: Places, *, startup: int, seed: int) -> Array:
     """Return the place (D,) of the unit cube at which new trial `number` is worth most.
 
-    Without an earlier study to learn from, the first `startup` trials, and one in five later, take
-    points of a Sobol sequence.
+    The first `startup` trials take points of a Sobol sequence, unless there is an earlier study to
+    learn from.
     """
     places = sobol(number, cube.dimensions, seed)
-    explores = number < startup or number % _EXPLORES == _EXPLORES - 1
-    if prospects.process is None or (explores and not prospects.earlier):
+    if prospects.process is None or (number < startup and not prospects.earlier):
         return np.asarray(places[0])
     random = np.random.default_rng([seed, number])
     places = np.concatenate([places, _near_the_best(prospects, cube, random)])
@@ -83,10 +79,14 @@ def prospect_of_new(prospects: Prospects, cube: Places | None, *, seed: int) -> 
 
     Without a `cube` all new trials are alike.
     """
-    places = np.zeros((1, 0))
-    if cube is not None:
-        places = cube.features(sobol(len(prospects.trials), cube.dimensions, seed)[:_LOOKED_AT])
-    return max(prospects.of_points(places), key=lambda prospect: prospect.rate)
+    if cube is None:
+        return prospects.of_points(np.zeros((1, 0)))[0]
+    number = len(prospects.trials)
+    random = np.random.default_rng([seed, number])
+    some = sobol(number, cube.dimensions, seed)[:_LOOKED_AT]
+    places = np.concatenate([some, _near_the_best(prospects, cube, random)])
+    found = prospects.of_points(cube.features(places))
+    return max(found, key=lambda prospect: prospect.rate)
 
 
 def sobol(number: int, dimensions: int, seed: int) -> Array:

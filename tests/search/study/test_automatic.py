@@ -23,14 +23,14 @@ def test_a_study_that_names_neither_takes_what_was_best_on_recorded_trainings(
     define: Any,
 ) -> None:
     definition = define(**LONG)
-    assert (definition.sampler.name, definition.pruner.name) == ("noisy_gp", "percentile")
+    assert (definition.sampler.name, definition.pruner.name) == ("noisy_gp", "none")
     assert why(definition) == (
         "auto: sampler noisy_gp (it learns from pruned trials and recorded trainings, too), "
-        "pruner percentile (with noisy_gp it was ahead of random search on all recorded trainings)"
+        "pruner none (with what noisy_gp knows beforehand, whole trials found better ones)"
     )
     text = preview_text(definition, None)
     assert "taken by auto: it learns from pruned trials and recorded trainings, too" in text
-    assert "taken by auto: with noisy_gp it was ahead of random search on all" in text
+    assert "taken by auto: with what noisy_gp knows beforehand, whole trials" in text
     assert "begins where trainings on other data were good" in text
     alone = define(**LONG, sampler={"name": "noisy_gp", "recorded_trials": False})
     assert "the first 10 trials from a Sobol sequence" in preview_text(alone, None)
@@ -46,7 +46,10 @@ def test_a_study_that_names_neither_takes_what_was_best_on_recorded_trainings(
         ({"trials": MOST_MODELLED + 1}, "tpe", "percentile"),
         ({"sampler": "random"}, "random", "percentile"),
         ({"pruner": {"name": "median"}}, "noisy_gp", "median"),
-        ({"pruner": {"prune_after": 300}, "steps": 400}, "noisy_gp", "percentile"),
+        ({"sampler": {"recorded_trials": False}}, "noisy_gp", "percentile"),
+        ({"sampler": {"recorded_trials": False}, "warm_start": ["before"]}, "noisy_gp", "none"),
+        ({"sampler": {"recorded_trials": False}, "steps": 1000}, "noisy_gp", "none"),
+        ({"sampler": "tpe", "pruner": {"prune_after": 300}, "steps": 400}, "tpe", "percentile"),
     ],
 )
 def test_what_is_taken_fits_the_study(
