@@ -25,10 +25,9 @@ SHOWN = {
     "tpe+halving": ("TPE, successive halving", "C1", "--"),
     "tpe+none": ("TPE, no pruning", "C1", "-"),
     "optuna_gp+none": ("Optuna's GP, no pruning", "C2", "-"),
-    "noisy_gp+thaw": ("noisy_gp, thaw", "C4", "-"),
     "noisy_gp+percentile75": ("noisy_gp, percentile", "C0", "--"),
     "noisy_gp+percentile75+recipe": ("the same, the recipe first", "C0", "-"),
-    "noisy_gp+percentile75+prior+recipe": ("the same with recorded trainings: auto", "C3", "-"),
+    "noisy_gp+none+prior+recipe": ("noisy_gp with recorded trainings: auto", "C3", "-"),
 }
 """Label, colour and line of each search."""
 

@@ -74,7 +74,8 @@ def _pruner(definition: StudyDefinition, sampler: str) -> tuple[str, str]:
     last = judged_at(pruner.prune_after, definition.report_every)
     if "prune_after" not in pruner.model_fields_set and last >= definition.steps:
         return "none", f"trials end before prune_after = {pruner.prune_after:,} or with it"
-    if sampler == "noisy_gp" and _begins_with_knowledge(definition):
+    # A prune_after that leaves nothing to judge is refused, as with any pruner that is named.
+    if sampler == "noisy_gp" and last < definition.steps and _begins_with_knowledge(definition):
         return "none", "with what noisy_gp knows beforehand, whole trials found better ones"
     return "percentile", "it was ahead of random search on all recorded trainings"
 

@@ -1,4 +1,4 @@
-"""Where in the space new trials begin: at the most promising of many candidates.
+"""Proposals of new trials: the most promising of many candidates in the space.
 
 The candidates are points of a Sobol sequence and neighbours of the best trials, and then, in two
 rounds, neighbours of the most promising ones so far. In a space of ten keys the sequence alone is
