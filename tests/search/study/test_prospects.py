@@ -154,7 +154,7 @@ def test_proposals_depend_on_the_storage_alone_and_go_where_it_is_good(prior: Cu
 def test_in_many_dimensions_proposals_are_better_than_a_sequence_of_points(
     prior: CurvePrior,
 ) -> None:
-    """Of 256 points in ten dimensions hardly any lies near the best trials."""
+    """The sequence alone is sparse: of 256 points hardly any lies near the best trials."""
     cube = Cube({f"x{k}": FloatRange(low=0.0, high=1.0) for k in range(10)})
     points = 0.3 + 0.2 * np.random.default_rng(1).standard_normal((40, 10))
     trials = [
@@ -171,7 +171,7 @@ def test_in_many_dimensions_proposals_are_better_than_a_sequence_of_points(
 def test_without_pauses_a_new_trial_is_worth_its_gain_and_not_a_cheap_look(
     prior: CurvePrior,
 ) -> None:
-    """What is unknown is cheap to look at, but only if the look may be the end of it."""
+    """A look at the unknown is cheap only if the trial may end or be paused after it."""
     best = [trial(n, 1.0 - 0.1 * n, 20) for n in range(3)]
     points = np.random.default_rng(3).random((64, 2))
     whole = prospects(prior, *best, pausing=False).of_points(points)
