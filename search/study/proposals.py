@@ -103,8 +103,9 @@ def sobol(number: int, dimensions: int, seed: int) -> Array:
 
 
 def _near_the_best(prospects: Prospects, cube: Places, random: np.random.Generator) -> Array:
-    complete = [(t.score, t.point) for t in prospects.trials if t.score is not None]
-    best = [point for _, point in sorted(complete, key=lambda one: -one[0])[:_BEST]]
+    complete = [t for t in prospects.trials if t.state == "complete" and t.score is not None]
+    complete.sort(key=lambda trial: -(trial.score or 0.0))
+    best = [trial.point for trial in complete[:_BEST]]
     if not best:
         return np.empty((0, cube.dimensions))
     return _neighbours(cube.places(np.array(best)), _AROUND_BEST, _REACH_OF_BEST, random)

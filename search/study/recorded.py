@@ -10,7 +10,7 @@ own data (see `search.study.gaussian_process`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,15 +102,12 @@ class RecordedTrials:
         return max(apart - all_keys, 0.0)
 
 
-def are_about(keys: Iterable[str], objective: str) -> bool:
+def are_about(keys: Collection[str], objective: str) -> bool:
     """Return True if the recorded trainings differ in one of these searched keys."""
-    known = {
-        key
-        for one in RecordedTrials.shipped().values()
-        for key in (*one.keys, *one.ties)
-        if objective == _OBJECTIVE
-    }
-    return not known.isdisjoint(keys)
+    if objective != _OBJECTIVE:
+        return False
+    shipped = RecordedTrials.shipped().values()
+    return any(key in (*one.keys, *one.ties) for one in shipped for key in keys)
 
 
 def recorded_studies(cube: Cube, base: Mapping[str, Any], objective: str) -> list[EarlierStudy]:
