@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("results/search_comparison"))
     parser.add_argument("--sets", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     found = read_table()
     for name in options.sets:
@@ -293,7 +293,7 @@ def main() -> None:
 
 
 def _searches(scans: Scans, options: argparse.Namespace) -> list[Search]:
-    return [Search(scans, way, seed) for seed in range(options.seeds) for way in options.ways]
+    return [Search(scans, way, seed) for seed in options.seeds for way in options.ways]
 
 
 def _line(search: Search, found: Found) -> str:
