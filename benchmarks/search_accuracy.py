@@ -49,23 +49,30 @@ def accuracy(trainings: Trainings) -> dict[str, float]:
 
     `rho_score` and `rho_psnr` are Spearman's correlations of the predicted and the recorded values,
     at the report that counts; `between_seeds` is that of the two seeds' PSNR, the most that any
-    model could reach, and `score_to_psnr` that of score and PSNR, the most that a search can use.
+    model could reach. Two figures say how far a search can get that sees scores alone:
+    `score_to_psnr`, the correlation of score and PSNR, and `among_the_better_half` that of the
+    trainings whose score is above the median. `lost_by_score` is how many dB the configuration with
+    the highest mean score lies below the best one.
     """
     surface = Surface.of(trainings)
     predicted = np.array([surface.without(n) for n in range(len(trainings.points))])
     scores = trainings.level.scores(predicted[:, :REPORTS], *trainings.usual[0])
     truth = trainings.truth.scores(predicted[:, REPORTS:], *trainings.usual[1])
     at = counted(scores)[:, None]
-    ends = trainings.scores[..., FIRST - 1 :].max(axis=-1)
+    ends, quality = trainings.scores[..., FIRST - 1 :].max(axis=-1), trainings.quality
+    better = ends > np.median(ends)
     pairs = {
         "rho_score": (np.take_along_axis(scores, at, axis=-1)[:, 0], ends.mean(axis=1)),
-        "rho_psnr": (np.take_along_axis(truth, at, axis=-1)[:, 0], trainings.quality.mean(axis=1)),
-        "score_to_psnr": (ends.ravel(), trainings.quality.ravel()),
+        "rho_psnr": (np.take_along_axis(truth, at, axis=-1)[:, 0], quality.mean(axis=1)),
+        "score_to_psnr": (ends.ravel(), quality.ravel()),
+        "among_the_better_half": (ends[better], quality[better]),
     }
     if trainings.psnr.shape[1] > 1:
-        pairs["between_seeds"] = (trainings.quality[:, 0], trainings.quality[:, 1])
+        pairs["between_seeds"] = (quality[:, 0], quality[:, 1])
     found = {name: float(spearmanr(*pair)[0]) for name, pair in pairs.items()}
-    return {"configurations": float(len(ends)), **found}
+    means = quality.mean(axis=1)
+    lost = float(means.max() - means[trainings.ends.argmax()])
+    return {"configurations": float(len(ends)), **found, "lost_by_score": lost}
 
 
 def deviation_of_differences(trainings: Trainings, share: float = 1.0 / 3.0) -> float:
