@@ -28,13 +28,12 @@ from search_worlds import (
     Trainings,
     counted,
     curve_prior,
+    earlier_study,
     read_curves,
     read_trainings,
-    scale_of,
 )
 
 from cyclegan.files import write_text
-from cyclegan.score import GATED
 from search.study.curves import CurvePrior
 from search.study.judging import JudgedBy
 from search.study.prospects import KnownTrial, Prospects
@@ -138,15 +137,11 @@ def recorded_trials(pools: Sequence[str]) -> dict[str, Any]:
     data = {}
     lows, highs = np.array(list(SPACE.values())).T
     for pool in pools:
-        trainings = read_trainings(pool)
-        scores = trainings.scores[..., FIRST - 1 :].max(axis=-1)
-        usable = (scores > GATED).all(axis=1)
-        values = lows * (highs / lows) ** np.clip(trainings.points, 0.0, 1.0)
-        ends = scores.mean(axis=1)[usable]
-        ends = scale_of(ends).units(ends)
+        known = earlier_study(read_trainings(pool))
+        values = lows * (highs / lows) ** np.clip(known.points, 0.0, 1.0)
         data[pool] = {
-            "values": [[float(f"{v:.4g}") for v in row] for row in values[usable]],
-            "ends": ends.round(3).tolist(),
+            "values": [[float(f"{v:.4g}") for v in row] for row in values],
+            "ends": known.values.round(3).tolist(),
         }
     return {"keys": list(SPACE), "ties": dict(TIES), "data": data}
 

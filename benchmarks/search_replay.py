@@ -114,8 +114,7 @@ def prior_without(pool: str, pools: tuple[str, ...]) -> CurvePrior:
 @cache
 def earlier_without(pool: str, pools: tuple[str, ...]) -> tuple[EarlierStudy, ...]:
     """Return the other pools as earlier studies."""
-    prior = prior_without(pool, pools)
-    return tuple(earlier_study(trainings_of(other), prior) for other in pools if other != pool)
+    return tuple(earlier_study(trainings_of(other)) for other in pools if other != pool)
 
 
 @cache

@@ -33,7 +33,7 @@ from cyclegan.score import GATED
 from search.study.curves import CurvePrior, Scale
 from search.study.gaussian_process import GaussianProcess, Observations
 from search.study.judging import JudgedBy, scores_so_far
-from search.study.prospects import EarlierStudy, KnownTrial, Prospects
+from search.study.prospects import EarlierStudy
 
 Array = NDArray[np.float64]
 REPORTS = STEPS // EVERY
@@ -318,16 +318,16 @@ def curve_prior(
     return CurvePrior.from_curves(FRACTIONS, curves)
 
 
-def earlier_study(trainings: Trainings, prior: CurvePrior) -> EarlierStudy:
-    """Return the first training of each configuration as the trials of an earlier study."""
-    known = [
-        KnownTrial(number=n, state="complete", point=tuple(point.tolist()), score=float(score))
-        for n, (point, score) in enumerate(
-            zip(trainings.points, trainings.scores[:, 0, FIRST - 1 :].max(axis=1), strict=True)
-        )
-        if score > GATED
-    ]
-    ends = Prospects(known, STEPS, prior, FIRST * EVERY).ends()
-    points = np.array([trial.point for trial in known if trial.number in ends])
-    values, errors = (np.array(column) for column in zip(*ends.values(), strict=True))
-    return EarlierStudy(points=points, values=values, variances=errors)
+def earlier_study(trainings: Trainings) -> EarlierStudy:
+    """Return what the trainings say about good configurations, as an earlier study.
+
+    It says how good each one truly is, which nobody knows of a user's own earlier studies: the
+    score orders good trainings less surely than their truth is the same for two seeds.
+    """
+    usable = (trainings.scores[..., FIRST - 1 :].max(axis=-1) > GATED).all(axis=1)
+    quality = trainings.quality.mean(axis=1)[usable]
+    return EarlierStudy(
+        points=trainings.points[usable],
+        values=scale_of(quality).units(quality),
+        variances=np.zeros(len(quality)),
+    )

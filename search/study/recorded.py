@@ -2,9 +2,10 @@
 
 `recorded_trials.json` holds the trainings from which the curve prior comes, too (see
 `benchmarks/search_pool.py` and `search_accuracy.py --write-prior`): for each data set the values of
-the searched keys, and how good each training was in the end, in units of that data set (see
-`search.study.curves.Scale`). A Gaussian process decides how far they say anything about a study's
-own data (see `search.study.gaussian_process`).
+the searched keys, and how good each training truly was in the end (PSNR against the truth, which
+these data sets have), in units of that data set (see `search.study.curves.Scale`). So they also say
+what the score can't see. A Gaussian process decides how far they say anything about a study's own
+data (see `search.study.gaussian_process`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class RecordedTrials:
         keys: the keys in which they differ.
         ties: further keys, each with the one whose value it always has.
         values: (N, len(keys)): positive values of them.
-        ends: (N,): how good they are, in units of the data set.
+        ends: (N,): how good they truly are, in units of the data set.
     """
 
     keys: tuple[str, ...]
