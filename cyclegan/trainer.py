@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan import checkpoints
+from cyclegan import checkpoints, slurm
 from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
@@ -65,8 +65,9 @@ class Trainer:
     def __init__(
         self, config: Config, callbacks: Iterable[Callback] = (), folder: Path | None = None
     ) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        threads = config.threads or slurm.threads()
+        if threads:
+            torch.set_num_threads(threads)
         self.device = choose_device(config.device)
         self.folder = folder
         check_memory(config, self.device)

@@ -20,7 +20,6 @@ import contextlib
 import json
 import shutil
 import signal
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,6 +42,7 @@ from cyclegan.hparams import HParams
 from cyclegan.keep_best import KeepBest
 from cyclegan.locks import exclusive
 from cyclegan.precision import choose_device
+from cyclegan.signals import handled
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport, Validator
 from search.rollback import RollbackOptimizer
@@ -132,13 +132,17 @@ class _Pictures(Callback):
         write_png(six_images(report.images), path)
 
 
-def check_training(config: Config) -> None:
+def check_training(config: Config, *, here: bool = True) -> None:
     """Refuse settings and data with which a training can't begin; nothing is written.
+
+    Args:
+        here: True if this machine is to train; otherwise its device and memory don't matter.
 
     Errors: `ConfigError` and `DataError`, as of a training.
     """
-    device = choose_device(config.device)
-    check_size(config, device)
+    device = choose_device(config.device if here else "cpu")
+    if here:
+        check_size(config, device)
     data = TrainingData(config, device, loads=False)
     Validator(config, data, device)
     data.close()
@@ -459,21 +463,16 @@ def _remember(folder: Path, **record: Any) -> None:
 def stop_on_signal(trainer: Trainer) -> Iterator[list[int]]:
     """Stop the training after its current step on Ctrl-C or SIGTERM; at once on a second Ctrl-C.
 
+    SIGUSR1 and SIGUSR2 do as SIGTERM does (see `cyclegan.signals`).
+
     Yields the list of the signals received.
     """
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         came.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         trainer.request_stop(signal.Signals(number).name, outcome="interrupted")
 
-    previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(handle):
         yield came
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

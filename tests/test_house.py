@@ -16,7 +16,12 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 FLOORS = ("workbench", "search", "tracking", "viz", "cyclegan")
 """Packages from the top down; each may import those below it."""
-OWNERS = {"mlflow": "tracking", "optuna": "search", "typer": "workbench"}
+OWNERS = {
+    "mlflow": "tracking",
+    "optuna": "search",
+    "typer": "workbench",
+    "submitit": "workbench",
+}
 """The only package of this project that may import each of these libraries."""
 LOCKING = {"fcntl", "filelock", "msvcrt"}
 """Modules that lock files: only `cyclegan/locks.py` may use any."""

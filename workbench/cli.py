@@ -157,7 +157,12 @@ def prepare(
     session.show(prepare_volumes(request, console=session.console))
 
 
-@command(app, "train", example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10")
+@command(
+    app,
+    "train",
+    example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10",
+    slurm="job",
+)
 def train(
     session: Session,
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration (YAML).")],
@@ -193,13 +198,22 @@ def train(
         following = {"enabled": "true", "policy": "replay", "schedule": schedule}
         overrides += [f"hp_optimizer.{key}={value}" for key, value in following.items()]
     resolved = load_config(config, overrides)
+    if session.slurm:
+        from workbench.cluster.command import submit_command
+        from workbench.training import check_beginning
+
+        check_beginning(resolved, resume=resume)
+        # Requeued, the job goes on from its checkpoint.
+        further = () if resume else ("--resume",)
+        session.show(submit_command(f"train-{resolved.run_name}", session.slurm, further=further))
+        return
     finished = run_training(
         resolved, store=session.repaired_store, console=session.console, resume=resume
     )
     session.show(output_of(resolved, finished))
 
 
-@command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer")
+@command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer", slurm="job")
 def promote(
     session: Session,
     study: StudyArgument,
@@ -238,7 +252,7 @@ def promote(
     The command registers the generator under the study's name, and makes it champion if no earlier
     generator has a higher score.
     """
-    from workbench.promotion import PromoteRequest, promote_trials
+    from workbench.promotion import PromoteRequest, check_promotion, promote_trials
 
     request = PromoteRequest(
         trial=trial,
@@ -248,6 +262,12 @@ def promote(
         start=None if start is None else ("continue" if start else "scratch"),
         hp_optimizer=hp_optimizer,
     )
+    if session.slurm:
+        from workbench.cluster.command import submit_command
+
+        handle, _ = check_promotion(study, request, store=session.store, console=session.console)
+        session.show(submit_command(f"promote-{handle.definition.name}", session.slurm))
+        return
     store = session.repaired_store()
     session.show(promote_trials(study, request, store=store, console=session.console))
 
@@ -257,6 +277,7 @@ def promote(
     "enhance",
     example="cyclegan enhance data/demo/fast_validate.h5 --model demo@champion "
     "--output enhanced.h5 --reference data/demo/slow_validate.h5",
+    slurm="job",
 )
 def enhance(
     session: Session,
@@ -343,7 +364,7 @@ def enhance(
 
     After a crash or an interruption, run the same command again: it computes only missing tiles.
     """
-    from workbench.enhancement.command import enhance_volumes, output_of
+    from workbench.enhancement.command import check_enhancement, enhance_volumes, output_of
     from workbench.enhancement.request import EnhanceRequest, parse_roi, parse_tile
 
     request = EnhanceRequest(
@@ -370,6 +391,12 @@ def enhance(
         log_volume=log_volume,  # type: ignore[arg-type]
         overwrite=overwrite,
     )
+    if session.slurm:
+        from workbench.cluster.command import submit_command
+
+        check_enhancement(request, open_store=session.open_store)
+        session.show(submit_command(f"enhance-{output.stem}", session.slurm))
+        return
     results = enhance_volumes(request, open_store=session.repaired_store, console=session.console)
     session.show(output_of(request, results))
 

@@ -18,7 +18,7 @@ StudyArgument = Annotated[
 ]
 
 
-@command(study_app, "run", example="cyclegan study run studies/demo.yaml")
+@command(study_app, "run", example="cyclegan study run studies/demo.yaml", slurm="jobs")
 def study_run(
     session: Session,
     study: StudyArgument,
@@ -39,13 +39,32 @@ def study_run(
         ),
     ] = None,
 ) -> None:
-    """Run a study, resume an interrupted one, or join one that is running."""
+    """Run a study, resume an interrupted one, or join one that is running.
+
+    With --slurm this command only begins the study and submits jobs, which pull trials until the
+    study is done, and are requeued when their time is up. --workers is then the number of processes
+    of each job (default: one per GPU).
+    """
     from search.study import definition_of, run_study
     from workbench.study_tables import study_data, study_table
 
     definition = definition_of(study)
     if trials:
         definition = definition.with_trials(trials)
+    if session.slurm:
+        from workbench.cluster.command import submit_study
+
+        submitted = submit_study(
+            definition,
+            session.slurm,
+            open_store=session.open_store,
+            console=session.console,
+            workers=workers,
+            storage=storage,
+            tracking_uri=session.tracking_uri,
+        )
+        session.show(submitted)
+        return
     handle, interrupted = run_study(
         definition,
         store=session.repaired_store,
@@ -88,12 +107,20 @@ def study_list(session: Session) -> None:
 
 @command(study_app, "show", example="cyclegan study show demo")
 def study_show(session: Session, study: StudyArgument) -> None:
-    """Show a study's trials, best first: state, score, curve, values and reasons for pruning."""
+    """Show a study's trials, best first: state, score, curve, values and reasons for pruning.
+
+    Its SLURM jobs follow, with state, host, GPU and time left.
+    """
     from search.study import open_study
+    from workbench.cluster.jobs import interruptions_text, jobs_data, jobs_of, jobs_text
     from workbench.study_tables import study_data, study_table
 
     handle = open_study(study)
     data, text = study_data(handle), study_table(handle)
+    jobs = jobs_of(handle)
+    data["jobs"] = jobs_data(jobs)
+    for more in (jobs_text(jobs), interruptions_text(handle.trials())):
+        text += f"\n\n{more}" if more else ""
     if any(handle.results.glob("*-promoted-*")):
         from search.promotion import AT_LEAST, summary
 
@@ -206,3 +233,16 @@ def study_unprune(
     how = "to its end" if number == trial else f"as trial {number}"
     text = f"trial {trial} will continue {how}: cyclegan study run {name}"
     session.result({"study": name, "revives": trial, "trial": number}, text)
+
+
+@command(study_app, "cancel", example="cyclegan study cancel demo")
+def study_cancel(session: Session, study: StudyArgument) -> None:
+    """End a study's SLURM jobs in order: they write checkpoints and leave, and none is requeued."""
+    from search.study import open_study
+    from workbench.cluster.jobs import cancel
+
+    handle = open_study(study)
+    ended, name = cancel(handle), handle.definition.name
+    said = f"asked to end: {', '.join(ended)}" if ended else "no job of it waits or runs"
+    text = f"study {name}: {said}; go on later with cyclegan study run {name} --slurm"
+    session.result({"study": name, "cancelled": ended}, text)

@@ -37,21 +37,8 @@ def promote_trials(
     study: str, request: PromoteRequest, *, store: Store, console: Console
 ) -> Output:
     """Confirm trials if that is asked for, promote one or several, and return what came of it."""
-    given = {"--trial": request.trial, "--top": request.top, "--confirm": request.confirm}
-    options = [name for name, value in given.items() if value is not None]
-    if len(options) > 1:
-        raise UsageError(f"{options[0]} and {options[1]} both choose trials; give one of them")
-    handle = open_study(study)
-    check_store(handle.study, store)
-    confirmation, numbers = None, _candidates(handle, request)
-    front = [trial.number for trial in front_of(handle.trials())]
-    if request.trial is None and front:
-        console.say(
-            f"chosen by {handle.definition.first_objective} alone; the Pareto front has trials "
-            f"{', '.join(map(str, front))}: take another of them with --trial"
-        )
-    for number in numbers:  # refuse now, not after hours of training the others
-        plan_promotion(handle, store=store, trial=number, **_options(request))
+    handle, numbers = check_promotion(study, request, store=store, console=console)
+    confirmation = None
     if request.confirm is not None:
         top, seeds = parse_confirm(request.confirm)
         confirmation = confirm(handle, top=top, seeds=seeds, store=store, console=console)
@@ -64,6 +51,31 @@ def promote_trials(
         p.interrupted for p in promoted
     )
     return Output(data=data, text=text, exit_code=INTERRUPTED if unfinished else 0)
+
+
+def check_promotion(
+    study: str, request: PromoteRequest, *, store: Store, console: Console
+) -> tuple[StudyHandle, list[int]]:
+    """Return the study and the trials to promote; nothing is written.
+
+    Errors: `UsageError`, `DataError` and `ConfigError` for what can't be promoted.
+    """
+    given = {"--trial": request.trial, "--top": request.top, "--confirm": request.confirm}
+    options = [name for name, value in given.items() if value is not None]
+    if len(options) > 1:
+        raise UsageError(f"{options[0]} and {options[1]} both choose trials; give one of them")
+    handle = open_study(study)
+    check_store(handle.study, store)
+    numbers = _candidates(handle, request)
+    front = [trial.number for trial in front_of(handle.trials())]
+    if request.trial is None and front:
+        console.say(
+            f"chosen by {handle.definition.first_objective} alone; the Pareto front has trials "
+            f"{', '.join(map(str, front))}: take another of them with --trial"
+        )
+    for number in numbers:  # refuse now, not after hours of training the others
+        plan_promotion(handle, store=store, trial=number, **_options(request))
+    return handle, numbers
 
 
 def _candidates(handle: StudyHandle, request: PromoteRequest) -> list[int]:

@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import os
-import signal
 import sys
 import traceback
 import typing
@@ -23,12 +22,13 @@ import typer
 import typer.exceptions
 
 from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.signals import interrupt_on_ending
 from viz.console import Console
+from workbench.cluster.options import PARAMETERS, options_from
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from tracking import Store
+    from workbench.cluster.options import SlurmOptions
     from workbench.output import Output
 
 INTERRUPTED = 130
@@ -44,6 +44,8 @@ class Session:
     as_json: bool = False
     tracking_uri: str | None = None
     exit_code: int = 0
+    slurm: SlurmOptions | None = None
+    """Demands of the SLURM jobs in which the command is to run; None if it is to run here."""
     _store: Store | None = field(default=None, repr=False)
     _repaired: bool = False
 
@@ -126,16 +128,26 @@ _COMMON_DEFAULTS: dict[str, Any] = {
 Command = Callable[..., None]
 
 
-def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Command], Command]:
-    """Register a function as the command `name` of `app`, with common options and an example."""
+def command(
+    app: typer.Typer, name: str, *, example: str, slurm: str | None = None
+) -> Callable[[Command], Command]:
+    """Register a function as the command `name` of `app`, with common options and an example.
+
+    `slurm`: `job` if it can also run as a SLURM job, `jobs` if several jobs can share the work; it
+    then has the options of `workbench.cluster.options`.
+    """
+    cluster = PARAMETERS if slurm else {}
 
     def register(function: Command) -> Command:
         def call(**given: Any) -> None:
             common = {key: given.pop(key) for key in _COMMON}
+            of_slurm = {key: given.pop(key) for key in cluster}
             console = Console(quiet=common["quiet"])
             console.log_to_here()
             _check_address(common["tracking_uri"])
             session = Session(console, common["as_json"], common["tracking_uri"])
+            if cluster:
+                session.slurm = options_from(of_slurm, several=slurm == "jobs")
             function(session, **given)
             if session.exit_code:
                 raise typer.Exit(session.exit_code)
@@ -144,6 +156,10 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Command],
         hints = typing.get_type_hints(function, include_extras=True)
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters = [p.replace(annotation=hints[p.name], kind=kind) for p in own]
+        parameters += [
+            inspect.Parameter(key, kind, default=default, annotation=annotation)
+            for key, (annotation, default) in cluster.items()
+        ]
         parameters += [
             inspect.Parameter(key, kind, default=_COMMON_DEFAULTS[key], annotation=annotation)
             for key, annotation in _COMMON.items()
@@ -169,7 +185,7 @@ def run(app: typer.Typer) -> int:
     """Run the command line; the exit code. No traceback but with `--debug`."""
     _open_standard_streams()
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_ending()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a result that it can't encode
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -261,7 +277,3 @@ def _given_value(error: Exception) -> str:
         if name in names and given not in str(error):
             return f", not {given}"
     return ""
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

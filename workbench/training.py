@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import DataError
 from search.catch_up import caught_up
-from search.launch import SAVE_FOLDER, Job, LaunchResult, run_training
+from search.launch import SAVE_FOLDER, Job, LaunchResult, check_training, run_training
 from tracking import project_root
 from viz.console import Console
 from workbench.output import Output
@@ -35,18 +36,33 @@ def train(
 
     Errors: `DataError` if that folder holds a training and `resume` is off.
     """
-    folder = project_root() / "results" / config.run_name
-    there = newest_checkpoint(folder / SAVE_FOLDER) is not None
-    if there and not resume:
-        raise DataError(
-            f"{folder} already holds a training; continue it with --resume, or choose another name "
-            "with --set run_name=..."
-        )
-    if resume and not there:  # killed before its first one, or never begun
+    folder = _folder_for(config, resume=resume)
+    if (
+        resume and newest_checkpoint(folder / SAVE_FOLDER) is None
+    ):  # killed before its first one, or never begun
         console.warn(f"{folder} holds no checkpoint yet; starting at step 0")
     job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
     finished = run_training(job, store=store, console=console)
     return caught_up(finished, job, store() if callable(store) else store, console)
+
+
+def check_beginning(config: Config, *, resume: bool) -> None:
+    """Refuse a training that can't begin on another machine either; nothing is written.
+
+    Errors: those of `train`, but for this machine's device and memory.
+    """
+    _folder_for(config, resume=resume)
+    check_training(config, here=False)
+
+
+def _folder_for(config: Config, *, resume: bool) -> Path:
+    folder = project_root() / "results" / config.run_name
+    if not resume and newest_checkpoint(folder / SAVE_FOLDER) is not None:
+        raise DataError(
+            f"{folder} already holds a training; continue it with --resume, or choose another name "
+            "with --set run_name=..."
+        )
+    return folder
 
 
 def output_of(config: Config, finished: LaunchResult) -> Output:

@@ -27,6 +27,7 @@ from cyclegan.data.fingerprint import check_unchanged
 from cyclegan.data.scan import by_place, find_scan, fingerprint_of
 from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
+from cyclegan.slurm import limited_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class TrainingData:
     """File that stores the hashes of large files, see `cyclegan.data.fingerprint`."""
 
     def __init__(self, config: Config, device: torch.device, *, loads: bool = True) -> None:
-        self.budget = MemoryBudget(config.memory_budget_gb * 1e9, loads=loads)
+        self.budget = MemoryBudget(limited_bytes(config.memory_budget_gb * 1e9), loads=loads)
         self.spec_A = DatasetSpec.load(Path(config.data_A))
         self.spec_B = DatasetSpec.load(Path(config.data_B))
         for spec in (self.spec_A, self.spec_B):

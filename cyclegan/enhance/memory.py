@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cyclegan import slurm
 from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
 from cyclegan.errors import UsageError
 from cyclegan.numbers import ceil_div, round_up
@@ -38,12 +39,18 @@ _USUAL = 64
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return the free bytes of the GPU, or of this machine within this process's limits."""
+    """Return the free bytes of the GPU, or of this machine within this process's limits.
+
+    Those are of control groups, of the address space, and of a SLURM job.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + kept
     limits = [psutil.virtual_memory().available, *_free_in_cgroups(), *_free_address_space()]
+    of_job = slurm.memory_bytes()
+    if of_job is not None:
+        limits.append(of_job - resident_bytes())
     return max(min(limits), 0)
 
 

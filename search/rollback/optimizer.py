@@ -30,6 +30,7 @@ from cyclegan.events import Cause, RollbackEvent, TrainResult
 from cyclegan.footprint import state_bytes
 from cyclegan.hparams import HParams
 from cyclegan.numbers import ceil_div
+from cyclegan.slurm import limited_bytes
 from cyclegan.snapshot import Snapshot
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
@@ -59,7 +60,7 @@ class RollbackOptimizer(Callback):
     ) -> None:
         self.settings = settings
         self.policy: Policy = policy or _POLICIES[settings.policy](settings)
-        memory = settings.memory_gb * _GIGABYTE
+        memory = limited_bytes(settings.memory_gb * _GIGABYTE)
         folder = folder if settings.spill else None
         self.ring = Ring(keep=settings.keep, memory=memory, folder=folder)
         self.rollbacks = 0
@@ -235,12 +236,17 @@ def check_memory(config: Config) -> None:
     compact = settings.precision != "full"
     each = state_bytes(config) * (0.5 if compact else 1) / _GIGABYTE
     recent = ceil_div(settings.fall_back, settings.snapshot_every) + 1
-    if settings.spill or (recent + 2) * each <= settings.memory_gb:
+    most = limited_bytes(settings.memory_gb * _GIGABYTE) / _GIGABYTE
+    if settings.spill or (recent + 2) * each <= most:
         return
+    limited = most < settings.memory_gb
     raise ConfigError(
-        f"hp_optimizer.memory_gb = {settings.memory_gb:g}: a snapshot takes {each:.3g} GB and "
+        f"hp_optimizer.memory_gb = {settings.memory_gb:g}"
+        + (f", of which this SLURM job's memory allows {most:.3g}" if limited else "")
+        + f": a snapshot takes {each:.3g} GB and "
         f"{recent + 2} are needed (the start, the best, and {recent} to fall back "
-        f"{settings.fall_back} steps); raise it"
+        f"{settings.fall_back} steps); "
+        + ("give the job more (--mem)" if limited else "raise it")
         + ("" if compact else ", set hp_optimizer.precision = bf16")
         + ", or set hp_optimizer.spill = true"
     )

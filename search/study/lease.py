@@ -11,6 +11,7 @@ than a lease lasts) stops its training.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -25,13 +26,18 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from cyclegan import slurm
 from cyclegan.locks import exclusive, is_free
 from tracking.process import boot_id
 
 LEASE = "lease"
+REQUEUES = "CYCLEGAN_REQUEUES"
+"""Environment variable of a job that SLURM starts again when its time is up or its node dies."""
 RENEW_SECONDS = 20.0
 LEASE_SECONDS = 120.0
 """Seconds without a renewal after which a lease on another host ends."""
+_ASK_SECONDS = 10.0
+"""Seconds between two questions for the same SLURM job."""
 MOST_SKEW = 7_200.0
 """Most seconds by which clocks of two hosts are expected to differ. A stamp that is farther from
 this host's time when it is first seen belongs to a worker that is gone."""
@@ -45,8 +51,10 @@ def host() -> str:
 class Owner:
     """One worker process, as leases name it. Its context holds the worker's lock file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: str | None = None) -> None:
         self.id = uuid.uuid4().hex
+        self.command = command or self.id
+        """The command to which it belongs; several workers may belong to one."""
         self.folder = folder / "workers"
         self.begun = round(time.time(), 3)
         """Seconds since 1970."""
@@ -70,7 +78,14 @@ class Owner:
         storage.set_trial_user_attr(
             trial_id,
             LEASE,
-            {"owner": self.id, "host": host(), "pid": os.getpid(), "at": round(time.time(), 3)},
+            {
+                "owner": self.id,
+                "command": self.command,
+                "host": host(),
+                "pid": os.getpid(),
+                "at": round(time.time(), 3),
+                **_own_job(),
+            },
         )
 
     def release(self, storage: BaseStorage, trial_id: int) -> None:
@@ -87,6 +102,8 @@ def is_held(trial: FrozenTrial, folder: Path) -> bool:
     """Return True if a worker trains the RUNNING `trial` of the study in `folder` now."""
     lease = trial.user_attrs.get(LEASE, {})
     seen = _sighted(lease) if lease else _Sighting(0.0)
+    if lease and lease["host"] != host() and _job_is_gone(lease):
+        return False
     return lease_holds(
         lease,
         folder / "workers",
@@ -95,6 +112,47 @@ def is_held(trial: FrozenTrial, folder: Path) -> bool:
         unmoved=time.monotonic() - seen.since,
         moved=seen.moved,
     )
+
+
+def _own_job() -> dict[str, Any]:
+    """Return this process's SLURM job, as leases name it; empty outside of one.
+
+    `start` counts how often SLURM has started the job: it keeps its number when it is requeued.
+    `requeues` tells that SLURM starts it again, so that nobody has to wait for what it may leave.
+    """
+    job = slurm.job_id()
+    if job is None:
+        return {}
+    again = {"requeues": True} if os.environ.get(REQUEUES) else {}
+    return {"job": job, "start": int(os.environ.get("SLURM_RESTART_COUNT", "0")), **again}
+
+
+def _job_is_gone(lease: Mapping[str, Any]) -> bool:
+    """Return True if the SLURM job of a lease has ended, or was started again since.
+
+    SLURM knows that before the lease runs out.
+    """
+    job = lease.get("job")
+    if job is None:
+        return False
+    owner, starts, own = str(lease["owner"]), int(lease.get("start", 0)), _own_job()
+    if own.get("job") == job and own["start"] > starts:
+        return True
+    now, (asked, gone) = time.monotonic(), _asked.get(owner, (-math.inf, False))
+    if gone or now - asked < _ASK_SECONDS:
+        return gone
+    _asked[owner] = now, bool(slurm.is_gone(str(job), starts))
+    return _asked[owner][1]
+
+
+_asked: dict[str, tuple[float, bool]] = {}
+"""The last answer of SLURM about the job of each worker: the time of the answer by the monotonic
+clock, and whether the job was gone."""
+
+
+def will_be_restarted(trial: FrozenTrial) -> bool:
+    """Return True if the worker that holds the trial is in a job that SLURM starts again."""
+    return bool(trial.user_attrs.get(LEASE, {}).get("requeues"))
 
 
 def is_doubtful(trial: FrozenTrial) -> bool:

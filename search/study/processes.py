@@ -12,14 +12,16 @@ import multiprocessing
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
-from typing import Any
 
+from cyclegan import slurm
 from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.signals import handled, held_back, interrupt_on_ending
 from search.study.progress import LocalProgress, Message, RemoteProgress, StudyProgress
 from search.study.study import StudyHandle
 
@@ -41,6 +43,7 @@ class _Order:
     tracking_uri: str
     parent: str
     precision: str
+    command: str
 
 
 @dataclass
@@ -72,6 +75,7 @@ def run_workers(
         tracking_uri=tracking_uri,
         parent=parent,
         precision=precision,
+        command=uuid.uuid4().hex,
     )
     crew = _Crew(order, progress, _places(count, str(definition.base.get("device", "auto"))))
     with _forwarding(crew):
@@ -103,7 +107,7 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_child, args=(self.order, theirs), name=f"worker-{number}")
-        with _environment(self.places[number]):
+        with _environment(self.places[number]), held_back():
             process.start()
         theirs.close()
         self.workers[number] = _Worker(process, ours)
@@ -158,20 +162,16 @@ class _Crew:
 
 @contextlib.contextmanager
 def _forwarding(crew: _Crew) -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on to the workers as SIGTERM, the second time as SIGKILL."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Pass Ctrl-C and the like on to the workers as SIGTERM, a second Ctrl-C as SIGKILL."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        crew.stop(signal.SIGKILL if crew.stopping else signal.SIGTERM)
+        impatient = crew.stopping and number == signal.SIGINT
+        crew.stop(signal.SIGKILL if impatient else signal.SIGTERM)
 
-    previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with handled(handle):
+            yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         for worker in crew.workers.values():  # after an error in this process
             worker.process.terminate()
 
@@ -179,6 +179,7 @@ def _forwarding(crew: _Crew) -> Iterator[None]:
 def _places(count: int, device: str) -> list[dict[str, str]]:
     """Return the environment of each worker: its GPU, or its share of the CPU's threads."""
     gpus: list[str] = []
+    shared = {slurm.WORKERS: str(count)}
     if device in ("auto", "cuda"):
         import torch
 
@@ -187,11 +188,12 @@ def _places(count: int, device: str) -> list[dict[str, str]]:
         if given and gpus:
             gpus = [name.strip() for name in given.split(",")][: len(gpus)]
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)]
+        return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} | shared for n in range(count)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = str(max(1, (cores or 1) // count))
+    of_job = slurm.cpus()
+    share = str(max(1, min(cores or 1, of_job or cores or 1) // count))
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}
-    return [dict(threads) for _ in range(count)]
+    return [threads | shared for _ in range(count)]
 
 
 @contextlib.contextmanager
@@ -212,7 +214,7 @@ def _child(order: _Order, pipe: Connection) -> None:
     """Run a worker process, from its settings to its last message."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # only the parent gets the terminal's Ctrl-C, and passes it on once
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_ending()
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     lock = threading.Lock()
 
@@ -237,7 +239,7 @@ def _work(order: _Order, progress: StudyProgress) -> tuple[int, str]:
     console.log_to_here()
     try:
         handle = open_study(order.study, order.storage).with_trials(order.trials)
-        with Owner(handle.folder) as owner:
+        with Owner(handle.folder, order.command) as owner:
             context = WorkerContext(
                 handle=handle,
                 store=Store.open(order.tracking_uri),
@@ -260,7 +262,3 @@ def _end_with_parent(pipe: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         pipe.recv()  # the parent never sends anything, so this returns when the parent is gone
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Any:
-    raise KeyboardInterrupt

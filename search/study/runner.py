@@ -95,21 +95,53 @@ def run_study(
     """
     place = storage_for(studies_folder() / definition.name, storage)
     with place.explaining():
-        new = not (place.folder / DEFINITION).is_file()
-        known = None if new else optuna_study(definition, place)
-        if known is not None:
-            definition = _as_begun(definition, known, place)
-        if known is not None and _is_over(definition, known):
-            handle = StudyHandle(definition, known, place.folder, place)
-            return StudyResult(handle, interrupted=False)
-        initial = _checked_beginning(definition) if new else None
-        if callable(store):
-            store = store()
-        if known is not None:
-            check_store(known, store)
-        store.create()  # if that fails, the study has not begun
-        begun = _begin(definition, place, store, console, initial)
-        return _run(begun, store=store, console=console, workers=workers)
+        begun = _begun(definition, place, store, console)
+        if isinstance(begun, StudyHandle):
+            return StudyResult(begun, interrupted=False)
+        return _run(begun, store=begun.store, console=console, workers=workers)
+
+
+def begin_study(
+    definition: StudyDefinition,
+    *,
+    store: Store | Callable[[], Store],
+    console: Console,
+    storage: str | None = None,
+) -> StudyHandle:
+    """Begin a study and train nothing: other hosts do. A study that has begun stays as it is.
+
+    This host's devices and memory don't matter: the first worker chooses the precision.
+
+    Args and errors: those of `run_study`.
+    """
+    place = storage_for(studies_folder() / definition.name, storage)
+    with place.explaining():
+        begun = _begun(definition, place, store, console, here=False)
+        return begun if isinstance(begun, StudyHandle) else begun.handle
+
+
+def _begun(
+    definition: StudyDefinition,
+    place: StudyStorage,
+    store: Store | Callable[[], Store],
+    console: Console,
+    *,
+    here: bool = True,
+) -> _Begun | StudyHandle:
+    """Begin or join a study; if it is over already, only return its handle."""
+    new = not (place.folder / DEFINITION).is_file()
+    known = None if new else optuna_study(definition, place)
+    if known is not None:
+        definition = _as_begun(definition, known, place)
+    if known is not None and _is_over(definition, known):
+        return StudyHandle(definition, known, place.folder, place)
+    initial = _checked_beginning(definition, here=here) if new else None
+    if callable(store):
+        store = store()
+    if known is not None:
+        check_store(known, store)
+    store.create()  # if that fails, the study has not begun
+    return _begin(definition, place, store, console, initial, here=here)
 
 
 def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> StudyResult:
@@ -179,6 +211,7 @@ class _Begun:
     """A study that is ready for workers."""
 
     handle: StudyHandle
+    store: Store
     parent: str
     precision: str
 
@@ -192,12 +225,13 @@ def _is_over(definition: StudyDefinition, study: optuna.Study) -> bool:
     return same and ended and study.user_attrs.get(_CLOSED) == len(trials)
 
 
-def _checked_beginning(definition: StudyDefinition) -> list[dict[str, Any]]:
+def _checked_beginning(definition: StudyDefinition, *, here: bool) -> list[dict[str, Any]]:
     """Return the initial values of a study, or refuse it, before anything of it is stored."""
     initial = first_values(definition)
     first = definition.first_values()
-    check_training(definition.config_of(0, first))
-    _check_largest(definition)
+    check_training(definition.config_of(0, first), here=here)
+    if here:
+        _check_largest(definition)
     return initial
 
 
@@ -221,6 +255,8 @@ def _begin(
     store: Store,
     console: Console,
     initial: list[dict[str, Any]] | None,
+    *,
+    here: bool,
 ) -> _Begun:
     with place.claiming():  # if several processes begin it at once, only one creates it
         definition = _as_begun(definition, optuna_study(definition, place), place)
@@ -228,7 +264,7 @@ def _begin(
         handle = StudyHandle(definition, study, place.folder, place)
         first = definition.config_of(0, definition.first_values())
         data = check_data(study.user_attrs.get("data", {}), first)
-        precision = _precision(study, first)
+        precision = _precision(study, first) if here else ""
         parent = _parent_run(handle, store, console)
         # Only now, when all is checked: what is stored here, a changed definition must match.
         study.set_user_attr("definition", json.dumps(definition.model_dump(mode="json")))
@@ -250,7 +286,7 @@ def _begin(
             study.set_user_attr(EARLIER, [*earlier_ends(definition), *recorded])
             for values in first_values(definition) if initial is None else initial:
                 study.enqueue_trial(values, skip_if_exists=True)
-    return _Begun(handle, parent.id, precision)
+    return _Begun(handle, store, parent.id, precision)
 
 
 def _precision(study: optuna.Study, first: Config) -> str:

@@ -28,6 +28,8 @@ SECONDS = "seconds"
 """User attribute: the seconds that workers spent on the trial, by a clock that nobody sets."""
 REVIVES = "revives"
 """User attribute of a trial: the number of the trial that it continues."""
+INTERRUPTIONS = "interruptions"
+"""User attribute: how often a worker continued the trial that another one had left."""
 KEPT = "kept"
 """User attribute of a trial that a person has thawed: nothing pauses it again."""
 PAUSED = "paused"
@@ -74,6 +76,8 @@ class Trial:
     origin: Mapping[str, Any] = field(default_factory=dict)
     deaths: int = 0
     """Number of times the process that trained it has died since its last progress."""
+    interruptions: int = 0
+    """Number of times that a worker continued it after another one had left it."""
     revives: int | None = None
     """Number of the pruned trial that it continues."""
     started: datetime | None = None
@@ -106,6 +110,7 @@ class Trial:
             "seeds": [dict(seed) for seed in self.seeds],
             "origin": dict(self.origin),
             "deaths": self.deaths,
+            "interruptions": self.interruptions,
             "revives": self.revives,
             "curve": [list(point) for point in self.curve],
         }
@@ -219,6 +224,7 @@ def _trial(
         seeds=attrs.get("seeds") or (),
         origin=attrs.get("origin") or {},
         deaths=int(attrs.get("deaths", {}).get("count", 0)),
+        interruptions=int(attrs.get(INTERRUPTIONS, 0)),
         revives=attrs.get("revives"),
         started=frozen.datetime_start,
         ended=frozen.datetime_complete,

@@ -13,12 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 from cyclegan.errors import CycleGANError
 from search.launch import GENERATOR_NAME, SAVE_FOLDER
 from search.study.lease import (
+    LEASE,
     LEASE_SECONDS,
     ended_in_order,
     hours,
     is_doubtful,
     is_held,
     touch,
+    will_be_restarted,
 )
 from search.study.outlook import choice_of, expected_gain, is_paused, verdicts
 from search.study.pruning import VERDICT
@@ -26,7 +28,7 @@ from search.study.retention import check_disk, expected_bytes, release_checkpoin
 from search.study.rules import why_stop
 from search.study.study import StudyHandle
 from search.study.trial import WorkerContext, log_end, train_trial
-from search.study.trials import PAUSED, REVIVES, Trial, best_of
+from search.study.trials import INTERRUPTIONS, PAUSED, REVIVES, Trial, best_of
 from tracking import Store
 from tracking.outbox.records import Attachment, Metrics, Text
 from tracking.outbox.writer import RunWriter
@@ -50,7 +52,13 @@ def work(context: WorkerContext) -> Literal["done", "interrupted"]:
 
 def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
     failures = 0
-    while (trial := claim(context) or _left_elsewhere(context)) is not None:
+    while True:
+        try:
+            trial = claim(context) or _left_elsewhere(context)
+        except KeyboardInterrupt:
+            return "interrupted"
+        if trial is None:
+            return "done"
         ending = train_trial(trial, context)
         if ending == "interrupted":
             return "interrupted"
@@ -63,7 +71,6 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
             raise CycleGANError(
                 f"study {name}: {failures} trials in a row failed; see cyclegan study show {name}"
             )
-    return "done"
 
 
 def claim(context: WorkerContext) -> optuna.trial.Trial | None:
@@ -155,28 +162,56 @@ def _prune_paused(context: WorkerContext, trials: list[FrozenTrial]) -> None:
 
 
 def _left_elsewhere(context: WorkerContext) -> optuna.trial.Trial | None:
-    """Claim a trial that a dead worker of another host left, after watching its lease.
+    """Claim a trial that another command's worker leaves; None when there is none to wait for.
 
-    The lease tells nothing at first sight, because clocks differ. A living worker renews it.
+    A worker without work stays while others train, because they may die: on another host with the
+    node, here with the command. Then it continues their trials.
     """
-    doubtful = _doubtful(context)
-    if not doubtful:
-        return None
-    context.progress.say(
-        f"trial {doubtful[0].number}: a worker on another host has claimed it; watching for up to "
-        f"{LEASE_SECONDS / 60:.0f} minutes whether it still lives"
-    )
-    while _doubtful(context):
+    before: list[tuple[int, bool]] = []
+    said = False
+    while True:
+        running = _running(context)
+        watched = [trial for trial, held in running if held and _may_be_left(trial, context)]
+        if not watched:
+            return claim(context)
+        if not said:
+            context.progress.say(_why_stay(watched[0]))
+            said = True
+        now = [(trial.number, held) for trial, held in running]
+        if now != before and (trial := claim(context)) is not None:
+            return trial
+        before = now
         time.sleep(_LOOK_SECONDS)
-    return claim(context)
 
 
-def _doubtful(context: WorkerContext) -> list[FrozenTrial]:
-    return [
-        trial
-        for trial in context.handle.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if is_held(trial, context.handle.folder) and is_doubtful(trial)
-    ]
+def _running(context: WorkerContext) -> list[tuple[FrozenTrial, bool]]:
+    """Return the trials that workers train or have left, each with whether a worker holds it."""
+    trials = context.handle.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [(t, is_held(t, context.handle.folder)) for t in trials if not is_paused(t)]
+
+
+def _may_be_left(trial: FrozenTrial, context: WorkerContext) -> bool:
+    """Return True if nobody else would continue a trial whose worker dies.
+
+    A command replaces its own workers, and SLURM starts the jobs again of `--slurm`.
+    """
+    lease = trial.user_attrs.get(LEASE, {})
+    if lease.get("command") == context.owner.command:
+        return False
+    return is_doubtful(trial) or not will_be_restarted(trial)
+
+
+def _why_stay(trial: FrozenTrial) -> str:
+    if is_doubtful(trial):
+        return (
+            f"trial {trial.number}: a worker on another host has claimed it; watching for up to "
+            f"{LEASE_SECONDS / 60:.0f} minutes whether it still lives"
+        )
+    where = str(trial.user_attrs[LEASE]["host"]).partition(" ")[0]
+    return (
+        f"trial {trial.number}: another worker trains it on {where}; staying until it ends, to "
+        "continue it if that worker dies"
+    )
 
 
 def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
@@ -210,6 +245,7 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
     orderly = ended_in_order(frozen, context.handle.folder)
     count = 0 if orderly else 1 + (before["count"] if before["at"] == progress else 0)
     trial.set_user_attr("deaths", {"at": progress, "count": count})
+    trial.set_user_attr(INTERRUPTIONS, int(frozen.user_attrs.get(INTERRUPTIONS, 0)) + 1)
     if count < _DEATHS:
         context.progress.say(f"trial {frozen.number}: was interrupted, continuing")
         return trial

@@ -80,10 +80,7 @@ def enhance_volumes(
     request: EnhanceRequest, *, open_store: OpenStore, console: Console
 ) -> list[EnhancementResult]:
     """Enhance as asked, and record each volume as an MLflow run of kind `enhance`."""
-    wanted = targets(request)
-    for path in filter(None, (*request.volumes, *request.halves, request.reference)):
-        _check_input(_entry(request, path))
-    model = find_model(request.model, open_store)
+    wanted, model = check_enhancement(request, open_store=open_store)
     device = choose_device(request.device)
     if request.memory_gb is None:  # half of what is free leaves room for it
         keep_freed_memory()
@@ -99,6 +96,20 @@ def enhance_volumes(
                 for volume in volumes:
                     volume.close()
     return results
+
+
+def check_enhancement(
+    request: EnhanceRequest, *, open_store: OpenStore
+) -> tuple[Sequence[Target], Model]:
+    """Return what is to be written and the model; nothing is written.
+
+    Errors: `UsageError` and `DataError` for volumes that can't be read, outputs that are there
+    already, and a model that can't be found.
+    """
+    wanted = targets(request)
+    for path in filter(None, (*request.volumes, *request.halves, request.reference)):
+        _check_input(_entry(request, path))
+    return wanted, find_model(request.model, open_store)
 
 
 def output_of(request: EnhanceRequest, results: Sequence[EnhancementResult]) -> Output:

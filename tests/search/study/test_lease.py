@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,72 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed(
             other.claim(study._storage, trial._trial_id)
             assert lost.wait(timeout=10)
         assert other.holds(study._storage, trial._trial_id)
+
+
+# -- Leases of workers in SLURM jobs -----------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(study: optuna.Study) -> Callable[..., optuna.trial.FrozenTrial]:
+    """Return a function that lets a worker on another host, in a job, claim a trial."""
+
+    def claimed(**lease: Any) -> optuna.trial.FrozenTrial:
+        trial = study.ask()
+        at = round(time.time(), 3)
+        stamp = {"owner": f"w{trial.number}", "host": "far", "pid": 1, "at": at, **lease}
+        trial.set_user_attr("lease", stamp)
+        return study.trials[trial.number]
+
+    return claimed
+
+
+@pytest.mark.parametrize(("gone", "held"), [(True, False), (False, True), (None, True)])
+def test_slurm_tells_of_a_dead_job_before_its_lease_runs_out(
+    elsewhere: Callable[..., optuna.trial.FrozenTrial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: bool | None,
+    held: bool,
+) -> None:
+    asked = []
+
+    def answer(job: str, starts: int) -> bool | None:
+        asked.append((job, starts))
+        return gone
+
+    monkeypatch.setattr(lease, "_asked", {})
+    monkeypatch.setattr(lease.slurm, "is_gone", answer)
+    trial = elsewhere(job="12", start=1)
+    assert is_held(trial, tmp_path) is held
+    assert is_held(trial, tmp_path) is held
+    assert asked == [("12", 1)]  # not again within seconds
+
+
+def test_a_restarted_job_knows_that_its_earlier_processes_are_gone(
+    elsewhere: Callable[..., optuna.trial.FrozenTrial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "_asked", {})
+    monkeypatch.setattr(lease.slurm, "is_gone", lambda job, starts: None)
+    trial = elsewhere(job="12", start=1)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert not is_held(trial, tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # another worker of the same job
+    assert is_held(trial, tmp_path)
+
+
+def test_a_lease_names_the_job(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = study.ask()
+    with Owner(tmp_path) as owner:
+        owner.claim(study._storage, trial._trial_id)
+        assert "job" not in study.trials[0].user_attrs["lease"]
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        monkeypatch.setenv("CYCLEGAN_REQUEUES", "1")
+        owner.claim(study._storage, trial._trial_id)
+        noted = study.trials[0].user_attrs["lease"]
+        assert (noted["job"], noted["start"], noted["requeues"]) == ("12", 0, True)
+        assert lease.will_be_restarted(study.trials[0])

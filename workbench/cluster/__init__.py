@@ -1,0 +1,2 @@
+"""SLURM: submit a command of ours as jobs (`submission`), run it there (`task`), show and cancel
+the jobs of a study (`jobs`)."""
