@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from cyclegan.errors import DataError
+from cyclegan.ranks import WHOLE, Part
 from cyclegan.score.degrade import Degradation, fit_degradation
 from cyclegan.score.parts import MIN_ADVANTAGE_DB, Texture
 
@@ -137,10 +138,15 @@ class Degrader:
         parts = [model.signal(_channel(real_B, c)) for c, model in enumerate(self.models)]
         return torch.cat(parts, dim=1)
 
-    def __call__(self, real_B: Tensor, seed: int) -> Tensor:
-        """Return `real_B` as a fast scan would show it, with noise from `seed`: (B, C, Z, Y, X)."""
+    def __call__(self, real_B: Tensor, seed: int, part: Part = WHOLE) -> Tensor:
+        """Return `real_B` as a fast scan would show it, with noise from `seed`: (B, C, Z, Y, X).
+
+        If `real_B` is only a part of the batch, it gets the noise that it has in the whole batch.
+        """
+        count = part.size * len(real_B)
         noise = [
-            model.noise(len(real_B), seed + c, real_B.device) for c, model in enumerate(self.models)
+            part.of(model.noise(count, seed + c, real_B.device))
+            for c, model in enumerate(self.models)
         ]
         return self.signal(real_B) + torch.cat(noise, dim=1)
 

@@ -36,6 +36,7 @@ from cyclegan.losses import (
 )
 from cyclegan.networks import PatchDiscriminator, UNet3d, build_generator, initialise
 from cyclegan.pool import ImagePool
+from cyclegan.ranks import Ranks
 
 IMAGES = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
 """The six images of a cycle, in the order in which pictures show them."""
@@ -46,13 +47,18 @@ class CycleGAN(nn.Module):
 
     `mean_G_A` and `mean_G_B` are running means of the generators' weights (EMA); the score judges
     them, and they enhance volumes. `degrader` makes the pseudo pairs that `P_A`, `P_B` and `H_A`
-    need.
+    need. With several `ranks` the batches are this rank's part (see `cyclegan.ranks`).
     """
 
     def __init__(
-        self, config: Config, device: torch.device, degrader: Degrader | None = None
+        self,
+        config: Config,
+        device: torch.device,
+        degrader: Degrader | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
+        self.ranks = ranks or Ranks()
         self.config = config
         self.device = device
         self.degrader = degrader
@@ -129,12 +135,24 @@ class CycleGAN(nn.Module):
         """Return `fake_B` with `cycle_noise`, which destroys information hidden in it."""
         if not self.config.cycle_noise:
             return fake_B
-        noise = torch.randn(fake_B.shape, generator=self._drawn_generator(), device=fake_B.device)
-        return fake_B + self.config.cycle_noise * noise.to(fake_B.dtype)
+        shape = (self.ranks.size * len(fake_B), *fake_B.shape[1:])
+        noise = torch.randn(shape, generator=self._drawn_generator(), device=fake_B.device)
+        own: Tensor = self.ranks.part.of(noise)
+        return fake_B + self.config.cycle_noise * own.to(fake_B.dtype)
 
     def _drawn_generator(self) -> torch.Generator:
         """Return a generator on the device with a seed from the model's own random numbers."""
         return torch.Generator(self.device).manual_seed(self._drawn_seed())
+
+    def _pool_random(self) -> torch.Generator:
+        """Return the random numbers of an image pool.
+
+        A pool draws as many as its images need, so the ranks, which must stay in step, have own
+        ones for it.
+        """
+        if self.ranks.is_alone:
+            return self.random
+        return torch.Generator().manual_seed(self._drawn_seed() + self.ranks.rank)
 
     def _drawn_seed(self) -> int:
         return int(torch.randint(2**40, (1,), generator=self.random))
@@ -161,6 +179,7 @@ class CycleGAN(nn.Module):
             with self.autocast():
                 images = self.cycle(real_A, real_B, kickstart)
             self._discriminator_step(images, metrics, step)
+        of_discriminators = set(metrics)
         for parameter in self.discriminators:
             parameter.requires_grad_(False)  # their gradients are not needed: half the work
         with self.autocast():
@@ -171,6 +190,9 @@ class CycleGAN(nn.Module):
         loss_G.backward()  # type: ignore[no-untyped-call]
         for parameter in self.discriminators:
             parameter.requires_grad_(True)
+        metrics |= self.ranks.averaged(
+            self.generators, {k: v for k, v in metrics.items() if k not in of_discriminators}
+        )
         limit = self.config.grad_clip or float("inf")
         metrics["grad_norm_G"] = torch.nn.utils.clip_grad_norm_(self.generators, limit)
         self.optimizer_G.step()
@@ -187,7 +209,7 @@ class CycleGAN(nn.Module):
         if not self.judges:
             return
         shown = {
-            fake: self.pools[fake].exchange(images[fake].detach(), self.random)
+            fake: self.pools[fake].exchange(images[fake].detach(), self._pool_random())
             for _, _, fake in self.judges
         }
         with self.autocast():
@@ -199,6 +221,7 @@ class CycleGAN(nn.Module):
             loss_D = loss_D + self._gradient_penalties(images, shown, metrics)
         self.optimizer_D.zero_grad(set_to_none=True)
         loss_D.backward()  # type: ignore[no-untyped-call]
+        metrics |= self.ranks.averaged(self.discriminators, metrics)
         if self.config.grad_clip_D:
             norm = torch.nn.utils.clip_grad_norm_(self.discriminators, self.config.grad_clip_D)
             metrics["grad_norm_D"] = norm
@@ -366,7 +389,7 @@ class CycleGAN(nn.Module):
         # Always drawn: the choice of the noise must not change the random numbers that follow.
         seed = self._drawn_seed()
         if not self.residual_noise:
-            return degrader(real_B, seed)
+            return degrader(real_B, seed, self.ranks.part)
         with torch.no_grad():
             fake_B = self.G_A(real_A) if fake_B is None else fake_B
             return degrader.signal(real_B) + degrader.residual(real_A, fake_B)
@@ -406,11 +429,15 @@ class CycleGAN(nn.Module):
         # An optimizer adopts the tensors that it gets, and would go on to train the snapshot.
         self.optimizer_G.load_state_dict(deepcopy(state["optimizer_G"]))
         self.optimizer_D.load_state_dict(deepcopy(state["optimizer_D"]))
-        for name, pool in self.pools.items():
-            pool.load_state_dict(state["pools"][name], self.device)
+        self.load_pools(state["pools"])
         # Checkpoints of earlier versions have no pseudo pairs.
         self.residual_noise = bool(state.get("residual_noise", self.residual_noise))
         self.apply_hparams(self.hparams)
+
+    def load_pools(self, state: Mapping[str, Any]) -> None:
+        """Replace the image pools."""
+        for name, pool in self.pools.items():
+            pool.load_state_dict(state[name], self.device)
 
 
 _DIRECTIONS: tuple[Literal["A", "B"], ...] = ("A", "B")

@@ -82,6 +82,30 @@ _COLUMNS = (
 )
 
 
+def ranks(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what `torchrun` would tell this task, if `srun` started several tasks of one training.
+
+    Empty if it did not, or if torchrun told it already.
+    """
+    count = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if "WORLD_SIZE" in environment or count == "1" or job_id(environment) is None:
+        return {}
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
+    first = "127.0.0.1"
+    if environment.get("SLURM_STEP_NUM_NODES", "1") != "1":
+        line = ["scontrol", "show", "hostnames", nodes]
+        found = subprocess.run(line, check=True, capture_output=True, text=True)
+        first = found.stdout.split()[0]
+    port = 20_000 + int(environment["SLURM_JOB_ID"]) % 40_000
+    return {
+        "WORLD_SIZE": count,
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": first,
+        "MASTER_PORT": str(port),
+    }
+
+
 class JobState(NamedTuple):
     """A job that SLURM knows."""
 

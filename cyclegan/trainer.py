@@ -29,6 +29,7 @@ from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
 from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_device, choose_precision
+from cyclegan.ranks import Ranks, lost, own_of
 from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
 from cyclegan.validation import ValidationReport, Validator
@@ -51,6 +52,25 @@ class _RollbackRequest:
     cause: Cause
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A rank's requests for the boundary of a step; only those of the first go beyond stops."""
+
+    stops: tuple[tuple[Outcome, str], ...] = ()
+    changes: tuple[Mapping[str, Any], ...] = ()
+    rollback: Mapping[str, Any] | None = None
+    save: bool = False
+    residual_noise: bool = False
+
+
+def _plain_rollback(request: _RollbackRequest) -> dict[str, Any]:
+    return {**vars(request), "snapshot": request.snapshot.to_plain()}
+
+
+def _rollback_from_plain(plain: Mapping[str, Any]) -> _RollbackRequest:
+    return _RollbackRequest(**{**plain, "snapshot": Snapshot.from_plain(plain["snapshot"])})
+
+
 class Trainer:
     """Train a `CycleGAN` according to a `Config`, and call callbacks at its events.
 
@@ -58,24 +78,35 @@ class Trainer:
         config: what to train. `trainer.config` is the same with `precision: auto` resolved.
         callbacks: see `cyclegan.callbacks`; their order changes nothing.
         folder: where checkpoints go (see `cyclegan.checkpoints`); without it none are written.
+        ranks: the processes that train this model together (see `cyclegan.ranks`); by default
+            those that torchrun started.
 
     Errors: `ConfigError` and `DataError` for settings and data that can't work, before training.
     """
 
     def __init__(
-        self, config: Config, callbacks: Iterable[Callback] = (), folder: Path | None = None
+        self,
+        config: Config,
+        callbacks: Iterable[Callback] = (),
+        folder: Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         threads = config.threads or slurm.threads()
         if threads:
             torch.set_num_threads(threads)
-        self.device = choose_device(config.device)
+        self.ranks = Ranks.of_environment() if ranks is None else ranks
+        self.ranks.check(config)
+        self.device = choose_device(self.ranks.device(config.device))
         self.folder = folder
         check_memory(config, self.device)
-        self.data = TrainingData(config, self.device)
+        self.ranks.join(self.device)
+        rank, count = self.ranks.rank, self.ranks.size
+        self.data = TrainingData(config, self.device, rank=rank, ranks=count)
         self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)
+        self.ranks.require_same(self._shared_facts())
         self.degrader = self._fit_degrader()
-        self.model = CycleGAN(self.config, self.device, self.degrader)
+        self.model = CycleGAN(self.config, self.device, self.degrader, self.ranks)
         self.history = MetricHistory()
         self.hparam_log: list[HParamChange] = []
         self.rollbacks: list[RollbackEvent] = []
@@ -99,8 +130,18 @@ class Trainer:
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
         self._cadence = Cadence(config.checkpoint_every, config.checkpoint_minutes)
+        self._save_now = False
+        """True if several ranks agreed that a checkpoint is due."""
+        self._agreed_noise = self.model.residual_noise
+        """The choice of the noise that all ranks know."""
         self._stop_requests: list[tuple[Outcome, str]] = []
+        self._stops = self._stop_requests if self.ranks.is_alone else []
+        """The stops that all ranks know."""
         self._rollback_requests: list[_RollbackRequest] = []
+        self._changes: list[dict[str, Any]] = []
+        """Changes of hyperparameters that the other ranks do not know yet."""
+        self._of_ranks: list[Any] | None = None
+        """State that each rank has for itself, as of the last checkpoint."""
         self.callbacks: list[Callback] = []
         for callback in callbacks:
             self.add_callback(callback)
@@ -139,6 +180,9 @@ class Trainer:
 
         Errors: `ConfigError` for changes that this training does not support.
         """
+        if not self.ranks.is_alone:
+            asked = {"changes": dict(changes), "reason": reason, "kickstart": kickstart}
+            self._changes.append(asked)
         changed = self.hparams.changed(changes)
         for group, weights in changed.lambdas.items():
             if group not in self.model.terms and any(weights):
@@ -230,11 +274,15 @@ class Trainer:
             else:
                 checkpoints.load_random_state(self._restored_random, self.device)
             self._emit("on_train_start")
+            self._agree()
             result = self._loop()
             self.save_checkpoint()
             self._emit("on_train_end", result)
         except BaseException as error:
             self._emit("on_exception", error)
+            gone = None if self.ranks.is_alone else lost(error)
+            if gone is not None:
+                raise gone from error
             raise
         finally:
             self._close()
@@ -257,9 +305,10 @@ class Trainer:
             self._emit("on_step_end", metrics)
             if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                 self._validate()
-            if not self._stop_requests:
+            self._agree()
+            if not self._stops:
                 self._act_on_rollback()
-            if not self._stop_requests:
+            if not self._stops:
                 self._save_if_due()
         stopped = self._act_on_stop()
         if stopped and stopped.outcome != "completed":
@@ -267,8 +316,53 @@ class Trainer:
         self._require_finite()
         return self._result("completed", "")
 
+    def _agree(self) -> None:
+        """Do on every rank what callbacks asked for on the first, and stop all if any is to stop.
+
+        A rollback brings its snapshot along: it is rare, and nobody else has to take any.
+        """
+        if self.ranks.is_alone:
+            return
+        rollback = self._chosen_rollback()
+        own = _Asked(
+            stops=tuple(self._stop_requests),
+            changes=tuple(self._changes),
+            rollback=None if rollback is None else _plain_rollback(rollback),
+            save=self._cadence.due(self.step),
+            residual_noise=self.model.residual_noise,
+        )
+        quiet = _Asked(residual_noise=self._agreed_noise)
+        answers = self.ranks.agree(None if own == quiet else own)
+        self._changes.clear()
+        self._save_now = False
+        if answers is None:
+            return
+        first = answers[0] or quiet
+        self._stops = [stop for one in answers if one for stop in one.stops]
+        self._save_now, self._agreed_noise = first.save, first.residual_noise
+        if self.ranks.is_first:
+            return
+        self.model.residual_noise = first.residual_noise
+        for change in first.changes:
+            self.set_hparams(**change)
+        self._changes.clear()
+        told = first.rollback
+        self._rollback_requests = [] if told is None else [_rollback_from_plain(told)]
+
+    def _shared_facts(self) -> dict[str, Any]:
+        """Return what must be the same on all ranks."""
+        own, config = ("device", "threads", "memory_budget_gb"), self.config
+        return {
+            "the version of PyTorch": torch.__version__,
+            "the configuration": {k: v for k, v in config.to_dict().items() if k not in own},
+            "the data": {
+                domain: [{k: v for k, v in one.items() if k != "volume"} for one in volumes]
+                for domain, volumes in self.data.statistics().items()
+            },
+        }
+
     def _save_if_due(self) -> None:
-        if self._cadence.due(self.step):
+        if self._cadence.due(self.step) if self.ranks.is_alone else self._save_now:
             if not self._may_fall_back:
                 self._require_finite()
             self.save_checkpoint()
@@ -371,6 +465,8 @@ class Trainer:
         return a, b
 
     def _validate(self) -> None:
+        if not self.ranks.is_first:
+            return
         report = self.validator(self.model, step=self.step, iteration=self.iteration)
         found = self.divergence()
         if found is not None and report.gate is None:
@@ -383,19 +479,18 @@ class Trainer:
         self._emit("on_validation_end", report)
 
     def _act_on_stop(self) -> TrainResult | None:
-        if not self._stop_requests:
+        if not self._stops:
             return None
-        outcome, reason = min(self._stop_requests, key=lambda r: (_PRECEDENCE.index(r[0]), r[1]))
+        outcome, reason = min(self._stops, key=lambda r: (_PRECEDENCE.index(r[0]), r[1]))
         # A training that has all its steps is complete, even if somebody wanted to interrupt it.
         if outcome == "interrupted" and self.step >= self.config.steps:
             return self._result("completed", "")
         return self._result(outcome, reason)
 
     def _act_on_rollback(self) -> None:
-        if not self._rollback_requests:
+        request = self._chosen_rollback()
+        if request is None:
             return
-        # The oldest snapshot wins: it satisfies the others as well.
-        request = min(self._rollback_requests, key=lambda r: (r.snapshot.step, r.reason))
         self._rollback_requests.clear()
         before, from_step = self.hparams, self.step
         self.model.load_training_state(request.snapshot.state())
@@ -412,6 +507,7 @@ class Trainer:
             reason=request.reason,
             kickstart=request.kickstart,
         )
+        self._changes.clear()  # the other ranks do the same now
         event = RollbackEvent(
             from_step=from_step,
             to_step=self.step,
@@ -425,6 +521,11 @@ class Trainer:
         )
         self.rollbacks.append(event)
         self._emit("on_rollback", event)
+
+    def _chosen_rollback(self) -> _RollbackRequest | None:
+        # The oldest snapshot wins: it satisfies the others as well.
+        requests = self._rollback_requests
+        return min(requests, key=lambda r: (r.snapshot.step, r.reason), default=None)
 
     def _require_equal_channels(self) -> None:
         if self.config.channels_A != self.config.channels_B:
@@ -447,6 +548,7 @@ class Trainer:
             getattr(callback, event)(self, *arguments)
 
     def _close(self) -> None:
+        self.ranks.leave()
         self.data.close()
         for callback in self.callbacks:
             callback.close()
@@ -467,6 +569,7 @@ class Trainer:
             "rollbacks": [event.to_plain() for event in self.rollbacks],
             "kickstarts": [list(span) for span in self._kickstarts],
             "training": self.model.training_state(),
+            "ranks": self._of_ranks,
             "history": self.history.state_dict(),
             "random": {
                 "global": checkpoints.random_state(self.device),
@@ -507,6 +610,10 @@ class Trainer:
             self._kickstarts = [(start, stop) for start, stop in state["kickstarts"]]
         self.history.load_state_dict(state["history"])
         self._restored_random = state["random"]["global"]
+        own = own_of(state.get("ranks"), self.ranks)  # else what the first rank had
+        if own is not None:
+            self._restored_random = own["random"]
+            self.model.load_pools(own["pools"])
         self.model.random.set_state(state["random"]["own"])
         if self.data.restore_scans(state.get("scans")):
             self.validator = Validator(self.config, self.data, self.device)
@@ -523,7 +630,7 @@ class Trainer:
 
         Returns None without a folder, or if values are not finite.
         """
-        if self._checkpoints is None:
+        if self._checkpoints is None and self.ranks.is_alone:
             return None
         found = self.divergence()
         if found is not None:
@@ -532,7 +639,13 @@ class Trainer:
             self._warned = True
             return None
         self._cadence.written()
-        return self._checkpoints.save(self.state_dict())
+        self._of_ranks = self.ranks.gathered(
+            {
+                "random": checkpoints.random_state(self.device),
+                "pools": self.model.training_state()["pools"],
+            }
+        )
+        return self._checkpoints.save(self.state_dict()) if self._checkpoints else None
 
     def load_checkpoint(self, path: Path) -> Config:
         """Restore a checkpoint and return the configuration of its training."""

@@ -22,7 +22,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,13 @@ from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.errors import ConfigError, CycleGANError, DataError
 from cyclegan.events import TrainResult
 from cyclegan.files import replacing, write_text
+from cyclegan.follower import followed
 from cyclegan.footprint import check_memory as check_size
 from cyclegan.hparams import HParams
 from cyclegan.keep_best import KeepBest
 from cyclegan.locks import exclusive
-from cyclegan.precision import choose_device
+from cyclegan.precision import choose_device, choose_precision
+from cyclegan.ranks import Ranks
 from cyclegan.signals import handled
 from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport, Validator
@@ -81,6 +83,8 @@ class Job:
     """MLflow id of the parent run."""
     start: Path | None = None
     """Checkpoint of another training to continue from while this training has none of its own."""
+    processes: int = 1
+    """Number of processes on this host that train it together (see `cyclegan.ranks`)."""
     params: Mapping[str, object] = field(default_factory=dict)
     """Parameters that head the run's list; the rest of the configuration follows them."""
 
@@ -158,11 +162,15 @@ def run_training(
     """Run or continue `job`. Ctrl-C and SIGTERM end it with a checkpoint, outcome `interrupted`.
 
     `store` may be a function that opens the store; it is called when nothing can be refused any
-    more.
+    more. Where torchrun started several processes, the first one does all this, and the others
+    train with it.
 
     Errors: `BusyError` if another process trains in the folder; `ConfigError` if the folder holds a
     training with another configuration.
     """
+    ranks = Ranks.of_environment()
+    if not ranks.is_first:
+        return _already_complete(job) or _followed_elsewhere(job, ranks)
     with (
         _leaving_nothing_if_refused(job.folder),
         exclusive(job.folder / ".lock", f"training folder {job.folder}"),
@@ -197,10 +205,36 @@ def _run(
     callbacks: Sequence[Callback],
 ) -> LaunchResult:
     plan = _plan(job)
+    if job.processes == 1:
+        return _train(job, plan, Ranks.of_environment(), store, console, callbacks)
+    device = choose_device(plan.config.device)
+    Ranks(size=job.processes).check(plan.config, device)
+    plan = replace(plan, config=choose_precision(plan.config, device))  # the same for all
+    with followed(plan.config, job.processes, plan.checkpoint) as ranks:
+        return _train(job, plan, ranks, store, console, callbacks)
+
+
+def _followed_elsewhere(job: Job, ranks: Ranks) -> LaunchResult:
+    """Train as one of the other processes that torchrun started."""
+    plan = _plan(job)
+    trainer = Trainer(plan.config, ranks=ranks)
+    with stop_on_signal(trainer) as asked:
+        result = trainer.fit(plan.checkpoint)
+    return LaunchResult(result=result, run_id="", folder=job.folder, stop_asked=bool(asked))
+
+
+def _train(
+    job: Job,
+    plan: _Plan,
+    ranks: Ranks,
+    store: Store | Callable[[], Store],
+    console: Console,
+    callbacks: Sequence[Callback],
+) -> LaunchResult:
     config, checkpoint = plan.config, plan.checkpoint
     optimizer = _optimizer(config, job, callbacks)  # refuses a wrong schedule, before data is read
     trainer = Trainer(
-        config, folder=job.folder / SAVE_FOLDER
+        config, folder=job.folder / SAVE_FOLDER, ranks=ranks
     )  # refuses bad input before a run exists
     if trainer.device.type == "cpu":
         keep_freed_memory()

@@ -6,6 +6,7 @@ Commands import PyTorch, MLflow and Optuna inside their functions, so that `--he
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -162,6 +163,7 @@ def prepare(
     "train",
     example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10",
     slurm="job",
+    trains=True,
 )
 def train(
     session: Session,
@@ -185,7 +187,9 @@ def train(
     ] = False,
 ) -> None:
     """Train one CycleGAN and track it in MLflow."""
+    from cyclegan import slurm
     from cyclegan.config import load_config
+    from cyclegan.ranks import Ranks
     from workbench.training import output_of
     from workbench.training import train as run_training
 
@@ -198,22 +202,35 @@ def train(
         following = {"enabled": "true", "policy": "replay", "schedule": schedule}
         overrides += [f"hp_optimizer.{key}={value}" for key, value in following.items()]
     resolved = load_config(config, overrides)
+    os.environ.update(slurm.ranks())
     if session.slurm:
         from workbench.cluster.command import submit_command
         from workbench.training import check_beginning
 
-        check_beginning(resolved, resume=resume)
+        check_beginning(resolved, resume=resume, processes=session.gpus)
         # Requeued, the job goes on from its checkpoint.
-        further = () if resume else ("--resume",)
+        further = ("--gpus", str(session.gpus), *(() if resume else ("--resume",)))
         session.show(submit_command(f"train-{resolved.run_name}", session.slurm, further=further))
         return
     finished = run_training(
-        resolved, store=session.repaired_store, console=session.console, resume=resume
+        resolved,
+        store=session.repaired_store,
+        console=session.console,
+        resume=resume,
+        processes=session.gpus,
     )
+    if not Ranks.of_environment().is_first:
+        return
     session.show(output_of(resolved, finished))
 
 
-@command(app, "promote", example="cyclegan promote demo --steps 2000 --hp-optimizer", slurm="job")
+@command(
+    app,
+    "promote",
+    example="cyclegan promote demo --steps 2000 --hp-optimizer",
+    slurm="job",
+    trains=True,
+)
 def promote(
     session: Session,
     study: StudyArgument,
@@ -261,12 +278,14 @@ def promote(
         steps=steps,
         start=None if start is None else ("continue" if start else "scratch"),
         hp_optimizer=hp_optimizer,
+        gpus=session.gpus,
     )
     if session.slurm:
         from workbench.cluster.command import submit_command
 
         handle, _ = check_promotion(study, request, store=session.store, console=session.console)
-        session.show(submit_command(f"promote-{handle.definition.name}", session.slurm))
+        name, further = handle.definition.name, ("--gpus", str(session.gpus))
+        session.show(submit_command(f"promote-{name}", session.slurm, further=further))
         return
     store = session.repaired_store()
     session.show(promote_trials(study, request, store=store, console=session.console))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cyclegan.errors import UsageError
+from cyclegan.ranks import Ranks
 from search.promotion.confirm import Confirmation, best_trials, confirm, parse_confirm
 from search.promotion.promote import PromotionResult, Start, plan_promotion, promote
 from search.promotion.screening import AT_LEAST, summary
@@ -31,6 +32,8 @@ class PromoteRequest:
     steps: int | None = None
     start: Start | None = None
     hp_optimizer: bool | None = None
+    gpus: int = 1
+    """Number of processes that share each batch of a training, each on a GPU of its own."""
 
 
 def promote_trials(
@@ -74,7 +77,8 @@ def check_promotion(
             f"{', '.join(map(str, front))}: take another of them with --trial"
         )
     for number in numbers:  # refuse now, not after hours of training the others
-        plan_promotion(handle, store=store, trial=number, **_options(request))
+        plan = plan_promotion(handle, store=store, trial=number, **_options(request))
+        Ranks(size=request.gpus).check(plan.config)
     return handle, numbers
 
 
@@ -111,6 +115,7 @@ def _promotions(
             store=store,
             console=console,
             trial=number,
+            processes=request.gpus,
             **_options(request),
         )
         yield promoted

@@ -46,6 +46,8 @@ class Session:
     exit_code: int = 0
     slurm: SlurmOptions | None = None
     """Demands of the SLURM jobs in which the command is to run; None if it is to run here."""
+    gpus: int = 1
+    """Number of GPUs for one training."""
     _store: Store | None = field(default=None, repr=False)
     _repaired: bool = False
 
@@ -129,12 +131,13 @@ Command = Callable[..., None]
 
 
 def command(
-    app: typer.Typer, name: str, *, example: str, slurm: str | None = None
+    app: typer.Typer, name: str, *, example: str, slurm: str | None = None, trains: bool = False
 ) -> Callable[[Command], Command]:
     """Register a function as the command `name` of `app`, with common options and an example.
 
     `slurm`: `job` if it can also run as a SLURM job, `jobs` if several jobs can share the work; it
-    then has the options of `workbench.cluster.options`.
+    then has the options of `workbench.cluster.options`. `trains`: if it is a training, for which
+    `--gpus` also says how many GPUs to use here.
     """
     cluster = PARAMETERS if slurm else {}
 
@@ -147,7 +150,9 @@ def command(
             _check_address(common["tracking_uri"])
             session = Session(console, common["as_json"], common["tracking_uri"])
             if cluster:
-                session.slurm = options_from(of_slurm, several=slurm == "jobs")
+                here = ("gpus",) if trains else ()
+                session.slurm = options_from(of_slurm, several=slurm == "jobs", here=here)
+                session.gpus = max(of_slurm["gpus"] or 1, 1)
             function(session, **given)
             if session.exit_code:
                 raise typer.Exit(session.exit_code)

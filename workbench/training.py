@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.config import Config
 from cyclegan.errors import DataError
+from cyclegan.ranks import Ranks
 from search.catch_up import caught_up
 from search.launch import SAVE_FOLDER, Job, LaunchResult, check_training, run_training
 from tracking import project_root
@@ -28,11 +29,13 @@ def train(
     store: Store | Callable[[], Store],
     console: Console,
     resume: bool = False,
+    processes: int = 1,
 ) -> LaunchResult:
     """Train `config` in `results/<run_name>/`, tracked in `store` (or what opens it).
 
     With `resume` the training continues from its newest checkpoint, if there is one. If it has
-    ended, MLflow gets what it lacks of it.
+    ended, MLflow gets what it lacks of it. Several `processes`, each with its own GPU, share each
+    batch (see `cyclegan.ranks`).
 
     Errors: `DataError` if that folder holds a training and `resume` is off.
     """
@@ -41,17 +44,27 @@ def train(
         resume and newest_checkpoint(folder / SAVE_FOLDER) is None
     ):  # killed before its first one, or never begun
         console.warn(f"{folder} holds no checkpoint yet; starting at step 0")
-    job = Job(config=config, folder=folder, experiment="train", kind="train", tags={})
+    job = Job(
+        config=config,
+        folder=folder,
+        experiment="train",
+        kind="train",
+        tags={},
+        processes=processes,
+    )
     finished = run_training(job, store=store, console=console)
+    if not Ranks.of_environment().is_first:
+        return finished
     return caught_up(finished, job, store() if callable(store) else store, console)
 
 
-def check_beginning(config: Config, *, resume: bool) -> None:
+def check_beginning(config: Config, *, resume: bool, processes: int = 1) -> None:
     """Refuse a training that can't begin on another machine either; nothing is written.
 
     Errors: those of `train`, but for this machine's device and memory.
     """
     _folder_for(config, resume=resume)
+    Ranks(size=processes).check(config)
     check_training(config, here=False)
 
 

@@ -7,7 +7,8 @@ import json
 import queue
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,21 +102,30 @@ class PatchSampler:
         self._orientations = orientations(size, flips=flips)
         self._random = np.random.default_rng(list(seed))
 
-    def draw(self, batch_size: int) -> Tensor:
-        """Return a batch (B, C, Z, Y, X), float32, on the CPU, in memory of its own."""
+    def draw(self, batch_size: int, rank: int = 0, ranks: int = 1) -> Tensor:
+        """Return a batch (B, C, Z, Y, X), float32, on the CPU, in memory of its own.
+
+        With several `ranks` it is this one's part of the batch: number `rank` and every `ranks`th
+        patch from there. All are chosen and only these are read, so the patches of a step do not
+        depend on the number of ranks, and all ranks have the same state.
+        """
         import torch  # imported here, so that preparing files works without it
 
+        chosen = [self._choose() for _ in range(batch_size)][rank::ranks]
         channels = self.volumes[0].channels
-        batch = np.empty((batch_size, channels, *self.size), dtype=np.float32)
-        for place in batch:
-            place[...] = self._patch()
+        batch = np.empty((len(chosen), channels, *self.size), dtype=np.float32)
+        for place, choice in zip(batch, chosen, strict=True):
+            place[...] = self._read(*choice)
         return torch.from_numpy(batch)
 
-    def _patch(self) -> NDArray[np.float32]:
+    def _choose(self) -> tuple[int, Size, Orientation]:
         index = int(self._random.choice(len(self.volumes), p=self._shares))
         z, y, x = (int(n) for n in self._random.integers(0, self._origins[index]))
-        order, flipped = self._orientation()
-        patch = self.volumes[index].read((z, y, x), self.size)
+        return index, (z, y, x), self._orientation()
+
+    def _read(self, index: int, origin: Size, orientation: Orientation) -> NDArray[np.float32]:
+        order, flipped = orientation
+        patch = self.volumes[index].read(origin, self.size)
         patch = patch.transpose(0, *(axis + 1 for axis in order))
         return np.flip(patch, tuple(axis + 1 for axis in flipped))
 
@@ -151,15 +161,23 @@ class Prefetcher:
         batch_size: patches per batch.
         depth: most batches that may wait.
         pin: copy batches to page-locked memory, if there is a CUDA device.
+        rank, ranks: see `PatchSampler.draw`.
     """
 
     def __init__(
-        self, sampler: PatchSampler, batch_size: int, *, depth: int = 2, pin: bool = False
+        self,
+        sampler: PatchSampler,
+        batch_size: int,
+        *,
+        depth: int = 2,
+        pin: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         import torch
 
         self._sampler = sampler
-        self._batch_size = batch_size
+        self._draw = partial(sampler.draw, batch_size, rank, ranks)
         self._depth = depth
         self._pin = pin and torch.cuda.is_available()
         self._state = sampler.state_dict()
@@ -168,7 +186,7 @@ class Prefetcher:
     def next(self) -> Tensor:
         """Return the next batch (B, C, Z, Y, X), or raise the error that occurred in drawing it."""
         if self._worker is None:
-            self._worker = _Worker(self._sampler, self._batch_size, self._depth, self._pin)
+            self._worker = _Worker(self._sampler, self._draw, self._depth, self._pin)
             self._finish = weakref.finalize(self, self._worker.stop)
         item = self._worker.take()
         if isinstance(item, Exception):
@@ -201,12 +219,14 @@ class Prefetcher:
 class _Worker:
     """The thread. It doesn't refer to the prefetcher, so that a forgotten one can be collected."""
 
-    def __init__(self, sampler: PatchSampler, batch_size: int, depth: int, pin: bool) -> None:
+    def __init__(
+        self, sampler: PatchSampler, draw: Callable[[], Tensor], depth: int, pin: bool
+    ) -> None:
         self._ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._places = threading.Semaphore(depth)
         self._stopping = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(sampler, batch_size, pin), name="prefetch", daemon=True
+            target=self._run, args=(sampler, draw, pin), name="prefetch", daemon=True
         )
         self._thread.start()
 
@@ -222,13 +242,13 @@ class _Worker:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _run(self, sampler: PatchSampler, batch_size: int, pin: bool) -> None:
+    def _run(self, sampler: PatchSampler, draw: Callable[[], Tensor], pin: bool) -> None:
         while True:
             self._places.acquire()
             if self._stopping.is_set():
                 return
             try:
-                batch = sampler.draw(batch_size)
+                batch = draw()
                 self._ready.put((batch.pin_memory() if pin else batch, sampler.state_dict()))
             except Exception as error:  # noqa: BLE001  (raised where the batch is asked for)
                 self._ready.put(error)

@@ -51,7 +51,8 @@ class TrainingData:
     The regions that are trained on define the grey scale of their scan; its other regions, such as
     those of the validation, get the same one.
 
-    With `loads` off, volumes are opened to check them, and none is loaded into memory.
+    With `loads` off, volumes are opened to check them, and none is loaded into memory. `rank` and
+    `ranks` tell which part of each batch is wanted (see `cyclegan.ranks`).
 
     Errors: `DataError` for files that can't be used or have changed since they were prepared, and
     for patches that don't fit.
@@ -60,7 +61,16 @@ class TrainingData:
     hash_cache: Path | None = None
     """File that stores the hashes of large files, see `cyclegan.data.fingerprint`."""
 
-    def __init__(self, config: Config, device: torch.device, *, loads: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        *,
+        loads: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._part = {"rank": rank, "ranks": ranks}
         self.budget = MemoryBudget(limited_bytes(config.memory_budget_gb * 1e9), loads=loads)
         self.spec_A = DatasetSpec.load(Path(config.data_A))
         self.spec_B = DatasetSpec.load(Path(config.data_B))
@@ -86,7 +96,7 @@ class TrainingData:
                 rotations=config.rotations,
             )
             pin = device.type == "cuda"
-            self._batches[domain] = Prefetcher(sampler, config.batch_size, pin=pin)
+            self._batches[domain] = Prefetcher(sampler, config.batch_size, pin=pin, **self._part)
         if any(config.lambdas.H_A):
             self._batches |= self._half_batches(config, device)
 
@@ -139,7 +149,9 @@ class TrainingData:
                 rotations=config.rotations,
             )
             pin = device.type == "cuda"
-            batches[f"half {number}"] = Prefetcher(sampler, config.batch_size, pin=pin)
+            batches[f"half {number}"] = Prefetcher(
+                sampler, config.batch_size, pin=pin, **self._part
+            )
         return batches
 
     def fit_patches(self, config: Config) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,10 +87,12 @@ def promote(
     steps: int | None = None,
     start: Start | None = None,
     hp_optimizer: bool | None = None,
+    processes: int = 1,
 ) -> PromotionResult:
     """Train the best trial (or number `trial`) in earnest; the study's file gives the defaults.
 
-    A second call continues an interrupted promotion, or does nothing if it is complete.
+    A second call continues an interrupted promotion, or does nothing if it is complete. Several
+    `processes`, each with its own GPU, share each batch (see `cyclegan.ranks`).
 
     Errors: those of `plan_promotion`.
     """
@@ -102,7 +104,7 @@ def promote(
         last = plan.schedule[-1].step
         console.say(f"{plan.config.run_name}: follows the trial's changes up to step {last}")
     callbacks = [Replay(plan.schedule)] if plan.schedule else []
-    job = _job(handle, plan)
+    job = replace(_job(handle, plan), processes=processes)
     say_left_elsewhere(handle, plan.source, store, console)
     finished = run_training(job, store=store, console=console, callbacks=callbacks)
     finished = caught_up(finished, job, store, console)

@@ -110,3 +110,14 @@ def test_what_squeue_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert slurm.states(["9"]) is None
     assert slurm.states([]) == []
+
+
+def test_tasks_of_one_step_are_ranks() -> None:
+    step = JOB | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    step |= {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    found = slurm.ranks(step)
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("1", "2", "1")
+    assert found["MASTER_ADDR"] == "127.0.0.1" and found["MASTER_PORT"] == "20007"
+    assert slurm.ranks(JOB | {"SLURM_STEP_NUM_TASKS": "1"}) == {}
+    assert slurm.ranks(step | {"WORLD_SIZE": "2"}) == {}
+    assert slurm.ranks({}) == {}

@@ -37,6 +37,7 @@ class SlurmOptions:
     dry_run: bool = False
 
 
+_GPUS = "GPUs of each job [1]. A training on several gives each a part of every batch."
 _PANEL: dict[str, Any] = {"rich_help_panel": "SLURM"}
 PARAMETERS: Mapping[str, tuple[Any, Any]] = {
     "slurm": (
@@ -62,7 +63,7 @@ PARAMETERS: Mapping[str, tuple[Any, Any]] = {
         None,
     ),
     "gpus": (
-        Annotated[int | None, typer.Option(min=0, help="GPUs of each job [1].", **_PANEL)],
+        Annotated[int | None, typer.Option(min=0, help=_GPUS, **_PANEL)],
         None,
     ),
     "cpus": (
@@ -123,16 +124,19 @@ PARAMETERS: Mapping[str, tuple[Any, Any]] = {
 """Type and default of each option, by the name of its parameter."""
 
 
-def options_from(given: Mapping[str, Any], *, several: bool) -> SlurmOptions | None:
+def options_from(
+    given: Mapping[str, Any], *, several: bool, here: tuple[str, ...] = ()
+) -> SlurmOptions | None:
     """Return what the command line asks for, or None without `--slurm`.
 
     Args:
         given: value of each of `PARAMETERS`.
         several: True if several jobs can share the work.
+        here: names of those that also mean something without `--slurm`.
 
     Errors: `UsageError` for options of SLURM without `--slurm`, and for values that make no sense.
     """
-    asked = [name for name, value in given.items() if value and name != "slurm"]
+    asked = [name for name, value in given.items() if value and name not in ("slurm", *here)]
     if not given["slurm"]:
         if asked:
             raise UsageError(

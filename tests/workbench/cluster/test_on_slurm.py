@@ -234,3 +234,16 @@ def test_two_jobs_share_the_trials_of_a_study(
     assert [job["state"] for job in found["jobs"]] == ["done", "done"]
     hosts = {Path(job["log"]).read_text().count("score ") > 0 for job in found["jobs"]}
     assert hosts == {True}
+
+
+def test_srun_starts_the_processes_of_one_training(
+    on_cluster: ClusterProject, tiny: dict[str, Any]
+) -> None:
+    values = tiny | {"run_name": "ranks", "batch_size": 2, "steps": 20}
+    (on_cluster.folder / "ranks.yaml").write_text(yaml.safe_dump(values))
+    line = [sys.executable, "-P", "-m", "workbench", "train", "ranks.yaml", "--json"]
+    said = on_cluster.cluster.call(
+        *("srun", "-n", "2", "-N", "1", "--mem", "3000M", "-D", str(on_cluster.folder)),
+        *("env", f"PYTHONPATH={ROOT}", *line),
+    )
+    assert json.loads(said)["step"] == 20  # the first process alone answers
