@@ -69,8 +69,9 @@ class ClusterProject:
 
 
 @pytest.fixture
-def on_cluster(project: Path, slurm: Any) -> ClusterProject:
-    return ClusterProject(project, slurm)
+def on_cluster(project: Path, slurm: Any) -> Iterator[ClusterProject]:
+    yield ClusterProject(project, slurm)
+    slurm.call("scancel", "--user", "root")
 
 
 @pytest.fixture

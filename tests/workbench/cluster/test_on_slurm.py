@@ -63,7 +63,7 @@ def test_at_its_time_limit_a_job_is_requeued_and_goes_on(
     limit = ("--time", "2m", "--grace", "60")  # so it must leave after a minute
     line = ("study", "run", "studies/limit.yaml", "--slurm", *SMALL, *limit)
     (job,) = on_cluster.json(*line)["jobs"]
-    wait(lambda: on_cluster.show("limit")["trials"][0]["interruptions"], 300)
+    wait(lambda: any(t["interruptions"] for t in on_cluster.show("limit")["trials"]), 300)
     (told,) = on_cluster.show("limit")["jobs"]
     assert told["name"] == job and told["requeues"] == 1
     wait(lambda: "continuing" in on_cluster.logs())
