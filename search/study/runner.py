@@ -258,6 +258,7 @@ def _begin(
     *,
     here: bool,
 ) -> _Begun:
+    check_data({}, definition.config_of(0, definition.first_values()))  # hashes, slow only once
     with place.claiming():  # if several processes begin it at once, only one creates it
         definition = _as_begun(definition, optuna_study(definition, place), place)
         study = _compatible(definition, optuna_study(definition, place), place)

@@ -163,7 +163,7 @@ class StudyStorage:
             with waiting_for(self._claim_file()):
                 yield
             return
-        take, give = _advisory_lock(self.url)
+        take, give = _advisory_lock(self.url, self.folder.name)
         with engine.connect() as connection:
             connection.execute(take)
             connection.commit()
@@ -251,9 +251,11 @@ class StudyStorage:
 
     def _database(self) -> BaseStorage:
         assert self.url is not None
-        options: dict[str, Any] = {"pool_pre_ping": True}
+        # A process keeps one connection; the lock, the thread that renews the lease and that of the
+        # report take another each while they need it. A server has about 100 for everybody.
+        options: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9}
         if self.url.get_backend_name() == "sqlite":
-            options["connect_args"] = {"timeout": _SQLITE_SECONDS}
+            options = {"connect_args": {"timeout": _SQLITE_SECONDS}, "pool_pre_ping": True}
         assert self.secret is not None
         try:
             storage = RDBStorage(self.secret, engine_kwargs=options)
@@ -339,14 +341,19 @@ def _of_odd_folder(text: str, shown: str) -> URL | None:
     return None
 
 
-def _advisory_lock(url: URL) -> tuple[sqlalchemy.TextClause, sqlalchemy.TextClause]:
+def _advisory_lock(url: URL, study: str) -> tuple[sqlalchemy.TextClause, sqlalchemy.TextClause]:
+    """Return how to take and give back the lock of a study; other studies have locks of their own.
+
+    Versions before this one had one lock for all; their workers must not join a study of this one.
+    """
     if url.get_backend_name() == "mysql":
-        name = f"cyclegan-{url.database}"
+        # MySQL's names have at most 64 characters.
+        name = f"cyclegan-{zlib.crc32(f'{url.database} {study}'.encode())}"
         return (
             sqlalchemy.text("SELECT GET_LOCK(:name, 3600)").bindparams(name=name),
             sqlalchemy.text("SELECT RELEASE_LOCK(:name)").bindparams(name=name),
         )
-    key = zlib.crc32(b"cyclegan claim")
+    key = zlib.crc32(f"cyclegan claim {study}".encode())
     return (
         sqlalchemy.text("SELECT pg_advisory_lock(:key)").bindparams(key=key),
         sqlalchemy.text("SELECT pg_advisory_unlock(:key)").bindparams(key=key),

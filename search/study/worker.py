@@ -79,6 +79,10 @@ def claim(context: WorkerContext) -> optuna.trial.Trial | None:
     With the pruner `thaw` a paused trial may be worth its next steps more than a new one its first.
     """
     handle, study = context.handle, context.handle.study
+    # Nothing slow under the lock, for which all workers wait: what Optuna reads here it remembers,
+    # and the folders' sizes are those of a moment ago.
+    study.get_trials(deepcopy=False)
+    each = expected_bytes(handle)
     with handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
@@ -94,7 +98,7 @@ def claim(context: WorkerContext) -> optuna.trial.Trial | None:
         if thawed is not None or not more:
             return thawed
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
-        expected = (at_work + 1) * expected_bytes(handle)  # running trials may still need theirs
+        expected = (at_work + 1) * each  # running trials may still need theirs
         check_disk(handle.definition, handle.results, expected)
         trial = study.ask()
         context.owner.claim(study._storage, trial._trial_id)

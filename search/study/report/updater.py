@@ -41,6 +41,9 @@ _KEEPER = "report"
 """Attribute of the study that names the process that writes its report, and when it last did."""
 _LOOK_SECONDS = 5.0
 _EVERY_SECONDS = 60.0
+_SHARE = 20.0
+"""Between two reports at least this many times the time that the last one took: it is work that a
+training on the same processor waits for, and with thousands of trials it takes long."""
 _PATIENCE = 30.0
 """Seconds for which the end of a study waits for the last report."""
 _log = logging.getLogger(__name__)
@@ -79,6 +82,8 @@ class ReportUpdater:
         self._noted = ""
         self._ended = -1
         self._last = -float("inf")
+        self._took = 0.0
+        """Seconds that the last report took."""
         self._mark: Mapping[str, Any] = {}
         self._since = 0.0
         """Time at which `_mark` was first seen here."""
@@ -106,7 +111,7 @@ class ReportUpdater:
 
     def write(self, state: str, *, always: bool = False) -> bool:
         """Write the report if there is news, or if `always`. Return True if it was written."""
-        self._last = self._clock()
+        self._last = started = self._clock()
         try:
             facts = self._gathered(state)
             if not always and _content(facts) == self._written:
@@ -117,6 +122,9 @@ class ReportUpdater:
                 _log.warning("the study's report can't be written now: %s", error)
             self._warned = True
             return False
+        finally:
+            self._last = self._clock()
+            self._took = self._last - started
         self._warned = False
         return True
 
@@ -132,11 +140,13 @@ class ReportUpdater:
 
     def _due(self) -> bool:
         """Return True if a report is due and this process is the one to write it."""
+        # With hundreds of workers one reads the trials, not all of them.
+        if not self._leads() or self._clock() - self._last < _SHARE * self._took:
+            return False
         trials = self.handle.study.get_trials(deepcopy=False)
         ended = sum(trial.state.is_finished() for trial in trials)
         fresh, self._ended = ended > self._ended, max(ended, self._ended)
-        late = self._clock() - self._last >= self.every
-        return (fresh or late) and self._leads()
+        return fresh or self._clock() - self._last >= self.every
 
     def _leads(self) -> bool:
         """Claim the writing of the report; return False if another process writes it."""

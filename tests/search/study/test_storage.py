@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,39 @@ def test_a_killed_process_leaves_no_claim_behind(tmp_path: Path, address: str | 
     began = time.monotonic()
     with storage_for(folder, address).claiming():
         assert time.monotonic() - began < 10  # not the 30 seconds of Optuna's own lock
+
+
+@pytest.mark.slow
+def test_studies_in_one_database_do_not_wait_for_each_other(
+    tmp_path: Path, postgresql: str
+) -> None:
+    one, other = (storage_for(tmp_path / name, postgresql) for name in ("one", "other"))
+    again = storage_for(tmp_path / "one", postgresql)
+    order: list[str] = []
+
+    def claim() -> None:
+        with again.claiming():
+            order.append("again")
+
+    thread = threading.Thread(target=claim)
+    with one.claiming():
+        thread.start()
+        with other.claiming():  # would wait for ever
+            order.append("other")
+        time.sleep(1.0)
+        order.append("one")
+    thread.join(30.0)
+    assert order == ["other", "one", "again"]
+
+
+@pytest.mark.slow
+def test_a_process_keeps_one_connection(tmp_path: Path, postgresql: str) -> None:
+    storage = storage_for(tmp_path / "connections", postgresql)
+    study = optuna.create_study(study_name="connections", storage=storage.open())
+    with storage.claiming():
+        study.tell(study.ask(), 1.0)
+    pool = storage.open()._backend.engine.pool  # type: ignore[attr-defined]
+    assert (pool.checkedin(), pool.checkedout()) == (1, 0)
 
 
 def test_a_half_written_line_is_cut_off_and_the_study_goes_on(tmp_path: Path) -> None:

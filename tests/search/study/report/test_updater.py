@@ -62,6 +62,28 @@ def test_it_is_written_after_a_trial_and_else_at_most_once_a_minute(kept: Any) -
     assert ">running<" in page_of(run)
 
 
+def test_a_report_that_takes_long_is_written_rarely(
+    kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ten thousand trials it takes most of a minute, on the processor of a training."""
+    handle, store, run = kept
+    clock = Clock()
+    keeps = ReportUpdater(handle, store, run.id, every=60.0, clock=clock)
+    page = updater.study_page
+
+    def slow(facts: Any) -> str:
+        clock.now += 10.0
+        return page(facts)
+
+    monkeypatch.setattr(updater, "study_page", slow)
+    assert keeps._due() and keeps.write("running")
+    handle.study.tell(handle.study.ask(), 7.25)
+    clock.now += 190.0
+    assert not keeps._due()
+    clock.now += 11.0
+    assert keeps._due()
+
+
 def test_of_several_processes_one_writes_and_another_takes_over(kept: Any) -> None:
     handle, store, run = kept
     clock = Clock()
