@@ -204,12 +204,12 @@ def train(
     resolved = load_config(config, overrides)
     os.environ.update(slurm.ranks())
     if session.slurm:
-        from workbench.cluster.command import submit_command
+        from workbench.cluster.command import shared_out, submit_command
         from workbench.training import check_beginning
 
         check_beginning(resolved, resume=resume, processes=session.gpus)
         # Requeued, the job goes on from its checkpoint.
-        further = ("--gpus", str(session.gpus), *(() if resume else ("--resume",)))
+        further = [*shared_out(session.gpus), *([] if resume else ["--resume"])]
         session.show(submit_command(f"train-{resolved.run_name}", session.slurm, further=further))
         return
     finished = run_training(
@@ -281,10 +281,10 @@ def promote(
         gpus=session.gpus,
     )
     if session.slurm:
-        from workbench.cluster.command import submit_command
+        from workbench.cluster.command import shared_out, submit_command
 
         handle, _ = check_promotion(study, request, store=session.store, console=session.console)
-        name, further = handle.definition.name, ("--gpus", str(session.gpus))
+        name, further = handle.definition.name, shared_out(session.gpus)
         session.show(submit_command(f"promote-{name}", session.slurm, further=further))
         return
     store = session.repaired_store()

@@ -98,6 +98,7 @@ VALID: dict[Words, list[str]] = {
     ("study", "figures"): ["s"],
     ("study", "report"): ["s", "--output", "out.html"],
     ("study", "unprune"): ["s", "4"],
+    ("study", "cancel"): ["s"],
     ("runs", "list"): [],
     ("runs", "gc"): ["--yes"],
     ("runs", "show"): ["s:0"],
@@ -270,6 +271,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "search.study.runner._run", lambda begun, **_: StudyResult(begun.handle, False)
     )
+    # Whether a cluster is near must not matter.
+    monkeypatch.setattr("workbench.cluster.submission.shutil.which", lambda _: None)
     monkeypatch.setattr("search.study.forecast.probe", lambda *_: None)
     monkeypatch.setattr("workbench.data.write_check_picture", lambda *_, **__: None)
 

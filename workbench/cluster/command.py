@@ -82,6 +82,11 @@ def submit_command(name: str, options: SlurmOptions, *, further: Sequence[str] =
     return Output(data={"jobs": [job], "folder": str(log.parent)}, text=text)
 
 
+def shared_out(gpus: int) -> list[str]:
+    """Return the words that let a training use all GPUs of its job."""
+    return ["--gpus", str(gpus)] if gpus > 1 else []
+
+
 def without_slurm(words: Sequence[str]) -> list[str]:
     """Return a command line without the options of SLURM and their values."""
     flags = {"--slurm", "--dry-run"}

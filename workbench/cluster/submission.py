@@ -104,6 +104,11 @@ def submit(
             jobs = [executor.submit(task) for _ in range(options.jobs)]
     except FailedJobError as error:
         shutil.rmtree(own)
+        for parent in own.parents:  # as far as they were made for this
+            try:
+                parent.rmdir()
+            except OSError:
+                break
         raise CycleGANError(f"SLURM refuses the jobs: {_reason(error)}") from error
     ids = [job.job_id for job in jobs]
     record = {

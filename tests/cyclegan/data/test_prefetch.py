@@ -107,7 +107,7 @@ def test_an_error_of_the_thread_is_raised_where_the_batch_is_asked_for(
     sampler = make()
     draw, drawn = sampler.draw, 0
 
-    def failing(batch_size: int) -> Tensor:
+    def failing(batch_size: int, *part: int) -> Tensor:
         nonlocal drawn
         drawn += 1
         if drawn == 3:
@@ -131,7 +131,7 @@ def test_batches_are_drawn_while_the_caller_computes(
     sampler = make()
     draw, ready = sampler.draw, threading.Semaphore(0)
 
-    def signalling(batch_size: int) -> Tensor:
+    def signalling(batch_size: int, *part: int) -> Tensor:
         batch = draw(batch_size)
         ready.release()
         return batch
