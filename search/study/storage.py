@@ -353,7 +353,7 @@ def _advisory_lock(url: URL, study: str) -> tuple[sqlalchemy.TextClause, sqlalch
             sqlalchemy.text("SELECT GET_LOCK(:name, 3600)").bindparams(name=name),
             sqlalchemy.text("SELECT RELEASE_LOCK(:name)").bindparams(name=name),
         )
-    key = zlib.crc32(f"cyclegan claim {study}".encode())
+    key = zlib.crc32(f"claims of {study}".encode())
     return (
         sqlalchemy.text("SELECT pg_advisory_lock(:key)").bindparams(key=key),
         sqlalchemy.text("SELECT pg_advisory_unlock(:key)").bindparams(key=key),
