@@ -47,13 +47,16 @@ def followed(config: Config, size: int, checkpoint: Path | None) -> Iterator[Ran
             stack.enter_context(_follower(config, Ranks(n, size, n, meeting), checkpoint, folder))
             for n in range(1, size)
         ]
+        ranks = Ranks(0, size, 0, meeting)
         try:
-            yield Ranks(0, size, 0, meeting)
+            yield ranks
         except CycleGANError as error:
-            said = _said(processes, Path(folder))
-            if said and error.__cause__ is not None:  # of the loss of another process
+            said = _said(processes, Path(folder)) if error.__cause__ is not None else ""
+            if said:  # the cause is the loss of another process
                 raise CycleGANError(said) from error
             raise
+        finally:
+            ranks.leave()  # a trainer that could not begin is still in
 
 
 @contextlib.contextmanager
@@ -117,9 +120,9 @@ def main() -> None:
     from cyclegan.trainer import Trainer
 
     ranks = Ranks(task["rank"], task["size"], task["rank"], task["meeting"])
-    trainer = Trainer(parse_config(task["config"]), ranks=ranks)
     checkpoint = task["checkpoint"]
     try:
+        trainer = Trainer(parse_config(task["config"]), ranks=ranks)
         trainer.fit(None if checkpoint is None else Path(checkpoint))
     except CycleGANError as error:
         sys.exit(str(error))

@@ -137,8 +137,8 @@ class Ranks:
         self._control = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def leave(self) -> None:
-        """Leave the others."""
-        if self._control is not None:
+        """Leave the others; without any this does nothing."""
+        if not self.is_alone and dist.is_initialized():
             self._control = None
             dist.destroy_process_group()
 

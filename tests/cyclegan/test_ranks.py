@@ -131,6 +131,13 @@ def test_what_can_not_be_shared_out_is_refused(
         Ranks(size=2).check(parse_config(shared | changes))
 
 
+def test_processes_that_differ_are_refused(shared: dict[str, Any]) -> None:
+    other = parse_config(shared | {"lr_g": 5e-3})
+    said = "differ in the configuration: .* on rank 0, .* on rank 1; give all of them the same"
+    with followed(other, 2, None) as ranks, pytest.raises(ConfigError, match=said):
+        Trainer(parse_config(shared), ranks=ranks)
+
+
 def test_more_gpus_than_there_are_is_refused(
     shared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

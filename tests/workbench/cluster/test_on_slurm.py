@@ -113,6 +113,21 @@ def test_cancelled_jobs_leave_in_order_and_are_not_requeued(
     assert first["interruptions"] == 1 and first["deaths"] == 0
 
 
+def test_scancel_ends_a_job_in_order_and_for_good(
+    on_cluster: ClusterProject, long_study: Define, wait: Wait
+) -> None:
+    on_cluster.define(long_study("ended"))
+    line = ("study", "run", "studies/ended.yaml", "--slurm", *SMALL)
+    (job,) = on_cluster.json(*line)["jobs"]
+    wait(lambda: reached(on_cluster, "ended", 300), 300)
+    on_cluster.cluster.call("scancel", job)
+    wait(lambda: not on_cluster.cluster.states(), 300)
+    found = on_cluster.show("ended")
+    assert [job["state"] for job in found["jobs"]] == ["interrupted"]
+    assert found["trials"][-1]["state"] == "interrupted"
+    assert "interrupted: at step" in on_cluster.logs()
+
+
 def test_where_nodes_may_not_requeue_another_job_follows(
     on_cluster: ClusterProject, long_study: Define, wait: Wait
 ) -> None:
