@@ -134,7 +134,6 @@ PRINTED = [
     Printed("workbench/cluster/command.py", "cyclegan study show {name}"),
     Printed("workbench/cluster/command.py", "cyclegan study cancel {name}"),
     Printed("workbench/cluster/command.py", "cyclegan ui --host ADDRESS"),
-    Printed("workbench/cluster/options.py", "cyclegan study run", mention=True),
     Printed("workbench/cluster/submission.py", "pip install 'cyclegan3d[slurm]'"),
     Printed("workbench/compare/runs.py", "cyclegan runs list"),
     Printed("workbench/dashboard.py", "cyclegan study run FILE.yaml"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,7 +164,7 @@ def prepare(
     "train",
     example="cyclegan train studies/train_demo.yaml --set lambdas.C_A=10",
     slurm="job",
-    trains=True,
+    parallel=True,
 )
 def train(
     session: Session,
@@ -229,7 +230,7 @@ def train(
     "promote",
     example="cyclegan promote demo --steps 2000 --hp-optimizer",
     slurm="job",
-    trains=True,
+    parallel=True,
 )
 def promote(
     session: Session,
@@ -296,7 +297,8 @@ def promote(
     "enhance",
     example="cyclegan enhance data/demo/fast_validate.h5 --model demo@champion "
     "--output enhanced.h5 --reference data/demo/slow_validate.h5",
-    slurm="job",
+    slurm="jobs",
+    parallel=True,
 )
 def enhance(
     session: Session,
@@ -370,6 +372,14 @@ def enhance(
         bool,
         typer.Option("--report/--no-report", help="Write a report and a viewer beside the output."),
     ] = True,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Compute part K of N of the tiles; the last of the N processes puts all "
+            "together. In a SLURM array: array.",
+        ),
+    ] = None,
     log_volume: Annotated[
         str,
         typer.Option(
@@ -384,7 +394,7 @@ def enhance(
     After a crash or an interruption, run the same command again: it computes only missing tiles.
     """
     from workbench.enhancement.command import check_enhancement, enhance_volumes, output_of
-    from workbench.enhancement.request import EnhanceRequest, parse_roi, parse_tile
+    from workbench.enhancement.request import EnhanceRequest, parse_roi, parse_shard, parse_tile
 
     request = EnhanceRequest(
         volumes=tuple(volumes),
@@ -407,15 +417,29 @@ def enhance(
         compression=compression,  # type: ignore[arg-type]
         units=units,  # type: ignore[arg-type]
         report=report,
+        shard=parse_shard(shard),
         log_volume=log_volume,  # type: ignore[arg-type]
         overwrite=overwrite,
     )
     if session.slurm:
-        from workbench.cluster.command import submit_command
+        from workbench.cluster.command import shared_out, submit_command
 
+        if shard or (session.gpus > 1 and session.slurm.jobs > 1):
+            raise UsageError("--jobs shares out the tiles: give each job one GPU, and no --shard")
         check_enhancement(request, open_store=session.open_store)
-        session.show(submit_command(f"enhance-{output.stem}", session.slurm))
+        several = session.slurm.jobs > 1
+        further = ["--shard", "array"] if several else shared_out(session.gpus)
+        session.show(submit_command(f"enhance-{output.stem}", session.slurm, further=further))
         return
+    if session.gpus > 1:
+        from workbench.cluster.command import without_slurm
+        from workbench.enhancement.shards import share_out
+
+        if shard or len(volumes) > 1:
+            raise UsageError("--gpus shares out the tiles of one volume: give one, and no --shard")
+        check_enhancement(request, open_store=session.open_store)
+        share_out(without_slurm(sys.argv[1:]), session.gpus, device)
+        request = replace(request, overwrite=False)  # it was made just now
     results = enhance_volumes(request, open_store=session.repaired_store, console=session.console)
     session.show(output_of(request, results))
 

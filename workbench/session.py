@@ -47,7 +47,7 @@ class Session:
     slurm: SlurmOptions | None = None
     """Demands of the SLURM jobs in which the command is to run; None if it is to run here."""
     gpus: int = 1
-    """Number of GPUs for one training."""
+    """Number of GPUs to use here, or in one job."""
     _store: Store | None = field(default=None, repr=False)
     _repaired: bool = False
 
@@ -131,12 +131,12 @@ Command = Callable[..., None]
 
 
 def command(
-    app: typer.Typer, name: str, *, example: str, slurm: str | None = None, trains: bool = False
+    app: typer.Typer, name: str, *, example: str, slurm: str | None = None, parallel: bool = False
 ) -> Callable[[Command], Command]:
     """Register a function as the command `name` of `app`, with common options and an example.
 
     `slurm`: `job` if it can also run as a SLURM job, `jobs` if several jobs can share the work; it
-    then has the options of `workbench.cluster.options`. `trains`: if it is a training, for which
+    then has the options of `workbench.cluster.options`. `parallel`: if
     `--gpus` also says how many GPUs to use here.
     """
     cluster = PARAMETERS if slurm else {}
@@ -150,7 +150,7 @@ def command(
             _check_address(common["tracking_uri"])
             session = Session(console, common["as_json"], common["tracking_uri"])
             if cluster:
-                here = ("gpus",) if trains else ()
+                here = ("gpus",) if parallel else ()
                 session.slurm = options_from(of_slurm, several=slurm == "jobs", here=here)
                 session.gpus = max(of_slurm["gpus"] or 1, 1)
             function(session, **given)

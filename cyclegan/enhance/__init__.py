@@ -12,6 +12,6 @@ output     layout and attributes of the HDF5 file, and the job that made it
 ```
 """
 
-from cyclegan.enhance.volumes import EnhanceResult, enhance_array, enhance_file
+from cyclegan.enhance.volumes import EnhanceResult, enhance_array, enhance_file, enhance_shard
 
-__all__ = ["EnhanceResult", "enhance_array", "enhance_file"]
+__all__ = ["EnhanceResult", "enhance_array", "enhance_file", "enhance_shard"]

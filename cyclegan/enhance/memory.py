@@ -127,10 +127,12 @@ def choose_grid(
     region: Region | None = None,
     wanted: Size | None = None,
     budget: float,
+    shares: int = 1,
 ) -> Grid:
     """Return the grid that computes the fewest voxels with tiles that fit into `budget` bytes.
 
     A core that is `wanted` is used unchanged. Else the tiles of an axis have about equal lengths.
+    If the tiles are shared out among `shares` processes, what counts is the one with the most.
 
     Errors: `UsageError` if no tile fits, or if `wanted` is not a multiple of the alignment.
     """
@@ -143,7 +145,7 @@ def choose_grid(
         grid = Grid.of(operator, shape, core, region)
         voxels = math.prod(grid.window)
         smallest = min(smallest, voxels * each)
-        cost = len(grid) * (voxels + _PER_TILE)
+        cost = ceil_div(len(grid), shares) * (voxels + _PER_TILE)
         if voxels * each <= budget and (best is None or cost < best[0]):
             best = cost, grid
     if best is None:

@@ -15,6 +15,11 @@ the order in which the writes reached the disk. At the end the chunks are copied
 HDF5 file, which is then renamed to its final name. Nothing is compressed twice, and each chunk is
 written once because chunks never cross the border of a tile. For a moment the copy needs the disk
 space of the compressed result a second time.
+
+Several processes, on one host or on several, can share the tiles: each is a *shard* with the same
+two files in a folder of its own, `out.h5.part/shard-2-of-4/`. The first to come writes `job.json`,
+and with it the tiles, which therefore do not depend on anybody's free memory. The last one to end
+puts all shards together.
 """
 
 from __future__ import annotations
@@ -37,10 +42,10 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan.errors import DataError
+from cyclegan.errors import BusyError, DataError
 from cyclegan.files import replacing, write_text
 from cyclegan.hdf5 import writing_hdf5
-from cyclegan.locks import at_once
+from cyclegan.locks import at_once, is_free, waiting_for
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +81,8 @@ class Layout:
         )
 
 
+Entries = dict[int, dict[str, Any]]
+"""Lines of a journal, by tile."""
 Core = tuple[tuple[int, ...], NDArray[Any]]
 """Origin of an array in its dataset, and the array: whole chunks, or up to the dataset's end."""
 
@@ -83,18 +90,21 @@ Core = tuple[tuple[int, ...], NDArray[Any]]
 class PartStore:
     """The finished tiles of one output; see `resumable`."""
 
-    def __init__(self, folder: Path, layouts: Mapping[str, Layout]) -> None:
+    def __init__(
+        self, folder: Path, layouts: Mapping[str, Layout], shards: Sequence[Path] = ()
+    ) -> None:
         self.folder = folder
         self.layouts = dict(layouts)
         self._chunks = (folder / "chunks.bin").open("a+b", buffering=0)
         self._journal = (folder / "journal.jsonl").open("a+b", buffering=0)
         self._entries = self._finished()
+        self._shards = [_read_shard(path) for path in shards]
         self._synced = time.monotonic()
 
     @property
     def finished(self) -> set[int]:
-        """Numbers of the finished tiles."""
-        return set(self._entries)
+        """Numbers of the finished tiles, also of those in the folders of shards."""
+        return set(self._entries).union(*(entries for _, entries in self._shards))
 
     def add(self, tile: int, cores: Mapping[str, Core]) -> None:
         """Store a finished tile. Errors: `OSError`, e.g. for a full disk."""
@@ -127,34 +137,31 @@ class PartStore:
 
     def _copy_to(self, file: h5py.File, check: Callable[[], None]) -> None:
         datasets = {name: layout.create(file, name) for name, layout in self.layouts.items()}
-        for entry in sorted(self._entries.values(), key=lambda e: int(e["offset"])):
-            self._chunks.seek(entry["offset"])
-            for name, place, size, mask in entry["chunks"]:
-                data = _read_exactly(self._chunks, size)
-                datasets[name].id.write_direct_chunk(tuple(place), data, filter_mask=mask)
-            check()
+        copied: set[int] = set()
+        for chunks, entries in ((self._chunks, self._entries), *self._shards):
+            for entry in sorted(entries.values(), key=lambda e: int(e["offset"])):
+                if entry["tile"] in copied:
+                    continue
+                copied.add(entry["tile"])
+                chunks.seek(entry["offset"])
+                for name, place, size, mask in entry["chunks"]:
+                    data = _read_exactly(chunks, size)
+                    datasets[name].id.write_direct_chunk(tuple(place), data, filter_mask=mask)
+                check()
 
     def close(self) -> None:
         """Close the files, which stay on disk."""
         self._chunks.close()
         self._journal.close()
+        for chunks, _ in self._shards:
+            chunks.close()
 
-    def _finished(self) -> dict[int, dict[str, Any]]:
-        entries: dict[int, dict[str, Any]] = {}
+    def _finished(self) -> Entries:
         self._journal.seek(0)
         lines = self._journal.readall().split(b"\n")
         if lines[-1]:  # the last line was cut off: the next one must not be joined to it
             self._journal.write(b"\n")
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self._chunks.seek(entry["offset"])
-                data = _read_exactly(self._chunks, sum(size for _, _, size, _ in entry["chunks"]))
-            except (ValueError, EOFError):
-                continue
-            if zlib.crc32(data) == entry["crc"]:
-                entries[entry["tile"]] = entry
-        return entries
+        return _whole_entries(lines, self._chunks)
 
 
 @contextlib.contextmanager
@@ -174,8 +181,11 @@ def resumable(
     folder = part_folder(output)
     busy = f"another process is making {output}; wait for it"
     with replacing(folder / output.name) as temporary, at_once(folder / "lock", busy):
+        if any(not is_free(shard / "lock") for shard in _shards(folder)):
+            raise BusyError(busy)
         _prepare(folder, output, json.loads(json.dumps(job)))
-        store = PartStore(folder, layouts)
+        begun = [shard for shard in _shards(folder) if (shard / "journal.jsonl").exists()]
+        store = PartStore(folder, layouts, begun)
         try:
             yield store, temporary
         except BaseException as error:
@@ -235,10 +245,113 @@ def _prepare(folder: Path, output: Path, job: Any) -> None:
             *(folder, output.name),
         )
     for path in folder.iterdir():
-        if path.name != "lock" and not (same and path.name in _NAMES):
-            path.unlink()
+        kept = path.name in _NAMES or path.name.startswith(_SHARD)
+        if path.name not in ("lock", _AGREEING) and not (same and kept):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not same:
         write_text(described, json.dumps(job, indent=1))
+
+
+def _whole_entries(lines: Sequence[bytes], chunks: io.FileIO) -> Entries:
+    """Return the entries whose chunks are there, as their checksums tell."""
+    entries: Entries = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            chunks.seek(entry["offset"])
+            data = _read_exactly(chunks, sum(size for _, _, size, _ in entry["chunks"]))
+        except (ValueError, EOFError):
+            continue
+        if zlib.crc32(data) == entry["crc"]:
+            entries[entry["tile"]] = entry
+    return entries
+
+
+# -- Shards: several processes that share the tiles of one output ------------------------------
+
+_SHARD = "shard-"
+_AGREEING = "agree.lock"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes that share the tiles of an output: `number` of `count`, from 1."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.count}"
+
+    def takes(self, tile: int, tiles: int) -> bool:
+        """Return True if it computes tile number `tile` of `tiles`; its tiles are neighbours."""
+        return tile * self.count // tiles == self.number - 1
+
+
+@contextlib.contextmanager
+def agreeing(output: Path) -> Iterator[None]:
+    """Hold the lock under which shards agree on the job of an output."""
+    folder = part_folder(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with waiting_for(folder / _AGREEING):
+        yield
+
+
+def agree(output: Path, job: Mapping[str, Any]) -> None:
+    """Make `job` that of the output's tiles, unless it is already; call it inside `agreeing`.
+
+    Tiles of another job are removed.
+
+    Errors: `BusyError` if a living process is making those.
+    """
+    folder, plain = part_folder(output), json.loads(json.dumps(job))
+    if described_job(output) == plain:
+        return
+    locks = [folder / "lock", *(shard / "lock" for shard in _shards(folder))]
+    if any(lock.exists() and not is_free(lock) for lock in locks):
+        raise BusyError(
+            f"another process is making {output} with another input, model or setting; wait for it"
+        )
+    _prepare(folder, output, plain)
+
+
+@contextlib.contextmanager
+def shard_store(output: Path, shard: Shard, layouts: Mapping[str, Layout]) -> Iterator[PartStore]:
+    """Yield the store of one shard, with the tiles that it had finished before.
+
+    Errors: `BusyError` if another process is this shard.
+    """
+    folder = part_folder(output) / f"{_SHARD}{shard.number}-of-{shard.count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is shard {shard} of {output}; wait for it"
+    with at_once(folder / "lock", busy):
+        store = PartStore(folder, layouts)
+        try:
+            yield store
+            store.sync()
+        finally:
+            store.close()
+
+
+def tiles_of_shards(output: Path) -> set[int]:
+    """Return the numbers of the tiles that shards say are finished; they are not checked."""
+    found: set[int] = set()
+    for folder in _shards(part_folder(output)):
+        with contextlib.suppress(OSError):  # put together just now
+            for line in (folder / "journal.jsonl").read_bytes().split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    found.add(int(json.loads(line)["tile"]))
+    return found
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_SHARD}*"))
+
+
+def _read_shard(folder: Path) -> tuple[io.FileIO, Entries]:
+    """Return the open chunks of a shard whose process has ended, and its finished tiles."""
+    chunks = (folder / "chunks.bin").open("rb", buffering=0)
+    return chunks, _whole_entries((folder / "journal.jsonl").read_bytes().split(b"\n"), chunks)
 
 
 def _encoded(

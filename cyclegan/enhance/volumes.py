@@ -26,11 +26,24 @@ from cyclegan.enhance.grid import Grid, Region, Tile, TileOperator
 from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Job, Plan, describe
-from cyclegan.enhance.partial import Compression, Core, PartStore, discard, part_folder, resumable
+from cyclegan.enhance.partial import (
+    Compression,
+    Core,
+    PartStore,
+    Shard,
+    agree,
+    agreeing,
+    discard,
+    part_folder,
+    resumable,
+    shard_store,
+    tiles_of_shards,
+)
 from cyclegan.enhance.tiling import Read, SlabReader, apply_tiled, run_tile
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.networks import UNet3d
+from cyclegan.numbers import ceil_div
 
 logger = logging.getLogger(__name__)
 
@@ -149,16 +162,8 @@ def enhance_file(
     if not (keep or nearly):
         refuse_overwrite(output, overwrite)
     began = time.perf_counter()
-    operator = as_operator(network, device=device)
-    volumes = _volumes(source, operator.channels_in)
-    job = Job(
-        operator=operator,
-        identity=identity,
-        volumes=volumes,
-        region=region,
-        compression=compression,
-        scale=scale,
-    )
+    job = _job(network, source, device, identity, region, compression, scale)
+    operator, volumes = job.operator, job.volumes
     frames = None if isinstance(source, VolumeEntry | Volume) else len(volumes)
     made = job.made(output) if keep or nearly else None
     if made is not None:
@@ -188,13 +193,82 @@ def enhance_file(
     return _done(output, plan, resumed, time.perf_counter() - began)
 
 
-def _grid(job: Job, output: Path, tile: Size | None, budget: float) -> Grid:
-    """Return the grid of `tile`, or else that of the tiles finished before, if it fits."""
+def enhance_shard(
+    network: UNet3d | TileOperator,
+    source: VolumeEntry | Volume | Sequence[Volume],
+    output: Path,
+    shard: Shard,
+    *,
+    tile: Size | None = None,
+    region: Region | None = None,
+    memory_gb: float | None = None,
+    device: torch.device | str = "cpu",
+    compression: Compression = "gzip",
+    scale: tuple[float, float] = (0.0, 1.0),
+    overwrite: bool = False,
+    identity: str | None = None,
+    on_progress: Progress | None = None,
+) -> bool:
+    """Compute one shard's tiles of what `enhance_file` makes; return True if none is missing now.
+
+    Then `enhance_file` with the same arguments puts all shards together, bit for bit as if one
+    process had computed them. The first shard chooses the tiles, by its memory; the others take
+    them.
+
+    Args and errors: those of `enhance_file`; `BusyError` if another process is this shard.
+    """
+    job = _job(network, source, device, identity, region, compression, scale)
+    frames = None if isinstance(source, VolumeEntry | Volume) else len(job.volumes)
+    if job.made(output) is not None:
+        return True
+    refuse_overwrite(output, overwrite)
+    budget = budget_bytes(torch.device(device), memory_gb)
+    with agreeing(output):
+        started = job.started(output) if tile is None else None
+        grid = started or _grid(job, output, tile, (1 - _SLAB_SHARE) * budget, shard.count)
+        agree(output, job.content(grid))
+    plan = Plan.of(job.operator, grid, frames)
+    slab = min(_SLAB_SHARE * budget, _SLAB_BYTES)
+    work = _Work(job.operator, job.volumes, plan, slab, scale, on_progress)
+    with shard_store(output, shard, plan.layouts(compression)) as store:
+        work.run(store, shard)
+    return len(tiles_of_shards(output)) == work.tiles
+
+
+def _job(
+    network: UNet3d | TileOperator,
+    source: VolumeEntry | Volume | Sequence[Volume],
+    device: torch.device | str,
+    identity: str | None,
+    region: Region | None,
+    compression: Compression,
+    scale: tuple[float, float],
+) -> Job:
+    operator = as_operator(network, device=device)
+    return Job(
+        operator=operator,
+        identity=identity,
+        volumes=_volumes(source, operator.channels_in),
+        region=region,
+        compression=compression,
+        scale=scale,
+    )
+
+
+def _grid(job: Job, output: Path, tile: Size | None, budget: float, shares: int = 1) -> Grid:
+    """Return the grid of `tile`, or else that of the tiles finished before.
+
+    Those of shards stay whatever the memory here; others only if they fit.
+    """
     started = job.started(output) if tile is None else None
-    if started is not None and window_bytes(job.operator, started) <= budget:
+    fits = started is not None and window_bytes(job.operator, started) <= budget
+    if started is not None and (fits or tiles_of_shards(output)):
         return started
     shape = job.volumes[0].shape
-    return choose_grid(job.operator, shape, region=job.region, wanted=tile, budget=budget)
+    each = ceil_div(shares, len(job.volumes))  # of a series every frame has these tiles
+    return choose_grid(
+        job.operator, shape, region=job.region, wanted=tile, budget=budget, shares=each
+    )
 
 
 def _done(
@@ -209,6 +283,9 @@ def _done(
         resumed=tiles if resumed is None else resumed,
         seconds=seconds,
     )
+
+
+_ALL = Shard(1, 1)
 
 
 class _Work:
@@ -229,22 +306,24 @@ class _Work:
         self.levels = LevelSample(self.tiles)
         """Some voxels of `data`, as computed and as stored."""
 
-    def run(self, store: PartStore) -> None:
-        """Compute the tiles that the store lacks."""
+    def run(self, store: PartStore, shard: Shard = _ALL) -> None:
+        """Compute the tiles of a shard that the store lacks."""
         grid, finished = self.plan.grid, store.finished
         voxels = {tile.index: self._voxels(tile) for tile in grid}
-        total = len(self.volumes) * sum(voxels.values())
-        done = sum(voxels[number % len(grid)] for number in finished)
+        own = {number for number in range(self.tiles) if shard.takes(number, self.tiles)}
+        total = sum(voxels[number % len(grid)] for number in own)
+        done = sum(voxels[number % len(grid)] for number in own & finished)
         self._tell(done, total)
         for frame, volume in enumerate(self.volumes):
             read = SlabReader(volume.read, grid, volume.channels, self.slab_bytes)
             for tile in grid:
                 number = frame * len(grid) + tile.index
-                if number not in finished:
+                if number in own and number not in finished:
                     store.add(number, self._cores(read, tile, frame))
                     done += voxels[tile.index]
                     self._tell(done, total)
-            if self.levels.is_empty:  # all was finished before, and nobody has looked at it
+            # All was finished before, and nobody has looked at it.
+            if self.levels.is_empty and shard == _ALL:
                 self._cores(read, next(iter(grid)), frame)
         store.sync()
 

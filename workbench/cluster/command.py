@@ -63,10 +63,10 @@ def submit_study(
 
 
 def submit_command(name: str, options: SlurmOptions, *, further: Sequence[str] = ()) -> Output:
-    """Submit the command line that was given here as one job, which goes on when it is requeued.
+    """Submit the command line that was given here as jobs, which go on when they are requeued.
 
     Args:
-        name: name of the job.
+        name: name of the jobs.
         further: arguments to add.
     """
     check_cluster(options)
@@ -74,12 +74,11 @@ def submit_command(name: str, options: SlurmOptions, *, further: Sequence[str] =
     folder = project_root() / "results" / FOLDER / name
     if options.dry_run:
         return _printed(arguments, options, folder=folder, name=name)
-    (job,) = submit(arguments, options, folder=folder, name=name)
-    log = next(folder.glob(f"*/jobs/{job}*"), folder)
-    text = (
-        f"submitted job {job}; its messages are in {_shown(log.parent)}; end it with scancel {job}"
-    )
-    return Output(data={"jobs": [job], "folder": str(log.parent)}, text=text)
+    ids = submit(arguments, options, folder=folder, name=name)
+    where = next(folder.glob(f"*/jobs/{ids[0]}*"), folder).parent
+    array = ids[0].partition("_")[0]
+    text = f"submitted {_jobs(ids)}; messages are in {_shown(where)}; end with scancel {array}"
+    return Output(data={"jobs": ids, "folder": str(where)}, text=text)
 
 
 def shared_out(gpus: int) -> list[str]:

@@ -145,8 +145,8 @@ def options_from(
         return None
     if (given["jobs"] or 1) > 1 and not several:
         raise UsageError(
-            f"--jobs {given['jobs']}: this command is one job; only the trials of a study can be "
-            "shared out (cyclegan study run)"
+            f"--jobs {given['jobs']}: a training is one job; only the trials of a study and "
+            "the tiles of a volume can be shared out"
         )
     grace = given["grace"] or GRACE
     minutes = minutes_of(given["time"] or _DEFAULT_TIME)

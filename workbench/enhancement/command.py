@@ -16,13 +16,13 @@ from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
 from cyclegan.data.hdf5_source import explained
 from cyclegan.data.region import Region, check_holes, limits_text
 from cyclegan.data.scan import find_scan
-from cyclegan.enhance import EnhanceResult, enhance_file
+from cyclegan.enhance import EnhanceResult, enhance_file, enhance_shard
 from cyclegan.enhance.grid import Grid, TileOperator
 from cyclegan.enhance.grid import Region as Box
 from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.enhance.network import Generator, choose_precision
 from cyclegan.enhance.tiling import open_frames
-from cyclegan.errors import DataError, UsageError
+from cyclegan.errors import BusyError, DataError, UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
 from cyclegan.precision import choose_device
 from cyclegan.trust import TrustOperator
@@ -79,7 +79,10 @@ def factor_of(name: str, open_store: OpenStore) -> Fraction:
 def enhance_volumes(
     request: EnhanceRequest, *, open_store: OpenStore, console: Console
 ) -> list[EnhancementResult]:
-    """Enhance as asked, and record each volume as an MLflow run of kind `enhance`."""
+    """Enhance as asked, and record each volume as an MLflow run of kind `enhance`.
+
+    A shard of which others are still missing returns nothing for its volume.
+    """
     wanted, model = check_enhancement(request, open_store=open_store)
     device = choose_device(request.device)
     if request.memory_gb is None:  # half of what is free leaves room for it
@@ -89,9 +92,12 @@ def enhance_volumes(
         with temporary_folder() as scratch:
             volumes = _volumes(request, target, model, scratch)
             try:
-                results.append(
-                    _enhance_one(request, target, model, device, volumes, open_store, console)
-                )
+                parts = (request, target, model, device, volumes, open_store, console)
+                if request.shard is None:
+                    results.append(_enhance_one(*parts))
+                elif _finish_shard(*parts):
+                    with contextlib.suppress(BusyError):  # another one puts all together just now
+                        results.append(_enhance_one(*parts))
             finally:
                 for volume in volumes:
                     volume.close()
@@ -112,13 +118,64 @@ def check_enhancement(
     return wanted, find_model(request.model, open_store)
 
 
+def _finish_shard(
+    request: EnhanceRequest,
+    target: Target,
+    model: Model,
+    device: torch.device,
+    volumes: Sequence[Volume],
+    open_store: OpenStore,
+    console: Console,
+) -> bool:
+    """Compute the tiles of a shard; return True if no tile of the volume is missing now."""
+    assert request.shard is not None
+    first = volumes[0]
+    check_roi(request.roi, first.shape, first.name)
+    operator = operator_of(request, model, device, first, open_store=open_store, console=console)
+    with contextlib.ExitStack() as stack:
+        update: Any = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal update
+            if update is None:
+                label = f"shard {request.shard}"
+                shown = console.progress(label, max(total, 1), unit="voxels", start=done)
+                update = stack.enter_context(shown)
+            else:
+                update(done)
+
+        whole = enhance_shard(
+            operator,
+            volumes if request.series else first,
+            target.output,
+            request.shard,
+            tile=request.tile,
+            region=request.roi,
+            memory_gb=request.memory_gb,
+            device=device,
+            compression=request.compression,
+            scale=output_scale(request, first, model),
+            overwrite=request.overwrite,
+            on_progress=progress,
+        )
+    if not whole:
+        console.say(
+            f"{target.output}: shard {request.shard} is done; the last one to end puts all together"
+        )
+    return whole
+
+
 def output_of(request: EnhanceRequest, results: Sequence[EnhancementResult]) -> Output:
     """Return the results of a request for the command line."""
     parts = [result.to_dict() for result in results]
-    data: Any = {"output": str(request.output), "volumes": parts}
+    if request.shard is not None and not parts:
+        number, count = request.shard.number, request.shard.count
+        data = {"output": str(request.output), "shard": [number, count], "volumes": []}
+        return Output(data=data, text=f"shard {request.shard} of {request.output} is done")
+    result: Any = {"output": str(request.output), "volumes": parts}
     if not request.several:
-        (data,) = parts
-    return Output(data=data, text="\n\n".join(_text(part) for part in parts))
+        (result,) = parts
+    return Output(data=result, text="\n\n".join(_text(part) for part in parts))
 
 
 def _enhance_one(

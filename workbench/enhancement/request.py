@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 from cyclegan.data import Size
 from cyclegan.enhance.grid import Region
 from cyclegan.enhance.network import Precision
-from cyclegan.enhance.partial import COMPRESSIONS, Compression
+from cyclegan.enhance.partial import COMPRESSIONS, Compression, Shard
 from cyclegan.errors import UsageError, nearest
 from cyclegan.files import check_outputs, refuse_overwrite, same_file
 
@@ -55,6 +56,8 @@ class EnhanceRequest:
     """With the report and the viewer beside the result."""
     log_volume: LogVolume = "link"
     """`link`: the MLflow run gets the path of the result; `copy`: a copy of it."""
+    shard: Shard | None = None
+    """Compute only a part of the tiles; the last of all shards puts them together."""
     overwrite: bool = False
 
     @property
@@ -105,6 +108,34 @@ class Target:
 def viewer_beside(enhanced: Path) -> Path:
     """Return the path of an enhanced volume's viewer."""
     return enhanced.with_suffix(".viewer.html")
+
+
+ARRAY = "array"
+"""Value of `--shard` in a SLURM array: each task is a shard."""
+
+
+def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """Return the shard `K/N`, or that of this task of a SLURM array for `array`.
+
+    Errors: `UsageError` for anything else.
+    """
+    if text is None:
+        return None
+    if text == ARRAY:
+        names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+        try:
+            task, first, count = (int(environment[name]) for name in names)
+        except (KeyError, ValueError):
+            raise UsageError(
+                "--shard array: this is no task of a SLURM array; give --shard K/N"
+            ) from None
+        number = task - first + 1
+    else:
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {text}: give K/N with K from 1 to N, e.g. 2/4, or array")
+    return Shard(number, count)
 
 
 def targets(request: EnhanceRequest) -> list[Target]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import psycopg
 import pytest
 import yaml
@@ -262,3 +263,21 @@ def test_srun_starts_the_processes_of_one_training(
         *("env", f"PYTHONPATH={ROOT}", *line),
     )
     assert json.loads(said)["step"] == 20  # the first process alone answers
+
+
+def test_tiles_of_a_volume_are_shared_out(
+    on_cluster: ClusterProject, generator_file: str, make_blobs: Callable[..., Any], wait: Wait
+) -> None:
+    with h5py.File(on_cluster.folder / "a.h5", "w") as handle:
+        handle["data"] = make_blobs(1, 0.8, (40, 16, 16))
+    line = ["enhance", "a.h5", "--model", generator_file, "--tile", "8,16,16", "--output"]
+    jobs = on_cluster.json(*line, "e.h5", "--slurm", "--jobs", "2", *SMALL)["jobs"]
+    assert len(jobs) == 2
+    wait(lambda: not on_cluster.cluster.states(), 300)
+    assert (on_cluster.folder / "e.html").exists()  # of the last one to end
+    on_cluster.json(*line, "alone.h5")
+    images = []
+    for name in ("e.h5", "alone.h5"):
+        with h5py.File(on_cluster.folder / name) as handle:
+            images.append(handle["data"][:])
+    assert (images[0] == images[1]).all()

@@ -54,7 +54,7 @@ def test_without_slurm_there_are_no_options() -> None:
         ({"time": "2m"}, "a job needs 120 seconds for its last checkpoint .* at least 3m"),
         ({"time": "1m", "grace": 30}, "at least 2m"),
         ({"mem": "much"}, "--mem much: not a size"),
-        ({"jobs": 3}, "--jobs 3: this command is one job"),
+        ({"jobs": 3}, "--jobs 3: a training is one job"),
     ],
 )
 def test_what_makes_no_sense_is_refused(values: dict[str, Any], said: str) -> None:

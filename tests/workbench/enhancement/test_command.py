@@ -257,6 +257,33 @@ def test_one_name_for_two_outputs_is_refused(enhance: Any) -> None:
     assert (code, "several volumes have this name" in err) == (2, True)
 
 
+def test_the_last_shard_puts_all_together_and_reports(enhance: Any) -> None:
+    line = [write("a.h5", blobs(1, (40, 16, 16))), "--tile", "8,16,16", "--output"]
+    code, first, err = enhance(*line, "e.h5", "--shard", "2/2")
+    assert code == 0 and first["shard"] == [2, 2], err
+    assert not Path("e.h5").exists() and not Path("e.html").exists()
+    code, last, err = enhance(*line, "e.h5", "--shard", "1/2")
+    assert code == 0 and last["tiles"] == last["resumed"] == 5, err
+    assert Path(last["report"]).exists()
+    assert enhance(*line, "alone.h5")[0] == 0
+    np.testing.assert_array_equal(read("e.h5"), read("alone.h5"))
+    assert len(Store.open().search("enhance", "tags.kind = 'enhance'")) == 2
+    for wrong in ("0/2", "3/2", "half", "array"):
+        code, _, err = enhance(*line, "x.h5", "--shard", wrong)
+        assert code == 2 and f"--shard {wrong}" in err
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_volume_of_one(generator_file: str, enhance: Any) -> None:
+    line = [write("a.h5", blobs(1, (40, 16, 16))), "--tile", "8,16,16", "--device", "cpu"]
+    code, found, err = enhance(*line, "--output", "e.h5", "--gpus", "2")
+    assert code == 0 and found["tiles"] == found["resumed"] == 5, err
+    assert enhance(*line, "--output", "alone.h5")[0] == 0
+    np.testing.assert_array_equal(read("e.h5"), read("alone.h5"))
+    code, _, err = enhance(*line, "--output", "f.h5", "--gpus", "2", "--shard", "1/2")
+    assert code == 2 and "--gpus shares out the tiles of one volume" in err
+
+
 @pytest.mark.slow
 def test_killed_the_same_command_goes_on_in_the_same_run(generator_file: str) -> None:
     write("a.h5", blobs(1, (40, 16, 16)))
