@@ -26,6 +26,8 @@ from tracking.schema import check_version
 DATABASE_NAME = "mlflow.db"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
+_FIRST_USE = 5_218_001
+"""Number of the advisory lock; it only has to be another one than those of studies."""
 _PATIENCE = 10.0
 """Seconds to wait for a server to accept a connection."""
 
@@ -166,6 +168,28 @@ def _locked(database: Path) -> Iterator[None]:
                 f"{database}: a new tracking database can't be made: {error.strerror}; choose "
                 "another place with --tracking-uri"
             ) from error
+        yield
+
+
+@contextlib.contextmanager
+def first_use(location: Location) -> Iterator[None]:
+    """Let one process at a time use a database of a server for the first time.
+
+    MLflow then makes the tables, and processes that do so at the same time crash each other. The
+    lock ends with the connection, hence with a killed process. Where the lock can't be had, MLflow
+    says what is wrong with the address. Embedded stores have a lock file, MLflow's servers need no
+    lock.
+    """
+    if not location.uri.startswith("postgresql"):
+        yield
+        return
+    import sqlalchemy  # here, so that `import tracking` stays quick
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError, ImportError):
+            engine = sqlalchemy.create_engine(location.uri, poolclass=sqlalchemy.NullPool)
+            connection = stack.enter_context(engine.connect())
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_FIRST_USE})"))
         yield
 
 

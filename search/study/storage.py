@@ -236,6 +236,8 @@ class StudyStorage:
         # Processes that create the tables of one new database at the same time crash each other.
         if self.url is not None and self.url.get_backend_name() == "sqlite":
             return waiting_for(self._claim_file())
+        if self.url is not None and self.url.get_backend_name() == "postgresql":
+            return _creating_tables(self.url)
         return waiting_for(self.folder / "claim.lock")
 
     def _journal(self) -> BaseStorage:
@@ -339,6 +341,21 @@ def _of_odd_folder(text: str, shown: str) -> URL | None:
     if "?" in folder:
         raise UsageError(f"{shown}: there is no folder {folder}; make it first")
     return None
+
+
+@contextlib.contextmanager
+def _creating_tables(url: URL) -> Iterator[None]:
+    """Hold the lock of a server's database for those who may create its tables.
+
+    Hosts that share the database need not share a folder. Where the lock can't be had, the storage
+    itself says what is wrong.
+    """
+    take, _ = _advisory_lock(url, "")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError, ImportError):
+            engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+            stack.enter_context(engine.connect()).execute(take)
+        yield  # the lock ends with the connection
 
 
 def _advisory_lock(url: URL, study: str) -> tuple[sqlalchemy.TextClause, sqlalchemy.TextClause]:

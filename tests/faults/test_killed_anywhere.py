@@ -86,7 +86,7 @@ def trained(project: Path) -> Any:
 def studied(project: Path) -> Any:
     line = [sys.executable, "-m", "workbench.cli", "study", "show", "s", "--json"]
     shown = json.loads(subprocess.run(line, cwd=project, capture_output=True, check=True).stdout)
-    timed = ("seconds", "started", "run_id", "origin", "seeds", "deaths")
+    timed = ("seconds", "started", "run_id", "origin", "seeds", "deaths", "interruptions")
     trials = [{k: v for k, v in trial.items() if k not in timed} for trial in shown["trials"]]
     return trials, metrics(project)
 

@@ -1,0 +1,62 @@
+"""Several hosts that start at once share one new database, of MLflow or of studies."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from search.study.storage import storage_for
+from tracking import Store
+
+Open = Callable[[str, Path], object]
+
+
+@pytest.fixture
+def empty(postgresql: str) -> str:
+    """The address of a new, empty database."""
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS first_use")
+        connection.execute("CREATE DATABASE first_use")
+    return f"{postgresql.rpartition('/')[0]}/first_use"
+
+
+def open_store(address: str, folder: Path) -> None:
+    Store.open(address)
+
+
+def open_storage(address: str, folder: Path) -> None:
+    storage_for(folder, address).open()
+
+
+def one_host(use: Open, address: str, folder: Path, start: Any, answer: Any) -> None:
+    start.wait()
+    try:
+        use(address, folder)
+        answer.put("")
+    except Exception as error:  # noqa: BLE001
+        answer.put(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", [open_store, open_storage])
+def test_a_new_database_may_be_used_by_several_hosts_at_once(
+    use: Open, empty: str, tmp_path: Path
+) -> None:
+    """They have no folder in common, so no lock file can help."""
+    context = multiprocessing.get_context("spawn")
+    start, answer = context.Barrier(3), context.Queue()
+    hosts = [
+        context.Process(target=one_host, args=(use, empty, tmp_path / str(n), start, answer))
+        for n in range(3)
+    ]
+    for host in hosts:
+        host.start()
+    said = [answer.get(timeout=120) for _ in hosts]
+    for host in hosts:
+        host.join()
+    assert said == ["", "", ""]
