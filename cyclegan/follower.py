@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cyclegan import slurm
 from cyclegan.config import Config, parse_config
 from cyclegan.errors import CycleGANError
 from cyclegan.ranks import Ranks
@@ -41,6 +42,7 @@ def followed(config: Config, size: int, checkpoint: Path | None) -> Iterator[Ran
         yield Ranks()
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_sharing(size))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cyclegan-ranks-"))
         meeting = f"file://{folder}/meeting"
         processes = [
@@ -57,6 +59,20 @@ def followed(config: Config, size: int, checkpoint: Path | None) -> Iterator[Ran
             raise
         finally:
             ranks.leave()  # a trainer that could not begin is still in
+
+
+@contextlib.contextmanager
+def _sharing(size: int) -> Iterator[None]:
+    """Let each of `size` processes take its share of a SLURM job's CPUs and memory."""
+    before = os.environ.get(slurm.WORKERS)
+    os.environ[slurm.WORKERS] = str(size * int(before or "1"))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[slurm.WORKERS]
+        else:
+            os.environ[slurm.WORKERS] = before
 
 
 @contextlib.contextmanager

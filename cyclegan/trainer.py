@@ -97,6 +97,10 @@ class Trainer:
         self.ranks = Ranks.of_environment() if ranks is None else ranks
         self.ranks.check(config)
         self.device = choose_device(self.ranks.device(config.device))
+        if (
+            self.device.type == "cuda" and self.device.index is not None
+        ):  # snapshots take streams and events of this device
+            torch.cuda.set_device(self.device)
         self.folder = folder
         check_memory(config, self.device)
         self.ranks.join(self.device)
