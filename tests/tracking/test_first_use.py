@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ Open = Callable[[str, Path], object]
 @pytest.fixture
 def empty(postgresql: str) -> str:
     """The address of a new, empty database."""
+    name = f"first_use_{uuid.uuid4().hex}"
     with psycopg.connect(postgresql, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS first_use")
-        connection.execute("CREATE DATABASE first_use")
-    return f"{postgresql.rpartition('/')[0]}/first_use"
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgresql.rpartition('/')[0]}/{name}"
 
 
 def open_store(address: str, folder: Path) -> None:

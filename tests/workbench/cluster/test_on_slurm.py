@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,11 @@ def test_a_training_goes_on_in_its_requeued_job(
 def databases(postgresql: str) -> tuple[str, str]:
     """Addresses of two new databases: for a study, and for MLflow."""
     server = postgresql.rpartition("/")[0]
+    study, mlflow = (f"{name}_{uuid.uuid4().hex}" for name in ("study", "mlflow"))
     with psycopg.connect(postgresql, autocommit=True) as connection:
-        for name in ("cluster_study", "cluster_mlflow"):
-            connection.execute(f"DROP DATABASE IF EXISTS {name}")
+        for name in (study, mlflow):
             connection.execute(f"CREATE DATABASE {name}")
-    return f"{server}/cluster_study", f"{server}/cluster_mlflow"
+    return f"{server}/{study}", f"{server}/{mlflow}"
 
 
 def test_a_worker_without_work_stays_and_goes_on_where_a_node_died(
