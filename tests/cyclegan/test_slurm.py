@@ -1,4 +1,4 @@
-"""What SLURM says about this process's job, and about others."""
+"""SLURM's answers about this process's job, and about others."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -48,6 +49,7 @@ _FILL_MISSING = (
     "region does not leave the gap out, because the grey scale is that of the whole volume"
 )
 """Way out for a volume with holes."""
+_TRIES = 5
 _AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 
 
@@ -96,12 +98,26 @@ def enhance_volumes(
                 if request.shard is None:
                     results.append(_enhance_one(*parts))
                 elif _finish_shard(*parts):
-                    with contextlib.suppress(BusyError):  # another one puts all together just now
-                        results.append(_enhance_one(*parts))
+                    results += _put_together(*parts)
             finally:
                 for volume in volumes:
                     volume.close()
     return results
+
+
+def _put_together(request: EnhanceRequest, target: Target, *parts: Any) -> list[EnhancementResult]:
+    """Return the result of all shards; empty if another process puts them together.
+
+    Shards that end at the same moment may find each other busy, so one try is not enough.
+    """
+    for _ in range(_TRIES):
+        try:
+            return [_enhance_one(request, target, *parts)]
+        except BusyError:
+            if target.output.exists():
+                break
+            time.sleep(1.0)
+    return []
 
 
 def check_enhancement(

@@ -68,7 +68,7 @@ def test_a_dry_run_prints_a_script_that_bash_reads_and_begins_nothing(
 
 
 def test_the_start_of_a_job_is_ready_for_signals_from_its_first_moment(tmp_path: Path) -> None:
-    """What comes before Python has a handler is held back until it has one."""
+    """Signals that come before Python has a handler are held back until it has one."""
     code = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
     line = ["bash", "-c", _READY, "bash", "python3", "-c", code]
     held = subprocess.run(line, capture_output=True, text=True, check=True).stdout

@@ -21,12 +21,13 @@ from scipy.ndimage import gaussian_filter, zoom
 from cyclegan import parse_config
 from cyclegan.enhance import enhance_array
 from cyclegan.enhance.partial import part_folder
-from cyclegan.errors import UsageError
+from cyclegan.errors import BusyError, UsageError
 from cyclegan.generator import load_generator, save_generators
 from cyclegan.metrics.quality import QualityRow, verdict
 from cyclegan.model import CycleGAN
 from tracking import Store
 from workbench import cli
+from workbench.enhancement import command
 from workbench.enhancement.request import parse_roi, parse_tile
 from workbench.session import run
 
@@ -271,6 +272,24 @@ def test_the_last_shard_puts_all_together_and_reports(enhance: Any) -> None:
     for wrong in ("0/2", "3/2", "half", "array"):
         code, _, err = enhance(*line, "x.h5", "--shard", wrong)
         assert code == 2 and f"--shard {wrong}" in err
+
+
+def test_shards_that_end_at_the_same_moment_do_not_leave_it_to_each_other(
+    enhance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [write("a.h5", blobs(1, (40, 16, 16))), "--tile", "8,16,16", "--output", "e.h5"]
+    whole, tries = command._enhance_one, []
+
+    def busy_at_first(*parts: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise BusyError("another process is making e.h5; wait for it")
+        return whole(*parts)
+
+    monkeypatch.setattr(command, "_enhance_one", busy_at_first)
+    assert enhance(*line, "--shard", "2/2")[0] == 0 and not tries
+    code, _, err = enhance(*line, "--shard", "1/2")
+    assert code == 0 and len(tries) == 2 and Path("e.h5").exists(), err
 
 
 @pytest.mark.slow
