@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.score import GATED
+from search.study.automatic import MOST_MODELLED
 from search.study.cube import Cube
 from search.study.curves import CurvePrior
 from search.study.definition import StudyDefinition
@@ -52,6 +53,7 @@ def outlook(
     cube = cube_of(definition)
     trials = [t for t in study.get_trials(deepcopy=False) if t.number != without]
     known = [one for frozen in trials if (one := _known(frozen, cube, definition)) is not None]
+    known = _modelled(known)
     first = judged_at(definition.pruner.prune_after, definition.report_every)
     earlier = [EarlierStudy.from_dict(values) for values in study.user_attrs.get(EARLIER, ())]
     prior = CurvePrior.shipped(definition.judge_by)
@@ -63,6 +65,24 @@ def outlook(
         earlier,
         pausing=definition.pruner.name == "thaw",
     )
+
+
+def _modelled(trials: list[KnownTrial]) -> list[KnownTrial]:
+    """Return at most about `MOST_MODELLED` of the trials: the cost grows with their number's cube.
+
+    The unfinished and the best ones are among them, and of the others as many early as late ones.
+    """
+    over = [trial for trial in trials if trial.state not in ("running", "paused")]
+    room = max(MOST_MODELLED - (len(trials) - len(over)), MOST_MODELLED // 2)
+    if len(over) <= room:
+        return trials
+    complete = [trial for trial in over if trial.state == "complete" and trial.score is not None]
+    best = sorted(complete, key=lambda trial: -(trial.score or 0.0))[: room // 5]
+    kept = {trial.number for trial in best}
+    others = [trial for trial in over if trial.number not in kept]
+    evenly = np.linspace(0, len(others) - 1, room - len(best)).round().astype(int)
+    kept |= {others[place].number for place in evenly}
+    return [t for t in trials if t.state in ("running", "paused") or t.number in kept]
 
 
 def ends_in(

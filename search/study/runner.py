@@ -12,6 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
@@ -46,7 +47,7 @@ from search.study.study import (
     studies_folder,
 )
 from search.study.trial import WorkerContext, log_end
-from search.study.trials import REVIVES, STATES, first_value
+from search.study.trials import FINISHED, REVIVES, STATES, first_value
 from search.study.worker import update_study_run, work
 from tracking import project_root
 from tracking.outbox.delivery import deliver_waiting, waiting
@@ -65,6 +66,11 @@ _FREE = ("trials", "promote", "stop", "checkpoints")
 
 _CLOSED = "closed"
 """Attribute of a study: its number of trials when a run ended and MLflow had all of it."""
+
+
+_SURELY_LOGGED = 300
+"""Number of trials before the last that the study's run knows whose ends may be missing, too: their
+workers were killed, or the clocks of hosts differ."""
 
 
 class StudyResult(NamedTuple):
@@ -190,14 +196,19 @@ def _catch_up(handle: StudyHandle, store: Store, run_id: str) -> None:
     except CycleGANError:  # the store is away: then the outbox has it
         return
     if finished not in known:
-        _catch_up_trials(handle, store)
+        _catch_up_trials(handle, store, since=max(known, default=0))
         update_study_run(handle, store, run_id)
 
 
-def _catch_up_trials(handle: StudyHandle, store: Store) -> None:
-    """Log the ends of trials that a killed process told Optuna, but no longer MLflow."""
-    for trial in handle.trials():
-        if trial.state not in ("complete", "pruned") or not trial.run_id or not trial.seeds:
+def _catch_up_trials(handle: StudyHandle, store: Store, since: int) -> None:
+    """Log the ends of trials that a killed process told Optuna, but no longer MLflow.
+
+    `since`: number of trials that had ended when the study's run was last written.
+    """
+    over = [trial for trial in handle.trials() if trial.state in FINISHED and trial.ended]
+    over.sort(key=lambda trial: trial.ended or datetime.min)
+    for trial in over[max(since - _SURELY_LOGGED, 0) :]:
+        if trial.state == "failed" or not trial.run_id or not trial.seeds:
             continue
         with contextlib.suppress(DataError):  # a run that somebody deleted
             run = store.find_run(trial.run_id)

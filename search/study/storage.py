@@ -31,6 +31,7 @@ from cyclegan.data import read_json
 from cyclegan.errors import CycleGANError, DataError, UsageError
 from cyclegan.files import replacing
 from cyclegan.locks import FileLock, waiting_for
+from search.study.bulk_reading import BulkReadingStorage
 
 JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
@@ -260,7 +261,7 @@ class StudyStorage:
             options = {"connect_args": {"timeout": _SQLITE_SECONDS}, "pool_pre_ping": True}
         assert self.secret is not None
         try:
-            storage = RDBStorage(self.secret, engine_kwargs=options)
+            storage = BulkReadingStorage(self.secret, engine_kwargs=options)
             return optuna.storages.get_storage(storage)
         except ImportError as error:
             raise UsageError(

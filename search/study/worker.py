@@ -25,10 +25,11 @@ from search.study.lease import (
 from search.study.outlook import choice_of, expected_gain, is_paused, verdicts
 from search.study.pruning import VERDICT
 from search.study.retention import check_disk, expected_bytes, release_checkpoints
-from search.study.rules import why_stop
+from search.study.rules import StopRules, why_stop
 from search.study.study import StudyHandle
 from search.study.trial import WorkerContext, log_end, train_trial
 from search.study.trials import INTERRUPTIONS, PAUSED, REVIVES, Trial, best_of
+from search.study.upkeep import Paced
 from tracking import Store
 from tracking.outbox.records import Attachment, Metrics, Text
 from tracking.outbox.writer import RunWriter
@@ -52,19 +53,26 @@ def work(context: WorkerContext) -> Literal["done", "interrupted"]:
 
 def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
     failures = 0
+    table = Paced(partial(update_study_run, context.handle, context.store, context.parent))
+    release = Paced(partial(release_checkpoints, context.handle))
+    size = Paced(partial(expected_bytes, context.handle))
     while True:
         try:
-            trial = claim(context) or _left_elsewhere(context)
+            trial = claim(context, size) or _left_elsewhere(context, size)
         except KeyboardInterrupt:
             return "interrupted"
+        others = len(_at_work(context)) - (trial is not None)
         if trial is None:
+            if not others:  # else a later one does what was put off
+                table.catch_up()
+                release.catch_up()
             return "done"
         ending = train_trial(trial, context)
         if ending == "interrupted":
             return "interrupted"
         if ending != "paused":
-            update_study_run(context.handle, context.store, context.parent)
-        release_checkpoints(context.handle)
+            table.result(others + 1)
+        release.result(others + 1)
         failures = failures + 1 if ending == "failed" else 0
         if failures >= _FAILURES_IN_A_ROW:
             name = context.handle.definition.name
@@ -73,16 +81,20 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
             )
 
 
-def claim(context: WorkerContext) -> optuna.trial.Trial | None:
+def claim(context: WorkerContext, size: Paced[int] | None = None) -> optuna.trial.Trial | None:
     """Claim a trial for this worker alone: an interrupted one, else a new one, else None.
 
     With the pruner `thaw` a paused trial may be worth its next steps more than a new one its first.
+
+    Args:
+        size: finds the bytes that one more trial takes.
     """
     handle, study = context.handle, context.handle.study
     # Nothing slow under the lock, for which all workers wait: what Optuna reads here it remembers,
-    # and the folders' sizes are those of a moment ago.
-    study.get_trials(deepcopy=False)
-    each = expected_bytes(handle)
+    # the folders' sizes are those of a moment ago, and what has been reported until now decides
+    # whether the study goes on.
+    each = (size or Paced(partial(expected_bytes, handle))).result(len(_at_work(context)))
+    reason = _stop_reason(context)
     with handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
@@ -93,20 +105,30 @@ def claim(context: WorkerContext) -> optuna.trial.Trial | None:
                     return trial
         waiting = any(t.state == TrialState.WAITING for t in trials)
         touch(study, context.owner)
-        more = waiting or _more_wanted(context, trials)
-        thawed = None if waiting else _thawed(context, trials, more=more)
+        more = waiting or _more_wanted(context, trials, reason)
+        thawed = None if waiting else _thawed(context, trials, reason, more=more)
         if thawed is not None or not more:
             return thawed
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
         expected = (at_work + 1) * each  # running trials may still need theirs
-        check_disk(handle.definition, handle.results, expected)
+        _check_room(handle, expected)
         trial = study.ask()
         context.owner.claim(study._storage, trial._trial_id)
         return trial
 
 
+def _check_room(handle: StudyHandle, expected: int) -> None:
+    """Refuse a trial for which there is no room; checkpoints that nobody needs go first."""
+    try:
+        check_disk(handle.definition, handle.results, expected)
+    except CycleGANError:
+        if not release_checkpoints(handle):
+            raise
+        check_disk(handle.definition, handle.results, expected)
+
+
 def _thawed(
-    context: WorkerContext, trials: list[FrozenTrial], *, more: bool
+    context: WorkerContext, trials: list[FrozenTrial], reason: str | None, *, more: bool
 ) -> optuna.trial.Trial | None:
     """Claim the paused trial that is to get the next steps, or return None if none is.
 
@@ -118,7 +140,7 @@ def _thawed(
     if not paused:
         return None
     choice = None
-    if more or _stop_reason(context) is None:
+    if more or reason is None:
         choice = choice_of(definition, study, more=more)
     if choice is not None and choice.number is not None:
         frozen = paused[choice.number]
@@ -165,7 +187,9 @@ def _prune_paused(context: WorkerContext, trials: list[FrozenTrial]) -> None:
     update_study_run(context.handle, context.store, context.parent)
 
 
-def _left_elsewhere(context: WorkerContext) -> optuna.trial.Trial | None:
+def _left_elsewhere(
+    context: WorkerContext, size: Paced[int] | None = None
+) -> optuna.trial.Trial | None:
     """Claim a trial that another command's worker leaves; None when there is none to wait for.
 
     A worker without work stays while others train, because they may die: on another host with the
@@ -177,12 +201,12 @@ def _left_elsewhere(context: WorkerContext) -> optuna.trial.Trial | None:
         running = _running(context)
         watched = [trial for trial, held in running if held and _may_be_left(trial, context)]
         if not watched:
-            return claim(context)
+            return claim(context, size)
         if not said:
             context.progress.say(_why_stay(watched[0]))
             said = True
         now = [(trial.number, held) for trial, held in running]
-        if now != before and (trial := claim(context)) is not None:
+        if now != before and (trial := claim(context, size)) is not None:
             return trial
         before = now
         time.sleep(_LOOK_SECONDS)
@@ -190,8 +214,7 @@ def _left_elsewhere(context: WorkerContext) -> optuna.trial.Trial | None:
 
 def _running(context: WorkerContext) -> list[tuple[FrozenTrial, bool]]:
     """Return the trials that workers train or have left, each with whether a worker holds it."""
-    trials = context.handle.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [(t, is_held(t, context.handle.folder)) for t in trials if not is_paused(t)]
+    return [(t, is_held(t, context.handle.folder)) for t in _at_work(context)]
 
 
 def _may_be_left(trial: FrozenTrial, context: WorkerContext) -> bool:
@@ -218,12 +241,17 @@ def _why_stay(trial: FrozenTrial) -> str:
     )
 
 
-def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
+def _at_work(context: WorkerContext) -> list[FrozenTrial]:
+    """Return the trials that have begun and not ended, paused ones left out."""
+    trials = context.handle.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in trials if not is_paused(trial)]
+
+
+def _more_wanted(context: WorkerContext, trials: list[FrozenTrial], reason: str | None) -> bool:
     handle = context.handle
     begun = [t for t in trials if t.state != TrialState.WAITING and REVIVES not in t.user_attrs]
     if len(begun) >= handle.definition.trials:
         return False
-    reason = _stop_reason(context)
     if reason:
         context.progress.say(f"study {handle.definition.name} ends here: {reason}")
     return reason is None
@@ -231,6 +259,8 @@ def _more_wanted(context: WorkerContext, trials: list[FrozenTrial]) -> bool:
 
 def _stop_reason(context: WorkerContext) -> str | None:
     handle = context.handle
+    if handle.definition.stop == StopRules():
+        return None
     return why_stop(
         handle.definition.stop,
         handle.trials(),
