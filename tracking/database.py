@@ -28,6 +28,7 @@ _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 _FIRST_USE = 5_218_001
 """Number of the advisory lock; it only has to be another one than those of studies."""
+_POOL_SIZE = "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE"
 _PATIENCE = 10.0
 """Seconds to wait for a server to accept a connection."""
 
@@ -272,6 +273,23 @@ def prepare() -> None:
         ("mlflow.store.db.utils", logging.CRITICAL),
     ):
         logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def few_connections(location: Location) -> Iterator[None]:
+    """Let MLflow keep one connection to a database server, while the client is made.
+
+    By default it keeps five, and a hundred workers would use up all that a server has. More are
+    opened while threads need them.
+    """
+    if location.database is not None or location.is_server or _POOL_SIZE in os.environ:
+        yield
+        return
+    os.environ[_POOL_SIZE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_POOL_SIZE]
 
 
 def child_environment() -> dict[str, str]:

@@ -12,7 +12,15 @@ from cyclegan.errors import BusyError, CycleGANError, DataError, UsageError, nea
 from cyclegan.locks import one_at_a_time
 from tracking import run_lookup, views
 from tracking.artifacts import Artifacts
-from tracking.database import Location, ensure, first_use, locate, prepare, project_root
+from tracking.database import (
+    Location,
+    ensure,
+    few_connections,
+    first_use,
+    locate,
+    prepare,
+    project_root,
+)
 from tracking.errors import translated
 from tracking.moved import MovedStore
 from tracking.process import PROCESS, is_alive, this_process
@@ -408,7 +416,11 @@ def _connect(location: Location) -> MlflowClient:
     from mlflow import MlflowClient
 
     try:
-        with translated(f"{location}: the tracking store can't be used"), first_use(location):
+        with (
+            translated(f"{location}: the tracking store can't be used"),
+            first_use(location),
+            few_connections(location),
+        ):
             client = MlflowClient(location.uri, location.uri)
             client.search_experiments(max_results=1)
     except CycleGANError as error:

@@ -30,6 +30,10 @@ START_TIMEOUT = 120.0
 _STOP_TIMEOUT = 10.0
 _POLL = 0.2
 _LINKS = 10
+_CONNECTIONS = {"MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "60"}
+"""Connections that the server may open to its database beyond those it keeps, unless the user says
+otherwise. It answers 40 requests at a time; by default it has 15 connections, and where more
+workers than that write at the same moment the others get an error after half a minute."""
 
 
 def serve(
@@ -112,12 +116,13 @@ def _command(store: Store, host: str, port: int) -> list[str]:
 
 
 def _environment(store: Store) -> dict[str, str]:
-    # The address goes into the environment: everybody could read its password in a command line.
-    return child_environment() | {
+    ours = {
+        # It goes into the environment: everybody could read its password in a command line.
         "MLFLOW_BACKEND_STORE_URI": store.uri,
         # It runs jobs for language models; without it the server needs a fifth of time and memory.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
+    return _CONNECTIONS | child_environment() | ours
 
 
 def check_host(host: str) -> None:

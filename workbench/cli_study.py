@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -72,7 +72,7 @@ def study_run(
         workers=workers,
         storage=storage,
     )
-    session.result(study_data(handle), study_table(handle))
+    session.result(lambda: study_data(handle), lambda: study_table(handle))
     session.exit_code = INTERRUPTED if interrupted else 0
 
 
@@ -102,7 +102,7 @@ def study_list(session: Session) -> None:
 
     studies = [open_study(name) for name in known_studies()]
     text = "\n".join(one_line(handle) for handle in studies) or "no study has been run here yet"
-    session.result([study_data(handle) for handle in studies], text)
+    session.result(lambda: [study_data(handle) for handle in studies], text)
 
 
 @command(study_app, "show", example="cyclegan study show demo")
@@ -116,17 +116,24 @@ def study_show(session: Session, study: StudyArgument) -> None:
     from workbench.study_tables import study_data, study_table
 
     handle = open_study(study)
-    data, text = study_data(handle), study_table(handle)
+    records = handle.trials_and_chances()
     jobs = jobs_of(handle)
-    data["jobs"] = jobs_data(jobs)
-    for more in (jobs_text(jobs), interruptions_text(handle.trials())):
-        text += f"\n\n{more}" if more else ""
+    screening = None
     if any(handle.results.glob("*-promoted-*")):
         from search.promotion import AT_LEAST, summary
 
         screening = summary(handle, session.store)
-        data |= {"screening": screening.data()}
-        text += f"\n\n{screening.text()}" if len(screening.pairs) >= AT_LEAST else ""
+
+    def data() -> dict[str, Any]:
+        whole = study_data(handle, records) | {"jobs": jobs_data(jobs)}
+        return whole if screening is None else whole | {"screening": screening.data()}
+
+    def text() -> str:
+        parts = [study_table(handle, records), jobs_text(jobs), interruptions_text(records)]
+        if screening is not None and len(screening.pairs) >= AT_LEAST:
+            parts.append(screening.text())
+        return "\n\n".join(part for part in parts if part)
+
     session.result(data, text)
 
 

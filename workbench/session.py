@@ -76,9 +76,14 @@ class Session:
             self._repaired = True
         return self.store
 
-    def result(self, data: Any, text: str = "") -> None:
-        """Write the result to standard output: `data` as one JSON document, or `text`."""
-        print(json.dumps(data, indent=1, default=str) if self.as_json else text, flush=True)  # noqa: T201
+    def result(self, data: Any, text: str | Callable[[], str] = "") -> None:
+        """Write the result to standard output: `data` as one JSON document, or `text`.
+
+        Either may be a function that makes it; only the one that is wanted is called.
+        """
+        wanted = data if self.as_json else text
+        made = wanted() if callable(wanted) else wanted
+        print(json.dumps(made, indent=1, default=str) if self.as_json else made, flush=True)  # noqa: T201
 
     def show(self, output: Output) -> None:
         """Write the result of a command to standard output, and end with its exit code."""

@@ -30,11 +30,14 @@ from viz.text import can_draw_blocks, line_width, short_names, short_text, spark
 from viz.units import short_time
 
 _REASON_LENGTH = 300
+_BEST, _UNFINISHED = 200, 100
+"""Most rows of a table: the best trials that have ended, and those that have not. Nobody reads
+thousands, and all of them are in the files that `export_study` writes."""
 
 
-def study_data(handle: StudyHandle) -> dict[str, Any]:
-    """Return a study and its trials as plain values."""
-    records = handle.trials_and_chances()
+def study_data(handle: StudyHandle, records: Sequence[Trial] | None = None) -> dict[str, Any]:
+    """Return a study and its trials as plain values; `records`: the trials, if they are known."""
+    records = handle.trials_and_chances() if records is None else records
     best = best_of(records)
     return {
         "study": handle.definition.name,
@@ -64,9 +67,9 @@ def _gain_data(handle: StudyHandle) -> dict[str, float | None]:
     return {"expected_gain": gain, "noise": noise}
 
 
-def one_line(handle: StudyHandle) -> str:
+def one_line(handle: StudyHandle, records: Sequence[Trial] | None = None) -> str:
     """Return name, progress, best score and cost of a study as one line."""
-    records = handle.trials()
+    records = handle.trials() if records is None else records
     best = best_of(records)
     finished = sum(r.state in FINISHED for r in records)
     head = f"{handle.definition.name}: {finished} of {handle.definition.trials} trials"
@@ -79,11 +82,18 @@ def one_line(handle: StudyHandle) -> str:
 
 
 def study_table(
-    handle: StudyHandle, *, width: int | None = None, blocks: bool | None = None
+    handle: StudyHandle,
+    records: Sequence[Trial] | None = None,
+    *,
+    width: int | None = None,
+    blocks: bool | None = None,
 ) -> str:
-    """Return a table of all trials, best first, followed by the reasons of pruning and failure.
+    """Return a table of the trials, best first, followed by the reasons of pruning and failure.
+
+    Of thousands, the best and the unfinished ones are shown.
 
     Args:
+        records: the trials, if they are known.
         width: most characters of a line; values that don't fit beside the rest go into tables of
             their own. Default: the terminal's width, without a terminal no limit.
         blocks: draw curves with block characters instead of plain ones. Default: if standard
@@ -91,23 +101,37 @@ def study_table(
     """
     width = line_width(sys.stdout) if width is None else width
     blocks = can_draw_blocks(sys.stdout) if blocks is None else blocks
-    records = best_first(handle.trials_and_chances())
+    records = best_first(handle.trials_and_chances() if records is None else records)
+    shown = _shown(records)
     keys = searched_keys(records, declared_keys(handle.definition.space))
-    fixed = _progress_columns(records, blocks)
+    fixed = _progress_columns(shown, blocks)
     further = handle.definition.objective[1:]
-    fixed[3:3] = _objective_columns(records, further)
-    values = [*_expected_column(records), *_value_columns(records, keys)]
+    fixed[3:3] = _objective_columns(shown, further)
+    values = [*_expected_column(shown), *_value_columns(shown, keys)]
     return "\n".join(
         [
-            one_line(handle),
+            one_line(handle, records),
             "",
             *_side_by_side(fixed, values, width),
+            *_not_shown(handle, len(records) - len(shown)),
             *_front(records, handle.definition, width),
-            *_reasons(records, width),
+            *_reasons(shown, width),
             *_to_promote(records, width),
             *_gain(handle, width),
         ]
     )
+
+
+def _shown(records: Sequence[Trial]) -> list[Trial]:
+    over = [r for r in records if r.state in FINISHED][:_BEST]
+    return over + [r for r in records if r.state not in FINISHED][:_UNFINISHED]
+
+
+def _not_shown(handle: StudyHandle, count: int) -> list[str]:
+    if not count:
+        return []
+    name = shell_word(handle.definition.name)
+    return [f"and {count:,} more: cyclegan study export {name} --output trials.csv"]
 
 
 def best_text(handle: StudyHandle) -> str:

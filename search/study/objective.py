@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from cyclegan.callbacks import Callback
 from cyclegan.files import write_text
 from cyclegan.score import GATED
-from cyclegan.trainer import Trainer
-from cyclegan.validation import ValidationReport
+
+if TYPE_CHECKING:
+    from cyclegan.trainer import Trainer
+    from cyclegan.validation import ValidationReport
 
 OBJECTIVE_NAME = "objective.json"
 """File that `ObjectiveRecord` writes in a training's folder."""

@@ -51,9 +51,8 @@ def outlook(
     a function, trials have no common place, so each one's own curve is all that is known of it.
     """
     cube = cube_of(definition)
-    trials = [t for t in study.get_trials(deepcopy=False) if t.number != without]
+    trials = _modelled([t for t in study.get_trials(deepcopy=False) if t.number != without])
     known = [one for frozen in trials if (one := _known(frozen, cube, definition)) is not None]
-    known = _modelled(known)
     first = judged_at(definition.pruner.prune_after, definition.report_every)
     earlier = [EarlierStudy.from_dict(values) for values in study.user_attrs.get(EARLIER, ())]
     prior = CurvePrior.shipped(definition.judge_by)
@@ -67,22 +66,22 @@ def outlook(
     )
 
 
-def _modelled(trials: list[KnownTrial]) -> list[KnownTrial]:
+def _modelled(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Return at most about `MOST_MODELLED` of the trials: the cost grows with their number's cube.
 
     The unfinished and the best ones are among them, and of the others as many early as late ones.
     """
-    over = [trial for trial in trials if trial.state not in ("running", "paused")]
+    over = [trial for trial in trials if trial.state.is_finished()]
     room = max(MOST_MODELLED - (len(trials) - len(over)), MOST_MODELLED // 2)
     if len(over) <= room:
         return trials
-    complete = [trial for trial in over if trial.state == "complete" and trial.score is not None]
-    best = sorted(complete, key=lambda trial: -(trial.score or 0.0))[: room // 5]
+    complete = [trial for trial in over if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: -(first_value(trial) or 0.0))[: room // 5]
     kept = {trial.number for trial in best}
     others = [trial for trial in over if trial.number not in kept]
     evenly = np.linspace(0, len(others) - 1, room - len(best)).round().astype(int)
     kept |= {others[place].number for place in evenly}
-    return [t for t in trials if t.state in ("running", "paused") or t.number in kept]
+    return [t for t in trials if not t.state.is_finished() or t.number in kept]
 
 
 def ends_in(

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from search.study.prospects import Prospect, Prospects
 
@@ -94,6 +93,8 @@ def sobol(number: int, dimensions: int, seed: int) -> Array:
 
     The first ones of successive trials are successive points of one sequence.
     """
+    from scipy.stats import qmc  # takes long, and a look at a study does without
+
     sequence = qmc.Sobol(dimensions, scramble=True, seed=seed)
     if number:
         sequence.fast_forward(number)

@@ -31,7 +31,6 @@ from cyclegan.data import read_json
 from cyclegan.errors import CycleGANError, DataError, UsageError
 from cyclegan.files import replacing
 from cyclegan.locks import FileLock, waiting_for
-from search.study.bulk_reading import BulkReadingStorage
 
 JOURNAL = "journal.log"
 _REMEMBERED = "storage.json"
@@ -253,6 +252,9 @@ class StudyStorage:
             ) from error
 
     def _database(self) -> BaseStorage:
+        # Takes long, and a journal does without.
+        from search.study.bulk_reading import BulkReadingStorage
+
         assert self.url is not None
         # A process keeps one connection; the lock, the thread that renews the lease and that of the
         # report take another each while they need it. A server has about 100 for everybody.

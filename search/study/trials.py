@@ -35,6 +35,8 @@ KEPT = "kept"
 PAUSED = "paused"
 """User attribute of a paused trial: the verdict that paused it, as `Verdict.as_dict` returns it;
 else empty or missing."""
+MOST_SHOWN = 500
+"""Most trials in a picture or a page, which a browser must be able to show."""
 FINISHED = ("complete", "pruned", "failed")
 _ORDER = ("complete", "pruned", "paused", "running", "interrupted", "failed", "waiting")
 
@@ -185,6 +187,23 @@ def worth_promoting(records: Iterable[Trial]) -> list[Trial]:
     which too little is known for that, its own score stands.
     """
     return sorted(complete(records), key=lambda trial: -trial.worth)
+
+
+def selected(records: Sequence[Trial], most: int = MOST_SHOWN) -> list[Trial]:
+    """Return at most `most` of the trials, in the same order, for pictures and tables.
+
+    Two in five are the best ones, up to one in five the unfinished ones, and the rest are evenly
+    many of the others.
+    """
+    if len(records) <= most:
+        return list(records)
+    over = best_first(r for r in records if r.state in FINISHED)
+    unfinished = [r.number for r in records if r.state not in FINISHED][: most // 5]
+    kept = {r.number for r in over[: 2 * most // 5]} | set(unfinished)
+    others = sorted(r.number for r in over if r.number not in kept)
+    room = min(most - len(kept), len(others))
+    kept |= {others[at * len(others) // room] for at in range(room)}
+    return [record for record in records if record.number in kept]
 
 
 def searched_keys(records: Iterable[Trial], declared: Iterable[str] = ()) -> list[str]:

@@ -95,6 +95,7 @@ def claim(context: WorkerContext, size: Paced[int] | None = None) -> optuna.tria
     # whether the study goes on.
     each = (size or Paced(partial(expected_bytes, handle))).result(len(_at_work(context)))
     reason = _stop_reason(context)
+    touch(study, context.owner)
     with handle.storage.claiming():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
@@ -104,7 +105,6 @@ def claim(context: WorkerContext, size: Paced[int] | None = None) -> optuna.tria
                 if trial is not None:
                     return trial
         waiting = any(t.state == TrialState.WAITING for t in trials)
-        touch(study, context.owner)
         more = waiting or _more_wanted(context, trials, reason)
         thawed = None if waiting else _thawed(context, trials, reason, more=more)
         if thawed is not None or not more:
@@ -112,9 +112,14 @@ def claim(context: WorkerContext, size: Paced[int] | None = None) -> optuna.tria
         at_work = sum(t.state == TrialState.RUNNING for t in trials)
         expected = (at_work + 1) * each  # running trials may still need theirs
         _check_room(handle, expected)
-        trial = study.ask()
+        trial = study.ask() if waiting else _new_trial(study)
         context.owner.claim(study._storage, trial._trial_id)
         return trial
+
+
+def _new_trial(study: optuna.Study) -> optuna.trial.Trial:
+    """Return a new trial, as `ask` does, which would read all trials again for a waiting one."""
+    return optuna.trial.Trial(study, study._storage.create_new_trial(study._study_id))
 
 
 def _check_room(handle: StudyHandle, expected: int) -> None:

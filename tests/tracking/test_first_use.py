@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def one_host(use: Open, address: str, folder: Path, start: Any, answer: Any) -> 
         answer.put("")
     except Exception as error:  # noqa: BLE001
         answer.put(str(error))
+
+
+@pytest.mark.slow
+def test_a_process_keeps_one_connection_to_a_database_of_runs(empty: str) -> None:
+    """A server has about a hundred for all workers."""
+    store = Store.open(empty)
+    run = store.create_run("experiment", "run", kind="train", params={}, tags={})
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda step: run.log_metrics({"a": 1.0}, step, 0), range(64)))
+    name = empty.rpartition("/")[2]
+    with psycopg.connect(empty) as connection:
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND state = 'idle'"
+        row = connection.execute(asked, (name,)).fetchone()
+    assert row == (1,)
 
 
 @pytest.mark.slow

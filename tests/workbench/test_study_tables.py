@@ -10,6 +10,7 @@ import pytest
 
 from cyclegan.errors import DataError
 from search.promotion.confirm import best_trials
+from search.study.trials import best_first
 from viz.text import short_names, short_text, sparklines
 from workbench.study_tables import best_data, best_text, one_line, study_data, study_table
 
@@ -31,6 +32,19 @@ def test_trials_stand_best_first_with_state_cost_and_reason(make_study: Any) -> 
     assert {tuple(row[3:5]) for row in rows[:4]} == {("400", "410")}  # steps, iterations
     assert lines[2].split()[:8][-1] == "expected"
     assert "  trial 7 pruned: gate at step 100: flat" in lines
+
+
+def test_of_thousands_of_trials_the_table_has_the_best_and_the_unfinished(make_study: Any) -> None:
+    handle = make_study(260)
+    handle.study.ask()
+    lines = study_table(handle, width=200).splitlines()
+    assert "260 of 260 trials" in lines[0]
+    (end,) = [at for at, line in enumerate(lines) if line.startswith("and 60 more: ")]
+    assert lines[end].endswith("cyclegan study export made --output trials.csv")
+    shown = [line.split()[:2] for line in lines[3:end]]
+    best = best_first(handle.trials())[:200]
+    assert shown == [*([str(t.number), t.state] for t in best), ["260", "interrupted"]]
+    assert len(study_data(handle)["trials"]) == 261
 
 
 def test_it_is_said_why_another_trial_than_the_luckiest_is_promoted(make_study: Any) -> None:

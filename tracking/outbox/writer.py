@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL = 3.0
-"""Seconds between batches."""
+"""Least seconds between batches."""
+_LONGEST_INTERVAL = 60.0
+_SHARE = 20.0
+"""Between two batches at least this many times the time that the last one took. A batch takes long
+where hundreds of workers write to the same store, and so they write in larger batches."""
+_EASING = 0.8
+"""Share of the last interval that the next one has at least: one fast batch is no proof."""
 # After a failure the store is left alone for a while, longer after each.
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 _FINAL_TRIES, _FINAL_PAUSE = 3, 1.0
@@ -89,9 +95,9 @@ class BackgroundWriter:
     Args:
         run: where to.
         outbox: where what the store does not take waits.
-        interval: seconds between batches.
+        interval: least seconds between batches; a slow store gets fewer and larger ones.
         extra: more metrics for the last iteration of each batch, asked by the thread.
-        clock: seconds; only for how long failures take.
+        clock: seconds; only for how long batches and failures take.
     """
 
     def __init__(
@@ -107,7 +113,8 @@ class BackgroundWriter:
         self.outbox = outbox or Outbox.of(run)
         self.outbox.acquire(wait=True)
         self.outbox.drop(End)  # the run goes on
-        self._interval, self._extra, self._clock = interval, extra, clock
+        self._least = self._interval = interval
+        self._extra, self._clock = extra, clock
         self._pending: list[Record] = []
         self._in_flight: list[Record] = []
         self._changed = threading.Condition()
@@ -232,8 +239,10 @@ class BackgroundWriter:
                 self._asked, closing = False, self._closing
                 batch, self._pending = self._pending, []
                 self._in_flight, self._sending = batch, True
-            patient = closing or self._clock() >= self._not_before
+            began = self._clock()
+            patient = closing or began >= self._not_before
             self._send(batch, patient)
+            self._interval = self._next_interval(self._clock() - began)
             with self._changed:
                 self._rounds, self._sending = self._rounds + 1, False
                 self._changed.notify_all()
@@ -266,6 +275,10 @@ class BackgroundWriter:
                 self._in_flight, self._pending = [], [*kept, *self._pending]
         if patient:
             self._told(error)
+
+    def _next_interval(self, took: float) -> float:
+        wanted = max(self._least, _SHARE * took, _EASING * self._interval)
+        return min(wanted, max(_LONGEST_INTERVAL, self._least))
 
     def _told(self, error: CycleGANError | None) -> None:
         """Leave the store alone for a while, and say so once an outage."""

@@ -17,7 +17,7 @@ from search.study.figures.pareto import pareto
 from search.study.figures.rungs import rungs
 from search.study.figures.values import parallel_coordinates, slices
 from search.study.study import StudyHandle
-from search.study.trials import Trial
+from search.study.trials import Trial, selected
 from viz.plots import Plot, pixels
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def figures_folder(handle: StudyHandle) -> Path:
 def write_figures(handle: StudyHandle, folder: Path) -> list[Path]:
     """Write every figure that can be drawn by now as PNG into `folder`, over earlier ones.
 
-    Figures that need more trials are left out. Figures that fail are left out with a warning.
+    Figures that need more trials are left out; of thousands a selection is drawn.
+    Figures that fail are left out with a warning.
 
     Errors: `CycleGANError` if the folder can't be written to.
     """
-    records = handle.trials()
+    records = selected(handle.trials())
     written = []
     for name, draw in FIGURES.items():
         try:

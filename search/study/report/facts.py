@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from search.study.definition import StudyDefinition
 from search.study.importance import Importance, importance
 from search.study.lease import hours
 from search.study.study import StudyHandle
-from search.study.trials import Trial, best_first, best_of, worth_promoting
+from search.study.trials import Trial, best_first, best_of, selected, worth_promoting
 from tracking.views import CYCLE_PICTURES
 from viz.html import address
 from viz.pictures import Picture, cut_six
@@ -60,12 +61,17 @@ class Facts:
         """The complete trial with the highest score."""
         return best_of(self.records)
 
+    @cached_property
+    def shown(self) -> Sequence[Trial]:
+        """The trials in the page's tables and pictures: of thousands, a selection."""
+        return selected(self.records)
+
     @property
     def to_promote(self) -> Trial | None:
         """The trial that would be promoted."""
         return next(iter(worth_promoting(self.records)), None)
 
-    @property
+    @cached_property
     def ranks(self) -> dict[int, int]:
         """Rank of each complete trial, by its number."""
         done = [r for r in self.records if r.state == "complete" and r.score is not None]

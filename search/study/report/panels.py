@@ -92,7 +92,7 @@ def _drawing(facts: Facts, name: str, note: str, caution: str = "") -> Markup:
 
 def figure_of(facts: Facts, name: str) -> Plot | None:
     """Draw one of `search.study.figures.FIGURES`."""
-    return FIGURES[name](facts.handle, sorted(facts.records, key=lambda record: record.number))
+    return FIGURES[name](facts.handle, sorted(facts.shown, key=lambda record: record.number))
 
 
 # -- Images of the same validation patch by the best trials, side by side on one grey scale ----
@@ -169,9 +169,20 @@ def trials(facts: Facts) -> Markup:
         "trials.html",
         FOLDER,
         columns=[(name, full.get(name, name)) for name in columns],
-        rows=[_row(facts, record, keys, with_parts) for record in facts.records],
+        rows=[_row(facts, record, keys, with_parts) for record in facts.shown],
+        selection=_selection(facts),
         with_parts=with_parts,
         whose="" if shown >= len(facts.records) else f" of the {shown} best",
+    )
+
+
+def _selection(facts: Facts) -> str:
+    """Return in a sentence which trials the page shows; empty if it shows all."""
+    if len(facts.shown) == len(facts.records):
+        return ""
+    return (
+        f"This page shows {len(facts.shown)} of {len(facts.records):,} trials: the best, the "
+        "unfinished, and evenly many of the others. All are in trials.json of this run."
     )
 
 

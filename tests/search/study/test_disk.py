@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from cyclegan import Trainer, parse_config
 from cyclegan.errors import CycleGANError
 from cyclegan.footprint import checkpoint_bytes
 from search.rollback import RollbackOptimizer
-from search.study import StudyHandle
+from search.study import StudyHandle, worker
 from search.study.definition import StudyDefinition
 from search.study.retention import check_disk, expected_bytes
 
@@ -126,3 +127,31 @@ def test_snapshots_of_the_rollback_optimizer_count(tiny: dict[str, Any], tmp_pat
     size = (tmp_path / "checkpoint.pt").stat().st_size
     alone = checkpoint_bytes(parse_config(tiny | {"filters": 8}))
     assert 3 * alone < size < checkpoint_bytes(config) < 7 * alone
+
+
+def test_checkpoints_that_nobody_needs_go_before_a_trial_is_refused(
+    define: Define, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may wait for their turn: with thousands of trials looking for them takes long."""
+    waiting = [Path("checkpoint.pt")]
+    tried: list[int] = []
+
+    def check(definition: object, results: object, expected: int) -> None:
+        tried.append(len(waiting))
+        if waiting:
+            raise CycleGANError("no room")
+
+    def release(handle: object) -> list[Path]:
+        gone = waiting[:]
+        waiting.clear()
+        return gone
+
+    monkeypatch.setattr("search.study.worker.check_disk", check)
+    monkeypatch.setattr("search.study.worker.release_checkpoints", release)
+    handle: Any = SimpleNamespace(definition=define(), results=Path("results"))
+    worker._check_room(handle, 1)
+    assert tried == [1, 0]
+    monkeypatch.setattr("search.study.worker.release_checkpoints", lambda handle: [])
+    waiting.append(Path("checkpoint.pt"))
+    with pytest.raises(CycleGANError, match="no room"):
+        worker._check_room(handle, 1)

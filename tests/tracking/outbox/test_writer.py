@@ -142,6 +142,27 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(
     assert "accepts records again" in caplog.text
 
 
+def test_a_slow_store_gets_fewer_batches_and_comes_back_slowly(shelf: Shelf, run: Run) -> None:
+    """Hundreds of workers must not write to one store every few seconds."""
+    now, takes = 0.0, 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += takes  # a batch reads the clock before and after
+        return now
+
+    writer = BackgroundWriter(run, interval=3.0, clock=clock)
+    intervals = []
+    for takes in (0.01, 1.0, 1.0, 100.0, *[0.01] * 20):  # noqa: B007  (the clock reads it)
+        writer.put(Metric("m"))
+        assert writer.drain()
+        intervals.append(writer._interval)
+    writer.close()
+    assert intervals[:4] == [3.0, pytest.approx(20.0), pytest.approx(20.0), 60.0]
+    assert intervals[4] == pytest.approx(48.0) and intervals[-1] == 3.0
+    assert intervals[3:] == sorted(intervals[3:], reverse=True)
+
+
 def test_what_is_left_at_the_end_waits_on_the_disk(
     shelf: Shelf,
     writer: BackgroundWriter,

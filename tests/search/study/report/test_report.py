@@ -23,6 +23,7 @@ from search.study.report import Evidence, gather, study_page, write_report
 from search.study.report.facts import judged_iteration
 from search.study.report.page import PANELS, saved_iterations
 from search.study.report.updater import BEGIN, best_table
+from search.study.trials import best_first
 from tracking import Store
 from tracking.run import with_paragraph
 from tracking.views import CYCLE_PICTURES
@@ -210,6 +211,21 @@ def test_two_hundred_trials_are_a_small_page_at_once(make_study: Any) -> None:
     assert time.perf_counter() - start < 5.0  # 1.3 s on two slow, busy cores
     assert len(text) < 1_000_000
     assert len(Page(text).rows) == 200
+
+
+def test_the_page_of_thousands_of_trials_shows_a_selection_and_counts_all(
+    make_study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, whole = make_study(120), make_study(60)
+    monkeypatch.setattr("search.study.trials.selected.__defaults__", (60,))
+    text = page_of(handle)
+    page = Page(text)
+    assert len(page.rows) == 60 and len(text) < 1.1 * len(page_of(whole))
+    assert "This page shows 60 of 120 trials" in page.text
+    assert "120 of 120" in page.text  # trials finished
+    best = [str(trial.number) for trial in best_first(handle.trials())[:20]]
+    assert [row[1] for row in page.rows[:20]] == best
+    assert "This page shows" not in page_of(whole)
 
 
 def test_the_slices_are_those_of_the_runs_and_read_once(
