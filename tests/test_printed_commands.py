@@ -122,7 +122,9 @@ PRINTED = [
     Printed(
         "search/study/storage.py", "optuna storage upgrade --storage {shlex.quote(self.shown)}"
     ),
+    Printed("search/study/proxy.py", "cyclegan study serve", mention=True),
     Printed("search/study/storage.py", "pip install --upgrade optuna"),
+    Printed("search/study/storage.py", "pip install 'cyclegan3d[grpc]'"),
     Printed("search/study/storage.py", "pip install 'psycopg[binary]'"),
     Printed("search/study/study.py", "cyclegan study run {name}"),
     Printed("search/study/study.py", "cyclegan study show {name}"),
@@ -137,6 +139,8 @@ PRINTED = [
     Printed("workbench/cluster/submission.py", "pip install 'cyclegan3d[slurm]'"),
     Printed("workbench/compare/runs.py", "cyclegan runs list"),
     Printed("workbench/dashboard.py", "cyclegan study run FILE.yaml"),
+    Printed("workbench/study_tables.py", "cyclegan study export {name} --output trials.csv"),
+    Printed("workbench/serving.py", "pip install 'cyclegan3d[grpc]'"),
     Printed("workbench/dashboard.py", "cyclegan study", mention=True),
     Printed("workbench/demo.py", "cyclegan {shlex.join(arguments)}"),
     Printed("workbench/demo.py", "make ui"),

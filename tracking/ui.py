@@ -85,7 +85,7 @@ def running_server(store: Store, port: int, host: str = "127.0.0.1") -> Iterator
 
     Errors: `CycleGANError` if the port is taken or the server doesn't start.
     """
-    _check_port(host, port)
+    check_port(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
     address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     with tempfile.TemporaryFile() as log:
@@ -133,7 +133,8 @@ def check_host(host: str) -> None:
         raise UsageError(f"--host {host}: not a name or an address of a host") from error
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Refuse an address on which this process can't listen. Errors: `CycleGANError`."""
     if not 0 < port < 65536:
         raise UsageError(f"port {port} must lie between 1 and 65535; choose another with --port")
     check_host(host)

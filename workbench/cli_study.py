@@ -242,6 +242,25 @@ def study_unprune(
     session.result({"study": name, "revives": trial, "trial": number}, text)
 
 
+@command(
+    study_app, "serve", example="cyclegan study serve --storage postgresql://me@dbhost/studies"
+)
+def study_serve(
+    session: Session,
+    storage: Annotated[str, typer.Option(metavar="URL", help="Database with the studies.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 13_000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve a database of studies to many workers over few connections, until Ctrl-C.
+
+    The workers' --storage is then grpc://HOST:PORT. There are no passwords: whoever reaches the
+    port can change the studies.
+    """
+    from workbench.serving import serve
+
+    serve(storage, port=port, host=host, say=session.say)
+
+
 @command(study_app, "cancel", example="cyclegan study cancel demo")
 def study_cancel(session: Session, study: StudyArgument) -> None:
     """End a study's SLURM jobs in order: they write checkpoints and leave, and none is requeued."""

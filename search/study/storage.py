@@ -2,8 +2,8 @@
 
 The journal lies in `studies/local/<name>/journal.log` and serves the workers of one host (or of
 several hosts that share that folder). A database (`postgresql://host/name`, `sqlite:///file.db`)
-serves all who can reach it. The file `studies/local/<name>/storage.json` records which database a
-study uses, without its password.
+serves all who can reach it, also through a proxy (`grpc://host:port`). The file
+`studies/local/<name>/storage.json` records which database a study uses, without its password.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlch
 """Errors of the storage, such as a database that can't be reached, or a full disk.
 
 They say nothing about a trial: the study stops, and goes on with the same trial."""
-_KINDS = ("postgresql", "mysql", "sqlite")
+_KINDS = ("postgresql", "mysql", "sqlite", "grpc")
 
 
 class _JournalLock(JournalFileOpenLock):
@@ -117,6 +117,8 @@ class StudyStorage:
 
     folder: Path
     url: URL | None = field(default=None, repr=False)
+    connections: int = 1
+    """Connections to a database server that stay open."""
     _opened: list[BaseStorage] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -136,6 +138,13 @@ class StudyStorage:
         """The address with its password, for another process; None for the journal."""
         return None if self.url is None else self.url.render_as_string(hide_password=False)
 
+    @property
+    def proxy(self) -> tuple[str, int] | None:
+        """Host and port of the proxy through which the database is reached, if there is one."""
+        if self.url is None or self.url.get_backend_name() != "grpc":
+            return None
+        return self.url.host or "", self.url.port or 0
+
     def open(self) -> BaseStorage:
         """Return Optuna's storage object, opened once.
 
@@ -146,7 +155,7 @@ class StudyStorage:
             with self.explaining():
                 self.folder.mkdir(parents=True, exist_ok=True)
             with self.explaining(), self._creating():
-                self._opened.append(self._journal() if self.url is None else self._database())
+                self._opened.append(self._storage())
         return self._opened[0]
 
     @contextlib.contextmanager
@@ -158,6 +167,13 @@ class StudyStorage:
         killed process can't leave the lock behind: it is a file lock, or an advisory lock of the
         database connection.
         """
+        if self.proxy is not None:
+            from search.study.proxy import holding
+
+            self.open()  # an address without a server is said there
+            with holding(*self.proxy, self.folder.name):
+                yield
+            return
         engine = getattr(getattr(self.open(), "_backend", None), "engine", None)
         if self.url is None or engine is None or self.url.get_backend_name() == "sqlite":
             with waiting_for(self._claim_file()):
@@ -188,7 +204,7 @@ class StudyStorage:
 
     def away(self, error: BaseException) -> CycleGANError:
         """Return one of `STORAGE_ERRORS` as a one-line error."""
-        while error.__cause__ is not None:
+        while error.__cause__ is not None and str(error.__cause__).strip():
             error = error.__cause__
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         if isinstance(error, OSError):
@@ -240,6 +256,21 @@ class StudyStorage:
             return _creating_tables(self.url)
         return waiting_for(self.folder / "claim.lock")
 
+    def _storage(self) -> BaseStorage:
+        if self.url is None:
+            return self._journal()
+        return self._database() if self.proxy is None else self._behind_proxy()
+
+    def _behind_proxy(self) -> BaseStorage:
+        assert self.proxy is not None
+        try:
+            from search.study.proxy import connected
+        except ImportError as error:
+            raise UsageError(
+                f"--storage {self.shown}: the proxy needs grpcio: pip install 'cyclegan3d[grpc]'"
+            ) from error
+        return connected(*self.proxy)
+
     def _journal(self) -> BaseStorage:
         path = self.folder / JOURNAL
         try:
@@ -258,7 +289,8 @@ class StudyStorage:
         assert self.url is not None
         # A process keeps one connection; the lock, the thread that renews the lease and that of the
         # report take another each while they need it. A server has about 100 for everybody.
-        options: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9}
+        options: dict[str, Any] = {"pool_pre_ping": True, "pool_size": self.connections}
+        options["max_overflow"] = 9
         if self.url.get_backend_name() == "sqlite":
             options = {"connect_args": {"timeout": _SQLITE_SECONDS}, "pool_pre_ping": True}
         assert self.secret is not None
@@ -300,7 +332,8 @@ def storage_for(folder: Path, url: str | None) -> StudyStorage:
         return before
     storage = StudyStorage(folder, _parsed(url, "--storage"))
     journal = (folder / JOURNAL).is_file()
-    if (stored is not None or journal) and before.shown != storage.shown:
+    is_door = storage.proxy is not None and stored is not None and stored.drivername != "sqlite"
+    if (stored is not None or journal) and before.shown != storage.shown and not is_door:
         raise UsageError(
             f"--storage {storage.shown}: the study was started in {before.shown}; "
             "leave --storage out, or give the study another name"
@@ -325,6 +358,8 @@ def _parsed(text: str, source: str) -> URL:
             f"{shown}: it has several @; write all but the one before the host as %40, or leave "
             "the password to PGPASSWORD or ~/.pgpass"
         )
+    if kind == "grpc" and (url.database or not (url.host and url.port)):
+        raise UsageError(f"{shown}: a proxy's address is grpc://HOST:PORT")
     if kind == "sqlite" and url.database in (None, "", ":memory:"):
         raise UsageError(f"{shown}: a database in memory can't be shared or continued")
     return url

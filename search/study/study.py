@@ -205,6 +205,8 @@ def optuna_study(definition: StudyDefinition, storage: StudyStorage) -> optuna.S
     # Creating writes to the journal even if the study exists.
     with contextlib.suppress(KeyError):
         return optuna.load_study(study_name=name, storage=opened, sampler=sampler, pruner=pruner)
+    if storage.proxy is not None and (storage.folder / DEFINITION).is_file():
+        raise UsageError(f"--storage {storage.shown}: the database behind it has no study {name}")
     study = optuna.create_study(
         study_name=name,
         storage=opened,

@@ -99,6 +99,7 @@ VALID: dict[Words, list[str]] = {
     ("study", "report"): ["s", "--output", "out.html"],
     ("study", "unprune"): ["s", "4"],
     ("study", "cancel"): ["s"],
+    ("study", "serve"): ["--storage", "sqlite:///studies.db"],
     ("runs", "list"): [],
     ("runs", "gc"): ["--yes"],
     ("runs", "show"): ["s:0"],
@@ -262,6 +263,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("tracking.ui._wait", stop)
+    monkeypatch.setattr("search.study.proxy.make_server", stop)
     monkeypatch.setattr("workbench.dashboard.threading", SimpleNamespace(Event=stop, Thread=Thread))
     monkeypatch.setattr("cyclegan.portable.exporting._packed", lambda *_: b"")
     monkeypatch.setattr("cyclegan.portable.exporting._difference", lambda *_: 0.0)
