@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from cyclegan import slurm
 from cyclegan.errors import CycleGANError, UsageError
 from cyclegan.precision import choose_device
 from cyclegan.signals import handled, held_back, interrupt_on_ending
+from search.study.places import Host, how_shared, places
 from search.study.progress import LocalProgress, Message, RemoteProgress, StudyProgress
 from search.study.study import StudyHandle
 
@@ -87,7 +87,10 @@ def run_workers(
         command=uuid.uuid4().hex,
         gpu=name.replace("auto", "cuda") if gpu else "",
     )
-    crew = _Crew(order, progress, _places(count, name))
+    host = Host.here()
+    if (line := how_shared(count, name, host)) is not None:
+        progress.say(f"study {definition.name}: {line}")
+    crew = _Crew(order, progress, places(count, name, host))
     with _forwarding(crew):
         crew.start()
         while crew.workers:
@@ -187,26 +190,6 @@ def _forwarding(crew: _Crew) -> Iterator[None]:
     finally:
         for worker in crew.workers.values():  # after an error in this process
             worker.process.terminate()
-
-
-def _places(count: int, device: str) -> list[dict[str, str]]:
-    """Return the environment of each worker: its GPU, or its share of the CPU's threads."""
-    gpus: list[str] = []
-    shared = {slurm.WORKERS: str(count)}
-    if device in ("auto", "cuda"):
-        import torch
-
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = [str(n) for n in range(torch.cuda.device_count())]
-        if given and gpus:
-            gpus = [name.strip() for name in given.split(",")][: len(gpus)]
-    if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} | shared for n in range(count)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    of_job = slurm.cpus()
-    share = str(max(1, min(cores or 1, of_job or cores or 1) // count))
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}
-    return [threads | shared for _ in range(count)]
 
 
 def apart(function: Callable[..., None], *arguments: object) -> None:

@@ -31,6 +31,7 @@ from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import earlier_ends, first_values, recorded_ends
 from search.study.lease import LEASE_SECONDS, Owner
 from search.study.outlook import EARLIER
+from search.study.places import refuse_ranks
 from search.study.processes import apart, run_workers
 from search.study.progress import LocalProgress, ProgressConsole
 from search.study.provenance import check_data
@@ -90,9 +91,11 @@ def run_study(
         workers: number of processes on this host; a single worker on a CPU runs in this process.
         storage: address of a database instead of the journal (see `search.study.storage`).
 
-    Errors: `ConfigError` if the study was started with another definition. Errors that a trial
-    raises for its surroundings (missing data, a full disk) stop the study.
+    Errors: `ConfigError` if the study was started with another definition, `UsageError` under
+    torchrun. Errors that a trial raises for its surroundings (missing data, a full disk) stop the
+    study.
     """
+    refuse_ranks()
     place = storage_for(studies_folder() / definition.name, storage)
     with place.explaining():
         begun = _begun(definition, place, store, console)
