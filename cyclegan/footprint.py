@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from cyclegan.config import Config
+from cyclegan.config import Config, override, parse_config
 from cyclegan.enhance.memory import available_bytes
 from cyclegan.errors import ConfigError
 from cyclegan.model import new_generator
@@ -38,6 +38,46 @@ def check_memory(config: Config, device: torch.device) -> None:
                 f"{values}: at least {needed / 1e9:,.1f} GB of memory are needed and "
                 f"{free / 1e9:,.1f} GB of this {where} are free; lower one of them"
             )
+
+
+def what_fits(config: Config, needed: int | None, available: int | None) -> str:
+    """Return what to make smaller so that a training fits into a GPU's memory, as a clause.
+
+    What a step needs beyond networks and optimizers grows with the voxels of its batch.
+
+    Args:
+        needed: bytes that the training needed at least when it ran out of memory, None if unknown.
+        available: bytes that it could have had.
+    """
+    now = f"batch_size = {config.batch_size}, imsize_A = {list(config.imsize_A)}"
+    if needed is None or available is None:
+        return f"lower batch_size, imsize_A or filters (now {now}, filters = {config.filters})"
+    fixed = state_bytes(config)
+    networks = f"lower filters or filters_D (now {config.filters} and {config.filters_D})"
+    if fixed >= available:
+        return f"its networks and optimizers alone take {fixed / 1e9:.2g} GB: {networks}"
+    share = min((available - fixed) / max(needed - fixed, 1), 1.0)
+    batch = min(int(config.batch_size * share), config.batch_size - 1)
+    if batch:
+        return f"batch_size = {batch} may fit (now {now})"
+    smaller = _smaller_patch(config, share * math.prod(config.imsize_A))
+    return networks if smaller is None else f"imsize_A = {smaller} may fit (now {now})"
+
+
+def _smaller_patch(config: Config, voxels: float) -> list[int] | None:
+    """Return the largest patch with about the same shape and fewer voxels; None without any."""
+    step = math.lcm(config.geometry("A").alignment, config.geometry("B").alignment)
+    longest = max(config.imsize_A)
+    for side in range(longest - 1, 0, -1):
+        size = [max(n * side // longest // step * step, step) for n in config.imsize_A]
+        if math.prod(size) > voxels or size == list(config.imsize_A):
+            continue
+        try:
+            parse_config(override(config.to_dict(), {"imsize_A": size}))
+        except ConfigError:  # too small for the networks
+            return None
+        return size
+    return None
 
 
 def _plain(value: object) -> object:

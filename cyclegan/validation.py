@@ -14,9 +14,9 @@ from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
-from cyclegan.score import Generator, Score
-from cyclegan.score.degrade import fit_degradation
-from cyclegan.score.residual_noise import residual_noise
+from cyclegan.score import Generator
+from cyclegan.score.deferred import to_host
+from cyclegan.score.shared import shared_score
 
 # Independent of the training's seed: all trials of a study are judged on the same patches, and
 # their pictures show the same patches.
@@ -67,15 +67,9 @@ class Validator:
             more = sampler.draw(max(fit_count(config.imsize_B) - config.validation_patches, 0))
             fitted.append(torch.cat([patches[number][:, :1], more[:, :1].to(device)]))
         self.patches_A, self.patches_B = patches
-        degradation = fit_degradation(fitted[0], fitted[1], config.super_resolution)
-        self.score = Score(
-            self.patches_A,
-            self.patches_B,
-            super_resolution=config.super_resolution,
-            halves=_halves(config, data, device),
-            degradation=degradation,
-            noise=residual_noise(fitted[0], fitted[1], degradation, seed=0),
-        )
+        halves = _halves(config, data, device)
+        factor = config.super_resolution
+        self.score = shared_score(self.patches_A, self.patches_B, fitted, factor, halves)
 
     def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:
         """Judge the model's mean generators; training state and random numbers do not change."""
@@ -99,7 +93,7 @@ class Validator:
         with torch.no_grad():
             fake_B, fake_A = G_A(real_A), G_B(real_B)
             cycle = (real_A, fake_B, G_B(fake_B), real_B, fake_A, G_A(fake_A))
-        return {name: image.cpu() for name, image in zip(IMAGES, cycle, strict=True)}
+        return dict(zip(IMAGES, to_host(cycle), strict=True))
 
 
 def _halves(

@@ -41,10 +41,13 @@ def radial_power(volumes: Tensor) -> tuple[Tensor, Tensor]:
     separable Hann window and each volume's windowed mean subtracted.
     """
     shape = _spatial_shape(volumes)
-    index, bins = _radial_index(shape)
-    power = _binned(_periodogram(volumes), shape, index, bins + 1)
-    frequencies = torch.arange(1, bins, dtype=torch.float64) / min(shape)
-    return frequencies, torch.from_numpy(power[:, 1:bins])
+    frequencies = torch.arange(1, min(shape) // 2 + 1, dtype=torch.float64) / min(shape)
+    return frequencies, radial_rows(volumes).cpu()
+
+
+def radial_rows(volumes: Tensor) -> Tensor:
+    """Return the powers (N, K) of `radial_power`, float64, on the device; does not wait for it."""
+    return _in_shells(_periodogram(volumes), _spatial_shape(volumes))
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class ShellSums:
     cross: NDArray[np.float64]
     first: NDArray[np.float64]
     second: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Tensor) -> ShellSums:
+        """Return the sums of `shell_rows`, once these are on the host."""
+        return cls(*rows.numpy())
 
     def correlation(self, chosen: ArrayLike | None = None) -> NDArray[np.float64]:
         """Return (K,), in -1 to 1, over all or the `chosen` volumes; 0 where a power is 0."""
@@ -75,18 +83,21 @@ def shell_sums(first: Tensor, second: Tensor) -> ShellSums:
     They are windowed and binned as in `radial_power`. `cyclegan.metrics.correlation` has the
     Fourier shell correlation of two whole volumes, with its criteria.
     """
+    return ShellSums.of(shell_rows(first, second).cpu())
+
+
+def shell_rows(first: Tensor, second: Tensor) -> Tensor:
+    """Return the sums of `shell_sums`, (3, N, K), float64, on the device; does not wait for it."""
     shape = _spatial_shape(first)
     if first.shape != second.shape:
         raise DataError(
             f"shell correlation can't compare shapes {tuple(first.shape)} and"
             f" {tuple(second.shape)}; give equal ones"
         )
-    index, bins = _radial_index(shape)
     a, b = _windowed_spectrum(first), _windowed_spectrum(second)
     cross = a.real * b.real + a.imag * b.imag
     powers = (values.real**2 + values.imag**2 for values in (a, b))
-    rows = [_binned(values, shape, index, bins + 1)[:, 1:bins] for values in (cross, *powers)]
-    return ShellSums(*rows)
+    return torch.stack([_in_shells(values, shape) for values in (cross, *powers)])
 
 
 def cylindrical_power(volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,6 +195,43 @@ def _centred_low(volumes: Tensor, coarse: tuple[int, int, int]) -> Tensor:
     # Single-precision filtering leaves a constant volume with rounding noise that would correlate.
     varies = centred.norm(dim=1, keepdim=True) >= 1e-5 * low.norm(dim=1, keepdim=True)
     return torch.where(varies | ~low.isfinite(), centred, torch.zeros_like(centred))
+
+
+def _in_shells(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the means (N, K) of values (N, Z, Y, X // 2 + 1) in radial bins, float64.
+
+    They stay on the values' device. Sums on a GPU have the same order every time, unlike those of
+    `bincount` there.
+    """
+    if _is_on_host(values):
+        index, bins = _radial_index(shape)
+        return torch.from_numpy(_binned(values, shape, index, bins + 1)[:, 1:bins])
+    places, weights = _shells(tuple(shape), values.device)
+    # One volume at a time: the rows of all of them would take much memory.
+    rows = [(one.reshape(-1)[places].double() * weights).sum(dim=1) for one in values]
+    return torch.stack(rows)
+
+
+def _is_on_host(values: Tensor) -> bool:
+    return values.device.type == "cpu"
+
+
+@functools.lru_cache(maxsize=4)
+def _shells(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the frequencies of each radial bin, and their weights in its mean, both (K, L).
+
+    L is the largest number of frequencies in a bin; places that a bin does not need weigh 0.
+    """
+    index, bins = _radial_index(shape)
+    flat, modes = index.reshape(-1), _half_weights(shape).reshape(-1)
+    members = [np.flatnonzero(flat == number) for number in range(1, bins)]
+    places = np.zeros((len(members), max(map(len, members))), dtype=np.int64)
+    weights = np.zeros(places.shape)
+    for row, found in enumerate(members):
+        places[row, : len(found)] = found
+        weights[row, : len(found)] = modes[found] / max(modes[found].sum(), 1.0)
+    with torch.inference_mode(False):  # so that trainings may use the cached tensors, too
+        return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)
 
 
 def spectrum_distance_db(power: Tensor, reference: Tensor, floor: float) -> float:

@@ -14,6 +14,7 @@ Sources: Rabin 2011 (sliced Wasserstein distance), Karras 2018 (on the levels of
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -71,21 +72,17 @@ class PatchDistance:
 
         `volumes` is (N, 1, Z, Y, X), finite, with the reference's resolution and any N and size.
         """
+        return float(self.distance(volumes))
+
+    def distance(self, volumes: Tensor) -> Tensor:
+        """Return the same as a 0-dimensional tensor on the device, without waiting for it."""
         quantiles = _quantiles(self._projections(volumes).flatten(1, 2))
-        return float((quantiles - self._reference).abs().mean())
+        return (quantiles - self._reference).abs().mean()
 
     def _projections(self, volumes: Tensor) -> Tensor:
         """Return every cube's place along every direction, (octaves, N, cubes, directions)."""
-        count = max(CUBES // len(volumes), 1)
-        generator = torch.Generator().manual_seed(_STREAM + self._seed)
-        z, y, x = (
-            torch.randint(n - SIDE + 1, (len(volumes), count), generator=generator)
-            for n in volumes.shape[2:]
-        )
-        offsets = torch.cartesian_prod(*[torch.arange(SIDE)] * 3)
-        height, width = volumes.shape[3:]
-        place = ((z[..., None] + offsets[:, 0]) * height + y[..., None] + offsets[:, 1]) * width
-        index = (place + x[..., None] + offsets[:, 2]).flatten(1).to(volumes.device)
+        index = _cubes(self._seed, len(volumes), tuple(volumes.shape[2:]), volumes.device)
+        count = index.shape[1] // SIDE**3
         rows = []
         with torch.autocast(volumes.device.type, enabled=False):
             for octave, scale, directions in zip(
@@ -108,6 +105,22 @@ class PatchDistance:
         return sum(distances) / len(distances) / math.sqrt(2)
 
 
+@functools.lru_cache(maxsize=8)
+def _cubes(seed: int, number: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the places of all voxels of the cubes in `number` volumes, (number, cubes * SIDE^3).
+
+    They stay on `device`, because a report would wait for every copy.
+    """
+    count = max(CUBES // number, 1)
+    generator = torch.Generator().manual_seed(_STREAM + seed)
+    z, y, x = (torch.randint(n - SIDE + 1, (number, count), generator=generator) for n in shape)
+    offsets = torch.cartesian_prod(*[torch.arange(SIDE)] * 3)
+    height, width = shape[1:]
+    place = ((z[..., None] + offsets[:, 0]) * height + y[..., None] + offsets[:, 1]) * width
+    with torch.inference_mode(False):  # a cached tensor must serve later trainings, too
+        return (place + x[..., None] + offsets[:, 2]).flatten(1).to(device)
+
+
 def octaves(volumes: Tensor) -> list[Tensor]:
     """Split `volumes` (N, 1, Z, Y, X) into bands that add up to them, the finest first."""
     bands, rest = [], volumes.float()
@@ -124,9 +137,16 @@ def _quantiles(projected: Tensor) -> Tensor:
     They lie at the middles of Q equal parts.
     """
     ordered = projected.sort(dim=1).values
-    last = ordered.shape[1] - 1
-    place = ((torch.arange(QUANTILES) + 0.5) / QUANTILES * ordered.shape[1] - 0.5).clamp(0, last)
-    below = place.floor().long()
-    share = (place - below)[None, :, None].to(ordered)
-    above = (below + 1).clamp(max=last)
+    below, above, share = _places(ordered.shape[1], ordered.dtype, ordered.device)
     return torch.lerp(ordered[:, below], ordered[:, above], share)
+
+
+@functools.lru_cache(maxsize=8)
+def _places(length: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the neighbours of each quantile among `length` ordered values, and the share."""
+    last = length - 1
+    place = ((torch.arange(QUANTILES) + 0.5) / QUANTILES * length - 0.5).clamp(0, last)
+    below = place.floor().long()
+    share = (place - below)[None, :, None].to(device, dtype)
+    above = (below + 1).clamp(max=last)
+    return below.to(device), above.to(device), share

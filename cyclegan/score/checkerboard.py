@@ -22,11 +22,14 @@ are subtracted: the result is 0 without a pattern.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from cyclegan.score.deferred import Deferred
 
 ORDER = 7
 """Number of boxes, each one period long, whose convolution is a window. It suppresses slow
@@ -49,12 +52,16 @@ class Checkerboard:
 
     def parts(self, fake: Tensor) -> dict[str, float]:
         """Return the amplitude in `fake` (N, 1, Z, Y, X), N >= 2, over all directions together."""
+        return self.deferred(fake).result()
+
+    def deferred(self, fake: Tensor) -> Deferred[dict[str, float]]:
+        """Return the same without waiting for the device."""
         found = _Pattern.of(self._amplitudes(fake))
         chance = SIGNIFICANCE * torch.hypot(found.error, self.null.error)
         excess = found.energy - self.null.energy.clamp_min(0.0) - chance
         same, proportional, lasting = excess.clamp_min(0.0)
         energy = torch.maximum(same + proportional, lasting).sum()
-        return {"checkerboard": math.sqrt(float(energy))}
+        return Deferred([energy], lambda found: {"checkerboard": math.sqrt(float(found))})
 
     def _amplitudes(self, volumes: Tensor) -> Tensor:
         return amplitudes(volumes[:, 0], self.period) / self.std
@@ -87,14 +94,23 @@ def amplitudes(volumes: Tensor, period: int) -> Tensor:
     of a pattern's amplitudes add up to its variance. Neighbouring windows overlap by half.
     """
     z, y, x = volumes.shape[1:]
-    window = _window(min(z, y, x), period)
-    for_z, for_y, for_x = (_rows(n, window, period).to(volumes.device) for n in (z, y, x))
+    for_z, for_y, for_x = _windowed_waves((z, y, x), period, volumes.device)
     # One volume at a time: double precision for all volumes would double a validation's memory.
     grids = [
         torch.einsum("zyx,pcx,oby,naz->nopabc", volume.double(), for_x, for_y, for_z)
         for volume in volumes
     ]
     return torch.stack(grids).flatten(1, 3)
+
+
+@functools.lru_cache(maxsize=8)
+def _windowed_waves(
+    shape: tuple[int, int, int], period: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Return `_rows` for every axis; on `device`, because a report would wait for every copy."""
+    with torch.inference_mode(False):  # a cached tensor must serve later trainings, too
+        window = _window(min(shape), period)
+        return tuple(_rows(size, window, period).to(device) for size in shape)
 
 
 def _window(size: int, period: int) -> Tensor:

@@ -180,7 +180,7 @@ def best_gaussian_mse(
     tried: list[tuple[float, float]] = []
     for sigma in GAUSSIANS:
         filtered = crop(gaussian_low_pass(images, sigma * voxel), rim)
-        tried.append((fitted_mse(filtered, cropped), sigma * voxel))
+        tried.append((float(fitted_mse(filtered, cropped)), sigma * voxel))
         # With wider filters the error falls, then rises: the search ends after the minimum.
         errors = [error for error, _ in tried[-3:]]
         if len(errors) == 3 and errors[0] < errors[1] < errors[2]:
@@ -188,11 +188,11 @@ def best_gaussian_mse(
     return min(tried)
 
 
-def fitted_mse(images: Tensor, truth: Tensor) -> float:
+def fitted_mse(images: Tensor, truth: Tensor) -> Tensor:
     """Return the mean squared error of slope * `images` + offset, both chosen best for all."""
     x, y = images - images.mean(), truth - truth.mean()
     slope = (x * y).mean() / x.square().mean().clamp_min(1e-30)
-    return float((slope * x - y).square().mean())
+    return (slope * x - y).square().mean()
 
 
 def crop(volumes: Tensor, rim: int) -> Tensor:

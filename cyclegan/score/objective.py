@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from cyclegan.errors import DataError, UsageError
 from cyclegan.metrics.spectrum import low_pass_correlation
 from cyclegan.score.checkerboard import Checkerboard
+from cyclegan.score.deferred import Deferred, combined
 from cyclegan.score.degrade import Degradation
 from cyclegan.score.parts import CrossHalves, Generator, PseudoPairs, Reverse, Shells, Texture, run
 
@@ -56,6 +58,22 @@ class ScoreReport:
         return {"score": self.value} | {f"score/{name}": part for name, part in parts.items()}
 
 
+Result = Callable[[], Any]
+_Judged = tuple[str | None, dict[str, float]]
+"""The reason why a hard gate failed, or None, and the parts that are known."""
+
+
+def _answers_at_once(tensor: Tensor) -> bool:
+    """Return True if reading numbers of the tensor costs nothing, because it is on the host."""
+    return tensor.device.type == "cpu"
+
+
+def _number(
+    name: str, tensor: Tensor, of: Callable[[float], float] = float
+) -> Deferred[dict[str, float]]:
+    return Deferred([tensor], lambda found: {name: of(float(found))})
+
+
 class Score:
     """Judge generators on fixed held-out patches of both domains.
 
@@ -72,8 +90,8 @@ class Score:
 
     The degradation model and the Gaussian baseline are computed once, here. A call then costs
     N + M generator forwards (M + 2N more with G_B, 2K with halves) and a few Fourier transforms,
-    and gives the same numbers every time. It runs on the device of the patches. Errors: `DataError`
-    if the patches' shapes don't match.
+    and gives the same numbers every time. It runs on the device of the patches, and waits for a GPU
+    once. Errors: `DataError` if the patches' shapes don't match.
     """
 
     def __init__(
@@ -114,37 +132,76 @@ class Score:
         """
         outputs = self._enhanced(G_A, self._inputs_A)
         fake_B = outputs[:, :1]
-        parts: dict[str, float] = {}
-        gate = non_finite(fake_B)
-        if gate is None:
-            parts = self._parts_of_fake(fake_B)
-            gate = collapsed(fake_B, self.real_A, self.real_B)
-        if gate is None:
-            gate = inverted(parts["lowpass_correlation"])
-        if gate is None:
-            restored = self._enhanced(G_A, self.pairs.inputs)[:, :1]
-            gate = non_finite(restored)
-            if gate is None:
-                parts |= self.pairs.parts(restored) | self.shells.parts(fake_B, restored)
-        if gate is None and self.halves is not None:
-            parts |= self.halves.parts(lambda inputs: self._enhanced(G_A, inputs)[:, :1])
-        if G_B is not None and not non_finite(outputs):
-            parts |= self._parts_of_reverse(outputs, G_B)
-        if gate is not None:
-            return ScoreReport(GATED, parts, gate)
-        return ScoreReport(max(value_of(parts), GATED + 1.0), parts)
+        first = self._of_fake(fake_B)
+        if _answers_at_once(outputs) and first.result()[0] is not None:
+            later = None  # a gate has failed already, and the rest takes time
+        else:
+            later = self._of_pairs(G_A, fake_B)
+        reverse = None if G_B is None else self._of_reverse(outputs, G_B)
+        parts = [part for part in (first, later, reverse) if part is not None]
 
-    def _parts_of_fake(self, fake_B: Tensor) -> dict[str, float]:
-        return {
-            "contrast": math.sqrt(float(fake_B.var()) / self.pairs.variance),
-            "lowpass_correlation": float(low_pass_correlation(self.real_A, fake_B)),
-            **self.texture.parts(fake_B),
-            **self.checkerboard.parts(fake_B),
-        }
+        def finish(first: Result, *rest: Result) -> ScoreReport:
+            gate, parts = first()
+            others = list(rest)
+            if later is not None:
+                of_pairs = others.pop(0)
+                if gate is None:
+                    gate, more = of_pairs()
+                    parts |= more
+            for of_reverse in others:
+                parts |= of_reverse()
+            if gate is not None:
+                return ScoreReport(GATED, parts, gate)
+            return ScoreReport(max(value_of(parts), GATED + 1.0), parts)
 
-    def _parts_of_reverse(self, outputs: Tensor, G_B: Generator) -> dict[str, float]:
+        return combined(parts, finish).result()
+
+    def _of_fake(self, fake_B: Tensor) -> Deferred[_Judged]:
+        """Return the gate that `fake_B` fails, and its parts; none if it is not finite."""
+        variance = self.pairs.variance
+
+        def finish(finite: Result, flat: Result, *measured: Result) -> _Judged:
+            if reason := finite():
+                return reason, {}
+            parts = {name: value for part in measured for name, value in part().items()}
+            return flat() or inverted(parts["lowpass_correlation"]), parts
+
+        return combined(
+            [
+                _non_finite(fake_B),
+                _collapsed(fake_B, self.real_A, self.real_B),
+                _number("contrast", fake_B.var(), lambda found: math.sqrt(found / variance)),
+                _number("lowpass_correlation", low_pass_correlation(self.real_A, fake_B)),
+                self.texture.deferred(fake_B),
+                self.checkerboard.deferred(fake_B),
+            ],
+            finish,
+        )
+
+    def _of_pairs(self, G_A: Generator, fake_B: Tensor) -> Deferred[_Judged]:
+        """Return the gate that the output for pseudo A fails, and all parts that need it."""
+        restored = self._enhanced(G_A, self.pairs.inputs)[:, :1]
+        measured = [self.pairs.deferred(restored), self.shells.deferred(fake_B, restored)]
+        if self.halves is not None:
+            halves = self.halves.deferred(lambda inputs: self._enhanced(G_A, inputs)[:, :1])
+            measured.append(halves)
+
+        def finish(finite: Result, *measured: Result) -> _Judged:
+            if reason := finite():
+                return reason, {}
+            return None, {name: value for part in measured for name, value in part().items()}
+
+        return combined([_non_finite(restored), *measured], finish)
+
+    def _of_reverse(self, outputs: Tensor, G_B: Generator) -> Deferred[dict[str, float]]:
+        """Return the parts of G_B; none if what it got, or what it gave, is not finite."""
         fake_A = self._fitting(run(G_B, self._inputs_B), self.real_A.shape[2:], "G_B")
-        return {} if non_finite(fake_A) else self.reverse.parts(fake_A[:, :1], outputs, G_B)
+
+        def finish(given: Result, made: Result, measured: Result) -> dict[str, float]:
+            return {} if given() or made() else measured()
+
+        gates = [_non_finite(outputs), _non_finite(fake_A)]
+        return combined([*gates, self.reverse.deferred(fake_A[:, :1], outputs, G_B)], finish)
 
     def _enhanced(self, G_A: Generator, inputs: Tensor) -> Tensor:
         """Return the outputs with all their channels."""
@@ -213,13 +270,20 @@ MIN_CORRELATION = 0.1
 
 def non_finite(fake: Tensor) -> str | None:
     """Return the reason why the numbers in `fake` (N, 1, Z, Y, X) are unusable, or None."""
-    bad = int((~fake.isfinite()).sum())
-    if bad:
-        return f"{bad} of {fake.numel()} voxels of the output are not finite"
-    largest = float(fake.abs().max())
-    if largest > MAX_VOXEL:
-        return f"the output has diverged: a voxel of {largest:.2g} standard deviations"
-    return None
+    return _non_finite(fake).result()
+
+
+def _non_finite(fake: Tensor) -> Deferred[str | None]:
+    voxels = fake.numel()
+
+    def finish(bad: Tensor, largest: Tensor) -> str | None:
+        if int(bad):
+            return f"{int(bad)} of {voxels} voxels of the output are not finite"
+        if float(largest) > MAX_VOXEL:
+            return f"the output has diverged: a voxel of {float(largest):.2g} standard deviations"
+        return None
+
+    return Deferred([(~fake.isfinite()).sum(), fake.abs().max()], finish)
 
 
 def collapsed(fake_B: Tensor, real_A: Tensor, real_B: Tensor) -> str | None:
@@ -228,13 +292,30 @@ def collapsed(fake_B: Tensor, real_A: Tensor, real_B: Tensor) -> str | None:
     It is flat if it has hardly any contrast in comparison with `real_B`. It is the same for all
     inputs if the outputs vary far less from patch to patch than the N different inputs do.
     """
-    contrast = math.sqrt(float(fake_B.var()) / max(float(real_B.var()), 1e-30))
-    if contrast < MIN_CONTRAST:
-        return f"the output is flat: its contrast is {contrast:.2g} of real B's"
-    kept = _variety(fake_B) / max(_variety(real_A), 1e-30)
-    if kept < MIN_VARIETY:
-        return f"different inputs give the same output: {kept:.2g} of their variety is left"
-    return None
+    return _collapsed(fake_B, real_A, real_B).result()
+
+
+def _collapsed(fake_B: Tensor, real_A: Tensor, real_B: Tensor) -> Deferred[str | None]:
+    def finish(fake: Tensor, real: Tensor, *varieties: Tensor) -> str | None:
+        contrast = math.sqrt(float(fake) / max(float(real), 1e-30))
+        if contrast < MIN_CONTRAST:
+            return f"the output is flat: its contrast is {contrast:.2g} of real B's"
+        kept = _share(*varieties[:2]) / max(_share(*varieties[2:]), 1e-30)
+        if kept < MIN_VARIETY:
+            return f"different inputs give the same output: {kept:.2g} of their variety is left"
+        return None
+
+    tensors = [fake_B.var(), real_B.var(), *_variety(fake_B), *_variety(real_A)]
+    return Deferred(tensors, finish)
+
+
+def _variety(volumes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variance between volumes, voxel by voxel, and the whole variance."""
+    return volumes.var(dim=0).mean(), volumes.var()
+
+
+def _share(between: Tensor, whole: Tensor) -> float:
+    return float(between) / max(float(whole), 1e-30)
 
 
 def inverted(correlation: float) -> str | None:
@@ -243,8 +324,3 @@ def inverted(correlation: float) -> str | None:
         return None
     what = "inverted" if correlation < -MIN_CORRELATION else "lost"
     return f"the contrast is {what}: low-pass correlation of real A and fake B {correlation:.2f}"
-
-
-def _variety(volumes: Tensor) -> float:
-    """Return the share of the variance that lies between volumes, voxel by voxel."""
-    return float(volumes.var(dim=0).mean()) / max(float(volumes.var()), 1e-30)

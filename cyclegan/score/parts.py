@@ -22,10 +22,13 @@ from cyclegan.metrics.spectrum import (
     low_pass_correlation,
     null_distance_db,
     radial_power,
+    radial_rows,
+    shell_rows,
     shell_sums,
     spectrum_distance_db,
 )
 from cyclegan.metrics.wasserstein import PatchDistance
+from cyclegan.score.deferred import Deferred
 from cyclegan.score.degrade import (
     SEED_STREAM,
     Degradation,
@@ -98,23 +101,28 @@ class PseudoPairs:
         the truth. The network was trained to give B's units, so it gets no offset and a slope only
         within `GAIN_TOLERANCE`, because the degradation's own gain is not known more precisely.
         """
+        return self.deferred(restored).result()
+
+    def deferred(self, restored: Tensor) -> Deferred[dict[str, float]]:
+        """Return the same without waiting for the device."""
         truth, image = crop(self.truth, self.rim), crop(restored, self.rim)
-        slope, mse = tolerant_mse(image, truth)
         floor = MSE_FLOOR * self.variance
-        return {
-            "pseudo_pair_gain_db": ratio_db(self.baseline_mse, mse, floor),
-            "pseudo_pair_fitted_gain_db": ratio_db(
-                self.baseline_mse, fitted_mse(image, truth), floor
-            ),
-            "pseudo_pair_slope": slope,
-        }
+
+        def finish(slope: Tensor, mse: Tensor, fitted: Tensor) -> dict[str, float]:
+            return {
+                "pseudo_pair_gain_db": ratio_db(self.baseline_mse, float(mse), floor),
+                "pseudo_pair_fitted_gain_db": ratio_db(self.baseline_mse, float(fitted), floor),
+                "pseudo_pair_slope": float(slope),
+            }
+
+        return Deferred([*tolerant_mse(image, truth), fitted_mse(image, truth)], finish)
 
 
-def tolerant_mse(image: Tensor, truth: Tensor) -> tuple[float, float]:
+def tolerant_mse(image: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Return the best slope of `image` to `truth`, and the error with the nearest allowed slope."""
-    slope = float((image * truth).mean() / image.square().mean().clamp_min(1e-30))
-    allowed = min(max(slope, 1 / GAIN_TOLERANCE), GAIN_TOLERANCE)
-    return slope, float((allowed * image - truth).square().mean())
+    slope = (image * truth).mean() / image.square().mean().clamp_min(1e-30)
+    allowed = slope.clamp(1 / GAIN_TOLERANCE, GAIN_TOLERANCE)
+    return slope, (allowed * image - truth).square().mean()
 
 
 def ratio_db(baseline_mse: float, mse: float, floor: float) -> float:
@@ -159,10 +167,17 @@ class CrossHalves:
 
     def parts(self, enhance: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the gain over the best Gaussian; `enhance` maps to (2N, 1, sZ, sY, sX)."""
+        return self.deferred(enhance).result()
+
+    def deferred(self, enhance: Callable[[Tensor], Tensor]) -> Deferred[dict[str, float]]:
+        """Return the same without waiting for the device."""
         image = crop(self._degradation.signal(enhance(self.inputs)), RIM)
-        _, mse = tolerant_mse(image, self._targets)
-        error = max(mse - self.noise, 0.0)
-        return {"cross_half_gain_db": ratio_db(self.baseline_mse, error, self._floor)}
+
+        def finish(mse: Tensor) -> dict[str, float]:
+            error = max(float(mse) - self.noise, 0.0)
+            return {"cross_half_gain_db": ratio_db(self.baseline_mse, error, self._floor)}
+
+        return Deferred([tolerant_mse(image, self._targets)[1]], finish)
 
 
 # -- The reverse generator, B -> A: its own quality, and information hidden in fake B ----------
@@ -187,6 +202,7 @@ class Reverse:
         self._inputs_B, self.noise_std = inputs_B, noise_std
         self._real_A, self._real_B = inputs_A[:, :1], inputs_B[:, :1]
         self._power_A = radial_power(self._real_A)[1].mean(dim=0)
+        self._variance_A = float(self._real_A.var())
         generator = torch.Generator().manual_seed(SEED_STREAM + seed)
         shape = (len(inputs_A), *inputs_B.shape[1:])
         noise = torch.randn(shape, generator=generator) * PERTURBATION
@@ -194,24 +210,39 @@ class Reverse:
 
     def parts(self, fake_A: Tensor, outputs: Tensor, G_B: Generator) -> dict[str, float]:
         """Return the parts; `fake_A` is G_B(inputs_B), `outputs` are G_A(inputs_A)."""
-        power = radial_power(fake_A)[1].mean(dim=0)
-        floor = SPECTRUM_FLOOR * float(self._real_A.var())
-        closed = self._cycle_mse(outputs, G_B)
-        shaken = self._cycle_mse(outputs + self._noise * outputs.std(), G_B)
-        tiny = 1e-6 * float(self._real_A.var())
-        honest = max(self.noise_std**2, tiny)
-        return {
-            "lowpass_correlation_B": float(low_pass_correlation(fake_A, self._real_B)),
-            "spectrum_distance_A_db": spectrum_distance_db(power, self._power_A, floor),
-            "noise_in_cycle_db": max(0.0, 10 * math.log10(honest / max(closed, tiny))),
-            "cycle_fragility_db": 10 * math.log10((shaken + tiny) / (closed + tiny)),
-        }
+        return self.deferred(fake_A, outputs, G_B).result()
 
-    def _cycle_mse(self, outputs: Tensor, G_B: Generator) -> float:
+    def deferred(
+        self, fake_A: Tensor, outputs: Tensor, G_B: Generator
+    ) -> Deferred[dict[str, float]]:
+        """Return the same without waiting for the device."""
+        floor, tiny = SPECTRUM_FLOOR * self._variance_A, 1e-6 * self._variance_A
+        honest = max(self.noise_std**2, tiny)
+
+        def finish(
+            correlation: Tensor, rows: Tensor, closed_mse: Tensor, shaken_mse: Tensor
+        ) -> dict[str, float]:
+            closed, shaken, power = float(closed_mse), float(shaken_mse), rows.mean(dim=0)
+            return {
+                "lowpass_correlation_B": float(correlation),
+                "spectrum_distance_A_db": spectrum_distance_db(power, self._power_A, floor),
+                "noise_in_cycle_db": max(0.0, 10 * math.log10(honest / max(closed, tiny))),
+                "cycle_fragility_db": 10 * math.log10((shaken + tiny) / (closed + tiny)),
+            }
+
+        tensors = [
+            low_pass_correlation(fake_A, self._real_B),
+            radial_rows(fake_A),
+            self._cycle_mse(outputs, G_B),
+            self._cycle_mse(outputs + self._noise * outputs.std(), G_B),
+        ]
+        return Deferred(tensors, finish)
+
+    def _cycle_mse(self, outputs: Tensor, G_B: Generator) -> Tensor:
         closed = (
             run(G_B, outputs)[:, :1].nan_to_num(nan=0.0, posinf=1e4, neginf=-1e4).clamp(-1e4, 1e4)
         )
-        return float((closed - self._real_A).square().mean())
+        return (closed - self._real_A).square().mean()
 
 
 # -- Running a generator: in evaluation mode, in small batches, without side effects -----------
@@ -279,14 +310,24 @@ class Shells:
 
     def parts(self, fake_B: Tensor, restored: Tensor) -> dict[str, float]:
         """Return gain and gap, both means over the shells up to Nyquist, without unit."""
-        restored_correlation = shell_sums(restored, self.truth).correlation()
-        real, pseudo = shell_sums(self.real_A, fake_B), shell_sums(self.pseudo_A, restored)
-        gap = _distance(real.correlation(), pseudo.correlation())
-        null = math.hypot(_null(real, self.seed), _null(pseudo, self.seed)) / math.sqrt(2)
-        return {
-            "shell_gain": float((restored_correlation - self.input_correlation).mean()),
-            "shell_gap": max(0.0, gap - null),
-        }
+        return self.deferred(fake_B, restored).result()
+
+    def deferred(self, fake_B: Tensor, restored: Tensor) -> Deferred[dict[str, float]]:
+        """Return the same without waiting for the device."""
+
+        def finish(of_truth: Tensor, of_real: Tensor, of_pseudo: Tensor) -> dict[str, float]:
+            gains = ShellSums.of(of_truth).correlation() - self.input_correlation
+            real, pseudo = ShellSums.of(of_real), ShellSums.of(of_pseudo)
+            gap = _distance(real.correlation(), pseudo.correlation())
+            null = math.hypot(_null(real, self.seed), _null(pseudo, self.seed)) / math.sqrt(2)
+            return {"shell_gain": float(gains.mean()), "shell_gap": max(0.0, gap - null)}
+
+        tensors = [
+            shell_rows(restored, self.truth),
+            shell_rows(self.real_A, fake_B),
+            shell_rows(self.pseudo_A, restored),
+        ]
+        return Deferred(tensors, finish)
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -335,12 +376,19 @@ class Texture:
 
     def parts(self, fake: Tensor) -> dict[str, float]:
         """Return both distances of `fake` (N, 1, Z, Y, X) in excess of their nulls."""
-        power = radial_power(fake)[1].mean(dim=0)
-        spectrum = spectrum_distance_db(power, self.power, self.floor) - self.spectrum_null
-        return {
-            "spectrum_distance_db": max(0.0, spectrum),
-            "sliced_wasserstein": max(0.0, self.patches(fake) - self.patches.null),
-        }
+        return self.deferred(fake).result()
+
+    def deferred(self, fake: Tensor) -> Deferred[dict[str, float]]:
+        """Return the same without waiting for the device."""
+
+        def finish(rows: Tensor, cubes: Tensor) -> dict[str, float]:
+            distance = spectrum_distance_db(rows.mean(dim=0), self.power, self.floor)
+            return {
+                "spectrum_distance_db": max(0.0, distance - self.spectrum_null),
+                "sliced_wasserstein": max(0.0, float(cubes) - self.patches.null),
+            }
+
+        return Deferred([radial_rows(fake), self.patches.distance(fake)], finish)
 
     def distance(self, fake: Tensor) -> float:
         """Return one distance of `fake` from both parts, in dB."""

@@ -1,8 +1,9 @@
 """Several workers of one study on this host, each a process with its own GPU or CPU threads.
 
-A worker that is killed is replaced, and the new worker continues its trial. Workers end with the
-process that started them, even if that process is killed: they notice the closed pipe, write a
-checkpoint and exit.
+A worker that is killed is replaced, and the new worker continues its trial. So is one that leaves
+after an error of its GPU (see `search.study.gpu_faults`); its place is given up if the GPU does not
+answer the new one. Workers end with the process that started them, even if that process is killed:
+they notice the closed pipe, write a checkpoint and exit.
 """
 
 from __future__ import annotations
@@ -11,23 +12,27 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from cyclegan import slurm
 from cyclegan.errors import CycleGANError, UsageError
+from cyclegan.precision import choose_device
 from cyclegan.signals import handled, held_back, interrupt_on_ending
+from search.study.places import Host, how_shared, places
 from search.study.progress import LocalProgress, Message, RemoteProgress, StudyProgress
 from search.study.study import StudyHandle
 
 _OVER = "over"
 _SECONDS = 0.5
 _INTERRUPTED = 130
+_AFRESH = 75
+"""Exit code of a worker that a fresh process is to replace."""
 _DEATHS = 12
 """Number of deaths in a row after which the run stops: more than one trial must be at fault."""
 
@@ -44,6 +49,8 @@ class _Order:
     parent: str
     precision: str
     command: str
+    gpu: str
+    """Name of the GPU that the worker must find, as `torch.device` knows it; empty on a CPU."""
 
 
 @dataclass
@@ -68,6 +75,8 @@ def run_workers(
     Errors: `CycleGANError` of the first worker that stopped with an error; the others end in order.
     """
     definition = handle.definition
+    name = str(definition.base.get("device", "auto"))
+    gpu = choose_device(name).type == "cuda"
     order = _Order(
         study=definition.name,
         storage=handle.storage.secret,
@@ -76,8 +85,12 @@ def run_workers(
         parent=parent,
         precision=precision,
         command=uuid.uuid4().hex,
+        gpu=name.replace("auto", "cuda") if gpu else "",
     )
-    crew = _Crew(order, progress, _places(count, str(definition.base.get("device", "auto"))))
+    host = Host.here()
+    if (line := how_shared(count, name, host)) is not None:
+        progress.say(f"study {definition.name}: {line}")
+    crew = _Crew(order, progress, places(count, name, host))
     with _forwarding(crew):
         crew.start()
         while crew.workers:
@@ -107,7 +120,7 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_child, args=(self.order, theirs), name=f"worker-{number}")
-        with _environment(self.places[number]), held_back():
+        with _environment(self.places[number]), held_back(), _main_hidden():
             process.start()
         theirs.close()
         self.workers[number] = _Worker(process, ours)
@@ -138,6 +151,9 @@ class _Crew:
         code, text = worker.over or (worker.process.exitcode or 1, "")
         if code == _INTERRUPTED:
             self.stopping = True
+        elif code == _AFRESH:
+            if not self.stopping:
+                self._start(number)
         elif worker.over and code != 0:
             self.problem = self.problem or (code, text)
             self.stop()
@@ -176,24 +192,57 @@ def _forwarding(crew: _Crew) -> Iterator[None]:
             worker.process.terminate()
 
 
-def _places(count: int, device: str) -> list[dict[str, str]]:
-    """Return the environment of each worker: its GPU, or its share of the CPU's threads."""
-    gpus: list[str] = []
-    shared = {slurm.WORKERS: str(count)}
-    if device in ("auto", "cuda"):
-        import torch
+def apart(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function of a module in a process of its own, and raise the error that it raises.
 
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = [str(n) for n in range(torch.cuda.device_count())]
-        if given and gpus:
-            gpus = [name.strip() for name in given.split(",")][: len(gpus)]
-    if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} | shared for n in range(count)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    of_job = slurm.cpus()
-    share = str(max(1, min(cores or 1, of_job or cores or 1) // count))
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)}
-    return [threads | shared for _ in range(count)]
+    What it takes of a GPU is gone afterwards. Errors: its `CycleGANError`, with the same message.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_called, args=(theirs, function, arguments))
+    with held_back(), _main_hidden():
+        process.start()
+    theirs.close()
+    try:
+        error: CycleGANError | None = ours.recv()
+    except EOFError:
+        process.join()
+        name = function.__name__.strip("_").replace("_", " ")
+        raise CycleGANError(f"{name}: the process died, exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+
+
+def _called(pipe: Connection, function: Callable[..., None], arguments: Sequence[object]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits gets it, too
+    try:
+        function(*arguments)
+    except CycleGANError as error:
+        pipe.send(error)
+    except Exception as error:  # noqa: BLE001  (the process that waits reports it)
+        pipe.send(CycleGANError(f"{type(error).__name__}: {error}"))
+    else:
+        pipe.send(None)
+
+
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Let new processes not import this one's main script: it may start studies when imported."""
+    main = sys.modules["__main__"]
+    missing = object()
+    before = {name: getattr(main, name, missing) for name in ("__spec__", "__file__")}
+    main.__spec__, main.__file__ = None, None
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is missing:
+                delattr(main, name)
+            else:
+                setattr(main, name, value)
 
 
 @contextlib.contextmanager
@@ -222,12 +271,18 @@ def _child(order: _Order, pipe: Connection) -> None:
         with lock, contextlib.suppress(OSError):
             pipe.send(message)
 
-    send((_OVER, _work(order, RemoteProgress(send))))
+    end = _work(order, RemoteProgress(send))
+    send((_OVER, end))
     pipe.close()
+    if end[0] == _AFRESH:
+        os._exit(_AFRESH)  # CUDA's own cleanup may hang or abort after such an error
 
 
 def _work(order: _Order, progress: StudyProgress) -> tuple[int, str]:
     """Work on the study, and return the exit code and message."""
+    import torch
+
+    from cyclegan.gpu_errors import require_gpu
     from search.study.lease import Owner
     from search.study.progress import ProgressConsole
     from search.study.study import open_study
@@ -237,7 +292,10 @@ def _work(order: _Order, progress: StudyProgress) -> tuple[int, str]:
 
     console = ProgressConsole(progress)
     console.log_to_here()
+    ends = {"done": 0, "interrupted": _INTERRUPTED, "afresh": _AFRESH}
     try:
+        if order.gpu:
+            require_gpu(torch.device(order.gpu))
         handle = open_study(order.study, order.storage).with_trials(order.trials)
         with Owner(handle.folder, order.command) as owner:
             context = WorkerContext(
@@ -249,7 +307,8 @@ def _work(order: _Order, progress: StudyProgress) -> tuple[int, str]:
                 parent=order.parent,
                 precision=order.precision,
             )
-            return (0, "") if work(context) == "done" else (_INTERRUPTED, "interrupted")
+            end = work(context)
+            return ends[end], "" if end == "done" else end
     except KeyboardInterrupt:
         return _INTERRUPTED, "interrupted"
     except CycleGANError as error:

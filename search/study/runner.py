@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +32,8 @@ from search.study.figures import figures_folder, log_figures
 from search.study.initial_trials import earlier_ends, first_values, recorded_ends
 from search.study.lease import LEASE_SECONDS, Owner
 from search.study.outlook import EARLIER
-from search.study.processes import run_workers
+from search.study.places import refuse_ranks
+from search.study.processes import apart, run_workers
 from search.study.progress import LocalProgress, ProgressConsole
 from search.study.provenance import check_data
 from search.study.report import REPORT, ReportUpdater
@@ -48,7 +49,7 @@ from search.study.study import (
 )
 from search.study.trial import WorkerContext, log_end
 from search.study.trials import FINISHED, REVIVES, STATES, first_value
-from search.study.worker import update_study_run, work
+from search.study.worker import WorkEnd, update_study_run, work
 from tracking import project_root
 from tracking.outbox.delivery import deliver_waiting, waiting
 from tracking.outbox.records import End
@@ -93,12 +94,14 @@ def run_study(
 
     Args:
         store: the MLflow store, or a function that opens it once the study can begin.
-        workers: number of processes on this host; a single worker runs in this process.
+        workers: number of processes on this host; a single worker on a CPU runs in this process.
         storage: address of a database instead of the journal (see `search.study.storage`).
 
-    Errors: `ConfigError` if the study was started with another definition. Errors that a trial
-    raises for its surroundings (missing data, a full disk) stop the study.
+    Errors: `ConfigError` if the study was started with another definition, `UsageError` under
+    torchrun. Errors that a trial raises for its surroundings (missing data, a full disk) stop the
+    study.
     """
+    refuse_ranks()
     place = storage_for(studies_folder() / definition.name, storage)
     with place.explaining():
         begun = _begun(definition, place, store, console)
@@ -162,7 +165,8 @@ def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> Stud
                 curve = sorted(trial.intermediate_values.items())
                 value = first_value(trial)
                 progress.remember(trial.number, STATES[trial.state], value, curve)
-        if workers == 1:
+        ended: WorkEnd = "afresh"
+        if workers == 1 and not _on_gpu(definition):
             with Owner(handle.folder) as owner:
                 context = WorkerContext(
                     handle=handle,
@@ -173,8 +177,11 @@ def _run(begun: _Begun, *, store: Store, console: Console, workers: int) -> Stud
                     parent=begun.parent,
                     precision=begun.precision,
                 )
-                end.interrupted = work(context) == "interrupted"
-        else:
+                ended = work(context)
+                end.interrupted = ended == "interrupted"
+        # A GPU gets its own process even for one worker, since only another process can replace
+        # one that has lost its GPU.
+        if ended == "afresh":
             end.interrupted = run_workers(
                 handle,
                 progress,
@@ -239,15 +246,29 @@ def _is_over(definition: StudyDefinition, study: optuna.Study) -> bool:
 def _checked_beginning(definition: StudyDefinition, *, here: bool) -> list[dict[str, Any]]:
     """Return the initial values of a study, or refuse it, before anything of it is stored."""
     initial = first_values(definition)
-    first = definition.first_values()
-    check_training(definition.config_of(0, first), here=here)
-    if here:
-        _check_largest(definition)
+    first = definition.config_of(0, definition.first_values())
+    if not here:
+        check_training(first, here=False)
+    elif _on_gpu(definition):  # a GPU may be for one process at a time, and is for the workers
+        apart(_check_here, first, list(_largest(definition)))
+    else:
+        _check_here(first, _largest(definition))
     return initial
 
 
-def _check_largest(definition: StudyDefinition) -> None:
-    """Refuse a space whose upper ends, one key at a time, need more memory than there is."""
+def _on_gpu(definition: StudyDefinition) -> bool:
+    return choose_device(str(definition.base.get("device", "auto"))).type == "cuda"
+
+
+def _check_here(first: Config, largest: Iterable[Config]) -> None:
+    """Refuse a study whose first training can't begin here, or that needs too much memory."""
+    check_training(first)
+    for config in largest:
+        check_memory(config, choose_device(config.device))
+
+
+def _largest(definition: StudyDefinition) -> Iterator[Config]:
+    """Yield the configurations at the upper ends of a space, one key at a time."""
     if isinstance(definition.space, FunctionSpace):
         return
     first = definition.first_values()
@@ -257,7 +278,7 @@ def _check_largest(definition: StudyDefinition) -> None:
             config = definition.config_of(0, values)
         except ConfigError:  # these values don't go together, so no trial will have them
             continue
-        check_memory(config, choose_device(config.device))
+        yield config
 
 
 def _begin(

@@ -24,6 +24,7 @@ from cyclegan.trainer import Trainer
 from cyclegan.validation import ValidationReport
 from search.launch import Job, LaunchResult, recorded_run, run_training
 from search.study.definition import StudyDefinition
+from search.study.gpu_faults import fault_of, may_try_again, why_out_of_memory
 from search.study.lease import Owner, renewing
 from search.study.objective import OBJECTIVE_NAME, TIME, ObjectiveRecord, recorded_values, short
 from search.study.outlook import verdict_of
@@ -44,9 +45,9 @@ from viz.console import Console
 if TYPE_CHECKING:
     from tracking import Store
 
-Ending = Literal["complete", "pruned", "failed", "paused", "interrupted", "lost"]
+Ending = Literal["complete", "pruned", "failed", "paused", "interrupted", "lost", "afresh"]
 """`interrupted`: this process is to stop, whatever the state of the trial; `lost`: another
-worker has taken over this trial."""
+worker has taken over this trial; `afresh`: its GPU failed, so a fresh process is to continue it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,8 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
     """Train a claimed trial until it ends, is pruned, paused or interrupted, and report that.
 
     Errors: `CycleGANError`, `STORAGE_ERRORS` and `OSError` if the fault is not in the trial but
-    around it (missing data, a full disk); the trial can then be continued. Any other error fails
-    the trial.
+    around it (missing data, a full disk); the trial can then be continued. Errors of the GPU are
+    for `search.study.gpu_faults`. Any other error fails the trial.
     """
     number, study = trial.number, context.handle.study
     watch = _Watch(context.progress, trial, context.handle.trial_folder(number))
@@ -117,14 +118,23 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
             study.tell(number, state=TrialState.PRUNED)
             context.progress.ended(number, "pruned", str(error))
             return "pruned"
-        except (CycleGANError, OSError, *STORAGE_ERRORS):
-            raise
-        except Exception as error:  # noqa: BLE001  (a failed trial must not end the study)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None and isinstance(error, (CycleGANError, OSError, *STORAGE_ERRORS)):
+                raise
+            # A failed trial must not end the study.
             watch.note_time()
-            trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
+            if fault is not None and may_try_again(trial, fault):
+                text = f"{fault.message}; a fresh process continues it"
+                context.progress.ended(number, "interrupted", text)
+                return "afresh"
+            reason = f"{type(error).__name__}: {error}"
+            if fault is not None:
+                reason = why_out_of_memory(fault, _config(trial))
+            trial.set_user_attr("reason", reason[:1000])
             trial.set_user_attr("mlflow_run_id", recorded_run(context.handle.trial_folder(number)))
             study.tell(number, state=TrialState.FAIL)
-            context.progress.ended(number, "failed", str(error))
+            context.progress.ended(number, "failed", reason if fault else str(error))
             return "failed"
         finally:
             # A finished trial can't be changed any more; an unfinished one is free for any worker.
@@ -132,6 +142,12 @@ def train_trial(trial: optuna.trial.Trial, context: WorkerContext) -> Ending:
             with contextlib.suppress(closed, *STORAGE_ERRORS):
                 if context.owner.holds(study._storage, trial._trial_id):
                     context.owner.release(study._storage, trial._trial_id)
+
+
+def _config(trial: optuna.trial.Trial) -> Config | None:
+    """Return the configuration of a trial, once its values are drawn."""
+    stored = trial.user_attrs.get("config")
+    return parse_config(json.loads(stored)) if stored else None
 
 
 def _train(trial: optuna.trial.Trial, context: WorkerContext, watch: _Watch) -> Ending:

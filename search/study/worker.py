@@ -11,7 +11,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cyclegan.errors import CycleGANError
+from cyclegan.gpu_errors import free_memory
 from search.launch import GENERATOR_NAME, SAVE_FOLDER
+from search.study.gpu_faults import FAULT, KIND, require_hope
 from search.study.lease import (
     LEASE,
     LEASE_SECONDS,
@@ -34,6 +36,7 @@ from tracking import Store
 from tracking.outbox.records import Attachment, Metrics, Text
 from tracking.outbox.writer import RunWriter
 
+WorkEnd = Literal["done", "interrupted", "afresh"]
 _FAILURES_IN_A_ROW = 3
 """Number of failures after which the study stops: the fault is then in the study, not its
 trials."""
@@ -42,8 +45,11 @@ _DEATHS = 5
 """Number of deaths of its process without progress between them after which a trial is given up."""
 
 
-def work(context: WorkerContext) -> Literal["done", "interrupted"]:
+def work(context: WorkerContext) -> WorkEnd:
     """Train trials of the study until there are enough, or until this process is interrupted.
+
+    It returns `afresh` if this process must not train any more, but a fresh one can: after an error
+    of the GPU.
 
     Errors: `CycleGANError` if something is wrong with the study rather than with a trial.
     """
@@ -51,7 +57,7 @@ def work(context: WorkerContext) -> Literal["done", "interrupted"]:
         return _work(context)
 
 
-def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
+def _work(context: WorkerContext) -> WorkEnd:
     failures = 0
     table = Paced(partial(update_study_run, context.handle, context.store, context.parent))
     release = Paced(partial(release_checkpoints, context.handle))
@@ -68,12 +74,16 @@ def _work(context: WorkerContext) -> Literal["done", "interrupted"]:
                 release.catch_up()
             return "done"
         ending = train_trial(trial, context)
-        if ending == "interrupted":
-            return "interrupted"
+        if ending in ("interrupted", "afresh"):
+            return ending
+        free_memory()  # another worker may train on the same GPU
         if ending != "paused":
             table.result(others + 1)
         release.result(others + 1)
         failures = failures + 1 if ending == "failed" else 0
+        if ending == "failed":
+            trials = context.handle.study.get_trials(deepcopy=False)
+            require_hope(trials, context.handle.definition.name)
         if failures >= _FAILURES_IN_A_ROW:
             name = context.handle.definition.name
             raise CycleGANError(
@@ -281,14 +291,20 @@ def _continued(frozen: FrozenTrial, context: WorkerContext) -> optuna.trial.Tria
     context.owner.claim(study._storage, frozen._trial_id)
     progress = max(frozen.intermediate_values, default=0)
     before = frozen.user_attrs.get("deaths", {"at": -1, "count": 0})
-    orderly = ended_in_order(frozen, context.handle.folder)
+    fault = frozen.user_attrs.get(FAULT)
+    orderly = not fault and ended_in_order(frozen, context.handle.folder)
     count = 0 if orderly else 1 + (before["count"] if before["at"] == progress else 0)
     trial.set_user_attr("deaths", {"at": progress, "count": count})
     trial.set_user_attr(INTERRUPTIONS, int(frozen.user_attrs.get(INTERRUPTIONS, 0)) + 1)
+    if fault:
+        trial.set_user_attr(FAULT, {})
     if count < _DEATHS:
         context.progress.say(f"trial {frozen.number}: was interrupted, continuing")
         return trial
     reason = f"its process died {count} times at iteration {progress}; out of memory?"
+    if fault:
+        reason = f"it lost its GPU {count} times at iteration {progress}: {fault['message']}"
+        trial.set_user_attr(KIND, fault["kind"])
     trial.set_user_attr("reason", reason)
     study.tell(frozen.number, state=TrialState.FAIL)
     context.progress.ended(frozen.number, "failed", reason)

@@ -15,6 +15,7 @@ import yaml
 
 from cyclegan.errors import ConfigError
 from cyclegan.score import GATED
+from cyclegan.score.deferred import Deferred
 from search.study import StudyHandle, open_study, run_study
 from search.study.definition import load_definition
 from search.study.figures import FIGURES
@@ -55,8 +56,9 @@ def run(path: Path) -> StudyHandle:
 @pytest.fixture
 def no_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the generators of these tiny trainings pass the gates, and be scored."""
-    for gate in ("collapsed", "inverted"):
-        monkeypatch.setattr(f"cyclegan.score.objective.{gate}", lambda *_: None)
+    passed = Deferred([], lambda: None)
+    monkeypatch.setattr("cyclegan.score.objective._collapsed", lambda *_: passed)
+    monkeypatch.setattr("cyclegan.score.objective.inverted", lambda *_: None)
 
 
 @pytest.fixture
@@ -183,7 +185,10 @@ def test_a_generator_that_fails_a_gate_is_worst_by_every_part(
     project: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Then most parts of the score are not even measured.
-    monkeypatch.setattr("cyclegan.score.objective.non_finite", lambda *_: "it is not finite")
+    monkeypatch.setattr(
+        "cyclegan.score.objective._non_finite",
+        lambda fake: Deferred([], lambda: "it is not finite"),
+    )
     handle = run(write(project, tiny, trials=2, steps=4))
     for trial in handle.trials():
         assert trial.state == "complete"  # gates prune from prune_after on

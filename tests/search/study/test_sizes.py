@@ -13,9 +13,10 @@ import torch
 from cyclegan import Trainer, parse_config
 from cyclegan.errors import ConfigError
 from cyclegan.footprint import check_memory
+from cyclegan.precision import choose_device
 from search.study import run_study, space
 from search.study.definition import StudyDefinition, load_definition, parse_definition
-from search.study.runner import _check_largest
+from search.study.runner import _largest
 from viz.console import Console
 
 Define = Callable[..., StudyDefinition]
@@ -122,4 +123,5 @@ SHIPPED = [
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_studies_fit(path: Path) -> None:
-    _check_largest(load_definition(path))
+    for config in _largest(load_definition(path)):
+        check_memory(config, choose_device(config.device))
