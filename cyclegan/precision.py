@@ -37,6 +37,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def use_device(name: str) -> torch.device:
+    """Return the device called `name` and make it the current one, if it is a GPU with a number.
+
+    Streams, events and workspaces of libraries belong to the current GPU unless told otherwise.
+
+    Errors: those of `choose_device`.
+    """
+    device = choose_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
 def choose_precision(config: Config, device: torch.device) -> Config:
     """Return `config` with `precision: auto` replaced by the faster precision on `device`.
 

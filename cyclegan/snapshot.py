@@ -111,8 +111,10 @@ def _kept_as(tensor: Tensor, precision: Precision, path: tuple[str, ...]) -> tor
 
 def _sent(copies: Any) -> tuple[Any, torch.cuda.Event]:
     """Return `copies` in pinned memory, filled on a separate stream, and the event of arrival."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
+    # Not the current device's, which may be another: the copy would not wait for the training then.
+    device = next(tensor.device for tensor in tensors_of(copies) if tensor.is_cuda)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         pinned = _pinned(copies, stream)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]

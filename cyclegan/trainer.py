@@ -21,6 +21,7 @@ from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
 from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import Degrader
+from cyclegan.determinism import exact_arithmetic
 from cyclegan.errors import CheckpointError, ConfigError, DivergedError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
 from cyclegan.footprint import check_memory
@@ -28,7 +29,7 @@ from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
 from cyclegan.model import CycleGAN
-from cyclegan.precision import choose_device, choose_precision
+from cyclegan.precision import choose_precision, use_device
 from cyclegan.ranks import Ranks, lost, own_of
 from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
@@ -96,11 +97,7 @@ class Trainer:
             torch.set_num_threads(threads)
         self.ranks = Ranks.of_environment() if ranks is None else ranks
         self.ranks.check(config)
-        self.device = choose_device(self.ranks.device(config.device))
-        if (
-            self.device.type == "cuda" and self.device.index is not None
-        ):  # snapshots take streams and events of this device
-            torch.cuda.set_device(self.device)
+        self.device = use_device(self.ranks.device(config.device))
         self.folder = folder
         check_memory(config, self.device)
         self.ranks.join(self.device)
@@ -109,7 +106,8 @@ class Trainer:
         self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)
         self.ranks.require_same(self._shared_facts())
-        self.degrader = self._fit_degrader()
+        with exact_arithmetic(deterministic=config.deterministic):
+            self.degrader = self._fit_degrader()
         self.model = CycleGAN(self.config, self.device, self.degrader, self.ranks)
         self.history = MetricHistory()
         self.hparam_log: list[HParamChange] = []
@@ -265,7 +263,10 @@ class Trainer:
         During the training PyTorch's global random numbers, which a user's own loss may draw, come
         from the seed or the checkpoint; afterwards the caller's continue where they were.
         """
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+            exact_arithmetic(deterministic=self.config.deterministic),
+        ):
             return self._fit(resume)
 
     def _fit(self, resume: Path | None) -> TrainResult:

@@ -100,6 +100,10 @@ class Config(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the networks' arithmetic; `auto` takes `bf16` on a GPU that supports it, and on
     a CPU times both once and takes the faster."""
+    deterministic: bool = True
+    """On a GPU, take convolutions that repeat bit for bit, so that a seed fixes a training and a
+    resumed one continues exactly. `false` is faster: cuDNN times its algorithms and takes the
+    fastest."""
     threads: int | None = Field(default=None, ge=1)
     """Number of CPU threads; by default PyTorch chooses."""
     memory_budget_gb: float = Field(default=4.0, ge=0.0)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from cyclegan.determinism import exact_arithmetic
 from cyclegan.networks import Geometry, UNet3d
 from cyclegan.numbers import round_up
 
@@ -85,7 +85,7 @@ class Generator:
 
     def translate(self, patch: Tensor) -> Tensor:
         """Map (B, C, z, y, x) on any device to (B, C', fz, fy, fx) on its own; no gradients."""
-        with torch.inference_mode(), _exact():
+        with torch.inference_mode(), exact_arithmetic():
             patch = patch.to(self.device, self.dtype)
             if self.precision == "bf16":
                 patch = patch.contiguous(memory_format=torch.channels_last_3d)
@@ -155,18 +155,6 @@ def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> flo
         generator.translate(patch).cpu()
         times.append(time.perf_counter() - start)
     return min(times[1:])
-
-
-@contextlib.contextmanager
-def _exact() -> Iterator[None]:
-    """Turn off TF32, whose products have 10 bits, so that fp32 means fp32 on a GPU, too."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        yield
 
 
 def _channels(network: nn.Module) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from cyclegan import parse_config
 from cyclegan.errors import ConfigError
 from cyclegan.model import CycleGAN
-from cyclegan.precision import choose_device, choose_precision
+from cyclegan.precision import choose_device, choose_precision, use_device
 
 CPU = torch.device("cpu")
 
@@ -58,3 +58,19 @@ def test_bf16_step_is_repeatable_and_close_to_fp32(tiny: dict[str, Any]) -> None
 def test_impossible_devices(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         choose_device(name)
+
+
+def test_a_gpu_chosen_by_its_number_becomes_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Snapshots and libraries use the current GPU; asking alone must not start it."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device("cuda:1") == use_device("cuda:1") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
+    use_device("cuda"), use_device("cpu")
+    assert len(current) == 1
+    with pytest.raises(ConfigError, match="there are 2 GPUs"):
+        use_device("cuda:2")

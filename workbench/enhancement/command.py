@@ -25,7 +25,7 @@ from cyclegan.enhance.network import Generator, choose_precision
 from cyclegan.enhance.tiling import open_frames
 from cyclegan.errors import BusyError, DataError, UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
-from cyclegan.precision import choose_device
+from cyclegan.precision import use_device
 from cyclegan.trust import TrustOperator
 from search.models import Model, find_model
 from tracking.provenance import hash_cache
@@ -86,7 +86,7 @@ def enhance_volumes(
     A shard of which others are still missing returns nothing for its volume.
     """
     wanted, model = check_enhancement(request, open_store=open_store)
-    device = choose_device(request.device)
+    device = use_device(request.device)
     if request.memory_gb is None:  # half of what is free leaves room for it
         keep_freed_memory()
     results = []
@@ -481,7 +481,7 @@ def enhanced_halves(
             output,
             tile=request.tile,
             memory_gb=request.memory_gb,
-            device=choose_device(request.device),
+            device=use_device(request.device),
         )
         raw.append(half)
         # Grey values of a network's output, whatever they are, are not to be touched.
