@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cyclegan.hparams import HParams
+from cyclegan.pinned import bytes_taken, empty_like
 
 Precision = Literal["full", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("full", "bf16", "fp16")
@@ -43,8 +44,8 @@ class Snapshot:
         return self.training
 
     def nbytes(self) -> int:
-        """Return the size in host memory, in bytes."""
-        return sum(tensor.nbytes for tensor in tensors_of(self.training))
+        """Return the size in host memory, in bytes, unused parts of pinned blocks included."""
+        return bytes_taken(tensors_of(self.training))
 
     def is_finite(self) -> bool:
         """Return True if all values are finite."""
@@ -115,24 +116,25 @@ def _sent(copies: Any) -> tuple[Any, torch.cuda.Event]:
     device = next(tensor.device for tensor in tensors_of(copies) if tensor.is_cuda)
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
+    places = iter(empty_like(tensor for tensor in tensors_of(copies) if tensor.is_cuda))
     with torch.cuda.stream(stream):
-        pinned = _pinned(copies, stream)
+        pinned = _pinned(copies, stream, places)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record(stream)
     return pinned, arrived
 
 
-def _pinned(value: Any, stream: torch.cuda.Stream) -> Any:
+def _pinned(value: Any, stream: torch.cuda.Stream, places: Iterator[Tensor]) -> Any:
+    """Copy nested state into `places`, which has one for each tensor on the GPU, in order."""
     if isinstance(value, Tensor):
         if not value.is_cuda:
             return value
         value.record_stream(stream)  # otherwise its memory is reused while it is being read
-        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-        return host.copy_(value, non_blocking=True)
+        return next(places).copy_(value, non_blocking=True)
     if isinstance(value, Mapping):
-        return {key: _pinned(item, stream) for key, item in value.items()}
+        return {key: _pinned(item, stream, places) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_pinned(item, stream) for item in value)
+        return type(value)(_pinned(item, stream, places) for item in value)
     return value
 
 
