@@ -56,7 +56,7 @@ def test_a_study_on_a_disk_that_is_full_at_times_ends_as_if_undisturbed(
 ) -> None:
     changes = {"trials": 2, "report_every": 6}
     whole = run(define("whole", **changes))
-    FullDisk(monkeypatch, full_at=(2, 14, 40, 55))
+    FullDisk(monkeypatch, full_at=(2, 14, 30, 48))
     definition = define("disturbed", **changes)
     for _ in range(4):
         with pytest.raises(CycleGANError) as caught:

@@ -186,6 +186,7 @@ def often(monkeypatch: pytest.MonkeyPatch, every: float = 0.0) -> None:
         return ReportUpdater(handle, store, parent, every=every, look=0.1)
 
     monkeypatch.setattr(runner, "ReportUpdater", make)
+    monkeypatch.setattr(updater, "_SHARE", 0.0)
 
 
 def test_a_study_that_runs_keeps_its_report(
