@@ -20,7 +20,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ from cyclegan.errors import DataError
 from cyclegan.ranks import WHOLE, Part
 from cyclegan.score.degrade import Degradation, fit_degradation
 from cyclegan.score.parts import MIN_ADVANTAGE_DB, Texture
+
+if TYPE_CHECKING:
+    from cyclegan.config import Config
+    from cyclegan.data.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +206,24 @@ class Degrader:
             )
             for model in state
         )
+
+
+def degrader_of(config: Config, data: TrainingData, device: torch.device) -> Degrader | None:
+    """Return the degrader fitted to a training's data, with a warning if it is doubtful.
+
+    Return None if no loss needs it.
+    """
+    if not config.needs_degradation():
+        return None
+    patches_A, patches_B = (patches.to(device) for patches in data.fit_patches(config))
+    degrader = Degrader.fit(patches_A, patches_B, config.super_resolution)
+    logger.info("%s", degrader.report)
+    if degrader.report is not None and degrader.report.doubts():
+        logger.warning(
+            "degraded B does not look like A: %s; what P_A teaches may not hold for real A",
+            degrader.report.doubts(),
+        )
+    return degrader
 
 
 def _channel(patches: Tensor, number: int) -> Tensor:

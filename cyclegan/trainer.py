@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,20 @@ from cyclegan.callbacks import Callback
 from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
 from cyclegan.data.training_data import TrainingData
-from cyclegan.degrader import Degrader
+from cyclegan.degrader import degrader_of
 from cyclegan.determinism import exact_arithmetic
+from cyclegan.divergence import divergence
 from cyclegan.errors import CheckpointError, ConfigError, DivergedError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
 from cyclegan.footprint import check_memory
 from cyclegan.generator import load_pretrained
 from cyclegan.history import MetricHistory
 from cyclegan.hparams import HParams
+from cyclegan.kickstart import Kickstarts
 from cyclegan.model import CycleGAN
 from cyclegan.precision import choose_precision, use_device
 from cyclegan.ranks import Ranks, lost, own_of
+from cyclegan.requests import Requests, RollbackRequest
 from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
 from cyclegan.validation import ValidationReport, Validator
@@ -39,37 +41,6 @@ logger = logging.getLogger(__name__)
 
 NOISE_CHOICES = 8
 """Largest number of times in a training at which it chooses the noise of the pseudo pairs."""
-
-# A pruned training is over; an interrupted one goes on later. If both are requested, pruned wins.
-_PRECEDENCE: tuple[Outcome, ...] = ("pruned", "stopped", "interrupted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RollbackRequest:
-    snapshot: Snapshot
-    reason: str
-    changes: Mapping[str, float]
-    kickstart: int
-    cause: Cause
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """A rank's requests for the boundary of a step; only those of the first go beyond stops."""
-
-    stops: tuple[tuple[Outcome, str], ...] = ()
-    changes: tuple[Mapping[str, Any], ...] = ()
-    rollback: Mapping[str, Any] | None = None
-    save: bool = False
-    residual_noise: bool = False
-
-
-def _plain_rollback(request: _RollbackRequest) -> dict[str, Any]:
-    return {**vars(request), "snapshot": request.snapshot.to_plain()}
-
-
-def _rollback_from_plain(plain: Mapping[str, Any]) -> _RollbackRequest:
-    return _RollbackRequest(**{**plain, "snapshot": Snapshot.from_plain(plain["snapshot"])})
 
 
 class Trainer:
@@ -107,7 +78,7 @@ class Trainer:
         self.config = choose_precision(config, self.device)
         self.ranks.require_same(self._shared_facts())
         with exact_arithmetic(deterministic=config.deterministic):
-            self.degrader = self._fit_degrader()
+            self.degrader = degrader_of(config, self.data, self.device)
         self.model = CycleGAN(self.config, self.device, self.degrader, self.ranks)
         self.history = MetricHistory()
         self.hparam_log: list[HParamChange] = []
@@ -128,20 +99,13 @@ class Trainer:
         """The last iteration at which losses and weights were checked and found finite."""
         self._warned = False
         """True if the user was warned since then that no checkpoint is written."""
-        self._kickstarts = [(0, config.kickstart_steps)] if config.kickstart else []
+        self._kickstarts = Kickstarts(config.kickstart_steps if config.kickstart else 0)
         self._restored_random: Mapping[str, Any] | None = None
         self._checkpoints = CheckpointFolder(folder, config.keep_checkpoints) if folder else None
         self._cadence = Cadence(config.checkpoint_every, config.checkpoint_minutes)
         self._save_now = False
         """True if several ranks agreed that a checkpoint is due."""
-        self._agreed_noise = self.model.residual_noise
-        """The choice of the noise that all ranks know."""
-        self._stop_requests: list[tuple[Outcome, str]] = []
-        self._stops = self._stop_requests if self.ranks.is_alone else []
-        """The stops that all ranks know."""
-        self._rollback_requests: list[_RollbackRequest] = []
-        self._changes: list[dict[str, Any]] = []
-        """Changes of hyperparameters that the other ranks do not know yet."""
+        self._requests = Requests(self.ranks, residual_noise=self.model.residual_noise)
         self._of_ranks: list[Any] | None = None
         """State that each rank has for itself, as of the last checkpoint."""
         self.callbacks: list[Callback] = []
@@ -182,9 +146,8 @@ class Trainer:
 
         Errors: `ConfigError` for changes that this training does not support.
         """
-        if not self.ranks.is_alone:
-            asked = {"changes": dict(changes), "reason": reason, "kickstart": kickstart}
-            self._changes.append(asked)
+        asked = {"changes": dict(changes), "reason": reason, "kickstart": kickstart}
+        self._requests.changed(asked)
         changed = self.hparams.changed(changes)
         for group, weights in changed.lambdas.items():
             if group not in self.model.terms and any(weights):
@@ -194,7 +157,7 @@ class Trainer:
                 )
         if kickstart:
             self._require_equal_channels()
-            self._kickstarts.append((self.step, self.step + kickstart))
+            self._kickstarts.add(self.step, kickstart)
         self.model.apply_hparams(changed)
         self.hparam_log.append(
             HParamChange(
@@ -208,11 +171,11 @@ class Trainer:
 
     def kickstarted(self, step: int) -> bool:
         """Return True if kickstart was, or will be, active in the step that follows `step`."""
-        return any(start <= step < stop for start, stop in self._kickstarts)
+        return self._kickstarts.are_active(step)
 
     def request_stop(self, reason: str, *, outcome: Outcome = "stopped") -> None:
         """Request the end of the training at this step's boundary; safe in a signal handler."""
-        self._stop_requests.append((outcome, reason))
+        self._requests.stop(outcome, reason)
 
     def request_rollback(
         self,
@@ -229,8 +192,8 @@ class Trainer:
         """
         if kickstart:
             self._require_equal_channels()
-        self._rollback_requests.append(
-            _RollbackRequest(
+        self._requests.fall_back(
+            RollbackRequest(
                 snapshot=snapshot,
                 reason=reason,
                 changes=changes or {},
@@ -311,9 +274,9 @@ class Trainer:
             if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                 self._validate()
             self._agree()
-            if not self._stops:
+            if not self._requests.stopping():
                 self._act_on_rollback()
-            if not self._stops:
+            if not self._requests.stopping():
                 self._save_if_due()
         stopped = self._act_on_stop()
         if stopped and stopped.outcome != "completed":
@@ -322,37 +285,17 @@ class Trainer:
         return self._result("completed", "")
 
     def _agree(self) -> None:
-        """Do on every rank what callbacks asked for on the first, and stop all if any is to stop.
-
-        A rollback brings its snapshot along: it is rare, and nobody else has to take any.
-        """
+        """Do on every rank what callbacks asked for on the first; a stop of any stops all."""
         if self.ranks.is_alone:
             return
-        rollback = self._chosen_rollback()
-        own = _Asked(
-            stops=tuple(self._stop_requests),
-            changes=tuple(self._changes),
-            rollback=None if rollback is None else _plain_rollback(rollback),
-            save=self._cadence.due(self.step),
-            residual_noise=self.model.residual_noise,
+        agreed = self._requests.agree(
+            save=self._cadence.due(self.step), residual_noise=self.model.residual_noise
         )
-        quiet = _Asked(residual_noise=self._agreed_noise)
-        answers = self.ranks.agree(None if own == quiet else own)
-        self._changes.clear()
-        self._save_now = False
-        if answers is None:
-            return
-        first = answers[0] or quiet
-        self._stops = [stop for one in answers if one for stop in one.stops]
-        self._save_now, self._agreed_noise = first.save, first.residual_noise
-        if self.ranks.is_first:
-            return
-        self.model.residual_noise = first.residual_noise
-        for change in first.changes:
-            self.set_hparams(**change)
-        self._changes.clear()
-        told = first.rollback
-        self._rollback_requests = [] if told is None else [_rollback_from_plain(told)]
+        self._save_now, self.model.residual_noise = agreed.save, agreed.residual_noise
+        if not self.ranks.is_first:
+            for change in agreed.changes:
+                self.set_hparams(**change)
+            self._requests.all_know()
 
     def _shared_facts(self) -> dict[str, Any]:
         """Return what must be the same on all ranks."""
@@ -387,20 +330,12 @@ class Trainer:
         It checks the current weights and moments, and the losses of the accepted steps since the
         last check.
         """
-        rows = [row for row in self.history.rows(after=self._found_finite_at) if row.accepted]
-        for row in rows:
-            for name, value in row.values.items():
-                if name.startswith(("loss/", "grad_norm")) and not math.isfinite(value):
-                    return f"at step {row.step} {name} was {value}"
-        broken = self.model.broken_networks()
-        if broken:
-            return f"at step {self.step} weights of {', '.join(broken)} were not finite"
-        frozen = self.model.broken_moments()
-        if frozen:
-            return f"at step {self.step} Adam's moments of {', '.join(frozen)} were not finite"
-        self._found_finite_at = self.iteration
-        self._warned = False
-        return None
+        rows = self.history.rows(after=self._found_finite_at)
+        found = divergence(self.model, rows, self.step)
+        if found is None:
+            self._found_finite_at = self.iteration
+            self._warned = False
+        return found
 
     def _require_finite(self) -> None:
         found = self.divergence()
@@ -449,19 +384,6 @@ class Trainer:
             source = "what G_A removes from real A" if chosen else "the fitted spectrum"
             logger.info("step %d: pseudo pairs now take their noise from %s", self.step, source)
 
-    def _fit_degrader(self) -> Degrader | None:
-        if not self.config.needs_degradation():
-            return None
-        patches_A, patches_B = (p.to(self.device) for p in self.data.fit_patches(self.config))
-        degrader = Degrader.fit(patches_A, patches_B, self.config.super_resolution)
-        logger.info("%s", degrader.report)
-        if degrader.report is not None and degrader.report.doubts():
-            logger.warning(
-                "degraded B does not look like A: %s; what P_A teaches may not hold for real A",
-                degrader.report.doubts(),
-            )
-        return degrader
-
     def _kickstart(self) -> tuple[bool, bool]:
         if not self.kickstarted(self.step):
             return False, False
@@ -484,35 +406,32 @@ class Trainer:
         self._emit("on_validation_end", report)
 
     def _act_on_stop(self) -> TrainResult | None:
-        if not self._stops:
+        asked = self._requests.stopping()
+        if asked is None:
             return None
-        outcome, reason = min(self._stops, key=lambda r: (_PRECEDENCE.index(r[0]), r[1]))
+        outcome, reason = asked
         # A training that has all its steps is complete, even if somebody wanted to interrupt it.
         if outcome == "interrupted" and self.step >= self.config.steps:
             return self._result("completed", "")
         return self._result(outcome, reason)
 
     def _act_on_rollback(self) -> None:
-        request = self._chosen_rollback()
+        request = self._requests.rollback()
         if request is None:
             return
-        self._rollback_requests.clear()
+        self._requests.done()
         before, from_step = self.hparams, self.step
         self.model.load_training_state(request.snapshot.state())
         self.step = request.snapshot.step
         self.history.discard_after(self.step)
         self._best_is_new = False  # the state it belonged to is gone
-        own = (
-            1 if self.config.kickstart else 0
-        )  # the configured kickstart stays, however far the rollback goes
-        later = [span for span in self._kickstarts[own:] if span[0] < self.step]
-        self._kickstarts = self._kickstarts[:own] + later
+        self._kickstarts.rewind(self.step)
         self.set_hparams(
             {**request.snapshot.hparams.flat(), **request.changes},
             reason=request.reason,
             kickstart=request.kickstart,
         )
-        self._changes.clear()  # the other ranks do the same now
+        self._requests.all_know()  # the other ranks do the same now
         event = RollbackEvent(
             from_step=from_step,
             to_step=self.step,
@@ -526,11 +445,6 @@ class Trainer:
         )
         self.rollbacks.append(event)
         self._emit("on_rollback", event)
-
-    def _chosen_rollback(self) -> _RollbackRequest | None:
-        # The oldest snapshot wins: it satisfies the others as well.
-        requests = self._rollback_requests
-        return min(requests, key=lambda r: (r.snapshot.step, r.reason), default=None)
 
     def _require_equal_channels(self) -> None:
         if self.config.channels_A != self.config.channels_B:
@@ -572,7 +486,7 @@ class Trainer:
             "hparams": self.hparams.flat(),
             "hparam_log": [change.to_plain() for change in self.hparam_log],
             "rollbacks": [event.to_plain() for event in self.rollbacks],
-            "kickstarts": [list(span) for span in self._kickstarts],
+            "kickstarts": self._kickstarts.state_dict(),
             "training": self.model.training_state(),
             "ranks": self._of_ranks,
             "history": self.history.state_dict(),
@@ -612,7 +526,7 @@ class Trainer:
         # Checkpoints of earlier versions have neither.
         self.rollbacks = [RollbackEvent.from_plain(event) for event in state.get("rollbacks", [])]
         if "kickstarts" in state:
-            self._kickstarts = [(start, stop) for start, stop in state["kickstarts"]]
+            self._kickstarts.load_state_dict(state["kickstarts"])
         self.history.load_state_dict(state["history"])
         self._restored_random = state["random"]["global"]
         own = own_of(state.get("ranks"), self.ranks)  # else what the first rank had
