@@ -100,7 +100,8 @@ def bytes_per_voxel(operator: TileOperator) -> float:
     It is measured on a small window by following every tensor that is made and freed, together with
     a convolution's workspace: the columns of im2col where PyTorch unfolds, else copies of input and
     output in the blocked layout of oneDNN or cuDNN. Networks are convolutional, so memory grows
-    with the number of voxels. The window itself and the results in float32 are added.
+    with the number of voxels. Windows and results in float32 are added: the window in work with
+    its standardised copy and the next one, and results as computed, scaled, waiting, compressed.
     """
     side = round_up(_PROBE, operator.alignment)
     patch = torch.zeros(1, operator.channels_in, side, side, side)
@@ -112,7 +113,7 @@ def bytes_per_voxel(operator: TileOperator) -> float:
         for name, factor in operator.outputs.items()
     )
     own = followed.peak / float(side**3)
-    return float(own + 2 * 4 * operator.channels_in + 3 * ends)
+    return float(own + 3 * 4 * operator.channels_in + 4 * ends)
 
 
 def window_bytes(operator: TileOperator, grid: Grid) -> float:

@@ -7,6 +7,7 @@ pass over the padded volume.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,15 +55,24 @@ def read_padded(read: Read, tile: Tile, shape: Size) -> NDArray[Any]:
     return np.ascontiguousarray(patch)
 
 
-def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict[str, NDArray[Any]]:
+def run_tile(
+    operator: TileOperator,
+    read: Read,
+    tile: Tile,
+    grid: Grid,
+    window: NDArray[Any] | None = None,
+) -> dict[str, NDArray[Any]]:
     """Return the cores (C', z, y, x) of all outputs of one tile; `grid.outer(...)` is their place.
 
-    If memory runs out, the core is put together from smaller tiles: slower, with the same result.
+    `window` is what `read_padded` returns for the tile, if it is read already. If memory runs out,
+    the core is put together from smaller tiles: slower, with the same result.
 
     Errors: `CycleGANError` if an output has voxels that are not finite, or if no tile is small
     enough.
     """
-    cores = _attempt(operator, read, tile, grid)
+    cores = _attempt(
+        operator, read_padded(read, tile, grid.shape) if window is None else window, tile, grid
+    )
     if cores is not None:
         _check_finite(cores, tile)
         return cores
@@ -77,10 +87,10 @@ def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict
 
 
 def _attempt(
-    operator: TileOperator, read: Read, tile: Tile, grid: Grid
+    operator: TileOperator, window: NDArray[Any], tile: Tile, grid: Grid
 ) -> dict[str, NDArray[Any]] | None:
     """Return the cores as `run_tile`, or free the memory and return None if it did not suffice."""
-    patch = torch.from_numpy(read_padded(read, tile, grid.shape))[None]
+    patch = torch.from_numpy(window)[None]
     try:
         with torch.inference_mode():
             images = operator(patch)
@@ -149,7 +159,7 @@ class SlabReader:
 
     As far as `limit` bytes allow, a slab covers all of Y and X over the windows' Z, else all of X,
     else one window. A file of compressed slices is then decompressed once per row of tiles instead
-    of once per tile.
+    of once per tile. Several threads may call it; they take turns.
     """
 
     def __init__(self, read: Read, grid: Grid, channels: int, limit: float) -> None:
@@ -157,9 +167,14 @@ class SlabReader:
         self._bounds = [(first, end) for first, end in self._reach()]
         self._origin: Size = (0, 0, 0)
         self._slab: NDArray[Any] | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, origin: Size, size: Size) -> NDArray[Any]:
         """Return a window (C, z, y, x)."""
+        with self._lock:
+            return self._window(origin, size)
+
+    def _window(self, origin: Size, size: Size) -> NDArray[Any]:
         if not self._holds(origin, size):
             self._slab = None  # freed before the next one is read
             self._origin, extent = self._around(origin, size)
