@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from cyclegan import slurm
 from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
+from cyclegan.enhance.network import eager
 from cyclegan.errors import UsageError
 from cyclegan.numbers import ceil_div, round_up
 
@@ -105,7 +106,7 @@ def bytes_per_voxel(operator: TileOperator) -> float:
     """
     side = round_up(_PROBE, operator.alignment)
     patch = torch.zeros(1, operator.channels_in, side, side, side)
-    with torch.inference_mode(), _AllocationCounter() as followed:
+    with torch.inference_mode(), eager(), _AllocationCounter() as followed:
         images = operator(patch)
         del images
     ends = sum(
