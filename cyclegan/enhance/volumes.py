@@ -41,7 +41,7 @@ from cyclegan.enhance.partial import (
     tiles_of_shards,
 )
 from cyclegan.enhance.pipeline import TileWriter, read_ahead
-from cyclegan.enhance.tiling import Read, SlabReader, apply_tiled, read_padded, run_tile
+from cyclegan.enhance.tiling import Read, SlabReader, TileRunner, apply_tiled, read_padded
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.networks import UNet3d
@@ -302,7 +302,8 @@ class _Work:
         scale: tuple[float, float],
         on_progress: Progress | None,
     ) -> None:
-        self.operator, self.volumes, self.plan, self.scale = operator, volumes, plan, scale
+        self.volumes, self.plan, self.scale = volumes, plan, scale
+        self.runner = TileRunner(operator)
         self.slab_bytes, self.on_progress = slab_bytes, on_progress
         self.tiles = len(plan.grid) * len(volumes)
         self.levels = LevelSample(self.tiles)
@@ -359,7 +360,7 @@ class _Work:
         self, read: Read, tile: Tile, frame: int, window: NDArray[Any] | None = None
     ) -> dict[str, Core]:
         cores = {}
-        images = run_tile(self.operator, read, tile, self.plan.grid, window)
+        images = self.runner.run(read, tile, self.plan.grid, window)
         for name, image in images.items():
             if name == "data":
                 image = self._scaled(image)

@@ -18,6 +18,7 @@ from cyclegan.data.hdf5_source import explained
 from cyclegan.data.region import Region, check_holes, limits_text
 from cyclegan.data.scan import find_scan
 from cyclegan.enhance import EnhanceResult, enhance_file, enhance_shard
+from cyclegan.enhance.device_errors import explaining
 from cyclegan.enhance.grid import Grid, TileOperator
 from cyclegan.enhance.grid import Region as Box
 from cyclegan.enhance.memory import keep_freed_memory
@@ -147,7 +148,10 @@ def _finish_shard(
     assert request.shard is not None
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
-    operator = operator_of(request, model, device, first, open_store=open_store, console=console)
+    with explaining():
+        operator = operator_of(
+            request, model, device, first, open_store=open_store, console=console
+        )
     with contextlib.ExitStack() as stack:
         update: Any = None
 
@@ -205,7 +209,10 @@ def _enhance_one(
 ) -> EnhancementResult:
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
-    operator = operator_of(request, model, device, first, open_store=open_store, console=console)
+    with explaining():
+        operator = operator_of(
+            request, model, device, first, open_store=open_store, console=console
+        )
     grid = Grid.of(operator, first.shape, region=request.roi)
     reference = None
     if request.reference is not None:
