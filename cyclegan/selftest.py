@@ -135,9 +135,7 @@ def _plain_fp32() -> Iterator[None]:
     with (
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
-        torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ),
+        exact_on_gpus(),
     ):
         before = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # `mkldnn.flags` warns of Intel GPUs
@@ -145,3 +143,15 @@ def _plain_fp32() -> Iterator[None]:
             yield
         finally:
             torch._C._set_mkldnn_enabled(before)
+
+
+@contextlib.contextmanager
+def exact_on_gpus() -> Iterator[None]:
+    """Turn off TF32, whose products have 10 bits, so that fp32 means fp32 on a GPU, too."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield

@@ -112,7 +112,7 @@ class Generator:
 
     def translate(self, patch: Tensor) -> Tensor:
         """Map (B, C, z, y, x) on any device to (B, C', fz, fy, fx) on its own; no gradients."""
-        with torch.inference_mode(), _exact():
+        with torch.inference_mode(), selftest.exact_on_gpus():
             given = patch.to(self.device, self.dtype)
             if self.precision == "bf16":
                 given = given.contiguous(memory_format=torch.channels_last_3d)
@@ -264,18 +264,6 @@ def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> flo
         generator.translate(patch).cpu()
         times.append(time.perf_counter() - start)
     return min(times[1:])
-
-
-@contextlib.contextmanager
-def _exact() -> Iterator[None]:
-    """Turn off TF32, whose products have 10 bits, so that fp32 means fp32 on a GPU, too."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        yield
 
 
 def _channels(network: nn.Module) -> tuple[int, int]:
