@@ -13,6 +13,13 @@ location:
 
     python -m venv /tmp/monai && /tmp/monai/bin/pip install --no-deps monai
     MONAI_PATH=$(echo /tmp/monai/lib/python3*/site-packages) python benchmarks/enhancement.py
+
+From file to file, compared with the way before, which read, computed, compressed in HDF5 and wrote
+one after the other (`FILES` lists the variants):
+
+    python benchmarks/enhancement.py --files [--size 256] [--filters 4] [--repeats 3]
+
+"no network" only copies each window: that is the limit for a device that takes no time.
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from enhancement_files import FILES, print_files, run_file
 from machine import matmul_speed, peak_bytes
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -114,12 +122,16 @@ def run_one(variant: str, options: argparse.Namespace) -> None:
 
 
 def in_a_process(variant: str, options: argparse.Namespace, reference: Path) -> dict[str, float]:
-    """Call `run_one` in a process of its own and return what it prints."""
+    """Run one variant in a process of its own and return what it prints.
+
+    `reference`: file of the result of one pass; with `--files` the folder of input and output.
+    """
     paths = [str(Path(__file__).parents[1]), os.environ.get("MONAI_PATH", "")]
     line = [
         *(sys.executable, __file__, "--variant", variant, "--reference", str(reference)),
         *("--size", str(options.size), "--filters", str(options.filters)),
         *("--device", options.device),
+        *(["--files"] if options.files else []),
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -140,13 +152,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--filters", type=int, default=32)
+    parser.add_argument("--files", action="store_true", help="from file to file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
-        run_one(options.variant, options)
+        if options.files:
+            net = network(options.filters)
+            run_file(options.variant, net, options.reference, options.size, options.device)
+        else:
+            run_one(options.variant, options)
+        return
+    if options.files:
+        with tempfile.TemporaryDirectory() as folder:
+            rounds = [
+                {name: in_a_process(name, options, Path(folder)) for name in FILES}
+                for _ in range(options.repeats)
+            ]
+        print_files(rounds, options.size, options.filters)
         return
     variants = [WHOLE, *(v for v in VARIANTS if v != WHOLE)]  # it makes the reference
     if not has_monai():

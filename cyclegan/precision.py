@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from functools import lru_cache
 
 import torch
 
@@ -11,6 +13,7 @@ from cyclegan.config import Config, parse_config
 from cyclegan.degrader import Degrader
 from cyclegan.errors import ConfigError
 from cyclegan.numbers import round_up
+from cyclegan.selftest import reason_for_distrust, under_autocast
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +57,46 @@ def choose_precision(config: Config, device: torch.device) -> Config:
     """Return `config` with `precision: auto` replaced by the faster precision on `device`.
 
     A GPU that computes bf16 natively gets bf16. On a CPU both are timed: with bf16 units a step
-    takes a third of the time, without them it takes longer.
+    takes a third of the time, without them it takes longer. bf16, chosen or given, becomes fp32,
+    with a warning, if it is wrong on this device (see `cyclegan.selftest`).
 
     Errors: `ConfigError` for bf16 on a CPU with patches too small for it.
     """
+    return _trusted(_chosen(config, device), device)
+
+
+def _trusted(config: Config, device: torch.device) -> Config:
+    if config.precision != "bf16":
+        return config
+    reason = _reason_for_distrust(json.dumps(config.to_dict()), str(device))
+    if reason is None:
+        return config
+    logger.warning("precision: fp32, because bf16 is wrong on %s: %s", device, reason)
+    return parse_config(config.to_dict() | {"precision": "fp32"})
+
+
+@lru_cache(maxsize=8)
+def _reason_for_distrust(values: str, device: str) -> str | None:
+    """Compare both generators with fp32 on a patch of the training's size."""
+    from cyclegan.model import CycleGAN
+
+    config = parse_config(json.loads(values) | {"precision": "fp32", "pool_size": 0})
+    stand_in = Degrader.stand_in(config.channels_A, config.super_resolution, config.imsize_A)
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
+        torch.manual_seed(0)
+        model = CycleGAN(config, torch.device(device), stand_in)
+        for network, channels, size in (
+            (model.G_A, config.channels_A, config.imsize_A),
+            (model.G_B, config.channels_B, config.imsize_B),
+        ):
+            window = torch.randn(1, channels, *size).to(device)
+            reason = reason_for_distrust(network, under_autocast(network), window)
+            if reason is not None:
+                return reason
+    return None
+
+
+def _chosen(config: Config, device: torch.device) -> Config:
     problem = _too_small_for_bf16(config) if device.type == "cpu" else None
     if config.precision == "bf16" and problem:
         raise ConfigError(f"precision = bf16: {problem}; make imsize_A larger or use fp32")

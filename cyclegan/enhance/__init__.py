@@ -6,7 +6,8 @@ grid       the windows that are read, and the core of each that goes into the re
 tiling     the tile loop, for anything that maps a padded tile to images
 network    a network as such an operator: device, precision, compilation
 memory     the largest tile that fits into memory
-source     slabs of input, frames of a series
+chunks     HDF5 chunks, compressed outside of the HDF5 library
+pipeline   reading, computing, compressing and writing at the same time
 partial    finished tiles on disk, until all are there
 output     layout and attributes of the HDF5 file, and the job that made it
 ```

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from cyclegan import slurm
 from cyclegan.enhance.grid import Grid, Region, Size, TileOperator
+from cyclegan.enhance.network import eager
 from cyclegan.errors import UsageError
 from cyclegan.numbers import ceil_div, round_up
 
@@ -100,11 +101,12 @@ def bytes_per_voxel(operator: TileOperator) -> float:
     It is measured on a small window by following every tensor that is made and freed, together with
     a convolution's workspace: the columns of im2col where PyTorch unfolds, else copies of input and
     output in the blocked layout of oneDNN or cuDNN. Networks are convolutional, so memory grows
-    with the number of voxels. The window itself and the results in float32 are added.
+    with the number of voxels. Windows and results in float32 are added: the window in work with
+    its standardised copy and the next one, and results as computed, scaled, waiting, compressed.
     """
     side = round_up(_PROBE, operator.alignment)
     patch = torch.zeros(1, operator.channels_in, side, side, side)
-    with torch.inference_mode(), _AllocationCounter() as followed:
+    with torch.inference_mode(), eager(), _AllocationCounter() as followed:
         images = operator(patch)
         del images
     ends = sum(
@@ -112,7 +114,7 @@ def bytes_per_voxel(operator: TileOperator) -> float:
         for name, factor in operator.outputs.items()
     )
     own = followed.peak / float(side**3)
-    return float(own + 2 * 4 * operator.channels_in + 3 * ends)
+    return float(own + 3 * 4 * operator.channels_in + 4 * ends)
 
 
 def window_bytes(operator: TileOperator, grid: Grid) -> float:

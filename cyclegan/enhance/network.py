@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import copy
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from cyclegan import selftest
 from cyclegan.determinism import exact_arithmetic
+from cyclegan.errors import CycleGANError
 from cyclegan.networks import Geometry, UNet3d
 from cyclegan.numbers import round_up
 
@@ -22,6 +26,24 @@ logger = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 _PROBE = 32
+_TESTED = 16
+"""Voxels along an axis of the window of the self-test."""
+_CORNER = 8
+"""Voxels along an axis of the corners of a tile that are compared with fp32."""
+_is_eager: contextvars.ContextVar[bool] = contextvars.ContextVar("eager", default=False)
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Run networks as they are inside the block, for windows of another shape than the tiles have.
+
+    Each shape would be compiled for half a minute.
+    """
+    token = _is_eager.set(True)
+    try:
+        yield
+    finally:
+        _is_eager.reset(token)
 
 
 class Generator:
@@ -31,9 +53,14 @@ class Generator:
     computes in float64); bf16 uses bfloat16 weights and activations, channels last. Images go in
     and come out in float32 (float64).
 
+    What is not plain fp32 is compared with it at two corners of the first window of each shape:
+    kernels are chosen by shape, and some were wrong in large images only.
+
     Args:
-        compiled: use `torch.compile`; if that fails, a warning in the log says so and the network
-            runs uncompiled.
+        compiled: use `torch.compile`; if that fails or computes something else, a warning in the
+            log says so and the network runs uncompiled.
+
+    Errors: `CycleGANError` of `translate` if bf16 is wrong in windows of this shape.
     """
 
     def __init__(
@@ -57,6 +84,7 @@ class Generator:
         if precision == "bf16":
             ready.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._network: nn.Module = ready
+        self._original, self._compared = network, set[tuple[int, ...]]()
         self._compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:
             # Freezing lets constant weights be laid out once; windows have one shape anyway.
@@ -86,13 +114,55 @@ class Generator:
     def translate(self, patch: Tensor) -> Tensor:
         """Map (B, C, z, y, x) on any device to (B, C', fz, fy, fx) on its own; no gradients."""
         with torch.inference_mode(), exact_arithmetic():
-            patch = patch.to(self.device, self.dtype)
+            given = patch.to(self.device, self.dtype)
             if self.precision == "bf16":
-                patch = patch.contiguous(memory_format=torch.channels_last_3d)
-            return self._forward(patch).to(self.image_dtype)
+                given = given.contiguous(memory_format=torch.channels_last_3d)
+            image = self._forward(given).to(self.image_dtype)
+            reason = self._reason_for_distrust(patch, image)
+            if reason is None:
+                return image
+            if self._compiled is None:
+                raise CycleGANError(
+                    f"{self.precision} is wrong on {self.device} in windows of "
+                    f"{list(patch.shape[2:])} voxels: {reason}; use --precision fp32"
+                )
+            logger.warning("torch.compile computes something else, going on without: %s", reason)
+            self._compiled = None
+            del image
+        return self.translate(patch)
+
+    def _reason_for_distrust(self, patch: Tensor, image: Tensor) -> str | None:
+        """Compare two corners of the first image of each shape with fp32."""
+        plain = self._compiled is None and self.precision == "fp32"
+        shape = tuple(patch.shape)
+        if plain or _is_eager.get() or self.dtype == torch.float64 or shape in self._compared:
+            return None
+        side = round_up(_CORNER, self.alignment)
+        # A corner depends on the voxels within one halo; the other side is the image's end.
+        halo = round_up(max(self.halo_left, self.halo_right), self.alignment)
+        if min(shape[2:]) <= side + halo:
+            return None
+        exact = copy.deepcopy(self._original).to(self.device).eval()
+        compared = int(side * self.geometry.factor)
+        for window, part in (
+            (slice(side + halo), slice(compared)),
+            (slice(-side - halo, None), slice(-compared, None)),
+        ):
+            found = image[(..., part, part, part)]
+            reason = selftest.reason_for_distrust(
+                exact,
+                lambda _, found=found: found,  # type: ignore[misc]
+                patch[(..., window, window, window)].to(self.device, torch.float32),
+                is_fp32=self.precision == "fp32",
+                part=(part, part, part),
+            )
+            if reason is not None:
+                return reason
+        self._compared.add(shape)
+        return None
 
     def _forward(self, patch: Tensor) -> Tensor:
-        if self._compiled is not None:
+        if self._compiled is not None and not _is_eager.get():
             try:
                 return self._compiled(patch)
             except torch._dynamo.exc.TorchDynamoException as error:
@@ -143,6 +213,46 @@ def choose_precision(
         *(chosen, seconds["fp32"], seconds["bf16"]),
     )
     return chosen
+
+
+def trusted_precision(
+    precision: Precision, networks: Sequence[UNet3d], device: torch.device
+) -> Precision:
+    """Return `precision`, or fp32 if bf16 computes something wrong on `device`; the log says so.
+
+    One small window goes through each network, see `cyclegan.selftest`. Without bf16 a CPU can
+    still be wrong, where oneDNN computes: it is then turned off in this process.
+    """
+    if precision == "bf16":
+        reason = _reason_for_distrust(networks, device, "bf16")
+        if reason is None:
+            return "bf16"
+        logger.warning("bf16 is wrong on this device, using fp32: %s", reason)
+    if device.type == "cpu" and torch._C._get_mkldnn_enabled():
+        reason = _reason_for_distrust(networks, device, "fp32")
+        if reason is not None:
+            logger.warning("oneDNN is wrong on this CPU, going on without it: %s", reason)
+            torch._C._set_mkldnn_enabled(False)
+    return "fp32"
+
+
+def _reason_for_distrust(
+    networks: Sequence[UNet3d], device: torch.device, precision: Precision
+) -> str | None:
+    for network in networks:
+        generator = Generator(network, device=device, precision=precision)
+        if generator.image_dtype == torch.float64:
+            continue
+        side = round_up(_TESTED, generator.alignment)
+        reason = selftest.reason_for_distrust(
+            copy.deepcopy(network).to(device).eval(),
+            generator.translate,
+            selftest.standard_window(generator.channels_in, side, device),
+            is_fp32=precision == "fp32",
+        )
+        if reason is not None:
+            return reason
+    return None
 
 
 def _seconds(network: UNet3d, device: torch.device, precision: Precision) -> float:

@@ -31,8 +31,9 @@ import numpy as np
 import torch
 
 from cyclegan.data import Size, Volume
+from cyclegan.enhance.chunks import Compression
 from cyclegan.enhance.grid import Grid, Region, TileOperator
-from cyclegan.enhance.partial import Compression, Layout, described_job
+from cyclegan.enhance.partial import Layout, described_job
 from cyclegan.numbers import ceil_div
 
 _CHUNK = 64

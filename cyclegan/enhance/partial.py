@@ -35,13 +35,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
-import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan.enhance.chunks import FILTERS, Compression
 from cyclegan.errors import BusyError, DataError
 from cyclegan.files import replacing, write_text
 from cyclegan.hdf5 import writing_hdf5
@@ -49,14 +49,6 @@ from cyclegan.locks import at_once, is_free, waiting_for
 
 logger = logging.getLogger(__name__)
 
-Compression = Literal["gzip", "lz4", "none"]
-COMPRESSIONS = ("gzip", "lz4", "none")
-_FILTERS: dict[str, dict[str, Any]] = {
-    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
-    # gzip has a checksum of its own.
-    "lz4": {**hdf5plugin.LZ4(), "shuffle": True, "fletcher32": True},
-    "none": {"fletcher32": True},
-}
 _SYNC_SECONDS = 5.0
 _NAMES = ("job.json", "chunks.bin", "journal.jsonl", "lock")
 
@@ -69,15 +61,14 @@ class Layout:
     chunks: tuple[int, ...]
     compression: Compression = "gzip"
 
-    def create(self, file: h5py.File, name: str, *, shape: tuple[int, ...] | None = None) -> Any:
-        """Create the empty dataset; a `shape` that replaces its own may be smaller than a chunk."""
+    def create(self, file: h5py.File, name: str) -> Any:
+        """Create the empty dataset."""
         return file.create_dataset(
             name,
-            shape or self.shape,
+            self.shape,
             dtype=np.float32,
             chunks=self.chunks,
-            maxshape=None if shape is None else (None,) * len(shape),
-            **_FILTERS[self.compression],
+            **FILTERS[self.compression],
         )
 
 
@@ -85,6 +76,8 @@ Entries = dict[int, dict[str, Any]]
 """Lines of a journal, by tile."""
 Core = tuple[tuple[int, ...], NDArray[Any]]
 """Origin of an array in its dataset, and the array: whole chunks, or up to the dataset's end."""
+Chunk = tuple[str, Sequence[int], int, bytes]
+"""An encoded chunk: dataset, first voxel, filter mask, bytes."""
 
 
 class PartStore:
@@ -106,18 +99,13 @@ class PartStore:
         """Numbers of the finished tiles, also of those in the folders of shards."""
         return set(self._entries).union(*(entries for _, entries in self._shards))
 
-    def add(self, tile: int, cores: Mapping[str, Core]) -> None:
+    def add(self, tile: int, chunks: Sequence[Chunk]) -> None:
         """Store a finished tile. Errors: `OSError`, e.g. for a full disk."""
-        parts: list[bytes] = []
-        chunks = []
-        for name, (origin, array) in cores.items():
-            for place, mask, data in _encoded(self.layouts[name], name, origin, array):
-                chunks.append([name, place, len(data), mask])
-                parts.append(data)
-        data = b"".join(parts)
+        data = b"".join(content for _, _, _, content in chunks)
         offset = self._chunks.seek(0, os.SEEK_END)
         _write_all(self._chunks, data)
-        entry = {"tile": tile, "offset": offset, "crc": zlib.crc32(data), "chunks": chunks}
+        places = [[name, list(first), len(content), mask] for name, first, mask, content in chunks]
+        entry = {"tile": tile, "offset": offset, "crc": zlib.crc32(data), "chunks": places}
         _write_all(self._journal, json.dumps(entry).encode() + b"\n")
         self._entries[tile] = entry
         if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -352,21 +340,6 @@ def _read_shard(folder: Path) -> tuple[io.FileIO, Entries]:
     """Return the open chunks of a shard whose process has ended, and its finished tiles."""
     chunks = (folder / "chunks.bin").open("rb", buffering=0)
     return chunks, _whole_entries((folder / "journal.jsonl").read_bytes().split(b"\n"), chunks)
-
-
-def _encoded(
-    layout: Layout, name: str, origin: Sequence[int], array: NDArray[Any]
-) -> Iterator[tuple[list[int], int, bytes]]:
-    """Yield the chunks of an array as HDF5 would write them: (place, filter mask, bytes)."""
-    with h5py.File(name.replace("/", "-"), "w", driver="core", backing_store=False) as file:
-        dataset = layout.create(file, "data", shape=array.shape)
-        dataset[...] = array
-        file.flush()
-        for index in range(dataset.id.get_num_chunks()):
-            info = dataset.id.get_chunk_info(index)
-            mask, data = dataset.id.read_direct_chunk(info.chunk_offset)
-            place = [int(o + n) for o, n in zip(origin, info.chunk_offset, strict=True)]
-            yield place, int(mask), bytes(data)
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:

@@ -6,7 +6,10 @@ pass over the padded volume.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +25,9 @@ from cyclegan.data.region import Region as StoredRegion
 from cyclegan.data.region import check_holes
 from cyclegan.data.statistics import pooled
 from cyclegan.data.voxel_size import voxel_size_um
+from cyclegan.enhance.device_errors import explaining, is_gpu_lost, is_out_of_memory
 from cyclegan.enhance.grid import Grid, Region, Size, Tile, TileOperator, Window, output_shape
+from cyclegan.enhance.memory import SAFETY, available_bytes, bytes_per_voxel
 from cyclegan.errors import CycleGANError, DataError
 from cyclegan.files import replacing
 
@@ -34,11 +39,11 @@ __all__ = [
     "Size",
     "Tile",
     "TileOperator",
+    "TileRunner",
     "Window",
     "apply_tiled",
     "output_shape",
     "read_padded",
-    "run_tile",
 ]
 Read = Callable[[Size, Size], NDArray[Any]]
 """Reader of a volume: (origin, size) in voxels, inside the volume, -> (C, z, y, x)."""
@@ -54,47 +59,101 @@ def read_padded(read: Read, tile: Tile, shape: Size) -> NDArray[Any]:
     return np.ascontiguousarray(patch)
 
 
-def run_tile(operator: TileOperator, read: Read, tile: Tile, grid: Grid) -> dict[str, NDArray[Any]]:
-    """Return the cores (C', z, y, x) of all outputs of one tile; `grid.outer(...)` is their place.
+class TileRunner:
+    """Computes tiles, and smaller ones once memory has run out.
 
-    If memory runs out, the core is put together from smaller tiles: slower, with the same result.
-
-    Errors: `CycleGANError` if an output has voxels that are not finite, or if no tile is small
-    enough.
+    A core that is put together from smaller tiles is the same, but takes longer. Windows as large
+    as one that did not fit are not tried again: every trial may compute half a tile for nothing.
     """
-    cores = _attempt(operator, read, tile, grid)
-    if cores is not None:
-        _check_finite(cores, tile)
-        return cores
-    smaller = grid.within(tile)
-    if smaller is None:
-        raise CycleGANError(
-            f"a tile of {list(tile.size)} voxels does not fit into memory and can't be made "
-            "smaller; free some memory, or take a smaller network or another device"
+
+    def __init__(self, operator: TileOperator) -> None:
+        self.operator = operator
+        self._too_large = math.inf
+        """Voxels of the smallest window that did not fit."""
+
+    def run(
+        self, read: Read, tile: Tile, grid: Grid, window: NDArray[Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the cores (C', z, y, x) of all outputs of a tile; their place: `grid.outer(...)`.
+
+        `window` is what `read_padded` returns for the tile, if it is read already.
+
+        Errors: `CycleGANError` if an output has voxels that are not finite, if no tile is small
+        enough, or if the GPU is lost.
+        """
+        smaller, reason = grid.within(tile), None
+        if smaller is None or math.prod(tile.size) < self._too_large:
+            if window is None:
+                window = read_padded(read, tile, grid.shape)
+            cores, reason = _attempt(self.operator, window, tile, grid)
+            if cores is not None:
+                _check_finite(cores, tile)
+                return cores
+            self._too_large = min(self._too_large, math.prod(tile.size))
+        if smaller is None:
+            raise CycleGANError(self._nothing_fits(tile, reason))
+        if reason is not None:
+            logger.warning(
+                "a tile of %s voxels does not fit into memory; computing it in two halves, with "
+                "the same result",
+                list(tile.size),
+            )
+        return self.assembled(read, smaller)
+
+    def assembled(self, read: Read, grid: Grid) -> dict[str, NDArray[Any]]:
+        """Return all outputs (C', z, y, x) of the region of a grid, from its tiles."""
+        results: dict[str, NDArray[Any]] = {}
+        for tile in grid:
+            for name, image in self.run(read, tile, grid).items():
+                factor = self.operator.outputs[name]
+                if name not in results:
+                    full = (image.shape[0], *grid.output_shape(factor))
+                    results[name] = np.empty(full, dtype=image.dtype)
+                results[name][(slice(None), *grid.outer(tile, factor))] = image
+        return results
+
+    def _nothing_fits(self, tile: Tile, reason: str | None) -> str:
+        needs = ""
+        device = getattr(getattr(self.operator, "G_A", self.operator), "device", None)
+        with contextlib.suppress(RuntimeError):  # even that may not fit
+            needed = SAFETY * bytes_per_voxel(self.operator) * math.prod(tile.size)
+            needs = f" It takes about {needed / 1e9:.2g} GB"
+            if device is not None:
+                needs += f", and {available_bytes(device) / 1e9:.2g} GB are free on {device}"
+            needs += "."
+        return (
+            f"a tile of {list(tile.size)} voxels does not fit into memory ({reason}) and can't be "
+            f"made smaller.{needs} Free some memory, or take --precision bf16, --no-trust, a "
+            "smaller network or another --device"
         )
-    logger.warning("a tile of %s voxels does not fit into memory; halving it", list(tile.size))
-    return _assembled(operator, read, smaller)
 
 
 def _attempt(
-    operator: TileOperator, read: Read, tile: Tile, grid: Grid
-) -> dict[str, NDArray[Any]] | None:
-    """Return the cores as `run_tile`, or free the memory and return None if it did not suffice."""
-    patch = torch.from_numpy(read_padded(read, tile, grid.shape))[None]
+    operator: TileOperator, window: NDArray[Any], tile: Tile, grid: Grid
+) -> tuple[dict[str, NDArray[Any]] | None, str | None]:
+    """Return the cores of a tile; if memory ran out, free it and return the reason.
+
+    Errors: `CycleGANError` if the GPU is lost.
+    """
+    patch = torch.from_numpy(window)[None]
     try:
         with torch.inference_mode():
             images = operator(patch)
             return {
                 name: images[name][0][(slice(None), *grid.inner(tile, factor))].cpu().numpy()
                 for name, factor in operator.outputs.items()
-            }
+            }, None
     except RuntimeError as error:
-        full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not full:
+        if is_gpu_lost(error):
+            with explaining():
+                raise
+        if not is_out_of_memory(error):
             raise
+        reason = str(error).strip().split("\n")[0][:200]
+    # Only now, as the error no longer holds the tensors.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return None
+    return None, reason
 
 
 def _check_finite(cores: dict[str, NDArray[Any]], tile: Tile) -> None:
@@ -107,18 +166,6 @@ def _check_finite(cores: dict[str, NDArray[Any]], tile: Tile) -> None:
                 "not finite; the model's values overflow there: look at the input for extreme "
                 "voxels, try --precision fp32, or use another model"
             )
-
-
-def _assembled(operator: TileOperator, read: Read, grid: Grid) -> dict[str, NDArray[Any]]:
-    results: dict[str, NDArray[Any]] = {}
-    for tile in grid:
-        for name, image in run_tile(operator, read, tile, grid).items():
-            factor = operator.outputs[name]
-            if name not in results:
-                full = (image.shape[0], *grid.output_shape(factor))
-                results[name] = np.empty(full, dtype=image.dtype)
-            results[name][(slice(None), *grid.outer(tile, factor))] = image
-    return results
 
 
 def apply_tiled(
@@ -141,7 +188,7 @@ def apply_tiled(
         return part
 
     shape: Size = (volume.shape[1], volume.shape[2], volume.shape[3])
-    return _assembled(operator, read, Grid.of(operator, shape, core, region))
+    return TileRunner(operator).assembled(read, Grid.of(operator, shape, core, region))
 
 
 class SlabReader:
@@ -149,7 +196,7 @@ class SlabReader:
 
     As far as `limit` bytes allow, a slab covers all of Y and X over the windows' Z, else all of X,
     else one window. A file of compressed slices is then decompressed once per row of tiles instead
-    of once per tile.
+    of once per tile. Several threads may call it; they take turns.
     """
 
     def __init__(self, read: Read, grid: Grid, channels: int, limit: float) -> None:
@@ -157,9 +204,14 @@ class SlabReader:
         self._bounds = [(first, end) for first, end in self._reach()]
         self._origin: Size = (0, 0, 0)
         self._slab: NDArray[Any] | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, origin: Size, size: Size) -> NDArray[Any]:
         """Return a window (C, z, y, x)."""
+        with self._lock:
+            return self._window(origin, size)
+
+    def _window(self, origin: Size, size: Size) -> NDArray[Any]:
         if not self._holds(origin, size):
             self._slab = None  # freed before the next one is read
             self._origin, extent = self._around(origin, size)

@@ -7,6 +7,7 @@ Finished tiles survive a kill (`partial.py`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 
 from cyclegan.data import Size, Volume, VolumeEntry
 from cyclegan.data.grey_levels import LevelSample
+from cyclegan.enhance.chunks import Compression
 from cyclegan.enhance.grid import Grid, Region, Tile, TileOperator
 from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Job, Plan, describe
 from cyclegan.enhance.partial import (
-    Compression,
     Core,
     PartStore,
     Shard,
@@ -39,7 +40,8 @@ from cyclegan.enhance.partial import (
     shard_store,
     tiles_of_shards,
 )
-from cyclegan.enhance.tiling import Read, SlabReader, apply_tiled, run_tile
+from cyclegan.enhance.pipeline import TileWriter, read_ahead
+from cyclegan.enhance.tiling import Read, SlabReader, TileRunner, apply_tiled, read_padded
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
 from cyclegan.networks import UNet3d
@@ -300,32 +302,51 @@ class _Work:
         scale: tuple[float, float],
         on_progress: Progress | None,
     ) -> None:
-        self.operator, self.volumes, self.plan, self.scale = operator, volumes, plan, scale
+        self.volumes, self.plan, self.scale = volumes, plan, scale
+        self.runner = TileRunner(operator)
         self.slab_bytes, self.on_progress = slab_bytes, on_progress
         self.tiles = len(plan.grid) * len(volumes)
         self.levels = LevelSample(self.tiles)
         """Some voxels of `data`, as computed and as stored."""
+        self._frame = -1
 
     def run(self, store: PartStore, shard: Shard = _ALL) -> None:
         """Compute the tiles of a shard that the store lacks."""
         grid, finished = self.plan.grid, store.finished
-        voxels = {tile.index: self._voxels(tile) for tile in grid}
-        own = {number for number in range(self.tiles) if shard.takes(number, self.tiles)}
+        own = [number for number in range(self.tiles) if shard.takes(number, self.tiles)]
+        places = list(grid)
+        voxels = [self._voxels(tile) for tile in places]
         total = sum(voxels[number % len(grid)] for number in own)
-        done = sum(voxels[number % len(grid)] for number in own & finished)
+        done = sum(voxels[number % len(grid)] for number in own if number in finished)
         self._tell(done, total)
-        for frame, volume in enumerate(self.volumes):
-            read = SlabReader(volume.read, grid, volume.channels, self.slab_bytes)
-            for tile in grid:
-                number = frame * len(grid) + tile.index
-                if number in own and number not in finished:
-                    store.add(number, self._cores(read, tile, frame))
-                    done += voxels[tile.index]
-                    self._tell(done, total)
-            # All was finished before, and nobody has looked at it.
-            if self.levels.is_empty and shard == _ALL:
-                self._cores(read, next(iter(grid)), frame)
+        missing = [number for number in own if number not in finished]
+
+        def window(number: int) -> tuple[Read, NDArray[Any]]:
+            read = self._reader(number // len(grid))
+            return read, read_padded(read, places[number % len(grid)], grid.shape)
+
+        with (
+            TileWriter(store) as writer,
+            contextlib.closing(read_ahead(missing, window)) as windows,
+        ):
+            for number, (read, patch) in windows:
+                frame, index = divmod(number, len(grid))
+                writer.add(number, self._cores(read, places[index], frame, patch))
+                done += voxels[index]
+                self._tell(done, total)
+        # All was finished before, and nobody has looked at it.
+        if self.levels.is_empty and shard == _ALL:
+            self._cores(self._reader(0), places[0], 0)
         store.sync()
+
+    def _reader(self, frame: int) -> SlabReader:
+        """Return the reader of a frame, one at a time: each holds a slab."""
+        if frame != self._frame:
+            volume = self.volumes[frame]
+            grid = self.plan.grid
+            self._slabs = SlabReader(volume.read, grid, volume.channels, self.slab_bytes)
+            self._frame = frame
+        return self._slabs
 
     def _tell(self, done: int, total: int) -> None:
         if self.on_progress:
@@ -335,9 +356,12 @@ class _Work:
         window = self.plan.grid.outer(tile, self.plan.outputs["data"])
         return math.prod(s.stop - s.start for s in window)
 
-    def _cores(self, read: Read, tile: Tile, frame: int) -> dict[str, Core]:
+    def _cores(
+        self, read: Read, tile: Tile, frame: int, window: NDArray[Any] | None = None
+    ) -> dict[str, Core]:
         cores = {}
-        for name, image in run_tile(self.operator, read, tile, self.plan.grid).items():
+        images = self.runner.run(read, tile, self.plan.grid, window)
+        for name, image in images.items():
             if name == "data":
                 image = self._scaled(image)
             if len(image) == 1:

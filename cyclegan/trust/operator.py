@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cyclegan.enhance.grid import Size, Window
-from cyclegan.enhance.network import Generator
+from cyclegan.enhance.network import Generator, eager
 from cyclegan.enhance.tiling import Read
 from cyclegan.errors import UsageError
 from cyclegan.networks import Geometry, UNet3d
@@ -147,7 +147,7 @@ class TrustOperator:
         The shape determines the positions of the blocks: a volume always gives the same constants.
         """
         windows = sample_windows(self, read, shape, blocks)
-        with torch.inference_mode():
+        with torch.inference_mode(), eager():
             samples = [
                 self._images(patch, self.G_A.translate(patch), core) for patch, core in windows
             ]

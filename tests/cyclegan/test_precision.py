@@ -10,7 +10,12 @@ import torch
 from cyclegan import parse_config
 from cyclegan.errors import ConfigError
 from cyclegan.model import CycleGAN
-from cyclegan.precision import choose_device, choose_precision, use_device
+from cyclegan.precision import (
+    _reason_for_distrust,
+    choose_device,
+    choose_precision,
+    use_device,
+)
 
 CPU = torch.device("cpu")
 
@@ -74,3 +79,26 @@ def test_a_gpu_chosen_by_its_number_becomes_the_current_one(
     assert len(current) == 1
     with pytest.raises(ConfigError, match="there are 2 GPUs"):
         use_device("cuda:2")
+
+
+def test_bf16_that_is_wrong_becomes_fp32_with_a_sentence(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyTorch has had bf16 convolutions with wrong results and no error."""
+    config = parse_config(tiny | {"imsize_A": [16, 16, 16], "precision": "bf16", "seed": 5})
+    state = torch.random.get_rng_state()
+    assert choose_precision(config, CPU) is config
+    conv3d = torch.nn.functional.conv3d
+
+    def wrong(given: torch.Tensor, weight: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        image = conv3d(given, weight, *rest, **options)
+        return image + 1.0 if image.dtype == torch.bfloat16 else image
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", wrong)
+    monkeypatch.setattr("torch.nn.modules.conv.F.conv3d", wrong)
+    _reason_for_distrust.cache_clear()
+    chosen = choose_precision(config, CPU)
+    assert chosen.precision == "fp32" and chosen.seed == 5
+    assert "bf16 is wrong on cpu: it differs from fp32" in caplog.text
+    assert torch.equal(torch.random.get_rng_state(), state)
+    _reason_for_distrust.cache_clear()

@@ -18,10 +18,11 @@ from cyclegan.data.hdf5_source import explained
 from cyclegan.data.region import Region, check_holes, limits_text
 from cyclegan.data.scan import find_scan
 from cyclegan.enhance import EnhanceResult, enhance_file, enhance_shard
+from cyclegan.enhance.device_errors import explaining
 from cyclegan.enhance.grid import Grid, TileOperator
 from cyclegan.enhance.grid import Region as Box
 from cyclegan.enhance.memory import keep_freed_memory
-from cyclegan.enhance.network import Generator, choose_precision
+from cyclegan.enhance.network import Generator, choose_precision, trusted_precision
 from cyclegan.enhance.tiling import open_frames
 from cyclegan.errors import BusyError, DataError, UsageError
 from cyclegan.generator import TrainedGenerator, load_generator
@@ -147,7 +148,10 @@ def _finish_shard(
     assert request.shard is not None
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
-    operator = operator_of(request, model, device, first, open_store=open_store, console=console)
+    with explaining():
+        operator = operator_of(
+            request, model, device, first, open_store=open_store, console=console
+        )
     with contextlib.ExitStack() as stack:
         update: Any = None
 
@@ -205,7 +209,10 @@ def _enhance_one(
 ) -> EnhancementResult:
     first = volumes[0]
     check_roi(request.roi, first.shape, first.name)
-    operator = operator_of(request, model, device, first, open_store=open_store, console=console)
+    with explaining():
+        operator = operator_of(
+            request, model, device, first, open_store=open_store, console=console
+        )
     grid = Grid.of(operator, first.shape, region=request.roi)
     reference = None
     if request.reference is not None:
@@ -428,19 +435,15 @@ def operator_of(
         device=device,
         trained_in_bf16=model.generator.config.precision == "bf16",
     )
+    back = load_generator(model.file, "B").network if request.trust else None
+    further = [find_model(name, open_store).generator.network for name in request.other_models]
+    networks = [network, *([back] if back else []), *further]
+    precision = trusted_precision(precision, networks, device)
     G_A = Generator(network, device=device, precision=precision, compiled=request.compiled)
-    if not request.trust:
+    if back is None:
         return G_A
-    back = load_generator(model.file, "B").network
     G_B = Generator(back, device=device, precision=precision, compiled=request.compiled)
-    others = [
-        Generator(
-            find_model(name, open_store).generator.network,
-            device=device,
-            precision=precision,
-        )
-        for name in request.other_models
-    ]
+    others = [Generator(other, device=device, precision=precision) for other in further]
     try:
         return TrustOperator(G_A, G_B, others=others).calibrated(volume.read, volume.shape)
     except UsageError as error:

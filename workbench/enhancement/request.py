@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan.data import Size
+from cyclegan.enhance.chunks import COMPRESSIONS, Compression
 from cyclegan.enhance.grid import Region
 from cyclegan.enhance.network import Precision
-from cyclegan.enhance.partial import COMPRESSIONS, Compression, Shard
+from cyclegan.enhance.partial import Shard
 from cyclegan.errors import UsageError, nearest
 from cyclegan.files import check_outputs, refuse_overwrite, same_file
 

@@ -11,7 +11,9 @@ import pytest
 
 from cyclegan.data import Volume, VolumeEntry
 from cyclegan.data.statistics import Statistics
-from cyclegan.enhance.partial import COMPRESSIONS, Layout, resumable
+from cyclegan.enhance.chunks import COMPRESSIONS
+from cyclegan.enhance.partial import Layout, resumable
+from cyclegan.enhance.pipeline import TileWriter
 from cyclegan.errors import DataError
 
 
@@ -21,7 +23,8 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path: Path, compressio
     layout = Layout(shape=image.shape, chunks=(4, 16, 16), compression=compression)
     output = tmp_path / "out.h5"
     with resumable(output, {}, {"data": layout}) as (store, temporary):
-        store.add(0, {"data": ((0, 0, 0), image)})
+        with TileWriter(store) as writer:
+            writer.add(0, {"data": ((0, 0, 0), image)})
         store.write(temporary, lambda file: None)
     np.testing.assert_array_equal(read(output), image)
     with h5py.File(output) as handle:
