@@ -6,6 +6,7 @@ with them:
 ```
 sampler        every rank draws the choices of the whole batch and reads its own patches
 losses         gradients and metrics are averaged over the ranks, once a loss, in one collective
+validation     is the first rank's; all apply the generators to their part of each batch of patches
 callbacks      live on the first rank alone; what they ask for is told to all at the step's boundary
 signals        a stop that any rank is asked for stops all of them at the same step
 checkpoints    the first rank writes them; image pools and global random numbers are each rank's own
@@ -81,7 +82,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """True for the rank that validates, calls callbacks and writes files."""
+        """True for the rank that judges, calls callbacks and writes files."""
         return self.rank == 0
 
     @property
@@ -197,6 +198,16 @@ class Ranks:
         dist.all_gather_object(answers, asked, group=self._control)
         return answers
 
+    def tell(self, what: Any) -> None:
+        """Send anything that can be pickled to all other ranks, which wait for it in `told`."""
+        dist.broadcast_object_list([what], 0, group=self._control)
+
+    def told(self) -> Any:
+        """Return what the first rank tells."""
+        answer: list[Any] = [None]
+        dist.broadcast_object_list(answer, 0, group=self._control)
+        return answer[0]
+
     def gathered(self, own: Any) -> list[Any] | None:
         """Return what every rank has, by rank, on the first one; None elsewhere."""
         if self.is_alone:
@@ -204,6 +215,10 @@ class Ranks:
         answers: list[Any] | None = [None] * self.size if self.is_first else None
         dist.gather_object(own, answers, 0, group=self._control)
         return answers
+
+
+ALONE = Ranks()
+"""A training of one process."""
 
 
 def lost(error: BaseException) -> CycleGANError | None:

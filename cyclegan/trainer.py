@@ -393,8 +393,11 @@ class Trainer:
 
     def _validate(self) -> None:
         if not self.ranks.is_first:
+            self.validator.follow(self.model, self.ranks)
             return
-        report = self.validator(self.model, step=self.step, iteration=self.iteration)
+        report = self.validator(
+            self.model, step=self.step, iteration=self.iteration, ranks=self.ranks
+        )
         found = self.divergence()
         if found is not None and report.gate is None:
             report = replace(report, score=GATED, gate=f"the training diverged: {found}")

@@ -14,9 +14,11 @@ from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import fit_count
 from cyclegan.errors import DataError
 from cyclegan.model import IMAGES, CycleGAN
+from cyclegan.ranks import ALONE, Ranks
 from cyclegan.score import Generator
 from cyclegan.score.deferred import to_host
 from cyclegan.score.shared import shared_score
+from cyclegan.shared_validation import following, leading, over
 
 # Independent of the training's seed: all trials of a study are judged on the same patches, and
 # their pictures show the same patches.
@@ -71,22 +73,35 @@ class Validator:
         factor = config.super_resolution
         self.score = shared_score(self.patches_A, self.patches_B, fitted, factor, halves)
 
-    def __call__(self, model: CycleGAN, *, step: int, iteration: int) -> ValidationReport:
-        """Judge the model's mean generators; training state and random numbers do not change."""
-        G_A, G_B = _applied(model, model.mean_G_A), _applied(model, model.mean_G_B)
+    def __call__(
+        self, model: CycleGAN, *, step: int, iteration: int, ranks: Ranks = ALONE
+    ) -> ValidationReport:
+        """Judge the model's mean generators; training state and random numbers do not change.
+
+        Of several `ranks` the first one calls this, and the others `follow`.
+        """
+        G_A, G_B = (
+            leading(name, generator, ranks) for name, generator in _generators(model).items()
+        )
         scored = self.score(G_A, G_B)
+        images = self._images(G_A, G_B)
+        over(ranks)
         return ValidationReport(
             step=step,
             iteration=iteration,
             score=scored.value,
             gate=scored.gate,
             metrics=scored.metrics(),
-            images=self._images(G_A, G_B),
+            images=images,
         )
+
+    def follow(self, model: CycleGAN, ranks: Ranks) -> None:
+        """Compute this rank's part of a validation of the first one."""
+        following(_generators(model), ranks, self.patches_A.device)
 
     def images(self, model: CycleGAN) -> dict[str, Tensor]:
         """Return the six images as in a report, without judging them."""
-        return self._images(_applied(model, model.mean_G_A), _applied(model, model.mean_G_B))
+        return self._images(*_generators(model).values())
 
     def _images(self, G_A: Generator, G_B: Generator) -> dict[str, Tensor]:
         real_A, real_B = self.patches_A[:2], self.patches_B[:2]
@@ -116,6 +131,14 @@ def _halves(
         for half in volumes
     )
     return first.to(device), second.to(device)
+
+
+def _generators(model: CycleGAN) -> dict[str, Generator]:
+    """Return the mean generators G_A and G_B by name."""
+    return {
+        "G_A": _applied(model, model.mean_G_A),
+        "G_B": _applied(model, model.mean_G_B),
+    }
 
 
 def _applied(model: CycleGAN, generator: nn.Module) -> Generator:

@@ -23,6 +23,7 @@ from cyclegan.errors import ConfigError, CycleGANError
 from cyclegan.follower import followed
 from cyclegan.ranks import Part, Ranks
 from cyclegan.trainer import Trainer
+from cyclegan.validation import ValidationReport
 
 Weights = dict[str, Tensor]
 
@@ -89,6 +90,41 @@ def test_a_resumed_training_goes_on_bit_for_bit_on_as_many_processes(
     assert again.step == 6 and same(weights(whole), weights(again))
     other = trained(values | {"pool_size": 0}, 1, resume=checkpoint)  # another number
     assert other.step == 6
+
+
+class _Judged(Callback):
+    """Judges the same weights again without the other processes, and counts patches of G_A."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[ValidationReport, ValidationReport]] = []
+        self.patches: list[int] = [0]
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        trainer.model.mean_G_A.register_forward_hook(self._count)
+
+    def on_validation_end(self, trainer: Trainer, report: ValidationReport) -> None:
+        self.patches.append(0)
+        alone = trainer.validator(trainer.model, step=report.step, iteration=report.iteration)
+        self.patches.append(0)
+        self.pairs.append((report, alone))
+
+    def _count(self, network: Any, given: tuple[Tensor], image: Tensor) -> None:
+        self.patches[-1] += len(given[0])
+
+
+def test_a_validation_is_shared_out_and_says_what_one_process_says(shared: dict[str, Any]) -> None:
+    changes = {"validate_every": 1, "validation_patches": 5, "degradation": "gaussian"}
+    judged = _Judged()
+    trained(shared | changes | {"steps": 2}, 2, (judged,))
+    together, alone = judged.patches[0::2], judged.patches[1::2]
+    assert len(judged.pairs) == 2
+    for shared_out, whole in zip(together[:2], alone, strict=True):
+        assert 0 < shared_out < 0.7 * whole
+    for two, one in judged.pairs:
+        assert two.gate == one.gate
+        assert two.metrics == pytest.approx(one.metrics, rel=1e-5, abs=1e-6)
+        for name, image in one.images.items():
+            assert torch.allclose(two.images[name], image, rtol=1e-5, atol=1e-6)
 
 
 class _Rollback(Callback):
