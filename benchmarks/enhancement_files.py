@@ -19,7 +19,7 @@ from machine import peak_bytes
 from scipy.ndimage import gaussian_filter
 
 from cyclegan.data import VolumeEntry
-from cyclegan.enhance import enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_file
 from cyclegan.enhance.chunks import FILTERS
 from cyclegan.enhance.memory import keep_freed_memory
 from cyclegan.enhance.network import Generator
@@ -133,10 +133,7 @@ def run_file(variant: str, net: UNet3d, folder: Path, size: int, device: str) ->
                 operator,
                 entry,
                 output,
-                tile=tile,
-                device=device,
-                compression=compression,  # type: ignore[arg-type]
-                overwrite=True,
+                EnhanceSettings(tile=tile, device=device, compression=compression, overwrite=True),
             )
             seconds = time.perf_counter() - start
     size_on_disk = output.stat().st_size

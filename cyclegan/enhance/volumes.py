@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from cyclegan.data import Size, Volume, VolumeEntry
 from cyclegan.data.grey_levels import LevelSample
-from cyclegan.enhance.chunks import Compression
-from cyclegan.enhance.grid import Grid, Region, Tile, TileOperator
+from cyclegan.enhance.grid import Grid, Tile, TileOperator
 from cyclegan.enhance.memory import budget_bytes, choose_grid, window_bytes
 from cyclegan.enhance.network import Generator, Precision
 from cyclegan.enhance.output import Job, Plan, describe
@@ -41,6 +40,7 @@ from cyclegan.enhance.partial import (
     tiles_of_shards,
 )
 from cyclegan.enhance.pipeline import TileWriter, read_ahead
+from cyclegan.enhance.settings import DEFAULT, EnhanceSettings
 from cyclegan.enhance.tiling import Read, SlabReader, TileRunner, apply_tiled, read_padded
 from cyclegan.errors import DataError
 from cyclegan.files import refuse_overwrite
@@ -121,17 +121,10 @@ def enhance_file(
     network: UNet3d | TileOperator,
     source: VolumeEntry | Volume | Sequence[Volume],
     output: Path,
+    settings: EnhanceSettings = DEFAULT,
     *,
-    tile: Size | None = None,
-    region: Region | None = None,
-    memory_gb: float | None = None,
-    device: torch.device | str = "cpu",
-    compression: Compression = "gzip",
-    scale: tuple[float, float] = (0.0, 1.0),
-    overwrite: bool = False,
     keep: bool = False,
     attributes: Mapping[str, Any] | None = None,
-    identity: str | None = None,
     on_progress: Progress | None = None,
 ) -> EnhanceResult:
     """Enhance a volume, or the frames of a time series, into an HDF5 file.
@@ -142,16 +135,7 @@ def enhance_file(
     Args:
         network: a network, or an operator, each output of which becomes a dataset.
         source: one volume (Z, Y, X), or volumes of equal shape that are the frames of a series.
-        tile: core of a tile in voxels; by default the fastest that fits into `memory_gb`.
-        region: [start, end) in input voxels along Z, Y, X; only that part of the result is made.
-        memory_gb: peak memory of the process on a CPU, of the GPU on a GPU; by default a share of
-            the free memory.
-        device: device of a network; its memory limits the tile.
-        compression: compression of the output.
-        scale: (offset, factor): `data` is written as offset + factor x image.
         keep: leave an output as it is if this very call has made it before.
-        identity: text that identifies this operator's weights and settings; a network or a
-            `Generator` has its own. Without one nothing is resumed.
         on_progress: called at the start, with the voxels that an earlier call had finished, and
             after each tile.
 
@@ -162,9 +146,9 @@ def enhance_file(
     # Killed after the output got its name: only the clean-up is left.
     nearly = output.exists() and part_folder(output).exists()
     if not (keep or nearly):
-        refuse_overwrite(output, overwrite)
+        refuse_overwrite(output, settings.overwrite)
     began = time.perf_counter()
-    job = _job(network, source, device, identity, region, compression, scale)
+    job = _job(network, source, settings)
     operator, volumes = job.operator, job.volumes
     frames = None if isinstance(source, VolumeEntry | Volume) else len(volumes)
     made = job.made(output) if keep or nearly else None
@@ -172,14 +156,14 @@ def enhance_file(
         if nearly:
             discard(output)
         return _done(output, Plan.of(operator, made, frames))
-    refuse_overwrite(output, overwrite)
-    budget = budget_bytes(torch.device(device), memory_gb)
-    grid = _grid(job, output, tile, (1 - _SLAB_SHARE) * budget)
+    refuse_overwrite(output, settings.overwrite)
+    budget = budget_bytes(torch.device(settings.device), settings.memory_gb)
+    grid = _grid(job, output, settings.tile, (1 - _SLAB_SHARE) * budget)
     plan = Plan.of(operator, grid, frames)
-    layouts = plan.layouts(compression)
+    layouts = plan.layouts(settings.compression)
     about = job.attributes(grid) | dict(attributes or {})
     slab = min(_SLAB_SHARE * budget, _SLAB_BYTES)
-    work = _Work(operator, volumes, plan, slab, scale, on_progress)
+    work = _Work(operator, volumes, plan, slab, settings.scale, on_progress)
 
     def described(file: h5py.File) -> None:
         size = volumes[0].voxel_size_um
@@ -200,15 +184,8 @@ def enhance_shard(
     source: VolumeEntry | Volume | Sequence[Volume],
     output: Path,
     shard: Shard,
+    settings: EnhanceSettings = DEFAULT,
     *,
-    tile: Size | None = None,
-    region: Region | None = None,
-    memory_gb: float | None = None,
-    device: torch.device | str = "cpu",
-    compression: Compression = "gzip",
-    scale: tuple[float, float] = (0.0, 1.0),
-    overwrite: bool = False,
-    identity: str | None = None,
     on_progress: Progress | None = None,
 ) -> bool:
     """Compute one shard's tiles of what `enhance_file` makes; return True if none is missing now.
@@ -219,20 +196,21 @@ def enhance_shard(
 
     Args and errors: those of `enhance_file`; `BusyError` if another process is this shard.
     """
-    job = _job(network, source, device, identity, region, compression, scale)
+    job = _job(network, source, settings)
     frames = None if isinstance(source, VolumeEntry | Volume) else len(job.volumes)
     if job.made(output) is not None:
         return True
-    refuse_overwrite(output, overwrite)
-    budget = budget_bytes(torch.device(device), memory_gb)
+    refuse_overwrite(output, settings.overwrite)
+    budget = budget_bytes(torch.device(settings.device), settings.memory_gb)
     with agreeing(output):
-        started = job.started(output) if tile is None else None
-        grid = started or _grid(job, output, tile, (1 - _SLAB_SHARE) * budget, shard.count)
+        started = job.started(output) if settings.tile is None else None
+        most = (1 - _SLAB_SHARE) * budget
+        grid = started or _grid(job, output, settings.tile, most, shard.count)
         agree(output, job.content(grid))
     plan = Plan.of(job.operator, grid, frames)
     slab = min(_SLAB_SHARE * budget, _SLAB_BYTES)
-    work = _Work(job.operator, job.volumes, plan, slab, scale, on_progress)
-    with shard_store(output, shard, plan.layouts(compression)) as store:
+    work = _Work(job.operator, job.volumes, plan, slab, settings.scale, on_progress)
+    with shard_store(output, shard, plan.layouts(settings.compression)) as store:
         work.run(store, shard)
     return len(tiles_of_shards(output)) == work.tiles
 
@@ -240,20 +218,16 @@ def enhance_shard(
 def _job(
     network: UNet3d | TileOperator,
     source: VolumeEntry | Volume | Sequence[Volume],
-    device: torch.device | str,
-    identity: str | None,
-    region: Region | None,
-    compression: Compression,
-    scale: tuple[float, float],
+    settings: EnhanceSettings,
 ) -> Job:
-    operator = as_operator(network, device=device)
+    operator = as_operator(network, device=settings.device)
     return Job(
         operator=operator,
-        identity=identity,
+        identity=settings.identity,
         volumes=_volumes(source, operator.channels_in),
-        region=region,
-        compression=compression,
-        scale=scale,
+        region=settings.region,
+        compression=settings.compression,
+        scale=settings.scale,
     )
 
 

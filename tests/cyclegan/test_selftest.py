@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cyclegan import convolution
 from cyclegan.data import VolumeEntry
-from cyclegan.enhance import enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_file
 from cyclegan.enhance.network import Generator, trusted_precision
 from cyclegan.errors import CycleGANError
 from cyclegan.networks import GENERATORS, UNet3d, build_generator, initialise
@@ -167,9 +167,11 @@ def test_what_is_wrong_in_large_windows_only_is_refused_there(
     generator = Generator(net, precision="bf16")
     entry, out = volume(tmp_path), tmp_path / "out.h5"
     with pytest.raises(CycleGANError, match=r"bf16 is wrong .* windows of \[48, 48, 48\]"):
-        enhance_file(generator, entry, out, tile=(48, 48, 48))
+        enhance_file(generator, entry, out, EnhanceSettings(tile=(48, 48, 48)))
     assert not out.exists()
-    enhance_file(generator, entry, out, tile=(8, 8, 8))  # in small windows it is right
+    enhance_file(
+        generator, entry, out, EnhanceSettings(tile=(8, 8, 8))
+    )  # in small windows it is right
 
 
 def test_only_the_tiles_are_compiled_and_a_wrong_compiler_is_left_out(
@@ -191,7 +193,7 @@ def test_only_the_tiles_are_compiled_and_a_wrong_compiler_is_left_out(
         expected = handle["data"][...]
     compiled._compiled = lambda patch: 1.01 * net(patch)
     compiled._compared.clear()
-    enhance_file(compiled, entry, out, overwrite=True)
+    enhance_file(compiled, entry, out, EnhanceSettings(overwrite=True))
     (said,) = caplog.messages
     assert said.startswith("torch.compile computes something else")
     with h5py.File(out) as handle:

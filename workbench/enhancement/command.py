@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,27 +12,18 @@ from typing import Any
 
 import torch
 
-from cyclegan.data import Statistics, Volume, VolumeEntry, open_dataset
-from cyclegan.data.hdf5_source import explained
-from cyclegan.data.region import Region, check_holes, limits_text
-from cyclegan.data.scan import find_scan
-from cyclegan.enhance import EnhanceResult, enhance_file, enhance_shard
+from cyclegan.data import Volume
+from cyclegan.enhance import EnhanceResult, EnhanceSettings, enhance_file, enhance_shard
 from cyclegan.enhance.device_errors import explaining
-from cyclegan.enhance.grid import Grid, TileOperator
-from cyclegan.enhance.grid import Region as Box
+from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import keep_freed_memory
-from cyclegan.enhance.network import Generator, choose_precision, trusted_precision
-from cyclegan.enhance.tiling import open_frames
-from cyclegan.errors import BusyError, DataError, UsageError
-from cyclegan.generator import TrainedGenerator, load_generator
+from cyclegan.errors import BusyError
 from cyclegan.precision import use_device
-from cyclegan.trust import TrustOperator
 from search.models import Model, find_model
-from tracking.provenance import hash_cache
 from tracking.scratch import temporary_folder
 from viz.console import Console
-from viz.enhancement import Halves
 from workbench.enhancement.enhancement import Enhancement
+from workbench.enhancement.inputs import check_input, entry_of, volumes_of
 from workbench.enhancement.judging import (
     JudgeResult,
     judge,
@@ -41,17 +31,12 @@ from workbench.enhancement.judging import (
     open_reference,
     quality_table,
 )
+from workbench.enhancement.operator import enhanced_halves, operator_of, output_scale
 from workbench.enhancement.request import EnhanceRequest, Target, check_roi, keeps, targets
 from workbench.enhancement.run import EnhancementRun, tracked
 from workbench.output import OpenStore, Output
 
-_FILL_MISSING = (
-    'or read the fill value there by --fill-missing ("fill_missing": true in a dataset JSON); a '
-    "region does not leave the gap out, because the grey scale is that of the whole volume"
-)
-"""Way out for a volume with holes."""
 _TRIES = 5
-_AS_IT_IS = Statistics(1, 0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,29 +78,57 @@ def enhance_volumes(
     results = []
     for target in wanted:
         with temporary_folder() as scratch:
-            volumes = _volumes(request, target, model, scratch)
+            volumes = volumes_of(request, target, model, scratch)
             try:
-                parts = (request, target, model, device, volumes, open_store, console)
+                enhancement = _enhancement(
+                    request, target, model, device, volumes[0], open_store, console
+                )
                 if request.shard is None:
-                    results.append(_enhance_one(*parts))
-                elif _finish_shard(*parts):
-                    results += _put_together(*parts)
+                    results.append(_enhance_one(enhancement, volumes, open_store, console))
+                elif _finish_shard(enhancement, volumes, console):
+                    results += _put_together(enhancement, volumes, open_store, console)
             finally:
                 for volume in volumes:
                     volume.close()
     return results
 
 
-def _put_together(request: EnhanceRequest, target: Target, *parts: Any) -> list[EnhancementResult]:
+def _enhancement(
+    request: EnhanceRequest,
+    target: Target,
+    model: Model,
+    device: torch.device,
+    volume: Volume,
+    open_store: OpenStore,
+    console: Console,
+) -> Enhancement:
+    check_roi(request.roi, volume.shape, volume.name)
+    with explaining():
+        operator = operator_of(
+            request, model, device, volume, open_store=open_store, console=console
+        )
+    return Enhancement(
+        request=request,
+        target=target,
+        model=model,
+        operator=operator,
+        device=device,
+        volume=volume,
+    )
+
+
+def _put_together(
+    enhancement: Enhancement, volumes: Sequence[Volume], open_store: OpenStore, console: Console
+) -> list[EnhancementResult]:
     """Return the result of all shards; empty if another process puts them together.
 
     Shards that end at the same moment may find each other busy, so one try is not enough.
     """
     for _ in range(_TRIES):
         try:
-            return [_enhance_one(request, target, *parts)]
+            return [_enhance_one(enhancement, volumes, open_store, console)]
         except BusyError:
-            if target.output.exists():
+            if enhancement.target.output.exists():
                 break
             time.sleep(1.0)
     return []
@@ -131,27 +144,14 @@ def check_enhancement(
     """
     wanted = targets(request)
     for path in filter(None, (*request.volumes, *request.halves, request.reference)):
-        _check_input(_entry(request, path))
+        check_input(entry_of(request, path))
     return wanted, find_model(request.model, open_store)
 
 
-def _finish_shard(
-    request: EnhanceRequest,
-    target: Target,
-    model: Model,
-    device: torch.device,
-    volumes: Sequence[Volume],
-    open_store: OpenStore,
-    console: Console,
-) -> bool:
+def _finish_shard(enhancement: Enhancement, volumes: Sequence[Volume], console: Console) -> bool:
     """Compute the tiles of a shard; return True if no tile of the volume is missing now."""
+    request, output = enhancement.request, enhancement.target.output
     assert request.shard is not None
-    first = volumes[0]
-    check_roi(request.roi, first.shape, first.name)
-    with explaining():
-        operator = operator_of(
-            request, model, device, first, open_store=open_store, console=console
-        )
     with contextlib.ExitStack() as stack:
         update: Any = None
 
@@ -165,22 +165,16 @@ def _finish_shard(
                 update(done)
 
         whole = enhance_shard(
-            operator,
-            volumes if request.series else first,
-            target.output,
+            enhancement.operator,
+            volumes if request.series else volumes[0],
+            output,
             request.shard,
-            tile=request.tile,
-            region=request.roi,
-            memory_gb=request.memory_gb,
-            device=device,
-            compression=request.compression,
-            scale=output_scale(request, first, model),
-            overwrite=request.overwrite,
+            _settings(enhancement),
             on_progress=progress,
         )
     if not whole:
         console.say(
-            f"{target.output}: shard {request.shard} is done; the last one to end puts all together"
+            f"{output}: shard {request.shard} is done; the last one to end puts all together"
         )
     return whole
 
@@ -198,40 +192,34 @@ def output_of(request: EnhanceRequest, results: Sequence[EnhancementResult]) -> 
     return Output(data=result, text="\n\n".join(_text(part) for part in parts))
 
 
+def _settings(enhancement: Enhancement) -> EnhanceSettings:
+    request = enhancement.request
+    return EnhanceSettings(
+        tile=request.tile,
+        region=request.roi,
+        memory_gb=request.memory_gb,
+        device=enhancement.device,
+        compression=request.compression,
+        scale=output_scale(request, enhancement.volume, enhancement.model),
+        overwrite=request.overwrite,
+    )
+
+
 def _enhance_one(
-    request: EnhanceRequest,
-    target: Target,
-    model: Model,
-    device: torch.device,
-    volumes: Sequence[Volume],
-    open_store: OpenStore,
-    console: Console,
+    enhancement: Enhancement, volumes: Sequence[Volume], open_store: OpenStore, console: Console
 ) -> EnhancementResult:
-    first = volumes[0]
-    check_roi(request.roi, first.shape, first.name)
-    with explaining():
-        operator = operator_of(
-            request, model, device, first, open_store=open_store, console=console
-        )
+    request, operator, first = enhancement.request, enhancement.operator, enhancement.volume
     grid = Grid.of(operator, first.shape, region=request.roi)
     reference = None
     if request.reference is not None:
         factor = operator.outputs["data"]
-        entry = replace(_entry(request, request.reference), no_data=None)
+        entry = replace(entry_of(request, request.reference), no_data=None)
         reference = open_reference(entry, first, grid, factor)
-    enhancement = Enhancement(
-        request=request,
-        target=target,
-        model=model,
-        operator=operator,
-        device=device,
-        volume=first,
-    )
     with tracked(enhancement, open_store, console) as tracking:
         done = _enhance(enhancement, volumes, tracking, console)
         tracking.keep_volume(done)
         judged = JudgeResult()
-        if not _is_complete(request, target, done):
+        if not _is_complete(request, enhancement.target, done):
             judged = _judged(enhancement, grid, reference, done, console)
         tracking.finish(done, judged)
     return EnhancementResult(path=done.path, values=_values(enhancement, done, judged, tracking))
@@ -312,38 +300,10 @@ def _judged(
         )
 
 
-def _volumes(
-    request: EnhanceRequest, target: Target, model: Model, scratch: Path
-) -> Sequence[Volume]:
-    path, generator = target.volume, model.generator
-    entry = _entry(request, path)
-    if request.series:
-        return open_series(entry, generator, scratch, request.roi)
-    return [open_input(entry, generator, request.roi)]
-
-
-def _check_input(entry: VolumeEntry) -> None:
-    """Refuse a dataset that can't be read or has holes, before anything is computed."""
-    dataset, name = open_dataset(entry.path, entry.dset), f"{entry.path}:{entry.dset}"
-    with dataset.file, explained(name):
-        box = [(0, n) for n in dataset.shape[-3:]]
-        check_holes(dataset, name, box, fill_missing=entry.fill_missing, way_out=_FILL_MISSING)
-
-
-def _entry(request: EnhanceRequest, path: Path) -> VolumeEntry:
-    return VolumeEntry(
-        path=path,
-        dset=request.dataset,
-        no_data=request.no_data,
-        fill_missing=request.fill_missing,
-    )
-
-
 def _enhance(
     enhancement: Enhancement, volumes: Sequence[Volume], tracking: EnhancementRun, console: Console
 ) -> EnhanceResult:
-    request, target, model = enhancement.request, enhancement.target, enhancement.model
-    operator = enhancement.operator
+    request, model, operator = enhancement.request, enhancement.model, enhancement.operator
     attributes = {
         "model": model.name,
         **({"model_version": model.label} if model.label else {}),
@@ -372,15 +332,9 @@ def _enhance(
         done = enhance_file(
             operator,
             volumes if request.series else volumes[0],
-            target.output,
-            tile=request.tile,
-            region=request.roi,
-            memory_gb=request.memory_gb,
-            device=enhancement.device,
-            compression=request.compression,
-            scale=output_scale(request, enhancement.volume, model),
-            overwrite=request.overwrite,
-            keep=keeps(request, target),
+            enhancement.target.output,
+            _settings(enhancement),
+            keep=keeps(request, enhancement.target),
             attributes=attributes,
             on_progress=progress,
         )
@@ -413,143 +367,3 @@ def _took(data: Mapping[str, Any]) -> str:
     if data["resumed"] == data["tiles"]:
         return "by an earlier call of this command"
     return f"{data['seconds']:.1f} s ({data['voxels_per_second']:.3g} voxels/s)"
-
-
-# -- The operator that is applied, and the volumes that it is applied to -------------------------
-
-
-def operator_of(
-    request: EnhanceRequest,
-    model: Model,
-    device: torch.device,
-    volume: Volume,
-    *,
-    open_store: OpenStore,
-    console: Console,
-) -> TileOperator:
-    """The generator alone, or with the trust maps, calibrated on the volume."""
-    network = model.generator.network
-    precision = choose_precision(
-        request.precision,
-        network,
-        device=device,
-        trained_in_bf16=model.generator.config.precision == "bf16",
-    )
-    back = load_generator(model.file, "B").network if request.trust else None
-    further = [find_model(name, open_store).generator.network for name in request.other_models]
-    networks = [network, *([back] if back else []), *further]
-    precision = trusted_precision(precision, networks, device)
-    G_A = Generator(network, device=device, precision=precision, compiled=request.compiled)
-    if back is None:
-        return G_A
-    G_B = Generator(back, device=device, precision=precision, compiled=request.compiled)
-    others = [Generator(other, device=device, precision=precision) for other in further]
-    try:
-        return TrustOperator(G_A, G_B, others=others).calibrated(volume.read, volume.shape)
-    except UsageError as error:
-        if others:
-            raise
-        console.warn(f"no trust maps: {error}")
-        return G_A
-
-
-def enhanced_halves(
-    request: EnhanceRequest,
-    model: Model,
-    operator: TileOperator,
-    volume: Volume,
-    scratch: Path,
-    *,
-    console: Console,
-) -> Halves:
-    """Both half scans and what the generator alone makes of them, for the report's correlation."""
-    if not request.halves:
-        return {}
-    generator = operator.G_A if isinstance(operator, TrustOperator) else operator
-    raw, enhanced = [], []
-    for number, path in enumerate(request.halves, start=1):
-        half = open_input(_entry(request, path), model.generator, request.roi)
-        if request.roi is not None:
-            half = half.part(request.roi)
-        elif half.shape != volume.shape:
-            raise DataError(
-                f"{path}: the half has {list(half.shape)} voxels and the volume "
-                f"{list(volume.shape)}; give halves of the same scan"
-            )
-        output = scratch / f"half-{number}.h5"
-        console.say(f"enhance: half {number} of 2, {path}")
-        enhance_file(
-            generator,
-            half,
-            output,
-            tile=request.tile,
-            memory_gb=request.memory_gb,
-            device=use_device(request.device),
-        )
-        raw.append(half)
-        # Grey values of a network's output, whatever they are, are not to be touched.
-        enhanced.append(Volume(VolumeEntry(path=output, dset="data"), statistics=_AS_IT_IS))
-    return {"input": (raw[0], raw[1]), "enhanced": (enhanced[0], enhanced[1])}
-
-
-def output_scale(request: EnhanceRequest, volume: Volume, model: Model) -> tuple[float, float]:
-    """Offset and factor that bring standardised grey values into the units asked for."""
-    if request.units == "standardised":
-        return 0.0, 1.0
-    if request.units == "input":
-        return volume.mean, volume.std
-    target = model.generator.grey_scales.get("B")
-    if target is None:
-        raise UsageError(
-            f"--units target: {model.file} does not say which grey values domain B had before it "
-            "was standardised; take --units input or standardised"
-        )
-    return target["mean"], target["std"]
-
-
-# -- The volume that an enhancement reads, with the grey scale that its scan has ---------------
-#
-# A scan has one grey scale: that of the training if the generator was trained on a part of it, else
-# that of the whole dataset, whatever region is enhanced.
-
-log = logging.getLogger(__name__)
-
-
-def open_input(
-    entry: VolumeEntry, generator: TrainedGenerator, region: Box | None = None
-) -> Volume:
-    """The whole dataset for `generator` A -> B; one line says which grey scale it got and why.
-
-    `region` is what is wanted of it, for that line.
-    """
-    config = generator.config
-    stored = Region(entry, config.channels_A)
-    scan, reason = find_scan(generator.scans.get("A", ()), stored.place, hash_cache())
-    stored.close()
-    volume = Volume(
-        entry,
-        channels=config.channels_A,
-        standardise=config.standardise,
-        statistics=scan.statistics if scan else None,
-        tell=False,
-    )
-    if scan is not None:
-        volume.standardise_as(scan)
-    volume.warn()
-    _say(volume, f"{entry.path}:{entry.dset}", reason, region)
-    return volume
-
-
-def open_series(
-    entry: VolumeEntry, generator: TrainedGenerator, folder: Path, region: Box | None = None
-) -> Sequence[Volume]:
-    """The frames of a series, all with the grey scale of the whole; files of views in `folder`."""
-    frames = open_frames(entry, folder, standardise=generator.config.standardise)
-    frames[0].warn()
-    _say(frames[0], f"{entry.path}:{entry.dset}", "all frames together have these", region)
-    return frames
-
-
-def _say(volume: Volume, name: str, reason: str, region: Box | None) -> None:
-    limits = limits_text(region, volume.shape) if region else ""
-    log.info("%s%s %s; %s", name, limits, volume.grey_values, reason)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cyclegan.data import VolumeEntry
-from cyclegan.enhance import enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_file
 from cyclegan.enhance.device_errors import explaining, is_gpu_lost, is_out_of_memory
 from cyclegan.errors import CycleGANError
 
@@ -88,9 +88,9 @@ def data(path: Path) -> np.ndarray:
 def test_memory_that_ends_costs_one_trial_and_changes_neither_result_nor_tiles(
     entry: VolumeEntry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    enhance_file(Full(), entry, tmp_path / "all.h5", tile=(16, 16, 16))
+    enhance_file(Full(), entry, tmp_path / "all.h5", EnhanceSettings(tile=(16, 16, 16)))
     operator = Full(20 * 20 * 24, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
-    done = enhance_file(operator, entry, tmp_path / "out.h5", tile=(16, 16, 16))
+    done = enhance_file(operator, entry, tmp_path / "out.h5", EnhanceSettings(tile=(16, 16, 16)))
     assert done.tile == (16, 16, 16)
     assert operator.failures == 1  # the other tiles are halved at once
     (said,) = [text for text in caplog.messages if "does not fit" in text]
@@ -113,7 +113,7 @@ def test_if_nothing_fits_one_line_says_how_much_is_needed(
             return {"data": patch}
 
     with pytest.raises(CycleGANError) as caught:
-        enhance_file(Tiny(), entry, tmp_path / "out.h5", tile=(16, 16, 16))
+        enhance_file(Tiny(), entry, tmp_path / "out.h5", EnhanceSettings(tile=(16, 16, 16)))
     said = str(caught.value)
     assert "CUDA out of memory" in said and "It takes about" in said and "are free on cpu" in said
     assert "--precision bf16" in said and "\n" not in said
@@ -124,10 +124,10 @@ def test_a_lost_gpu_ends_in_one_line_and_the_next_call_goes_on(
 ) -> None:
     out = tmp_path / "out.h5"
     with pytest.raises(CycleGANError, match="the GPU failed: CUDA error: an illegal") as caught:
-        enhance_file(Full(lost=6), entry, out, tile=(16, 16, 16))
+        enhance_file(Full(lost=6), entry, out, EnhanceSettings(tile=(16, 16, 16)))
     assert "same command again" in str(caught.value) and caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
-    done = enhance_file(Full(), entry, out, tile=(16, 16, 16))
+    done = enhance_file(Full(), entry, out, EnhanceSettings(tile=(16, 16, 16)))
     assert done.resumed == 5
-    enhance_file(Full(), entry, tmp_path / "all.h5", tile=(16, 16, 16))
+    enhance_file(Full(), entry, tmp_path / "all.h5", EnhanceSettings(tile=(16, 16, 16)))
     np.testing.assert_array_equal(data(out), data(tmp_path / "all.h5"))

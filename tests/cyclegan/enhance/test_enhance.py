@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from cyclegan.checkpoints import CHECKPOINT_NAME
 from cyclegan.data import Size, Statistics, Volume, VolumeEntry
-from cyclegan.enhance import EnhanceResult, enhance_array, enhance_file
+from cyclegan.enhance import EnhanceResult, EnhanceSettings, enhance_array, enhance_file
 from cyclegan.enhance.chunks import COMPRESSIONS
 from cyclegan.enhance.grid import Grid
 from cyclegan.enhance.memory import SAFETY, available_bytes, bytes_per_voxel, choose_grid
@@ -106,8 +106,7 @@ def test_file_holds_what_the_array_has_and_says_what_it_is(
         net,
         source(tmp_path, image),
         tmp_path / "out.h5",
-        tile=(step, step, 2 * step),
-        compression=compression,
+        EnhanceSettings(tile=(step, step, 2 * step), compression=compression),
         attributes={"model": "abc"},
         on_progress=lambda *count: seen.append(count),
     )
@@ -132,7 +131,7 @@ def test_silx_finds_the_image_and_its_axes(tmp_path: Path) -> None:
     """See https://manual.nexusformat.org/datarules.html#find-plottable-data."""
     roi = ((2, 20), (0, 16), (5, 21))
     entry = source(tmp_path, volume((20, 16, 24)))
-    enhance_file(Slow(), entry, tmp_path / "out.h5", tile=(8, 8, 8), region=roi)
+    enhance_file(Slow(), entry, tmp_path / "out.h5", EnhanceSettings(tile=(8, 8, 8), region=roi))
     with h5py.File(tmp_path / "out.h5") as handle:
         group: Any = handle
         while "default" in group.attrs:
@@ -156,7 +155,7 @@ def test_every_output_of_an_operator_is_exact_and_each_chunk_is_in_one_tile(
 ) -> None:
     image = volume((21, 34, 50))
     expected = apply_tiled(Slow(), image)
-    enhance_file(Slow(), source(tmp_path, image), tmp_path / "out.h5", tile=tile)
+    enhance_file(Slow(), source(tmp_path, image), tmp_path / "out.h5", EnhanceSettings(tile=tile))
     found = contents(tmp_path / "out.h5")
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array[0])
@@ -171,7 +170,7 @@ def test_values_are_scaled_back_on_request(tmp_path: Path) -> None:
     image = 300 + 7 * volume((8, 8, 8))
     entry = source(tmp_path, image)
     enhance_file(Slow(), entry, tmp_path / "plain.h5")
-    enhance_file(Slow(), entry, tmp_path / "scaled.h5", scale=(300, 7))
+    enhance_file(Slow(), entry, tmp_path / "scaled.h5", EnhanceSettings(scale=(300, 7)))
     plain, scaled = contents(tmp_path / "plain.h5"), contents(tmp_path / "scaled.h5")
     np.testing.assert_allclose(scaled["data"], 300 + 7 * plain["data"], rtol=1e-6)
     np.testing.assert_array_equal(scaled["trust/half"], plain["trust/half"])
@@ -182,7 +181,7 @@ def test_a_region_in_a_file_is_the_crop_of_the_whole_file(tmp_path: Path) -> Non
     net, entry = network("UNetSim3dSRx2"), source(tmp_path, volume((40, 24, 30)) * 3 + 5)
     enhance_file(net, entry, tmp_path / "whole.h5")
     roi = ((13, 35), (2, 24), (7, 9))
-    enhance_file(net, entry, tmp_path / "part.h5", region=roi, tile=(8, 8, 8))
+    enhance_file(net, entry, tmp_path / "part.h5", EnhanceSettings(region=roi, tile=(8, 8, 8)))
     whole, part = contents(tmp_path / "whole.h5")["data"], contents(tmp_path / "part.h5")["data"]
     expected = whole[tuple(slice(2 * a, 2 * b) for a, b in roi)]
     np.testing.assert_allclose(part, expected, atol=1e-5 * np.abs(whole).max())
@@ -192,7 +191,7 @@ def test_a_series_is_enhanced_frame_by_frame_with_one_scale(tmp_path: Path) -> N
     frames = np.stack([100 + 20 * t + volume((12, 10, 14), seed=t) for t in range(3)])
     entry = source(tmp_path, frames)
     volumes = open_frames(entry, tmp_path)
-    done = enhance_file(Slow(), volumes, tmp_path / "out.h5", tile=(8, 8, 8))
+    done = enhance_file(Slow(), volumes, tmp_path / "out.h5", EnhanceSettings(tile=(8, 8, 8)))
     assert done.shape == (3, 24, 20, 28)
     found = contents(tmp_path / "out.h5")
     for t, frame in enumerate((frames - frames.mean()) / frames.std()):
@@ -211,7 +210,7 @@ def test_several_channels_go_through(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = UNet3d(filters=2, channels_in=2, channels_out=3, activation="leaky_relu")
     image = np.stack([volume((9, 10, 11), 1), volume((9, 10, 11), 2)])
-    enhance_file(net, source(tmp_path, image), tmp_path / "out.h5", tile=(8, 8, 8))
+    enhance_file(net, source(tmp_path, image), tmp_path / "out.h5", EnhanceSettings(tile=(8, 8, 8)))
     expected = enhance_array(net, image)
     assert expected.shape == (3, 9, 10, 11)
     np.testing.assert_allclose(contents(tmp_path / "out.h5")["data"], expected, atol=1e-3)
@@ -224,7 +223,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="--overwrite"):
             enhance_file(network(), entry, out, keep=keep)
     assert out.read_text() == "precious"
-    enhance_file(network(), entry, out, overwrite=True)
+    enhance_file(network(), entry, out, EnhanceSettings(overwrite=True))
     written = out.stat().st_mtime_ns
     assert enhance_file(network(), entry, out, keep=True).seconds == 0
     assert out.stat().st_mtime_ns == written
@@ -243,7 +242,7 @@ def test_damaged_input_is_one_line_and_leaves_the_old_file_and_no_litter(tmp_pat
         file.write(bytes(place.size))
     known = Volume(entry, statistics=Statistics(64 * 32 * 32, 0, 0.0, 1.0))
     with pytest.raises(DataError, match="damaged"):
-        enhance_file(Slow(), known, out, tile=(8, 32, 32), overwrite=True)
+        enhance_file(Slow(), known, out, EnhanceSettings(tile=(8, 32, 32), overwrite=True))
     assert out.read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.h5", "out.h5"]
 
@@ -253,7 +252,7 @@ import resource, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from cyclegan.data import VolumeEntry
-from cyclegan.enhance import enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_file
 from cyclegan.errors import CycleGANError
 from cyclegan.networks import build_generator
 folder = Path(sys.argv[1])
@@ -262,7 +261,7 @@ try:
     entry = VolumeEntry(path=folder / "in.h5", dset="entry/tomo")
     torch.manual_seed(0)
     network = build_generator("UNetSim3d", filters=1, activation="leaky_relu")
-    enhance_file(network, entry, folder / "out.h5", tile=(16,) * 3)
+    enhance_file(network, entry, folder / "out.h5", EnhanceSettings(tile=(16,) * 3))
 except CycleGANError as error:
     print(error)
     sys.exit(7)
@@ -302,7 +301,7 @@ def run_until_killed(
         process = multiprocessing.get_context("fork").Process(
             target=enhance_file,
             args=(operator, entry, out),
-            kwargs={"tile": (8, 8, 8), "keep": True},  # the kill may come when all is done
+            kwargs={"settings": settings(), "keep": True},  # the kill may come when all is done
         )
         process.start()
         process.join(float(chance.uniform(0.03, 0.25)) + kills / 100)
@@ -333,6 +332,10 @@ def test_killed_at_random_moments_it_ends_the_same_and_redoes_no_tile(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.h5", "log", "out.h5"]
 
 
+def settings(**options: Any) -> EnhanceSettings:
+    return EnhanceSettings(**{"tile": (8, 8, 8), **options})
+
+
 def interrupted(operator: Any, entry: VolumeEntry, out: Path, after: int, **options: Any) -> None:
     def stop(done: int, total: int) -> None:
         nonlocal after
@@ -341,11 +344,11 @@ def interrupted(operator: Any, entry: VolumeEntry, out: Path, after: int, **opti
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        enhance_file(operator, entry, out, tile=(8, 8, 8), on_progress=stop, **options)
+        enhance_file(operator, entry, out, settings(**options), on_progress=stop)
 
 
 def resumed(operator: Any, entry: VolumeEntry, out: Path, **options: Any) -> EnhanceResult:
-    return enhance_file(operator, entry, out, **{"tile": (8, 8, 8), **options})
+    return enhance_file(operator, entry, out, settings(**options))
 
 
 def test_only_the_same_job_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -429,7 +432,7 @@ def test_killed_while_it_clears_up_it_only_clears_up(tmp_path: Path) -> None:
 def test_two_processes_do_not_make_one_output(tmp_path: Path) -> None:
     entry, out = source(tmp_path, volume((32, 32, 32))), tmp_path / "out.h5"
     first = multiprocessing.get_context("fork").Process(
-        target=enhance_file, args=(Slow(None, 0.2), entry, out), kwargs={"tile": (8, 8, 8)}
+        target=enhance_file, args=(Slow(None, 0.2), entry, out, settings())
     )
     first.start()
     try:
@@ -453,7 +456,7 @@ sys.path.insert(0, sys.argv[1])
 import h5py, numpy as np, torch
 torch.set_num_threads(1)
 from cyclegan.data import Statistics, Volume, VolumeEntry
-from cyclegan.enhance import enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_file
 from cyclegan.enhance.network import Generator
 from cyclegan.enhance.memory import bytes_per_voxel, resident_bytes
 from cyclegan.networks import build_generator
@@ -469,7 +472,7 @@ from tests_of_enhance import Slow
 path = Path(sys.argv[3])
 entry = VolumeEntry(path=path, dset="data")
 known = Volume(entry, statistics=Statistics(1, 0, 0.0, 1.0))
-enhance_file(Slow(), known, path.with_suffix(".out.h5"), tile=(16, 48, 48))
+enhance_file(Slow(), known, path.with_suffix(".out.h5"), EnhanceSettings(tile=(16, 48, 48)))
 print(peak())
 """
 )
@@ -560,7 +563,7 @@ def test_the_tile_fits_into_the_budget_and_a_larger_budget_costs_no_more(
 def test_too_little_memory_is_said_before_anything_is_done(tmp_path: Path) -> None:
     entry = source(tmp_path, volume((16, 16, 16)))
     with pytest.raises(UsageError, match="--memory-gb"):
-        enhance_file(network(), entry, tmp_path / "out.h5", memory_gb=0.001)
+        enhance_file(network(), entry, tmp_path / "out.h5", EnhanceSettings(memory_gb=0.001))
     assert [p.name for p in tmp_path.iterdir()] == ["in.h5"]
     assert available_bytes(torch.device("cpu")) > 1e7
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cyclegan.data import Statistics, Volume, VolumeEntry
-from cyclegan.enhance import enhance_file, pipeline
+from cyclegan.enhance import EnhanceSettings, enhance_file, pipeline
 from cyclegan.enhance.chunks import FILTERS, Compression
 from cyclegan.enhance.partial import Layout, PartStore, part_folder
 from cyclegan.enhance.pipeline import TileWriter, read_ahead
@@ -220,9 +220,9 @@ def test_tiles_of_the_version_before_are_continued(
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "encode", as_hdf5_does)
         with pytest.raises(KeyboardInterrupt):
-            enhance_file(network, source, output, tile=TILE, on_progress=stop)
-        enhance_file(network, source, tmp_path / "before.h5", tile=TILE)
-    done = enhance_file(network, source, output, tile=TILE)
+            enhance_file(network, source, output, EnhanceSettings(tile=TILE), on_progress=stop)
+        enhance_file(network, source, tmp_path / "before.h5", EnhanceSettings(tile=TILE))
+    done = enhance_file(network, source, output, EnhanceSettings(tile=TILE))
     assert 0 < done.resumed < done.tiles
     with h5py.File(output) as new, h5py.File(tmp_path / "before.h5") as old:
         np.testing.assert_array_equal(new["data"][...], old["data"][...])
@@ -237,7 +237,7 @@ def test_a_damaged_input_is_refused_while_tiles_before_it_are_in_work(task: Any)
         file.write(bytes(place.size))
     known = Volume(source, statistics=Statistics(48 * 32 * 20, 0, 0.0, 1.0))
     with pytest.raises(DataError, match="damaged"):
-        enhance_file(network, known, output, tile=TILE)
+        enhance_file(network, known, output, EnhanceSettings(tile=TILE))
     assert not part_folder(output).exists() and not output.exists()
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("read", "encode", "write"))]

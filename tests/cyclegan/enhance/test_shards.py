@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cyclegan.data import VolumeEntry
-from cyclegan.enhance import enhance_file, enhance_shard
+from cyclegan.enhance import EnhanceSettings, enhance_file, enhance_shard
 from cyclegan.enhance.memory import choose_grid
 from cyclegan.enhance.partial import Shard, part_folder, shard_store
 from cyclegan.enhance.volumes import as_operator
@@ -48,27 +48,29 @@ def stored(path: Path) -> list[tuple[tuple[int, ...], bytes]]:
 def test_shards_give_the_file_of_one_process(task: Task, tmp_path: Path, count: int) -> None:
     network, source, output = task
     alone = tmp_path / "alone.h5"
-    enhance_file(network, source, alone, tile=TILE)
+    enhance_file(network, source, alone, EnhanceSettings(tile=TILE))
     for number in reversed(range(2, count + 1)):  # in any order
-        assert not enhance_shard(network, source, output, Shard(number, count), tile=TILE)
-    assert enhance_shard(network, source, output, Shard(1, count), tile=TILE)
-    done = enhance_file(network, source, output, tile=TILE)
+        assert not enhance_shard(
+            network, source, output, Shard(number, count), EnhanceSettings(tile=TILE)
+        )
+    assert enhance_shard(network, source, output, Shard(1, count), EnhanceSettings(tile=TILE))
+    done = enhance_file(network, source, output, EnhanceSettings(tile=TILE))
     assert done.resumed == done.tiles
     assert stored(output) == stored(alone)
     assert not part_folder(output).exists()
     # Each shard may be called again, also after the end.
-    assert enhance_shard(network, source, output, Shard(2, count), tile=TILE)
+    assert enhance_shard(network, source, output, Shard(2, count), EnhanceSettings(tile=TILE))
 
 
 def test_the_tiles_are_those_of_the_first_shard(task: Task, tmp_path: Path) -> None:
     """They don't depend on the memory that the others, or the last one, have free."""
     network, source, output = task
-    assert not enhance_shard(network, source, output, Shard(2, 2), tile=TILE)
+    assert not enhance_shard(network, source, output, Shard(2, 2), EnhanceSettings(tile=TILE))
     assert enhance_shard(network, source, output, Shard(1, 2))  # would take larger ones
     done = enhance_file(network, source, output)
     assert done.tile == TILE and done.resumed == done.tiles
     alone = tmp_path / "alone.h5"
-    enhance_file(network, source, alone, tile=TILE)
+    enhance_file(network, source, alone, EnhanceSettings(tile=TILE))
     assert stored(output) == stored(alone)
 
 
@@ -99,11 +101,13 @@ def test_a_killed_shard_computes_only_what_is_missing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        enhance_shard(network, source, output, Shard(1, 2), tile=TILE, on_progress=stop)
+        enhance_shard(
+            network, source, output, Shard(1, 2), EnhanceSettings(tile=TILE), on_progress=stop
+        )
     (half, total), again = told[-1], []
     assert not enhance_shard(
         *(network, source, output, Shard(1, 2)),
-        tile=TILE,
+        EnhanceSettings(tile=TILE),
         on_progress=lambda done, total: again.append((done, total)),
     )
     assert again[0] == (half, total) and again[-1] == (total, total)
@@ -115,37 +119,39 @@ def test_a_killed_shard_computes_only_what_is_missing(
 def test_a_tile_that_was_damaged_on_disk_is_computed_again(task: Task, tmp_path: Path) -> None:
     network, source, output = task
     for number in (1, 2):
-        enhance_shard(network, source, output, Shard(number, 2), tile=TILE)
+        enhance_shard(network, source, output, Shard(number, 2), EnhanceSettings(tile=TILE))
     chunks = part_folder(output) / "shard-1-of-2" / "chunks.bin"
     content = bytearray(chunks.read_bytes())
     content[10] ^= 1
     chunks.write_bytes(content)
-    done = enhance_file(network, source, output, tile=TILE)
+    done = enhance_file(network, source, output, EnhanceSettings(tile=TILE))
     assert done.resumed == done.tiles - 1
-    enhance_file(network, source, tmp_path / "alone.h5", tile=TILE)
+    enhance_file(network, source, tmp_path / "alone.h5", EnhanceSettings(tile=TILE))
     assert stored(output) == stored(tmp_path / "alone.h5")
 
 
 def test_one_shard_is_one_process_and_its_work_is_not_taken_away(task: Task) -> None:
     network, source, output = task
-    enhance_shard(network, source, output, Shard(1, 2), tile=TILE)
+    enhance_shard(network, source, output, Shard(1, 2), EnhanceSettings(tile=TILE))
     with shard_store(output, Shard(1, 2), {}):
         with pytest.raises(BusyError, match="another process is shard 1 of 2"):
-            enhance_shard(network, source, output, Shard(1, 2), tile=TILE)
+            enhance_shard(network, source, output, Shard(1, 2), EnhanceSettings(tile=TILE))
         with pytest.raises(BusyError, match="another input, model or setting"):
-            enhance_shard(network, source, output, Shard(2, 2), tile=(8, 8, 8))
+            enhance_shard(network, source, output, Shard(2, 2), EnhanceSettings(tile=(8, 8, 8)))
         with pytest.raises(BusyError, match="another process is making"):
-            enhance_file(network, source, output, tile=TILE)
+            enhance_file(network, source, output, EnhanceSettings(tile=TILE))
     # When it has ended, another job may begin, and removes what this one left.
-    assert not enhance_shard(network, source, output, Shard(2, 2), tile=(8, 8, 8))
+    assert not enhance_shard(network, source, output, Shard(2, 2), EnhanceSettings(tile=(8, 8, 8)))
     assert not (part_folder(output) / "shard-1-of-2").exists()
 
 
 def test_a_result_of_something_else_is_not_overwritten(task: Task) -> None:
     network, source, output = task
-    enhance_file(network, source, output, tile=TILE)
+    enhance_file(network, source, output, EnhanceSettings(tile=TILE))
     with pytest.raises(DataError, match="exists"):
-        enhance_shard(network, source, output, Shard(1, 2), tile=TILE, scale=(1.0, 2.0))
+        enhance_shard(
+            network, source, output, Shard(1, 2), EnhanceSettings(tile=TILE, scale=(1.0, 2.0))
+        )
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,6 @@ def test_tiles_of_shards_cover_all_exactly_once() -> None:
 
 def test_a_folder_of_tiles_can_be_removed(task: Task) -> None:
     network, source, output = task
-    enhance_shard(network, source, output, Shard(1, 2), tile=TILE)
+    enhance_shard(network, source, output, Shard(1, 2), EnhanceSettings(tile=TILE))
     shutil.rmtree(part_folder(output))
-    assert not enhance_shard(network, source, output, Shard(1, 2), tile=TILE)
+    assert not enhance_shard(network, source, output, Shard(1, 2), EnhanceSettings(tile=TILE))

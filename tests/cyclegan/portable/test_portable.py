@@ -20,7 +20,7 @@ import yaml
 
 from cyclegan import parse_config
 from cyclegan.data import Volume, VolumeEntry
-from cyclegan.enhance import enhance_array, enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_array, enhance_file
 from cyclegan.enhance.network import Generator
 from cyclegan.enhance.tiling import apply_tiled
 from cyclegan.errors import CheckpointError, CycleGANError, DataError, UsageError
@@ -167,7 +167,7 @@ def test_the_recipe_inside_does_what_enhance_does_without_this_project(
             load_generator(path).network,
             VolumeEntry(path=tmp_path / "scan.h5", dset="data"),
             tmp_path / f"{scale}.h5",
-            scale=(1000.0, 50.0),
+            EnhanceSettings(scale=(1000.0, 50.0)),
         )
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, json.dumps(lines)],
