@@ -92,17 +92,24 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     Errors: `CheckpointError` if there are checkpoints but none can be read.
     """
+    found = newest_state(folder)
+    return None if found is None else found[0]
+
+
+def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest readable checkpoint in `folder` and its content: reading it takes long.
+
+    Errors: those of `newest_checkpoint`.
+    """
     newest = folder / CHECKPOINT_NAME
     candidates = [*([newest] if newest.is_file() else []), *older_checkpoints(folder)]
     problem: CheckpointError | None = None
     for path in candidates:
         try:
-            load(path, formats=(CHECKPOINT_FORMAT,))
+            return path, load(path, formats=(CHECKPOINT_FORMAT,))
         except CheckpointError as error:
             problem = problem or error
             logger.warning("%s; trying the previous one", error)
-            continue
-        return path
     if problem is not None:
         raise problem
     return None

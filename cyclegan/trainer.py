@@ -569,9 +569,13 @@ class Trainer:
         )
         return self._checkpoints.save(self.state_dict()) if self._checkpoints else None
 
-    def load_checkpoint(self, path: Path) -> Config:
-        """Restore a checkpoint and return the configuration of its training."""
-        state = checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
+    def load_checkpoint(self, path: Path, state: Mapping[str, Any] | None = None) -> Config:
+        """Restore a checkpoint and return the configuration of its training.
+
+        `state`: its content, if it is known.
+        """
+        if state is None:
+            state = checkpoints.load(path, formats=(checkpoints.CHECKPOINT_FORMAT,))
         self.load_state_dict(state)
         if self._checkpoints and path == self._checkpoints.newest:
             self._checkpoints.continued_at(self.iteration)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cyclegan.callbacks import Callback
-from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.checkpoints import newest_state
 from cyclegan.config import Config, load_config, parse_config
 from cyclegan.data import read_json
 from cyclegan.data.training_data import TrainingData
@@ -260,7 +260,7 @@ def _train(
     if checkpoint:
         if checkpoint == job.start:
             _take_over_generators(checkpoint.parent / GENERATOR_NAME, keeper.path)
-        before = trainer.load_checkpoint(checkpoint)
+        before = trainer.load_checkpoint(checkpoint, plan.states.pop() if plan.states else None)
         if rises := _raised_by_more_steps(trainer, before):
             console.warn(
                 f"{config.run_name}: steps = {config.steps} instead of {before.steps} stretch its "
@@ -396,6 +396,8 @@ class _Plan:
     """The MLflow run that the training already has."""
     abandoned: str | None = None
     """The run of another training that died in this folder before its first checkpoint."""
+    states: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
+    """The checkpoint's content, if it was read to see whether it can be; taken out when used."""
 
 
 _FREE = {
@@ -406,7 +408,8 @@ _FREE = {
 
 
 def _plan(job: Job) -> _Plan:
-    own, stored = newest_checkpoint(job.folder / SAVE_FOLDER), job.folder / "config.yaml"
+    found, stored = newest_state(job.folder / SAVE_FOLDER), job.folder / "config.yaml"
+    own = found and found[0]
     run_id = _record(job.folder).get("run_id")
     if not stored.is_file():
         return _Plan(config=job.config, checkpoint=job.start, abandoned=run_id)
@@ -416,7 +419,9 @@ def _plan(job: Job) -> _Plan:
     different = {k: v for k, v in before.to_dict().items() if k not in _FREE and wanted[k] != v}
     if not different:
         checkpoint = own or job.start
-        return _Plan(config=parse_config(wanted), checkpoint=checkpoint, run_id=run_id)
+        states: list[Mapping[str, Any]] = [found[1]] if found else []
+        config = parse_config(wanted)
+        return _Plan(config=config, checkpoint=checkpoint, run_id=run_id, states=states)
     if own:
         key, value = next(iter(different.items()))
         raise ConfigError(

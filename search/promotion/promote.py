@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cyclegan import checkpoints
-from cyclegan.checkpoints import newest_checkpoint
+from cyclegan.checkpoints import newest_checkpoint, newest_state
 from cyclegan.config import Config
 from cyclegan.data import read_json
 from cyclegan.errors import ConfigError, CycleGANError, DataError, UsageError
@@ -306,10 +305,9 @@ def schedule_of(folder: Path, run: Run | None) -> Schedule:
 
     Errors: `DataError` if the training changed its values and no record of that is left.
     """
-    checkpoint = newest_checkpoint(folder / SAVE_FOLDER)
-    if checkpoint is not None:
-        state = checkpoints.load(checkpoint, formats=(checkpoints.CHECKPOINT_FORMAT,))
-        return surviving_path(HParamChange(**entry) for entry in state["hparam_log"])
+    found = newest_state(folder / SAVE_FOLDER)
+    if found is not None:
+        return surviving_path(HParamChange(**entry) for entry in found[1]["hparam_log"])
     if (folder / SCHEDULE_NAME).is_file():
         schedule = read_schedule(folder / SCHEDULE_NAME)
         return tuple(change for change in schedule if change.reason != "start")

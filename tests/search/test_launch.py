@@ -261,3 +261,28 @@ def test_more_steps_that_raise_a_finished_schedule_are_said(
     assert "lr_g goes from 0.00025 up to 0.001" in said
     assert "lambdas.G_A goes from 0.25 up to 1" in said
     assert "start another run_name with them, and with pretrained = " in said
+
+
+def test_a_training_that_goes_on_reads_its_checkpoint_once(
+    config: Config, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have gigabytes."""
+
+    class Stop(Callback):
+        name = "stop"
+
+        def on_step_end(self, trainer: Trainer, metrics: Any) -> None:
+            if trainer.step == 6:
+                trainer.request_stop("test", outcome="interrupted")
+
+    launch(config, Stop())
+    read: list[Path] = []
+    load = torch.load
+
+    def counted(file: Any, *arguments: Any, **options: Any) -> Any:
+        read.append(file)
+        return load(file, *arguments, **options)
+
+    monkeypatch.setattr(torch, "load", counted)
+    assert launch(config).result.outcome == "completed"
+    assert len(read) == 1
