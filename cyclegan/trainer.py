@@ -35,6 +35,7 @@ from cyclegan.ranks import Ranks, lost, own_of
 from cyclegan.requests import Requests, RollbackRequest
 from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
+from cyclegan.step_images import StepImages
 from cyclegan.validation import ValidationReport, Validator
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Trainer:
         """The training step; a rollback rewinds it."""
         self.iteration = 0
         """Number of optimisation steps executed; nothing rewinds it."""
-        self.images: dict[str, Tensor] = {}
+        self.images = StepImages()
         """The six images of the last step's batch, on the device."""
         self.last_report: ValidationReport | None = None
         self._last_score: float | None = None
