@@ -37,6 +37,7 @@ from cyclegan.losses import (
 from cyclegan.networks import PatchDiscriminator, UNet3d, build_generator, initialise
 from cyclegan.pool import ImagePool
 from cyclegan.ranks import Ranks
+from cyclegan.step_images import StepImages
 
 IMAGES = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
 """The six images of a cycle, in the order in which pictures show them."""
@@ -165,7 +166,7 @@ class CycleGAN(nn.Module):
         *,
         step: int | None = None,
         halves: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], StepImages]:
         """Train the discriminators, then the generators, for one step.
 
         Returns (metrics, images), all on the device. `step` counts the steps before this one; None
@@ -196,7 +197,7 @@ class CycleGAN(nn.Module):
         limit = self.config.grad_clip or float("inf")
         metrics["grad_norm_G"] = torch.nn.utils.clip_grad_norm_(self.generators, limit)
         self.optimizer_G.step()
-        return metrics, {name: image.detach().float() for name, image in images.items()}
+        return metrics, StepImages({name: image.detach() for name, image in images.items()})
 
     def restores_alone(self, step: int | None) -> bool:
         """Return True if the step after `step` has no cycle and no discriminator."""

@@ -20,7 +20,7 @@ from cyclegan.checkpoints import Cadence, CheckpointFolder
 from cyclegan.config import Config, parse_config
 from cyclegan.data.training_data import TrainingData
 from cyclegan.degrader import degrader_of
-from cyclegan.determinism import exact_arithmetic
+from cyclegan.determinism import training_arithmetic
 from cyclegan.divergence import divergence
 from cyclegan.errors import CheckpointError, ConfigError, DivergedError
 from cyclegan.events import Cause, HParamChange, Outcome, RollbackEvent, TrainResult
@@ -35,6 +35,7 @@ from cyclegan.ranks import Ranks, lost, own_of
 from cyclegan.requests import Requests, RollbackRequest
 from cyclegan.score import GATED
 from cyclegan.snapshot import Precision, Snapshot, take_snapshot
+from cyclegan.step_images import StepImages
 from cyclegan.validation import ValidationReport, Validator
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Trainer:
         self.validator = Validator(config, self.data, self.device)
         self.config = choose_precision(config, self.device)
         self.ranks.require_same(self._shared_facts())
-        with exact_arithmetic(deterministic=config.deterministic):
+        with training_arithmetic(self.device, deterministic=config.deterministic):
             self.degrader = degrader_of(config, self.data, self.device)
         self.model = CycleGAN(self.config, self.device, self.degrader, self.ranks)
         self.history = MetricHistory()
@@ -88,7 +89,7 @@ class Trainer:
         """The training step; a rollback rewinds it."""
         self.iteration = 0
         """Number of optimisation steps executed; nothing rewinds it."""
-        self.images: dict[str, Tensor] = {}
+        self.images = StepImages()
         """The six images of the last step's batch, on the device."""
         self.last_report: ValidationReport | None = None
         self._last_score: float | None = None
@@ -228,7 +229,7 @@ class Trainer:
         """
         with (
             torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
-            exact_arithmetic(deterministic=self.config.deterministic),
+            training_arithmetic(self.device, deterministic=self.config.deterministic),
         ):
             return self._fit(resume)
 
