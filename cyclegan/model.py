@@ -14,7 +14,6 @@ Source: Zhu 2017 (CycleGAN), in three dimensions, with a change of resolution by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -37,6 +36,7 @@ from cyclegan.losses import (
 from cyclegan.networks import PatchDiscriminator, UNet3d, build_generator, initialise
 from cyclegan.pool import ImagePool
 from cyclegan.ranks import Ranks
+from cyclegan.snapshot import copied
 from cyclegan.step_images import StepImages
 
 IMAGES = ("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")
@@ -428,8 +428,10 @@ class CycleGAN(nn.Module):
         """
         self.load_state_dict(state["networks"])
         # An optimizer adopts the tensors that it gets, and would go on to train the snapshot.
-        self.optimizer_G.load_state_dict(deepcopy(state["optimizer_G"]))
-        self.optimizer_D.load_state_dict(deepcopy(state["optimizer_D"]))
+        self.optimizer_G.load_state_dict(copied(state["optimizer_G"]))
+        self.optimizer_D.load_state_dict(copied(state["optimizer_D"]))
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            _lay_out_like_weights(optimizer)
         self.load_pools(state["pools"])
         # Checkpoints of earlier versions have no pseudo pairs.
         self.residual_noise = bool(state.get("residual_noise", self.residual_noise))
@@ -480,6 +482,18 @@ def _discriminator(config: Config, channels: int) -> PatchDiscriminator:
 def _frozen(copy: UNet3d, original: UNet3d) -> UNet3d:
     copy.load_state_dict(original.state_dict())
     return copy.requires_grad_(False).eval()
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the strides of their weights, which depend on the precision of the training.
+
+    Fused Adam goes through the memory of both in order: with other strides it updates wrong
+    weights on a CPU, and fails on a GPU.
+    """
+    for weight, moments in optimizer.state.items():
+        for key, moment in moments.items():
+            if moment.shape == weight.shape and moment.stride() != weight.stride():
+                moments[key] = torch.empty_like(weight, dtype=moment.dtype).copy_(moment)
 
 
 def _resize(image: Tensor, like: Tensor) -> Tensor:

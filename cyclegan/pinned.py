@@ -69,7 +69,10 @@ def _pinned_block(size: int) -> Tensor:
 def empty_like(
     tensors: Iterable[Tensor], allocate: Callable[[int], Tensor] = _pinned_block
 ) -> list[Tensor]:
-    """Return uninitialised tensors of the same shapes and dtypes in pinned memory.
+    """Return uninitialised tensors of the same shapes, strides and dtypes in pinned memory.
+
+    A fused optimizer needs moments with the strides of their weights, which bf16 networks have in
+    another order. Tensors must be dense, as copies are.
 
     Args:
         allocate: returns a block of so many bytes, as uint8.
@@ -78,7 +81,9 @@ def empty_like(
     found = layout([tensor.nbytes for tensor in wanted])
     blocks = [allocate(size) for size in found.blocks]
     return [
-        blocks[block][offset : offset + like.nbytes].view(like.dtype).view(like.shape)
+        blocks[block][offset : offset + like.nbytes]
+        .view(like.dtype)
+        .as_strided(like.shape, like.stride())
         for like, (block, offset) in zip(wanted, found.places, strict=True)
     ]
 

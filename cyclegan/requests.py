@@ -30,7 +30,7 @@ class RollbackRequest:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the request as plain values for another rank."""
-        return {**vars(self), "snapshot": self.snapshot.to_plain()}
+        return {**vars(self), "snapshot": self.snapshot.to_plain(apart=True)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> RollbackRequest:

@@ -52,13 +52,18 @@ class Snapshot:
         floats = (t for t in tensors_of(self.state()) if t.is_floating_point())
         return all(bool(torch.isfinite(tensor).all()) for tensor in floats)
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the snapshot as plain values and tensors for checkpoints."""
+    def to_plain(self, *, apart: bool = False) -> dict[str, Any]:
+        """Return the snapshot as plain values and tensors for checkpoints.
+
+        `apart` gives each tensor memory of its own, for `pickle`: with a tensor it stores all that
+        the tensor shares memory with. `torch.save` stores shared memory once.
+        """
+        training = self.state()
         return {
             "step": self.step,
             "iteration": self.iteration,
             "hparams": self.hparams.flat(),
-            "training": self.state(),
+            "training": copied(training) if apart else training,
         }
 
     @classmethod
@@ -81,7 +86,7 @@ def take_snapshot(
     precision: Precision = "full",
 ) -> Snapshot:
     """Return a snapshot of `training` (`CycleGAN.training_state`), independent of later steps."""
-    copies = _copied(training, precision)
+    copies = copied(training, precision)
     arrived = None
     if any(tensor.is_cuda for tensor in tensors_of(copies)):
         copies, arrived = _sent(copies)
@@ -90,14 +95,14 @@ def take_snapshot(
     )
 
 
-def _copied(value: Any, precision: Precision, path: tuple[str, ...] = ()) -> Any:
+def copied(value: Any, precision: Precision = "full", path: tuple[str, ...] = ()) -> Any:
     """Return nested state with every tensor cloned on its device, in the snapshot's precision."""
     if isinstance(value, Tensor):
         return value.detach().to(_kept_as(value, precision, path), copy=True)
     if isinstance(value, Mapping):
-        return {key: _copied(item, precision, (*path, str(key))) for key, item in value.items()}
+        return {key: copied(item, precision, (*path, str(key))) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_copied(item, precision, path) for item in value)
+        return type(value)(copied(item, precision, path) for item in value)
     return value
 
 

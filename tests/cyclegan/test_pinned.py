@@ -60,11 +60,13 @@ def test_views_hold_what_is_copied_into_them_and_count_once() -> None:
         torch.arange(9).reshape(3, 3),
         torch.tensor(2.0),
         torch.empty(0),
+        torch.randn(4, 3, 2, 2, 2, generator=random).to(memory_format=torch.channels_last_3d),
     ]
     places = empty_like(originals, lambda size: torch.empty(size, dtype=torch.uint8))
     for place, original in zip(places, originals, strict=True):
         place.copy_(original)
     for place, original in zip(places, originals, strict=True):
         assert place.dtype == original.dtype and torch.equal(place, original)
+        assert place.stride() == original.stride()
     assert bytes_taken(places) == layout([t.nbytes for t in originals]).nbytes
     assert bytes_taken(tensors_of({"a": originals})) == sum(t.nbytes for t in originals)

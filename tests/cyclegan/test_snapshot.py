@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from torch import Tensor
 from cyclegan import Callback, Config, Trainer, parse_config
 from cyclegan.errors import ConfigError
 from cyclegan.hparams import HParams
-from cyclegan.snapshot import Precision, Snapshot, take_snapshot, tensors_of
+from cyclegan.model import CycleGAN
+from cyclegan.pinned import bytes_taken
+from cyclegan.snapshot import Precision, Snapshot, copied, take_snapshot, tensors_of
 
 HPARAMS = HParams.from_config(parse_config({"data_A": "a", "data_B": "b"}))
 
@@ -127,6 +131,47 @@ def test_a_snapshot_survives_a_checkpoint(config: Config) -> None:
         snapshot.hparams,
     )
     assert all(map(torch.equal, tensors(again.state()), tensors(snapshot.state())))
+
+
+def test_pickling_apart_stores_what_lies_in_one_block_once() -> None:
+    """Other ranks get a snapshot by `pickle`, which takes a whole block along for each tensor."""
+    block = torch.randn(100_000)
+    snapshot = taken({"networks": {}})
+    shared = replace(snapshot, training={"networks": dict(enumerate(block.split(1000)))})
+    apart = pickle.dumps(shared.to_plain(apart=True))
+    assert len(apart) < 2 * block.nbytes < len(pickle.dumps(shared.to_plain()))
+    again = Snapshot.from_plain(pickle.loads(apart))  # noqa: S301
+    assert all(map(torch.equal, tensors(again.state()), tensors(shared.state())))
+    assert bytes_taken(tensors(shared.to_plain()["training"])) == block.nbytes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_moments_laid_out_otherwise_give_the_same_next_step(
+    tiny: dict[str, Any], precision: str
+) -> None:
+    """A snapshot, or a checkpoint of a training in the other precision, has other strides."""
+    config = parse_config(tiny | {"precision": precision, "imsize_A": [16, 16, 16]})
+    patches = [torch.randn(1, 1, 16, 16, 16) for _ in range(2)]
+    model = CycleGAN(config, torch.device("cpu"))
+    model.training_step(*patches)
+    state = copied(model.training_state())
+    other = torch.channels_last_3d if precision == "fp32" else torch.contiguous_format
+    moved = 0
+    for optimizer in (state["optimizer_G"], state["optimizer_D"]):
+        for moments in optimizer["state"].values():
+            for key, moment in moments.items():
+                if moment.ndim == 5:
+                    moments[key] = moment.contiguous(memory_format=other)
+                    moved += moments[key].stride() != moment.stride()
+    assert moved
+
+    def after(training: Mapping[str, Any]) -> list[Tensor]:
+        again = CycleGAN(config, torch.device("cpu"))
+        again.load_training_state(training)
+        again.training_step(*patches)
+        return [parameter.detach() for parameter in again.parameters()]
+
+    assert all(map(torch.equal, after(state), after(model.training_state())))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
