@@ -28,7 +28,7 @@ from torch import Tensor
 from cyclegan import Callback, Config, Trainer
 from cyclegan.checkpoints import newest_checkpoint
 from cyclegan.data import Volume, VolumeEntry
-from cyclegan.enhance import enhance_file
+from cyclegan.enhance import EnhanceSettings, enhance_file
 from cyclegan.enhance.memory import budget_bytes, choose_grid
 from cyclegan.enhance.network import Generator
 from cyclegan.enhance.tiling import apply_tiled
@@ -66,10 +66,8 @@ def enhancement_row(device: str, sizes: Sizes) -> Row:
         generator = Generator(network, device=device, precision=precision)
 
         def made(operator: Any, compression: Any) -> Callable[[], object]:
-            output = folder / "out.h5"
-            return lambda: enhance_file(
-                operator, entry, output, device=device, compression=compression, overwrite=True
-            )
+            settings = EnhanceSettings(device=device, compression=compression, overwrite=True)
+            return lambda: enhance_file(operator, entry, folder / "out.h5", settings)
 
         budget = budget_bytes(torch.device(device), None)
         core = choose_grid(generator, (side,) * 3, budget=budget).core

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from cyclegan.errors import CycleGANError
 from tracking.downsampling import Sample
 from tracking.errors import first_line
+from tracking.outbox.delivery import retrying
 from tracking.outbox.outbox import Outbox
 from tracking.outbox.records import End, Record, Samples, Text
 from tracking.run import Run
@@ -167,15 +168,16 @@ class BackgroundWriter:
         """Return the last iteration whose metrics are stored or wait on the disk; 0 if none."""
         waiting = [w.read() for w in self.outbox if w.kind == Samples.__name__]
         samples = [s for record in waiting if isinstance(record, Samples) for s in record.samples]
-        return max(self.run.last_iteration(), *(sample.iteration for sample in samples), 0)
+        stored = retrying(self.run.last_iteration, log.warning)
+        return max(stored, *(sample.iteration for sample in samples), 0)
 
     def image_steps(self, key: str) -> set[int]:
         """Return the steps at which the series `key` has a picture already."""
-        return self.run.image_steps(key)
+        return retrying(lambda: self.run.image_steps(key), log.warning)
 
     def artifact_names(self, folder: str) -> list[str]:
         """Return the paths of the files that lie in `folder` of the run."""
-        return self.run.artifact_names(folder)
+        return retrying(lambda: self.run.artifact_names(folder), log.warning)
 
     def unsent(self) -> list[Sample]:
         """Metrics that are neither in the store nor on the disk."""

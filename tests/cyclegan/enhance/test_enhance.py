@@ -544,7 +544,7 @@ def test_what_a_tile_takes_is_predicted_on_the_safe_side(
     name: str, filters: int, precision: str, side: int
 ) -> None:
     ratio = SAFETY * python(ACTIVATIONS, name, filters, precision, side)
-    assert 1 <= ratio < 3
+    assert 1 <= ratio < 3.5
 
 
 @pytest.mark.parametrize("shape", [(1024, 1024, 1024), (100, 700, 333), (3, 2000, 2000)])

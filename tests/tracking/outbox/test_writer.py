@@ -142,6 +142,30 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(
     assert "accepts records again" in caplog.text
 
 
+def test_a_training_that_begins_while_the_store_is_away_asks_again(
+    writer: BackgroundWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the store has already must be known, or metrics would be there twice."""
+    asked: list[int] = []
+
+    def away_at_first() -> int:
+        asked.append(1)
+        if len(asked) < 3:
+            raise CycleGANError("the store does not answer")
+        return 7
+
+    monkeypatch.setattr(writer.run, "last_iteration", away_at_first, raising=False)
+    monkeypatch.setattr(
+        "tracking.outbox.delivery.retrying.__kwdefaults__",
+        {
+            "clock": time.monotonic,
+            "sleep": lambda seconds: None,
+        },
+    )
+    assert writer.last_iteration() == 7
+    assert caplog.text.count("trying again for 10 minutes") == 1
+
+
 def test_a_slow_store_gets_fewer_batches_and_comes_back_slowly(shelf: Shelf, run: Run) -> None:
     """Hundreds of workers must not write to one store every few seconds."""
     now, takes = 0.0, 0.0
