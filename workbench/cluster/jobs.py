@@ -125,7 +125,7 @@ def _accounted(name: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     lines = found.stdout.split("\n") if not found.returncode else []
-    return lines[0].strip().lower() if lines else ""
+    return lines[0].strip().lower().partition(" by ")[0] if lines else ""  # "CANCELLED by 1000"
 
 
 def jobs_data(jobs: Sequence[ClusterJob]) -> list[dict[str, Any]]:
