@@ -91,7 +91,7 @@ class PartStore:
         self._chunks = (folder / "chunks.bin").open("a+b", buffering=0)
         self._journal = (folder / "journal.jsonl").open("a+b", buffering=0)
         self._entries = self._finished()
-        self._shards = [_read_shard(path) for path in shards]
+        self._shards = [_read_shard(path) for path in shards if _has_begun(path)]
         self._synced = time.monotonic()
 
     @property
@@ -334,6 +334,11 @@ def tiles_of_shards(output: Path) -> set[int]:
 
 def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_SHARD}*"))
+
+
+def _has_begun(folder: Path) -> bool:
+    """Return False for a shard that has made its folder a moment ago, and no files in it yet."""
+    return (folder / "journal.jsonl").exists()
 
 
 def _read_shard(folder: Path) -> tuple[io.FileIO, Entries]:

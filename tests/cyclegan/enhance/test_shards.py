@@ -62,6 +62,23 @@ def test_shards_give_the_file_of_one_process(task: Task, tmp_path: Path, count: 
     assert enhance_shard(network, source, output, Shard(2, count), EnhanceSettings(tile=TILE))
 
 
+def test_a_shard_that_begins_as_the_last_one_ends_holds_up_nothing(
+    task: Task, tmp_path: Path
+) -> None:
+    """Of more processes than tiles some have nothing to do, and have only made a folder yet."""
+    network, source, output = task
+    for number in (2, 1):
+        enhance_shard(network, source, output, Shard(number, 2), EnhanceSettings(tile=TILE))
+    late = part_folder(output) / "shard-3-of-3"
+    late.mkdir()
+    (late / "lock").touch()
+    done = enhance_file(network, source, output, EnhanceSettings(tile=TILE))
+    assert done.resumed == done.tiles
+    alone = tmp_path / "alone.h5"
+    enhance_file(network, source, alone, EnhanceSettings(tile=TILE))
+    assert stored(output) == stored(alone)
+
+
 def test_the_tiles_are_those_of_the_first_shard(task: Task, tmp_path: Path) -> None:
     """They don't depend on the memory that the others, or the last one, have free."""
     network, source, output = task

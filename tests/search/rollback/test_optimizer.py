@@ -189,8 +189,8 @@ def test_it_stops_at_the_best_known_state(config: Config) -> None:
     trainer = Trainer(wanted, [optimizer])
     measured = trainer.validator
 
-    def scored(model: Any, *, step: int, iteration: int) -> Any:
-        report = measured(model, step=step, iteration=iteration)
+    def scored(model: Any, *, step: int, iteration: int, **more: Any) -> Any:
+        report = measured(model, step=step, iteration=iteration, **more)
         return replace(report, score=scores.get(step, -9.0), gate=None)
 
     trainer.validator = scored  # type: ignore[assignment]
