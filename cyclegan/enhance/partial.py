@@ -91,7 +91,7 @@ class PartStore:
         self._chunks = (folder / "chunks.bin").open("a+b", buffering=0)
         self._journal = (folder / "journal.jsonl").open("a+b", buffering=0)
         self._entries = self._finished()
-        self._shards = [_read_shard(path) for path in shards if _has_begun(path)]
+        self._shards = [_read_shard(path) for path in shards]
         self._synced = time.monotonic()
 
     @property
@@ -168,22 +168,24 @@ def resumable(
     """
     folder = part_folder(output)
     busy = f"another process is making {output}; wait for it"
-    with replacing(folder / output.name) as temporary, at_once(folder / "lock", busy):
+    folder.mkdir(parents=True, exist_ok=True)
+    with at_once(folder / "lock", busy):
         if any(not is_free(shard / "lock") for shard in _shards(folder)):
             raise BusyError(busy)
-        _prepare(folder, output, json.loads(json.dumps(job)))
-        begun = [shard for shard in _shards(folder) if (shard / "journal.jsonl").exists()]
-        store = PartStore(folder, layouts, begun)
-        try:
-            yield store, temporary
-        except BaseException as error:
-            _after(error, store, output)
-            raise
-        finally:
-            store.close()
-    (folder / output.name).replace(output)
-    sync_folder(output.parent)
-    discard(output)
+        with replacing(folder / output.name) as temporary:
+            _prepare(folder, output, json.loads(json.dumps(job)))
+            begun = [shard for shard in _shards(folder) if (shard / "journal.jsonl").exists()]
+            store = PartStore(folder, layouts, begun)
+            try:
+                yield store, temporary
+            except BaseException as error:
+                _after(error, store, output)
+                raise
+            finally:
+                store.close()
+        (folder / output.name).replace(output)
+        sync_folder(output.parent)
+        discard(output)  # still under the lock: nobody may open what is being removed
 
 
 def part_folder(output: Path) -> Path:
@@ -334,11 +336,6 @@ def tiles_of_shards(output: Path) -> set[int]:
 
 def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_SHARD}*"))
-
-
-def _has_begun(folder: Path) -> bool:
-    """Return False for a shard that has made its folder a moment ago, and no files in it yet."""
-    return (folder / "journal.jsonl").exists()
 
 
 def _read_shard(folder: Path) -> tuple[io.FileIO, Entries]:
