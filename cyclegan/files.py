@@ -142,6 +142,17 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Errors: `CycleGANError` in one line, as of `replacing`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
 def _temporary(path: Path) -> Path:
     end = f".{_machine()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part"
     start = os.fsdecode(os.fsencode(path.name)[: _LONGEST_NAME - len(end) - 1])

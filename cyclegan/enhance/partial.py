@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from cyclegan.enhance.chunks import FILTERS, Compression
 from cyclegan.errors import BusyError, DataError
-from cyclegan.files import replacing, write_text
+from cyclegan.files import make_folder, replacing, write_text
 from cyclegan.hdf5 import writing_hdf5
 from cyclegan.locks import at_once, is_free, waiting_for
 
@@ -168,7 +168,7 @@ def resumable(
     """
     folder = part_folder(output)
     busy = f"another process is making {output}; wait for it"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with at_once(folder / "lock", busy):
         if any(not is_free(shard / "lock") for shard in _shards(folder)):
             raise BusyError(busy)
@@ -282,7 +282,7 @@ class Shard:
 def agreeing(output: Path) -> Iterator[None]:
     """Hold the lock under which shards agree on the job of an output."""
     folder = part_folder(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with waiting_for(folder / _AGREEING):
         yield
 
@@ -312,7 +312,7 @@ def shard_store(output: Path, shard: Shard, layouts: Mapping[str, Layout]) -> It
     Errors: `BusyError` if another process is this shard.
     """
     folder = part_folder(output) / f"{_SHARD}{shard.number}-of-{shard.count}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     busy = f"another process is shard {shard} of {output}; wait for it"
     with at_once(folder / "lock", busy):
         store = PartStore(folder, layouts)

@@ -17,7 +17,7 @@ from cyclegan.enhance import EnhanceSettings, enhance_file, enhance_shard
 from cyclegan.enhance.memory import choose_grid
 from cyclegan.enhance.partial import Shard, part_folder, shard_store
 from cyclegan.enhance.volumes import as_operator
-from cyclegan.errors import BusyError, DataError
+from cyclegan.errors import BusyError, CycleGANError, DataError
 from cyclegan.networks import UNet3d, build_generator, initialise
 
 TILE = (16, 16, 16)
@@ -77,6 +77,18 @@ def test_a_shard_that_begins_as_the_last_one_ends_holds_up_nothing(
     alone = tmp_path / "alone.h5"
     enhance_file(network, source, alone, EnhanceSettings(tile=TILE))
     assert stored(output) == stored(alone)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder in which nobody may write")
+def test_a_folder_that_can_not_be_made_is_one_line(task: Task) -> None:
+    network, source, _ = task
+    output = Path("/proc/none/out.h5")
+    for call in (
+        lambda: enhance_file(network, source, output),
+        lambda: enhance_shard(network, source, output, Shard(1, 2)),
+    ):
+        with pytest.raises(CycleGANError, match="/proc/none.*writing failed"):
+            call()
 
 
 def test_the_tiles_are_those_of_the_first_shard(task: Task, tmp_path: Path) -> None:
