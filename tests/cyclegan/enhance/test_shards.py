@@ -87,7 +87,7 @@ def test_a_folder_that_can_not_be_made_is_one_line(task: Task) -> None:
         lambda: enhance_file(network, source, output),
         lambda: enhance_shard(network, source, output, Shard(1, 2)),
     ):
-        with pytest.raises(CycleGANError, match="/proc/none.*writing failed"):
+        with pytest.raises(CycleGANError, match=r"/proc/none.*writing failed"):
             call()
 
 
